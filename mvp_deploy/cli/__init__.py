@@ -1,0 +1,81 @@
+"""The command line: one small module per command, imported only when it is asked for.
+
+A command ``name`` is the attribute ``command`` of the module ``mvp_deploy.cli.name``. Those modules import torch,
+timm and the like inside their functions, so that ``mvp-deploy --help`` answers at once and a device needs neither.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NoReturn
+
+import click
+
+from mvp_deploy import __version__
+from mvp_deploy.errors import DeployError, ExitCode
+
+NAMES = (
+    "demo", "doctor", "bank", "prune", "export", "bench", "verify", "build", "check", "init", "run", "schema",
+)  # fmt: skip
+
+
+class LazyCommands(click.Group):
+    """Commands found by name; an expected error ends as one sentence and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in NAMES if find_spec(f"{__name__}.{name}")]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = import_module(f"{__name__}.{cmd_name}").command
+        return command
+
+    def main(self, args: Sequence[str] | None = None, *positional: Any, **named: Any) -> Any:
+        arguments = list(sys.argv[1:] if args is None else args)
+        debug = "--debug" in arguments  # wherever it stands: «run again with --debug» means at the end
+        arguments = [argument for argument in arguments if argument != "--debug"]
+        try:
+            return super().main(arguments, *positional, **named)
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            _end(error, debug)
+
+
+def _end(error: Exception, debug: bool) -> NoReturn:
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if isinstance(error, DeployError):
+        message, code = str(error), error.code
+    elif missing and missing.split(".")[0] not in ("mvp_deploy", "exporters", "calibration"):
+        message = f"this needs {missing}, which is not installed: `mvp-deploy doctor` gives the install line."
+        code = ExitCode.ENVIRONMENT
+    else:
+        message = f"unexpected {type(error).__name__}: {error}"
+        message += "" if debug else " (run again with --debug for the traceback)"
+        code = ExitCode.ERROR
+    click.echo(f"Error: {message}", err=True)
+    sys.exit(int(code))
+
+
+@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mvp-deploy")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error (may stand anywhere).")
+def main(debug: bool) -> None:
+    """From one pretrained backbone to small, fast, measured models, one per task.
+
+    \b
+    mvp-deploy demo                                          the whole job on embedded images
+    mvp-deploy bank init BANK --backbone resnet18            start a bank of pruned tasks
+    mvp-deploy bank add BANK data/birds --keep 0.3           prune a task the long way, store it
+    mvp-deploy prune data/dogs --bank BANK --keep 0.3 --out RUN
+    mvp-deploy export RUN --out BUNDLE
+    mvp-deploy bench BUNDLE
+
+    Exit codes: 0 done, 1 unexpected error, 2 usage or input, 3 accuracy, 4 latency or size, 5 parity,
+    6 environment.
+    """

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from mvp_deploy.cli import main
+from mvp_deploy.cli._common import Console, common_options, plain_table
+from mvp_deploy.errors import DeployError, ExitCode
+
+HEAVY = ("torch", "timm", "onnx", "onnxruntime", "matplotlib", "numpy", "rich")
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch):
+    """``failing(error)`` makes the command line's only command raise it."""
+
+    def install(error: Exception) -> None:
+        @click.command()
+        def command() -> None:
+            raise error
+
+        monkeypatch.setattr(type(main), "list_commands", lambda self, ctx: ["fail"])
+        monkeypatch.setattr(type(main), "get_command", lambda self, ctx, name: command)
+
+    return install
+
+
+def test_help_imports_nothing_heavy_and_answers_at_once() -> None:
+    code = (
+        "import sys; from mvp_deploy.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        f"print('LOADED', [m for m in {HEAVY} if m in sys.modules])"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)  # compiles what is not yet
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert "LOADED []" in done.stdout
+    # Time on the processor: what it takes does not depend on who else keeps the machine busy.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for name in main.list_commands(click.Context(main)):
+        shown = CliRunner().invoke(main, [name, "--help"])
+        assert shown.exit_code == 0
+        assert f"mvp-deploy {name}" in shown.output, f"the help of {name} has no example"
+
+
+@pytest.mark.parametrize("code", [code for code in ExitCode if code])
+def test_an_expected_error_is_one_sentence_and_its_exit_code(failing, code: ExitCode) -> None:
+    failing(DeployError("the sky is green: paint it blue.", code))
+    done = CliRunner().invoke(main, ["fail"])
+    assert done.exit_code == code
+    assert done.output == "Error: the sky is green: paint it blue.\n"
+
+
+def test_an_unexpected_error_names_debug_and_debug_shows_the_traceback(failing) -> None:
+    failing(KeyError("x"))
+    short = CliRunner().invoke(main, ["fail"])
+    assert short.exit_code == ExitCode.ERROR
+    assert len(short.output.splitlines()) == 1
+    assert "--debug" in short.output
+    long = CliRunner().invoke(main, ["fail", "--debug"])
+    assert long.exit_code == ExitCode.ERROR
+    assert "Traceback" in long.output
+
+
+def test_a_missing_package_is_the_environments_fault(failing) -> None:
+    failing(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    done = CliRunner().invoke(main, ["fail"])
+    assert done.exit_code == ExitCode.ENVIRONMENT
+    assert "needs torch" in done.output
+
+
+@pytest.mark.parametrize("arguments", [["no-such-command"], ["--no-such-option"]])
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    assert CliRunner().invoke(main, arguments).exit_code == ExitCode.INPUT
+
+
+def test_json_is_all_there_is_on_stdout() -> None:
+    @click.command()
+    @common_options
+    def command(device: str, seed: int, console: Console) -> None:
+        console.say("a remark")
+        console.show("for people")
+        console.table(["a"], [[1]])
+        with console.progress("work") as step:
+            step(1, 2, 0.5)
+        console.result({"device": device, "seed": seed})
+
+    done = CliRunner().invoke(command, ["--json", "--seed", "3"])
+    assert done.stdout == '{\n  "device": "auto",\n  "seed": 3\n}\n'
+    assert "a remark" in done.stderr
+    assert "work: 1/2, loss 0.500" in done.stderr
+    assert CliRunner().invoke(command, ["--json", "--quiet"]).stderr == ""
+
+
+def test_a_tables_columns_line_up() -> None:
+    lines = plain_table(["model", "ms"], [["pruned", "1.25"], ["unpruned", "10.5"]]).splitlines()
+    assert lines == ["model       ms", "--------------", "pruned    1.25", "unpruned  10.5"]
