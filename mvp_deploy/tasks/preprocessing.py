@@ -1,0 +1,113 @@
+"""What happens to an image before the model sees it: numpy and Pillow only, since it travels to devices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mvp_deploy.errors import DeployError
+
+
+class Layout(NamedTuple):
+    """How one image is brought to the input's size: resize it, then put a part of it onto a canvas.
+
+    Height comes before width everywhere.
+    """
+
+    size: tuple[int, int]  # to resize to, in pixels
+    source: tuple[slice, slice]  # the part taken of the resized image
+    target: tuple[slice, slice]  # where that part lies on the canvas, which has the input's size
+    fill: tuple[int, int, int]  # the canvas's colour
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """timm's preprocessing for evaluation: resize, crop at the centre, scale to 0..1, normalise.
+
+    ``crop_mode`` says which edge is resized to the input's edge / ``crop_pct``: the shortest ('center', loses the
+    image's ends), each ('squash', loses the aspect ratio) or the longest ('border', pads).
+    """
+
+    input_size: tuple[int, int, int]  # channels (3), height, width
+    interpolation: str  # 'bilinear' or 'bicubic', antialiased when shrinking
+    crop_pct: float
+    crop_mode: str
+    mean: tuple[float, float, float]  # of RGB scaled to 0..1
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if self.input_size[0] != 3:
+            raise DeployError(
+                f"models of {self.input_size[0]}-channel images cannot be used: choose one for RGB images"
+            )
+        if self.interpolation not in ("bilinear", "bicubic") or self.crop_mode not in (
+            "center",
+            "squash",
+            "border",
+        ):
+            raise DeployError(
+                f"unknown preprocessing (interpolation {self.interpolation!r}, crop mode {self.crop_mode!r}): known "
+                "are bilinear and bicubic; center, squash and border"
+            )
+
+    def apply(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """From a uint8 RGB image [height, width, 3] to the model's float32 input [3, H, W]."""
+        pixels = self.resize(image).astype(np.float32) / 255
+        normalised = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+
+    def resize(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """The part of `apply` that keeps bytes: a uint8 RGB image [height, width, 3] to [H, W, 3]."""
+        from PIL import Image
+
+        layout = self.layout(image.shape[0], image.shape[1])
+        resized = Image.fromarray(image).resize(
+            layout.size[::-1], Image.Resampling[self.interpolation.upper()]
+        )
+        canvas = np.full((*self.input_size[1:], 3), layout.fill, np.uint8)
+        canvas[layout.target] = np.asarray(resized)[layout.source]
+        return canvas
+
+    def layout(self, height: int, width: int) -> Layout:
+        """Where an image of this height and width goes, to the pixel as timm's own transform does it."""
+        box = self.input_size[1:]
+        goal = (math.floor(box[0] / self.crop_pct), math.floor(box[1] / self.crop_pct))
+        ratios = (height / goal[0], width / goal[1])
+        if self.crop_mode == "squash":
+            size = goal
+        elif self.crop_mode == "border" or goal[0] != goal[1]:
+            ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
+            size = (round(height / ratio), round(width / ratio))
+        elif height <= width:
+            size = (goal[0], int(goal[0] * width / height))
+        else:
+            size = (int(goal[0] * height / width), goal[0])
+        rows, columns = _centre(size[0], box[0]), _centre(size[1], box[1])
+        grey = self.crop_mode == "border"
+        red, green, blue = (round(255 * value) if grey else 0 for value in self.mean)
+        return Layout(size, (rows[0], columns[0]), (rows[1], columns[1]), (red, green, blue))
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Preprocessing:
+        """The inverse of `to_json`; raises DeployError for data that does not describe a preprocessing."""
+        try:
+            return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in data.items()})
+        except (TypeError, AttributeError, IndexError) as error:
+            raise DeployError(f"this is not a description of a preprocessing: {error}") from error
+
+
+def _centre(length: int, box: int) -> tuple[slice, slice]:
+    """The parts of an edge and of the box that coincide when the one is centred in the other."""
+    if length >= box:
+        start = round((length - box) / 2)
+        return slice(start, start + box), slice(0, box)
+    start = (box - length) // 2
+    return slice(0, length), slice(start, start + length)
