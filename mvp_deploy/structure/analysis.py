@@ -1,0 +1,301 @@
+"""From a model to its structure: unit groups, what is frozen and why, and the cost of any keep plan."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from mvp_deploy.errors import DeployError
+from mvp_deploy.structure.axes import Atom, Axis, atoms_in, axis_size, keep_mask, kept_size, reasons, unit_index
+from mvp_deploy.structure.plan import KeepPlan
+from mvp_deploy.structure.silence import silence
+from mvp_deploy.structure.sizes import Observation, attributes, measured
+from mvp_deploy.structure.surgery import gather, prune, scatter
+from mvp_deploy.structure.trace import MacTerm, Trace, run_fake
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dimension of one parameter or buffer in which a group's units lie."""
+
+    tensor: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class UnitGroup:
+    """Units that stand or fall one by one, each across all `members` at once.
+
+    `kind` is 'channel', 'hidden' (a neuron of an MLP), 'head', 'group' (of a grouped operator), or 'head_dim' and
+    'group_dim' for positions inside every head or group.
+    """
+
+    name: str
+    kind: str
+    size: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A dimension of a parameter that must stay whole, and the operators and modules that say so."""
+
+    member: Member
+    size: int
+    why: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Number of parameters, and of multiply-accumulates for one input of the example's shape, batch 1."""
+
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What can be removed from a model. Knows names and sizes, holds no weights."""
+
+    groups: tuple[UnitGroup, ...]
+    frozen: tuple[Frozen, ...]
+    unknown: Mapping[str, int]  # operators without a rule, and how often they ran
+    example: tuple[Tensor, ...]
+    axes: Mapping[str, tuple[Axis, ...]] = field(repr=False)  # per parameter and buffer
+    norms: tuple[tuple[Axis, ...], ...] = field(repr=False)
+    observations: tuple[Observation, ...] = field(repr=False)
+    _atoms: Mapping[str, Atom] = field(repr=False)  # per group
+    _macs: tuple[MacTerm, ...] = field(repr=False)
+    _parameters: tuple[str, ...] = field(repr=False)
+
+    def check(self, plan: KeepPlan) -> None:
+        """Raise DeployError unless `plan` has one mask of the right length for every group."""
+        sizes = {group.name: group.size for group in self.groups}
+        if plan.masks.keys() != sizes.keys():
+            odd = sorted(plan.masks.keys() ^ sizes.keys())
+            raise DeployError(f"The keep plan is for another model: {', '.join(odd[:3])} is in only one of the two.")
+        for name, mask in plan.masks.items():
+            if len(mask) != sizes[name]:
+                raise DeployError(f"The keep plan is for another model: {name} has {sizes[name]} units, not {len(mask)}.")
+
+    def cost(self, plan: KeepPlan | None = None) -> Cost:
+        """Parameters and MACs of the smaller model, without building it."""
+        counts = {} if plan is None else {self._atoms[name]: plan.kept(name) for name in plan.masks}
+        sizes: dict[Axis, int] = {}
+
+        def measure(axes: tuple[Axis, ...]) -> int:
+            out = 1
+            for axis in axes:
+                if axis not in sizes:
+                    sizes[axis] = kept_size(axis, counts)
+                out *= sizes[axis]
+            return out
+
+        macs = sum(term.factor * measure(term.axes) for term in self._macs)
+        batch = self.example[0].shape[0] if self.example[0].ndim else 1
+        return Cost(sum(measure(self.axes[name]) for name in self._parameters), macs // max(batch, 1))
+
+    def masks(self, plan: KeepPlan) -> dict[Atom, np.ndarray]:
+        """The plan's masks by atom, ready for `axes.keep_mask`."""
+        return {self._atoms[name]: mask for name, mask in plan.masks.items()}
+
+    def tensor_masks(self, plan: KeepPlan) -> dict[str, list[np.ndarray | None]]:
+        """For every parameter and buffer, per dimension the boolean mask of the positions that stay, None for all."""
+        masks = self.masks(plan)
+        return {
+            name: [None if (mask := keep_mask(axis, masks)).all() else mask for axis in axes]
+            for name, axes in self.axes.items()
+        }
+
+    def per_unit(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sums of `values` over everything in each member that belongs to a unit.
+
+        Args:
+            values: one tensor of the full parameter's shape per parameter name; missing ones are left out.
+
+        Returns:
+            Per group float64 [members with a value, units]. With values p * grad this is the first-order Taylor
+            term of silencing each unit (Molchanov et al. 2019, eq. 8, before squaring), once per member.
+        """
+        out: dict[str, Tensor] = {}
+        for group in self.groups:
+            rows = []
+            for member in group.members:
+                value = values.get(member.tensor)
+                if value is None:
+                    continue
+                others = [d for d in range(value.ndim) if d != member.dim]
+                line = value.double().sum(others) if others else value.double()
+                ids = self._unit_ids(group, member).to(line.device)
+                inside = ids >= 0
+                rows.append(torch.zeros(group.size, dtype=torch.float64, device=line.device).index_add_(
+                    0, ids[inside], line[inside]
+                ))
+            if rows:
+                out[group.name] = torch.stack(rows)
+        return out
+
+    def _unit_ids(self, group: UnitGroup, member: Member) -> Tensor:
+        return torch.from_numpy(unit_index(self.axes[member.tensor][member.dim], self._atoms[group.name]))
+
+    def prune(self, model: nn.Module, plan: KeepPlan) -> nn.Module:
+        """A new, smaller model; see `surgery.prune`."""
+        return prune(self, model, plan)
+
+    def silence(self, model: nn.Module, plan: KeepPlan) -> Callable[..., Any]:
+        """What the smaller model must compute, at full size; see `silence.silence`."""
+        return silence(self, model, plan)
+
+    def gather(self, state: Mapping[str, Tensor], plan: KeepPlan) -> dict[str, Tensor]:
+        """The smaller model's state dict, cut out of a full-size one."""
+        return gather(self, state, plan)
+
+    def scatter(self, state: Mapping[str, Tensor], plan: KeepPlan) -> dict[str, Tensor]:
+        """A full-size state dict with the smaller model's weights at their units' places, zeros elsewhere."""
+        return scatter(self, state, plan)
+
+    @property
+    def frozen_share(self) -> float:
+        """Share of the weights in parameters of which no dimension can shrink though an operator, not the task, says so."""
+        sizes = {name: int(np.prod([axis_size(a) for a in self.axes[name]])) for name in self._parameters}
+        free = {m.tensor for group in self.groups for m in group.members}
+        return sum(n for name, n in sizes.items() if name not in free) / max(sum(sizes.values()), 1)
+
+
+def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Structure:
+    """Find what can be removed from `model`, from one run on fake tensors shaped like `example`.
+
+    The model is neither changed nor run on real data. `example` is its input, or a tuple of its inputs, batch first.
+
+    Raises:
+        DeployError: the model cannot be run on such an input.
+    """
+    inputs = example if isinstance(example, tuple) else (example,)
+    trace = Trace()
+    try:
+        outputs = run_fake(model, inputs, trace)
+    except Exception as error:
+        raise DeployError(
+            f"{type(model).__name__} cannot be traced on an input of shape {tuple(inputs[0].shape)}: "
+            f"{type(error).__name__} in {trace.module or 'the model'}: {error}. Check the input size."
+        ) from error
+    for tensor in tree_leaves(outputs):
+        if isinstance(tensor, Tensor):
+            for axis in trace.axes(tensor):
+                trace.atoms.freeze(axis, "output of the model")
+    by_name = dict(trace.initial)
+    for name in trace.names.values():
+        for axis in by_name[name]:
+            trace.atoms.freeze(axis, "not used by the model's forward")
+    _freeze_quantities(trace)
+    resolved = _settle(trace, by_name)
+    return _structure(trace, resolved, model, inputs)
+
+
+def _freeze_quantities(trace: Trace) -> None:
+    """Freeze the axes whose size is used as a quantity, such as a head size in an attention's scale."""
+    for origin in trace.quantities:
+        for axis in measured(origin):
+            trace.atoms.freeze(axis, "its size is used as a quantity in the forward")
+    used = set().union(*map(attributes, trace.quantities)) if trace.quantities else set()
+    for seen in trace.observations:
+        if used & attributes(seen.origin):
+            trace.atoms.freeze(seen.axis, "an attribute that holds its size is used as a quantity in the forward")
+
+
+def _settle(trace: Trace, by_name: Mapping[str, list[Axis]]) -> dict[str, tuple[Axis, ...]]:
+    """Resolve every axis until nothing more is frozen on the way."""
+    everything = [a for axes in by_name.values() for a in axes]
+    everything += [a for term in trace.macs for a in term.axes] + [a for axes in trace.norms for a in axes]
+    everything += [o.axis for o in trace.observations]
+    while True:
+        before = [trace.atoms.resolve(axis) for axis in everything]
+        if before == [trace.atoms.resolve(axis) for axis in everything]:
+            return {name: tuple(map(trace.atoms.resolve, axes)) for name, axes in by_name.items()}
+
+
+def _structure(
+    trace: Trace, axes: dict[str, tuple[Axis, ...]], model: nn.Module, inputs: tuple[Tensor, ...]
+) -> Structure:
+    resolve = trace.atoms.resolve
+    parameters = tuple(name for name, _ in model.named_parameters())
+    order = [name for name in trace.used if name in axes]
+    members: dict[Atom, list[Member]] = defaultdict(list)
+    inside: set[Atom] = set()  # atoms that lie within each unit of another
+    for name in order:
+        for dim, axis in enumerate(axes[name]):
+            for segment in axis:
+                atoms = [f for f in segment if isinstance(f, Atom)]
+                inside.update(a for a in atoms[1:] if {"head", "group"} & atoms[0].roles)
+            for atom in dict.fromkeys(atoms_in(axis)):
+                members[atom].append(Member(name, dim))
+    trained = set(parameters)
+    groups, atoms = [], {}
+    for atom, places in members.items():
+        if not any(m.tensor in trained for m in places):
+            continue
+        kind = _kind(atom, places, inside, axes)
+        name = _unique(_group_name(places, kind), atoms)
+        groups.append(UnitGroup(name, kind, atom.size, tuple(places)))
+        atoms[name] = atom
+    return Structure(
+        groups=tuple(groups),
+        frozen=tuple(_frozen(trace, axes, parameters)),
+        unknown=dict(trace.unknown),
+        example=tuple(torch.empty(t.shape, dtype=t.dtype, device="meta") for t in inputs),
+        axes=axes,
+        norms=tuple(tuple(map(resolve, norm)) for norm in trace.norms),
+        observations=tuple(dict.fromkeys(Observation(_resolved(trace, o.origin), resolve(o.axis)) for o in trace.observations)),
+        _atoms=atoms,
+        _macs=tuple(MacTerm(t.factor, tuple(map(resolve, t.axes)), t.owner) for t in trace.macs),
+        _parameters=parameters,
+    )
+
+
+def _resolved(trace: Trace, origin: Any) -> Any:
+    from mvp_deploy.structure.sizes import Formula
+
+    if isinstance(origin, Formula):
+        return Formula(origin.function, _resolved(trace, origin.left), _resolved(trace, origin.right))
+    return trace.atoms.resolve(origin) if isinstance(origin, tuple) else origin
+
+
+def _kind(atom: Atom, places: list[Member], inside: set[Atom], axes: Mapping[str, tuple[Axis, ...]]) -> str:
+    if atom in inside:
+        return "head_dim" if "head_dim" in atom.roles else "group_dim"
+    for role in ("head", "group"):
+        if role in atom.roles and any(len(s) > 1 and s[0] is atom for m in places for s in axes[m.tensor][m.dim]):
+            return role
+    made = [m for m in places if m.dim == 0 and len(axes[m.tensor]) > 1]
+    read = [m for m in places if m.dim == 1]
+    flat = all(len(axes[m.tensor]) <= 2 for m in places)
+    return "hidden" if flat and len(made) == 1 and len(read) == 1 else "channel"
+
+
+def _group_name(places: list[Member], kind: str) -> str:
+    """The module that makes the units: the first whose rows they are, else the first they lie in."""
+    maker = next((m for m in places if m.dim == 0 and m.tensor.endswith("weight")), places[0])
+    name = maker.tensor.removesuffix(".weight")
+    return name if kind in ("channel", "hidden") else f"{name}:{kind}s"
+
+
+def _unique(name: str, taken: Mapping[str, Any]) -> str:
+    candidate, number = name, 2
+    while candidate in taken:
+        candidate, number = f"{name}#{number}", number + 1
+    return candidate
+
+
+def _frozen(trace: Trace, axes: Mapping[str, tuple[Axis, ...]], parameters: tuple[str, ...]) -> Iterator[Frozen]:
+    for name in parameters:
+        for dim, first in enumerate(trace.initial[name]):
+            why = {w for atom in atoms_in(first) for w in reasons(atom) if not w.startswith("kernel of")}
+            if why:
+                yield Frozen(Member(name, dim), axis_size(axes[name][dim]), tuple(sorted(why)))

@@ -1,0 +1,324 @@
+"""Which dimension a module's integer attribute stands for.
+
+A timm attention keeps `num_heads`, a split keeps its sizes, a group norm its number of groups: plain numbers that
+must change when units are removed. While a model is traced these numbers are `Size`s, integers that remember which
+attribute they came from, through products, quotients and sums; what `Tensor.shape` gives are `Size`s too, and know
+their axis. Where one is handed to an operator as a size, the operator says which axis it measures; after surgery the
+attribute is set so that it measures the smaller axis. A size that is used as a quantity, such as a head size in an
+attention's scale, must not change: its axis is frozen.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mvp_deploy.structure.axes import Axis
+
+if TYPE_CHECKING:
+    from mvp_deploy.structure.trace import Trace
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """The number at `module.name`, or at `module.name[index]` where that is a tuple or list."""
+
+    module: str
+    name: str
+    index: int | None = None
+
+    def __str__(self) -> str:
+        place = "" if self.index is None else f"[{self.index}]"
+        return f"{self.module}.{self.name}{place}"
+
+
+@dataclass(frozen=True)
+class Formula:
+    """How a number was computed: `function(left, right)`."""
+
+    function: Callable[[int, int], int]
+    left: Origin
+    right: Origin
+
+
+Origin = Attribute | Formula | Axis | int  # an axis stands for its size, an int for itself
+
+
+@dataclass(frozen=True)
+class Observation:
+    """`origin` was given to an operator as the size of `axis`."""
+
+    origin: Origin
+    axis: Axis
+
+
+class Size(int):
+    """An integer that remembers where it came from, and notes in `quantities` when it is used as more than a size."""
+
+    origin: Origin
+    quantities: list[Origin]
+
+    @classmethod
+    def of(cls, value: int, origin: Origin, quantities: list[Origin]) -> Size:
+        size = cls(value)
+        size.origin, size.quantities = origin, quantities
+        return size
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Size:
+        return self
+
+    def __float__(self) -> float:
+        self.quantities.append(self.origin)
+        return float(int(self))
+
+    def __pow__(self, power: Any, modulo: Any = None) -> Any:
+        self.quantities.append(self.origin)
+        return pow(int(self), power, modulo)
+
+    def __truediv__(self, other: Any) -> Any:
+        self.quantities.append(self.origin)
+        return int(self) / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        self.quantities.append(self.origin)
+        return other / int(self)
+
+
+def _origin(value: int) -> Origin:
+    return value.origin if isinstance(value, Size) else int(value)
+
+
+def _remember(function: Callable[[Any, Any], Any], swapped: bool) -> Callable[[Size, Any], Any]:
+    def method(self: Size, other: Any) -> Any:
+        if not isinstance(other, int):
+            return function(other, int(self)) if swapped else function(int(self), other)
+        left, right = (other, self) if swapped else (self, other)
+        value = function(int(left), int(right))
+        return Size.of(value, Formula(function, _origin(left), _origin(right)), self.quantities)
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "floordiv"):
+    setattr(Size, f"__{_name}__", _remember(getattr(operator, _name), swapped=False))
+    setattr(Size, f"__r{_name}__", _remember(getattr(operator, _name), swapped=True))
+
+
+def tag_sizes(model: nn.Module, quantities: list[Origin]) -> None:
+    """Replace the integers among the attributes of `model`'s modules, alone or in tuples and lists, by `Size`s."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if type(value) is int:
+                vars(module)[name] = Size.of(value, Attribute(path, name), quantities)
+            elif type(value) in (tuple, list) and any(type(v) is int for v in value):
+                vars(module)[name] = type(value)(
+                    Size.of(v, Attribute(path, name, i), quantities) if type(v) is int else v for i, v in enumerate(value)
+                )
+
+
+def observe(
+    trace: Trace, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+) -> Iterator[Observation]:
+    """What the sizes in one call stand for; nothing where no argument is a `Size`."""
+    if not (any(map(_has_size, args)) or any(map(_has_size, kwargs.values()))):
+        return
+    if function in _ARITHMETIC:
+        trace.quantities.extend(a.origin for a in args if isinstance(a, Size))
+    find = _SIZES.get(function)
+    if find is not None:
+        for size, axis in find(trace, args, kwargs, out):
+            if isinstance(size, Size):
+                yield Observation(size.origin, axis)
+
+
+def sized_shape(trace: Trace, tensor: Tensor, shape: torch.Size | int, dim: int | None = None) -> Any:
+    """What `Tensor.shape` or `Tensor.size(dim)` gave, as `Size`s that know their axes."""
+    axes = trace.axes(tensor)
+    if isinstance(shape, int):
+        return Size.of(shape, axes[dim or 0], trace.quantities)
+    return torch.Size(Size.of(n, axis, trace.quantities) for n, axis in zip(shape, axes, strict=True))
+
+
+def _has_size(value: Any) -> bool:
+    if isinstance(value, slice):
+        return isinstance(value.start, Size) or isinstance(value.stop, Size)
+    if isinstance(value, (tuple, list)):
+        return any(map(_has_size, value))
+    return isinstance(value, Size)
+
+
+Pairs = Iterator[tuple[Any, Axis]]
+
+
+def _flat(args: tuple[Any, ...]) -> list[Any]:
+    return list(args[0]) if len(args) == 1 and isinstance(args[0], (tuple, list)) else list(args)
+
+
+def _output_sizes(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
+    sizes = kwargs.get("size", kwargs.get("shape")) or _flat(args[1:])
+    yield from zip(sizes, trace.axes(out), strict=False)
+
+
+def _factory_sizes(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
+    yield from zip(kwargs.get("size") or _flat(args), trace.axes(out), strict=False)
+
+
+def _unflatten(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
+    x, dim, sizes = args
+    yield from zip(sizes, trace.axes(out)[dim % x.ndim :], strict=False)
+
+
+def _normalized_shape(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
+    shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
+    yield from zip(shape, trace.axes(args[0])[-len(shape) :], strict=True)
+
+
+def _argument(place: int, name: str) -> Callable[..., Pairs]:
+    """The number of groups of a grouped operator, its argument `name` at `place`."""
+
+    def find(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
+        yield (args[place] if len(args) > place else kwargs.get(name)), trace.groups
+
+    return find
+
+
+def _split(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
+    sizes = args[1] if len(args) > 1 else kwargs.get("split_size_or_sections", kwargs.get("split_size"))
+    dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+    yield from zip(
+        sizes if isinstance(sizes, (tuple, list)) else [sizes], (trace.axis(o, dim) for o in out), strict=False
+    )
+
+
+def _narrow(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
+    x, dim, start, length = args
+    whole = trace.axis(x, dim)
+    yield start, trace.atoms.cut(whole, 0, int(start), trace.why)
+    yield length, trace.axis(out, dim)
+
+
+def _getitem(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
+    x, index = args
+    index = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in [i for i in index if i is Ellipsis]:
+        place = next(p for p, i in enumerate(index) if i is Ellipsis)
+        used = sum(i is not None and i is not Ellipsis for i in index)
+        index[place : place + 1] = [slice(None)] * (x.ndim - used)
+    dim = 0
+    for item in index:
+        if item is None:
+            continue
+        if isinstance(item, slice):
+            for border in (item.start, item.stop):
+                if isinstance(border, Size) and 0 < border <= x.shape[dim]:
+                    yield border, trace.atoms.cut(trace.axis(x, dim), 0, int(border), trace.why)
+        dim += item.ndim if isinstance(item, Tensor) and item.dtype.is_floating_point is False else 1
+
+
+_ARITHMETIC = {"mul", "div", "true_divide", "add", "sub", "pow", "__mul__", "__truediv__", "__rmul__", "__rtruediv__"}
+
+_SIZES: dict[str, Callable[..., Pairs]] = {
+    **dict.fromkeys(("view", "reshape", "expand", "new_zeros", "new_ones", "new_full", "new_empty"), _output_sizes),
+    **dict.fromkeys(("zeros", "ones", "empty"), _factory_sizes),
+    "unflatten": _unflatten,
+    **dict.fromkeys(("layer_norm", "rms_norm"), _normalized_shape),
+    "group_norm": _argument(1, "num_groups"),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _argument(6, "groups")),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _argument(6, "groups")),
+    "split": _split,
+    "narrow": _narrow,
+    "__getitem__": _getitem,
+}
+
+
+class Unsolvable(Exception):
+    """An attribute would have to take two values at once."""
+
+    def __init__(self, origin: Origin) -> None:
+        super().__init__(", ".join(sorted({str(a) for a in attributes(origin)})) or "a size computed in its forward")
+
+
+def solve(
+    wanted: Sequence[Observation], measure: Callable[[Axis], int], old: Callable[[Attribute], int]
+) -> dict[Attribute, int]:
+    """New values of attributes such that every observed size measures its smaller axis.
+
+    `measure` gives the new size of an axis, `old` the value an attribute has now. Attributes nothing is known of
+    keep their value and are left out.
+
+    Raises:
+        Unsolvable: two sizes ask for different values of one attribute.
+    """
+    values: dict[Attribute, int] = {}
+    pending = [(w.origin, measure(w.axis)) for w in wanted]
+    while pending:
+        left = [(origin, size) for origin, size in pending if not _settle(origin, size, values, measure)]
+        if len(left) == len(pending):  # everywhere two unknowns: take one as it was
+            unknown = next(a for origin, _ in left for a in attributes(origin) if a not in values)
+            values[unknown] = old(unknown)
+        pending = left
+    return values
+
+
+def _settle(origin: Origin, size: int, values: dict[Attribute, int], measure: Callable[[Axis], int]) -> bool:
+    """Solve origin == size where it has at most one unknown; False while it has more."""
+    unknown = {a for a in attributes(origin) if a not in values}
+    if not unknown:
+        if _value(origin, values, measure) != size:
+            raise Unsolvable(origin)
+        return True
+    if isinstance(origin, Attribute):
+        values[origin] = size
+        return True
+    if len(unknown) > 1 or not isinstance(origin, Formula):
+        return False
+    in_left = not unknown.isdisjoint(attributes(origin.left))
+    inner, other = (origin.left, origin.right) if in_left else (origin.right, origin.left)
+    if not unknown.isdisjoint(attributes(other)):
+        return False  # the unknown stands on both sides
+    inverse = _invert(origin.function, in_left, size, _value(other, values, measure))
+    if inverse is None:
+        raise Unsolvable(origin)
+    return _settle(inner, inverse, values, measure)
+
+
+def _invert(function: Any, in_left: bool, size: int, other: int) -> int | None:
+    """x such that function(x, other) == size, or function(other, x) == size; None where there is none."""
+    if function is operator.add:
+        return size - other
+    if function is operator.sub:
+        return size + other if in_left else other - size
+    if function is operator.mul:
+        return size // other if other and size % other == 0 else None
+    return size * other if in_left else (other // size if size else None)
+
+
+def attributes(origin: Origin) -> set[Attribute]:
+    """The attributes that a number was computed from."""
+    if isinstance(origin, Attribute):
+        return {origin}
+    if isinstance(origin, Formula):
+        return attributes(origin.left) | attributes(origin.right)
+    return set()
+
+
+def measured(origin: Origin) -> Iterator[Axis]:
+    """The axes whose sizes a number was computed from."""
+    if isinstance(origin, Formula):
+        yield from measured(origin.left)
+        yield from measured(origin.right)
+    elif isinstance(origin, tuple):
+        yield origin
+
+
+def _value(origin: Origin, values: dict[Attribute, int], measure: Callable[[Axis], int]) -> int:
+    if isinstance(origin, Attribute):
+        return values[origin]
+    if isinstance(origin, Formula):
+        return origin.function(_value(origin.left, values, measure), _value(origin.right, values, measure))
+    return measure(origin) if isinstance(origin, tuple) else origin

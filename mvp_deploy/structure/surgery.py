@@ -1,0 +1,141 @@
+"""Making the smaller model a keep plan describes: weights cut out, not zeroed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from mvp_deploy.errors import DeployError
+from mvp_deploy.structure.axes import kept_size
+from mvp_deploy.structure.plan import KeepPlan
+from mvp_deploy.structure.sizes import Attribute, Unsolvable, solve
+from mvp_deploy.structure.trace import fake_copy, fake_inputs, module_paths, named_tensors
+
+if TYPE_CHECKING:
+    from mvp_deploy.structure.analysis import Structure
+
+
+def gather(structure: Structure, state: Mapping[str, Tensor], plan: KeepPlan) -> dict[str, Tensor]:
+    """The smaller model's state dict, cut out of a full-size one; tensors the structure does not know pass as they are."""
+    masks = structure.tensor_masks(plan)
+    return {name: _cut(tensor, masks.get(name, ())) for name, tensor in state.items()}
+
+
+def scatter(structure: Structure, state: Mapping[str, Tensor], plan: KeepPlan) -> dict[str, Tensor]:
+    """A full-size state dict with the smaller model's weights at their units' places, zeros elsewhere."""
+    masks = structure.tensor_masks(plan)
+    out = {}
+    for name, tensor in state.items():
+        for dim, mask in enumerate(masks.get(name, ())):
+            if mask is not None:
+                shape = [*tensor.shape[:dim], len(mask), *tensor.shape[dim + 1 :]]
+                full = tensor.new_zeros(shape)
+                tensor = full.index_copy(dim, _places(mask, tensor.device), tensor)
+        out[name] = tensor
+    return out
+
+
+def prune(structure: Structure, model: nn.Module, plan: KeepPlan) -> nn.Module:
+    """A new, smaller eager model without the units that `plan` removes; `model` is untouched.
+
+    It trains, prints and saves like the original; the sizes its modules keep are set. Nothing is cut before a run
+    on fake tensors has shown that the smaller model's forward works.
+
+    Raises:
+        DeployError: the plan is for another model, or a module's forward cannot run at its new size (it is named).
+    """
+    structure.check(plan)
+    masks = structure.tensor_masks(plan)
+    sizes = _attribute_sizes(structure, model, plan)
+    _rehearse(structure, model, masks, sizes)
+    memo: dict[int, Any] = {}
+    for name, tensor in named_tensors(model):
+        cut = _cut(tensor.detach(), masks.get(name, ())).clone()
+        memo[id(tensor)] = nn.Parameter(cut, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut
+    small = copy.deepcopy(model, memo)
+    _set_sizes(small, sizes)
+    return small
+
+
+def _cut(tensor: Tensor, masks: Any) -> Tensor:
+    for dim, mask in enumerate(masks):
+        if mask is not None:
+            tensor = tensor.index_select(dim, _places(mask, tensor.device))
+    return tensor
+
+
+def _places(mask: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.flatnonzero(mask)).to(device)
+
+
+def _attribute_sizes(structure: Structure, model: nn.Module, plan: KeepPlan) -> dict[Attribute, int]:
+    """The new value of every integer attribute that measures an axis."""
+    counts = {atom: int(mask.sum()) for atom, mask in structure.masks(plan).items()}
+    modules = dict(model.named_modules())
+
+    def old(attribute: Attribute) -> int:
+        value = getattr(modules[attribute.module], attribute.name)
+        return value if attribute.index is None else value[attribute.index]
+
+    try:
+        return solve(structure.observations, lambda axis: kept_size(axis, counts), old)
+    except Unsolvable as error:
+        raise DeployError(f"The smaller model cannot run: {error} would need two values at once.") from error
+
+
+def _rehearse(
+    structure: Structure, model: nn.Module, masks: Mapping[str, list[np.ndarray | None]], sizes: dict[Attribute, int]
+) -> None:
+    """Run the smaller model on fake tensors, so that what cannot work is refused by name before anything is cut."""
+
+    def shape(name: str, tensor: Tensor) -> list[int]:
+        own = masks.get(name, [None] * tensor.ndim)
+        return [n if mask is None else int(mask.sum()) for n, mask in zip(tensor.shape, own, strict=True)]
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = fake_copy(model, mode, shape)
+    _set_sizes(fake, sizes)
+    device = next((t.device for _, t in named_tensors(model)), torch.device("cpu"))
+    inputs = fake_inputs(tuple(torch.empty_like(t, device=device) for t in structure.example), mode)
+    where = [""]
+    try:
+        with torch.no_grad(), mode, module_paths(fake, lambda path: where.__setitem__(0, path)):
+            fake(*inputs)
+    except Exception as error:
+        raise DeployError(
+            f"The smaller model cannot run: {where[0] or 'the model'} "
+            f"({type(fake.get_submodule(where[0])).__name__}) fails at its new size: {error}"
+        ) from error
+
+
+def _set_sizes(model: nn.Module, sizes: Mapping[Attribute, int]) -> None:
+    """Set attributes in place, and what torch.nn's own layers print of their weights' shapes."""
+    for attribute, size in sizes.items():
+        module = model.get_submodule(attribute.module)
+        if attribute.index is None:
+            setattr(module, attribute.name, size)
+        else:
+            old = getattr(module, attribute.name)
+            setattr(module, attribute.name, type(old)(size if i == attribute.index else v for i, v in enumerate(old)))
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor):
+            continue
+        if isinstance(module, nn.Linear):
+            module.out_features, module.in_features = weight.shape
+        elif isinstance(module, nn.modules.conv._ConvNd):
+            outs, ins = (1, 0) if module.transposed else (0, 1)
+            module.out_channels = weight.shape[outs] * (module.groups if module.transposed else 1)
+            module.in_channels = weight.shape[ins] * (1 if module.transposed else module.groups)
+        elif isinstance(module, nn.modules.batchnorm._NormBase):
+            module.num_features = len(weight)
+        elif isinstance(module, nn.GroupNorm):
+            module.num_channels = len(weight)
+        elif isinstance(module, nn.LayerNorm):
+            module.normalized_shape = tuple(weight.shape)

@@ -1,0 +1,196 @@
+"""Running a model once on fake tensors, and telling the rules of every operator that ran.
+
+Fake tensors have shapes but no data, so a model of any size is traced in milliseconds and without memory. The run
+goes over a copy of the model whose integer attributes are `Size`s: where one of them reaches an operator as a size,
+it is known which dimension it stands for (see sizes.py).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mvp_deploy.structure import rules
+from mvp_deploy.structure.axes import Atoms, Axis, fixed
+from mvp_deploy.structure.sizes import Observation, Origin, observe, sized_shape, tag_sizes
+
+
+@dataclass(frozen=True)
+class MacTerm:
+    """Multiply-accumulates of one operator: `factor` times the sizes of `axes`; `owner` is the module that ran it."""
+
+    factor: int
+    axes: tuple[Axis, ...]
+    owner: str
+
+
+@dataclass
+class Trace:
+    """What one run of the model showed. Axes of tensors are per dimension; `norms` are in the order they ran."""
+
+    atoms: Atoms = field(default_factory=Atoms)
+    tensors: dict[int, tuple[Tensor, list[Axis]]] = field(default_factory=dict)
+    initial: dict[str, list[Axis]] = field(default_factory=dict)  # first axes of parameters and buffers
+    names: dict[int, str] = field(default_factory=dict)  # id of a fake parameter or buffer -> its first name
+    used: list[str] = field(default_factory=list)  # parameters and buffers, in the order they were first used
+    macs: list[MacTerm] = field(default_factory=list)
+    norms: list[tuple[Axis, ...]] = field(default_factory=list)
+    observations: list[Observation] = field(default_factory=list)
+    quantities: list[Origin] = field(default_factory=list)  # sizes used as numbers: they must not change
+    unknown: dict[str, int] = field(default_factory=dict)  # operators without a rule, and how often they ran
+    groups: Axis = ((),)  # the groups of the grouped operator that ran last
+    why: str = ""  # the operator running now, and where
+    module: str = ""
+
+    def axes(self, tensor: Tensor) -> list[Axis]:
+        """The axes of `tensor`, one per dimension; a tensor that came from nowhere known is fixed."""
+        known = self.tensors.get(id(tensor))
+        return known[1] if known else [fixed(n) for n in tensor.shape]
+
+    def axis(self, tensor: Tensor, dim: int) -> Axis:
+        return self.axes(tensor)[dim]
+
+    def set(self, tensor: Tensor, axes: list[Axis]) -> None:
+        self.tensors[id(tensor)] = (tensor, axes)  # held, so that the id is not reused
+
+    def unify(self, x: Axis, y: Axis) -> None:
+        self.atoms.unify(x, y, self.why)
+
+    def freeze(self, axis: Axis) -> None:
+        self.atoms.freeze(axis, self.why)
+
+    def count(self, factor: int, *axes: Axis) -> None:
+        """Note multiply-accumulates: `factor` times the sizes of `axes`."""
+        self.macs.append(MacTerm(int(factor), axes, self.module))
+
+    def note_use(self, tensor: Tensor) -> None:
+        name = self.names.pop(id(tensor), None)
+        if name is not None:
+            self.used.append(name)
+
+
+class _Operators(TorchDispatchMode):
+    """Sees every ATen operator, below autograd, where composite operators are already taken apart."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+        self.paused = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if not self.paused and func.namespace != "prim":
+            trace = self.trace
+            trace.why = f"{func._schema.name.removeprefix('aten::')} in {trace.module or 'the model'}"
+            rules.apply(trace, func, args, kwargs, out)
+        return out
+
+
+_SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+
+
+class _Functions(TorchFunctionMode):
+    """Sees calls as the model wrote them: attention before it is taken apart, and sizes while they are tagged."""
+
+    def __init__(self, trace: Trace, operators: _Operators) -> None:
+        super().__init__()
+        self.trace, self.operators = trace, operators
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func == _SHAPE or func == torch.Tensor.size:
+            return sized_shape(self.trace, args[0], func(*args, **kwargs), *args[1:], **kwargs)
+        name = getattr(func, "__name__", "")
+        whole = rules.FUNCTIONS.get(name)
+        if whole is None:
+            out = func(*args, **kwargs)
+        else:
+            self.operators.paused = True
+            try:
+                out = func(*args, **kwargs)
+            finally:
+                self.operators.paused = False
+            self.trace.why = f"{name} in {self.trace.module or 'the model'}"
+            whole(self.trace, args, kwargs, out)
+        self.trace.observations.extend(observe(self.trace, name, args, kwargs, out))
+        return out
+
+
+def fake_copy(model: nn.Module, mode: FakeTensorMode, shapes: Callable[[str, Tensor], list[int]]) -> nn.Module:
+    """A copy of `model` with every parameter and buffer fake, of the shape that `shapes(name, tensor)` gives."""
+    memo: dict[int, Any] = {}
+    with mode:
+        for name, tensor in named_tensors(model):
+            fake = torch.empty(shapes(name, tensor), dtype=tensor.dtype, device=tensor.device)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            memo[id(tensor)] = nn.Parameter(fake, requires_grad=False) if is_parameter else fake
+    return copy.deepcopy(model, memo).eval()
+
+
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer once, by its first name."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+@contextmanager
+def module_paths(model: nn.Module, enter: Callable[[str], None]) -> Iterator[None]:
+    """While open, calls `enter(path)` whenever a forward of `model` goes into a submodule or comes back to it."""
+    paths = {id(m): name for name, m in model.named_modules()}
+    stack = [""]
+
+    def before(module: nn.Module, _: Any) -> None:
+        stack.append(paths.get(id(module), stack[-1]))
+        enter(stack[-1])
+
+    def after(module: nn.Module, _: Any, __: Any) -> None:
+        stack.pop()
+        enter(stack[-1])
+
+    hooks = [
+        torch.nn.modules.module.register_module_forward_pre_hook(before),
+        torch.nn.modules.module.register_module_forward_hook(after),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace) -> Any:
+    """Run `model` on fakes of `example`, filling `trace`; returns the fake outputs."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = fake_copy(model, mode, lambda name, tensor: list(tensor.shape))
+    for name, tensor in named_tensors(fake):
+        trace.initial[name] = [trace.atoms.new(n) for n in tensor.shape]
+        trace.set(tensor, trace.initial[name])
+        trace.names[id(tensor)] = name
+    inputs = fake_inputs(example, mode)
+    tag_sizes(fake, trace.quantities)
+
+    def enter(path: str) -> None:
+        trace.module = path
+
+    operators = _Operators(trace)
+    with torch.no_grad(), mode, module_paths(fake, enter), operators, _Functions(trace, operators):
+        return fake(*inputs)
+
+
+def fake_inputs(example: tuple[Tensor, ...], mode: FakeTensorMode) -> list[Tensor]:
+    with mode:
+        return [torch.empty_like(t) for t in example]
