@@ -1,7 +1,7 @@
 """The command line: one small module per command, imported only when it is asked for.
 
-A command ``name`` is the attribute ``command`` of the module ``mvp_deploy.cli.name``. Those modules import torch,
-timm and the like inside their functions, so that ``mvp-deploy --help`` answers at once and a device needs neither.
+A command ``name`` is the attribute ``command`` of the module ``mvp_deploy.cli.name``. Those modules import
+torch, timm and the like inside their functions, so ``--help`` answers at once and a device needs neither.
 """
 
 from __future__ import annotations

@@ -1,0 +1,116 @@
+"""A PyTorch image classifier as one ONNX file, and running such a file in ONNX Runtime."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporters.errors import DeployError, ExitCode
+
+if TYPE_CHECKING:
+    import torch
+
+OPSET = 18
+INPUT, OUTPUT = "input", "logits"
+PROTOBUF_LIMIT = 2**31 - 2**20  # bytes a single ONNX file can hold, less room for the graph itself
+
+
+def export_onnx(
+    model: torch.nn.Module, example: torch.Tensor, path: str | os.PathLike[str], metadata: Mapping[str, Any]
+) -> Path:
+    """Write ``model`` (as in evaluation) to one file for any batch size; equal inputs give equal bytes.
+
+    Args:
+        model: logits [b, classes] from float32 images [b, 3, H, W]; it is copied to the CPU, not changed.
+        example: such an image batch; only its [3, H, W] matters.
+        metadata: stored as the file's metadata, each value as JSON (class names, preprocessing, ...).
+
+    Raises:
+        DeployError: the model cannot be exported, is over 2 GB, or the result fails onnx.checker.
+    """
+    import onnx
+    import torch
+
+    model = copy.deepcopy(model).cpu().eval()
+    _refuse_over_limit(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside torch: nothing a user can mend
+        try:
+            program = torch.onnx.export(
+                model,
+                (torch.zeros(2, *example.shape[1:]),),  # a batch of one would be taken for a constant
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise DeployError(
+                f"{type(model).__name__} cannot be exported to ONNX: {reason} (--debug shows where)."
+            ) from error
+    if program is None:
+        raise DeployError("torch.onnx.export gave no program.", ExitCode.ERROR)
+    proto = program.model_proto
+    _drop_traces(proto)
+    for key, value in metadata.items():
+        proto.metadata_props.add(key=key, value=json.dumps(value, sort_keys=True))
+    path = Path(path)
+    unchecked = path.with_name(f".{path.name}.unchecked")
+    try:
+        unchecked.write_bytes(proto.SerializeToString(deterministic=True))
+        onnx.checker.check_model(str(unchecked), full_check=True)
+        os.replace(unchecked, path)
+    except onnx.checker.ValidationError as error:
+        raise DeployError(f"the exported ONNX file is not valid: {error}", ExitCode.PARITY) from error
+    finally:
+        unchecked.unlink(missing_ok=True)
+    return path
+
+
+def run_onnx(path: str | os.PathLike[str], images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    """The file's logits float32 [n, classes] for images float32 [n, 3, H, W], by ONNX Runtime on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    parts = [
+        session.run(None, {name: images[start : start + batch_size]})[0]
+        for start in range(0, len(images), batch_size)
+    ]
+    return np.concatenate(parts)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What ``export_onnx`` was given as ``metadata``."""
+    import onnx
+
+    props = onnx.load(os.fspath(path), load_external_data=False).metadata_props
+    return {entry.key: json.loads(entry.value) for entry in props}
+
+
+def _refuse_over_limit(model: torch.nn.Module) -> None:
+    size = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+    if size > PROTOBUF_LIMIT:
+        raise DeployError(
+            f"the weights take {size / 2**30:.1f} GiB and one ONNX file holds 2: use a smaller backbone."
+        )
+
+
+def _drop_traces(proto: Any) -> None:
+    """Remove stack traces: they name paths of this machine, and make equal models differ in their bytes."""
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [*proto.graph.value_info, *proto.graph.input, *proto.graph.output, *proto.graph.initializer]:
+        del value.metadata_props[:]
+        value.doc_string = ""

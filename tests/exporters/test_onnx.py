@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from exporters.errors import DeployError
+from exporters.onnx import export_onnx, read_metadata, run_onnx
+from exporters.parity import check_parity
+from mvp_deploy.timm_import import timm
+
+METADATA = {"classes": ["cat", "Käse"], "preprocessing": {"mean": [0.5, 0.5, 0.5]}}
+
+
+def small_model(name: str = "resnet18", seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    model = timm().create_model(name, num_classes=2)
+    for module in model.modules():  # fresh statistics would hide a batch norm that is exported wrongly
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+    return model
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_onnx(
+        small_model(), torch.zeros(1, 3, 32, 32), tmp_path_factory.mktemp("o") / "a.onnx", METADATA
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_the_file_computes_what_the_model_does_at_any_batch_size(exported: Path, batch_size: int) -> None:
+    images = np.random.default_rng(0).standard_normal((7, 3, 32, 32), np.float32)
+    with torch.no_grad():
+        expected = small_model().eval()(torch.from_numpy(images)).numpy()
+    check_parity(expected, run_onnx(exported, images, batch_size))
+
+
+def test_one_opset_18_file_with_weights_inside_and_metadata(exported: Path) -> None:
+    assert [file.name for file in exported.parent.iterdir()] == ["a.onnx"]
+    proto = onnx.load(exported, load_external_data=False)
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 18)]
+    assert proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    assert read_metadata(exported) == METADATA
+
+
+def test_nothing_of_this_machine_is_in_the_file(exported: Path) -> None:
+    content = exported.read_bytes()
+    for trace in (b".py", b"site-packages", str(Path.home()).encode()):
+        assert trace not in content
+
+
+def test_equal_models_give_equal_bytes_and_the_model_stays_as_it_was(exported: Path, tmp_path: Path) -> None:
+    model = small_model().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    export_onnx(model, torch.zeros(4, 3, 32, 32), tmp_path / "b.onnx", METADATA)
+    assert (tmp_path / "b.onnx").read_bytes() == exported.read_bytes()
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_transformer_exports_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 5}
+    model = timm().models.VisionTransformer(**options).eval()
+    images = torch.randn(3, 3, 32, 32)
+    export_onnx(model, images, tmp_path / "vit.onnx", {})
+    with torch.no_grad():
+        check_parity(model(images).numpy(), run_onnx(tmp_path / "vit.onnx", images.numpy(), 1))
+
+
+def test_a_model_that_cannot_be_traced_is_an_expected_error(tmp_path: Path) -> None:
+    class Stubborn(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) if x.sum().item() > 0 else x.amax((2, 3))
+
+    with pytest.raises(DeployError, match="Stubborn cannot be exported"):
+        export_onnx(Stubborn(), torch.zeros(1, 3, 8, 8), tmp_path / "s.onnx", {})
+    assert list(tmp_path.iterdir()) == []
