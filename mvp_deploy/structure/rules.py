@@ -125,9 +125,11 @@ def _matching_dims(before: list[int], after: list[int]) -> list[tuple[list[int],
     runs: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) or j < len(after):
-        sources, targets, n, m = [], [], 1, 1
-        while (n != m or not (sources and targets)) and (i < len(before) or j < len(after)):
-            if (n <= m and i < len(before)) or j >= len(after):
+        sources: list[int] = []
+        targets: list[int] = []
+        n = m = 1
+        while (n != m or not sources or not targets) and (i < len(before) or j < len(after)):
+            if i < len(before) and (n < m or not sources or j >= len(after)):
                 n, i, sources = n * before[i], i + 1, [*sources, i]
             else:
                 m, j, targets = m * after[j], j + 1, [*targets, j]

@@ -258,9 +258,10 @@ def solve(
     pending = [(w.origin, measure(w.axis)) for w in wanted]
     while pending:
         left = [(origin, size) for origin, size in pending if not _settle(origin, size, values, measure)]
-        if len(left) == len(pending):  # everywhere two unknowns: take one as it was
-            unknown = next(a for origin, _ in left for a in attributes(origin) if a not in values)
-            values[unknown] = old(unknown)
+        if len(left) == len(pending):  # everywhere two unknowns: a count of heads or paths is likelier to stay
+            unknown = {a for origin, _ in left for a in attributes(origin) if a not in values}
+            stays = min(unknown, key=lambda a: (old(a), str(a)))
+            values[stays] = old(stays)
         pending = left
     return values
 
