@@ -114,6 +114,15 @@ class Structure:
             for name, axes in self.axes.items()
         }
 
+    def unit_mask(self, group: UnitGroup, tensor_masks: Mapping[str, list[np.ndarray | None]]) -> np.ndarray:
+        """The mask of a group's units that `tensor_masks` (see above, perhaps of another structure) amounts to."""
+        member = group.members[0]
+        kept = tensor_masks[member.tensor][member.dim]
+        ids = unit_index(self.axes[member.tensor][member.dim], self._atoms[group.name])
+        mask = np.zeros(group.size, dtype=bool)
+        mask[ids[(ids >= 0) & (True if kept is None else kept)]] = True
+        return mask
+
     def per_unit(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Sums of `values` over everything in each member that belongs to a unit.
 

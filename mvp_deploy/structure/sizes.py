@@ -202,6 +202,13 @@ def _narrow(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: An
     yield length, trace.axis(out, dim)
 
 
+def _slice(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
+    x, dim, *borders = args
+    for border in borders[:2]:
+        if isinstance(border, int) and 0 < border <= x.shape[dim]:
+            yield border, trace.atoms.cut(trace.axis(x, dim), 0, int(border), trace.why)
+
+
 def _getitem(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
     x, index = args
     index = list(index) if isinstance(index, tuple) else [index]
@@ -224,13 +231,14 @@ _ARITHMETIC = {"mul", "div", "true_divide", "add", "sub", "pow", "__mul__", "__t
 
 _SIZES: dict[str, Callable[..., Pairs]] = {
     **dict.fromkeys(("view", "reshape", "expand", "new_zeros", "new_ones", "new_full", "new_empty"), _output_sizes),
-    **dict.fromkeys(("zeros", "ones", "empty"), _factory_sizes),
+    **dict.fromkeys(("zeros", "ones", "empty", "full"), _factory_sizes),
     "unflatten": _unflatten,
     **dict.fromkeys(("layer_norm", "rms_norm"), _normalized_shape),
     "group_norm": _argument(1, "num_groups"),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _argument(6, "groups")),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _argument(6, "groups")),
-    "split": _split,
+    **dict.fromkeys(("split", "split_with_sizes"), _split),
+    "slice": _slice,
     "narrow": _narrow,
     "__getitem__": _getitem,
 }

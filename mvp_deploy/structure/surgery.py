@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mvp_deploy.errors import DeployError
 from mvp_deploy.structure.axes import kept_size
+from mvp_deploy.structure.graph import constants, set_constants, trace_program
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.sizes import Attribute, Unsolvable, solve
 from mvp_deploy.structure.trace import fake_copy, fake_inputs, module_paths, named_tensors
@@ -42,15 +43,28 @@ def scatter(structure: Structure, state: Mapping[str, Tensor], plan: KeepPlan) -
 
 
 def prune(structure: Structure, model: nn.Module, plan: KeepPlan) -> nn.Module:
-    """A new, smaller eager model without the units that `plan` removes; `model` is untouched.
+    """A new, smaller model without the units that `plan` removes; `model` is untouched.
 
-    It trains, prints and saves like the original; the sizes its modules keep are set. Nothing is cut before a run
-    on fake tensors has shown that the smaller model's forward works.
+    It is the ordinary eager module, with the sizes its modules keep set, wherever their forward can run so; else a
+    `TracedModel`. Either trains and saves, under the same parameter names. Nothing is cut before a run on fake
+    tensors has shown that the smaller model's forward works.
 
     Raises:
-        DeployError: the plan is for another model, or a module's forward cannot run at its new size (it is named).
+        DeployError: the plan is for another model, or it cannot run smaller in either form (the module is named).
     """
     structure.check(plan)
+    try:
+        return _prune_as_it_is(structure, model, plan)
+    except DeployError as eager:
+        if isinstance(model, fx.GraphModule):
+            raise
+        try:
+            return _prune_program(structure, model, plan)
+        except DeployError as traced:
+            raise DeployError(f"{eager} And as a traced program: {traced}") from traced
+
+
+def _prune_as_it_is(structure: Structure, model: nn.Module, plan: KeepPlan) -> nn.Module:
     masks = structure.tensor_masks(plan)
     sizes = _attribute_sizes(structure, model, plan)
     _rehearse(structure, model, masks, sizes)
@@ -61,6 +75,27 @@ def prune(structure: Structure, model: nn.Module, plan: KeepPlan) -> nn.Module:
     small = copy.deepcopy(model, memo)
     _set_sizes(small, sizes)
     return small
+
+
+def _prune_program(structure: Structure, model: nn.Module, plan: KeepPlan) -> nn.Module:
+    from mvp_deploy.structure.analysis import analyze  # a structure can prune, and pruning a program analyses it
+
+    program = trace_program(model, structure.example)
+    of_program = analyze(program, structure.example)
+    return _prune_as_it_is(of_program, program, _translate(structure, of_program, plan)).train(model.training)
+
+
+def _translate(structure: Structure, other: Structure, plan: KeepPlan) -> KeepPlan:
+    """`plan` in terms of the groups of another structure of the same tensors."""
+    wanted = structure.tensor_masks(plan)
+    masks = {group.name: other.unit_mask(group, wanted) for group in other.groups}
+    translated = KeepPlan(masks)
+    got = other.tensor_masks(translated)
+    for name, dims in wanted.items():
+        for mask, own in zip(dims, got.get(name, dims), strict=True):
+            if (mask is None) != (own is None) or (mask is not None and not np.array_equal(mask, own)):
+                raise DeployError(f"the units of {name} are tied otherwise than in the model.")
+    return translated
 
 
 def _cut(tensor: Tensor, masks: Any) -> Tensor:
@@ -77,16 +112,21 @@ def _places(mask: np.ndarray, device: torch.device) -> Tensor:
 def _attribute_sizes(structure: Structure, model: nn.Module, plan: KeepPlan) -> dict[Attribute, int]:
     """The new value of every integer attribute that measures an axis."""
     counts = {atom: int(mask.sum()) for atom, mask in structure.masks(plan).items()}
-    modules = dict(model.named_modules())
-
-    def old(attribute: Attribute) -> int:
-        value = getattr(modules[attribute.module], attribute.name)
-        return value if attribute.index is None else value[attribute.index]
-
     try:
-        return solve(structure.observations, lambda axis: kept_size(axis, counts), old)
+        return solve(structure.observations, lambda axis: kept_size(axis, counts), _current_sizes(model))
     except Unsolvable as error:
         raise DeployError(f"The smaller model cannot run: {error} would need two values at once.") from error
+
+
+def _current_sizes(model: nn.Module) -> Callable[[Attribute], int]:
+    if isinstance(model, fx.GraphModule):
+        return dict(constants(model)).__getitem__
+
+    def current(attribute: Attribute) -> int:
+        value = getattr(model.get_submodule(attribute.module), attribute.name)
+        return value if attribute.index is None else value[attribute.index]
+
+    return current
 
 
 def _rehearse(
@@ -101,8 +141,7 @@ def _rehearse(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fake = fake_copy(model, mode, shape)
     _set_sizes(fake, sizes)
-    device = next((t.device for _, t in named_tensors(model)), torch.device("cpu"))
-    inputs = fake_inputs(tuple(torch.empty_like(t, device=device) for t in structure.example), mode)
+    inputs = fake_inputs(structure.example, fake, mode)
     where = [""]
     try:
         with torch.no_grad(), mode, module_paths(fake, lambda path: where.__setitem__(0, path)):
@@ -116,6 +155,9 @@ def _rehearse(
 
 def _set_sizes(model: nn.Module, sizes: Mapping[Attribute, int]) -> None:
     """Set attributes in place, and what torch.nn's own layers print of their weights' shapes."""
+    if isinstance(model, fx.GraphModule):
+        set_constants(model, sizes)
+        return
     for attribute, size in sizes.items():
         module = model.get_submodule(attribute.module)
         if attribute.index is None:

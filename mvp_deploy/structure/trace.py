@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvp_deploy.structure import rules
 from mvp_deploy.structure.axes import Atoms, Axis, fixed
+from mvp_deploy.structure.graph import tag_constants
 from mvp_deploy.structure.sizes import Observation, Origin, observe, sized_shape, tag_sizes
 
 
@@ -98,7 +99,7 @@ class _Operators(TorchDispatchMode):
         return out
 
 
-_SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+_SHAPES = {torch.Tensor.shape.__get__, torch.Tensor.size, torch.ops.aten.sym_size.int}  # type: ignore[attr-defined]
 
 
 class _Functions(TorchFunctionMode):
@@ -112,9 +113,9 @@ class _Functions(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func == _SHAPE or func == torch.Tensor.size:
+        if func in _SHAPES:
             return sized_shape(self.trace, args[0], func(*args, **kwargs), *args[1:], **kwargs)
-        name = getattr(func, "__name__", "")
+        name = getattr(func, "__name__", "").partition(".")[0]  # 'view.default' in a traced program
         whole = rules.FUNCTIONS.get(name)
         if whole is None:
             out = func(*args, **kwargs)
@@ -180,17 +181,29 @@ def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace) -> Any
         trace.initial[name] = [trace.atoms.new(n) for n in tensor.shape]
         trace.set(tensor, trace.initial[name])
         trace.names[id(tensor)] = name
-    inputs = fake_inputs(example, mode)
-    tag_sizes(fake, trace.quantities)
+    inputs = fake_inputs(example, fake, mode)
+    run: Callable[..., Any] = fake
+    if isinstance(fake, fx.GraphModule):
+        tag_constants(fake, trace.quantities)
+        run = fx.Interpreter(fake).run
+    else:
+        tag_sizes(fake, trace.quantities)
 
     def enter(path: str) -> None:
         trace.module = path
 
     operators = _Operators(trace)
     with torch.no_grad(), mode, module_paths(fake, enter), operators, _Functions(trace, operators):
-        return fake(*inputs)
+        return run(*inputs)
 
 
-def fake_inputs(example: tuple[Tensor, ...], mode: FakeTensorMode) -> list[Tensor]:
+def fake_inputs(example: tuple[Tensor, ...], model: nn.Module, mode: FakeTensorMode) -> list[Tensor]:
+    """Fakes of `example` on the device of `model`."""
+    device = device_of(model)
     with mode:
-        return [torch.empty_like(t) for t in example]
+        return [torch.empty_like(t, device=device) for t in example]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the first parameter of `model` lies; the CPU for a model without any."""
+    return next((t.device for t in model.parameters()), torch.device("cpu"))
