@@ -393,9 +393,20 @@ def convolution(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out
     channels = product([trace.groups, for_out], trace.atoms, why)
     if bias is not None:
         trace.unify(channels, trace.axis(bias, 0))
-    trace.set(out, [trace.axis(x, 0), channels, *map(fixed, out.shape[2:])])
+    trace.set(out, [trace.axis(x, 0), channels, *_convolved(trace, x, weight, args, out)])
     spatial = x.shape[2:] if transposed else out.shape[2:]
     trace.count(spatial.numel() * weight.shape[2:].numel(), trace.axis(x, 0), channels, for_in)
+
+
+def _convolved(trace: Trace, x: Tensor, weight: Tensor, args: tuple[Any, ...], out: Tensor) -> list[Axis]:
+    """The axes a convolution slides over: they pass a kernel of one position, any other mixes them."""
+    axes = []
+    for place, dim in enumerate(range(2, x.ndim)):
+        one = weight.shape[dim] == 1 and all(a[place % len(a)] == n for a, n in zip(args[3:5], (1, 0), strict=True))
+        if not one:
+            trace.freeze(trace.axis(x, dim))
+        axes.append(trace.axis(x, dim) if one else fixed(out.shape[dim]))
+    return axes
 
 
 def attention(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:

@@ -132,7 +132,7 @@ def observe(
     find = _SIZES.get(function)
     if find is not None:
         for size, axis in find(trace, args, kwargs, out):
-            if isinstance(size, Size):
+            if isinstance(size, Size) and size >= 0:  # -1 stands for whatever is left
                 yield Observation(size.origin, axis)
 
 
