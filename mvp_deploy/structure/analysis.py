@@ -18,7 +18,7 @@ from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.silence import silence
 from mvp_deploy.structure.sizes import Observation, attributes, measured
 from mvp_deploy.structure.surgery import gather, prune, scatter
-from mvp_deploy.structure.trace import MacTerm, Trace, run_fake
+from mvp_deploy.structure.trace import MacTerm, Trace, named_tensors, run_fake
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,9 @@ def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Structure
             trace.atoms.freeze(axis, "not used by the model's forward")
     _freeze_quantities(trace)
     resolved = _settle(trace, by_name)
+    first = {id(tensor): name for name, tensor in named_tensors(model)}
+    for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)):
+        resolved.setdefault(name, resolved[first[id(tensor)]])  # the other names of shared tensors
     return _structure(trace, resolved, model, inputs)
 
 

@@ -6,17 +6,18 @@ wherever they lie, and layer, group and RMS norms over an axis that loses units 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvp_deploy.structure.axes import Axis, keep_mask
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.surgery import gather, scatter
+from mvp_deploy.structure.trace import named_tensors
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.analysis import Structure
@@ -24,18 +25,17 @@ if TYPE_CHECKING:
 
 def silence(structure: Structure, model: nn.Module, plan: KeepPlan) -> Callable[..., Any]:
     """A function like `model` in eval mode, full size, computing what the smaller model must compute."""
-    state = {name: tensor.detach() for name, tensor in model.state_dict(keep_vars=True).items()}
+    state = {name: tensor.detach() for name, tensor in named_tensors(model)}
     silenced = scatter(structure, gather(structure, state, plan), plan)
+    memo: dict[int, Any] = {}
+    for name, tensor in named_tensors(model):
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(silenced[name], requires_grad=False) if is_parameter else silenced[name]
+    full = copy.deepcopy(model, memo).eval()
 
     def forward(*inputs: Tensor) -> Any:
-        was_training = {m for m in model.modules() if m.training}
-        model.eval()
-        try:
-            with torch.no_grad(), _MaskedNorms(structure, plan):
-                return functional_call(model, silenced, inputs)
-        finally:
-            for module in was_training:
-                module.training = True
+        with torch.no_grad(), _MaskedNorms(structure, plan):
+            return full(*inputs)
 
     return forward
 
