@@ -19,7 +19,7 @@ from mvp_deploy import __version__
 from mvp_deploy.errors import DeployError, ExitCode
 
 NAMES = (
-    "demo", "doctor", "bank", "prune", "export", "bench", "verify", "build", "check", "init", "run", "schema",
+    "demo", "doctor", "bank", "prune", "export", "bench", "verify", "build", "check", "structure", "init", "run", "schema",
 )  # fmt: skip
 
 

@@ -87,6 +87,17 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def batch_sizes(ctx: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
+    """Reads an option like ``1,8,32``; the empty text gives none."""
+    try:
+        sizes = tuple(int(part) for part in value.split(",") if part.strip())
+    except ValueError:
+        sizes = (0,)
+    if any(size < 1 for size in sizes):
+        raise click.BadParameter(f"{value!r}: write batch sizes of 1 or more, as 1,8,32.")
+    return sizes
+
+
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """The table as text, columns padded to their widest cell."""
     cells = [[str(cell) for cell in row] for row in [columns, *rows]]

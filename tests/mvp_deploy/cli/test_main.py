@@ -3,6 +3,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -46,11 +47,22 @@ def test_help_imports_nothing_heavy_and_answers_at_once() -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
 
 
+def commands(group: click.Group, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The names of every command below a group, as one types them."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*above, name))
+        else:
+            yield (*above, name)
+
+
 def test_every_command_has_help_with_an_example() -> None:
-    for name in main.list_commands(click.Context(main)):
-        shown = CliRunner().invoke(main, [name, "--help"])
+    for name in commands(main):
+        shown = CliRunner().invoke(main, [*name, "--help"])
         assert shown.exit_code == 0
-        assert f"mvp-deploy {name}" in shown.output, f"the help of {name} has no example"
+        assert f"mvp-deploy {' '.join(name)}" in shown.output, f"the help of {name} has no example"
 
 
 @pytest.mark.parametrize("code", [code for code in ExitCode if code])

@@ -1,0 +1,1 @@
+"""Measuring latency fairly: one runner per runtime, taking turns in one process. Needs numpy alone."""

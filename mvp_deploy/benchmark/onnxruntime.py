@@ -1,0 +1,83 @@
+"""ONNX Runtime: on the CPU, or on a CUDA GPU where its package brings that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from mvp_deploy.benchmark.environment import cores
+from mvp_deploy.errors import DeployError, ExitCode
+
+
+class OnnxRunner:
+    """An ONNX file in one session. Input and output lie in host memory: a run includes transfers to a GPU."""
+
+    def __init__(self, path: Path, threads: int | None, device: str) -> None:
+        provider, settings = _provider(device)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or cores()
+        options.log_severity_level = 3  # errors; its warnings concern nothing a user can mend
+        try:
+            self._session = onnxruntime.InferenceSession(
+                os.fspath(path), options, providers=[(provider, settings)]
+            )
+        except Exception as error:  # ONNX Runtime raises types of its own, one for each status
+            raise DeployError(
+                f"ONNX Runtime cannot load {path.name}: {str(error).splitlines()[0]}"
+            ) from error
+        if (
+            self._session.get_providers()[0] != provider
+        ):  # it falls back to the CPU with no more than a log line
+            raise DeployError(
+                f"ONNX Runtime has {provider} but could not start it: install the CUDA and cuDNN libraries "
+                "it was built for (`mvp-deploy doctor`), or pass --device cpu.",
+                ExitCode.ENVIRONMENT,
+            )
+        self._binding = self._session.io_binding()
+        (self._input, *_), (self._output, *_) = self._session.get_inputs(), self._session.get_outputs()
+        self.image_shape: tuple[int, int, int] = tuple(self._input.shape[1:])
+        self.name = f"onnxruntime {provider.removesuffix('ExecutionProvider')}"
+        self.details: Mapping[str, str] = {
+            "runtime": f"onnxruntime {onnxruntime.__version__}",
+            "provider": provider,
+            "threads": str(options.intra_op_num_threads),
+        }
+
+    def prepare(self, batch: np.ndarray) -> None:
+        self._binding.bind_cpu_input(self._input.name, np.ascontiguousarray(batch))
+        self._binding.bind_output(self._output.name, "cpu")
+
+    def run(self) -> None:
+        self._session.run_with_iobinding(self._binding)
+
+    def output(self) -> np.ndarray:
+        logits: np.ndarray = self._binding.copy_outputs_to_cpu()[0]
+        return logits
+
+    def close(self) -> None:
+        del self._binding, self._session
+
+
+def open_runner(path: Path, *, threads: int | None, device: str) -> OnnxRunner:
+    return OnnxRunner(path, threads, device)
+
+
+def _provider(device: str) -> tuple[str, dict[str, str]]:
+    kind, _, index = device.partition(":")
+    if kind == "cpu" or (
+        kind == "auto" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
+    ):
+        return "CPUExecutionProvider", {}
+    if kind not in ("auto", "cuda"):
+        raise DeployError(f"unknown device {device!r}: write auto, cpu, cuda or cuda:N.")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise DeployError(
+            f"{device} was asked for, and this onnxruntime is built without CUDA: pip uninstall onnxruntime "
+            "&& pip install onnxruntime-gpu, or pass --device cpu.",
+            ExitCode.ENVIRONMENT,
+        )
+    return "CUDAExecutionProvider", {"device_id": index or "0"}

@@ -1,0 +1,99 @@
+"""What a benchmark times, and which runtime opens which file.
+
+A runtime is a module ``mvp_deploy.benchmark.<runtime>`` with a function
+``open_runner(path: Path, *, threads: int | None, device: str) -> Runner``, imported when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from mvp_deploy.errors import DeployError, ExitCode
+
+RUNTIMES = {  # the runtime a file is opened with unless another is asked for
+    ".onnx": "onnxruntime",
+    ".engine": "tensorrt",
+    ".plan": "tensorrt",
+    ".xml": "openvino",
+    ".pte": "executorch",
+    ".safetensors": "pytorch",
+}
+
+
+class Runner(Protocol):
+    """One model, loaded into one runtime, ready to be timed."""
+
+    @property
+    def name(self) -> str:
+        """The runtime and where it runs, as a table shows it: «onnxruntime CPU»."""
+
+    @property
+    def details(self) -> Mapping[str, str]:
+        """The runtime's version, provider, device, threads: what a reader needs to repeat the measurement."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images the model takes."""
+
+    def prepare(self, batch: np.ndarray) -> None:
+        """Take float32 images [b, 3, H, W] as the input of every ``run`` from now on."""
+
+    def run(self) -> Mapping[str, float] | None:
+        """One inference, from the input in host memory to the output there, waiting for its end.
+
+        May return parts of its time in seconds, measured by the runtime itself (``{"compute": 0.0012}``).
+        """
+
+    def output(self) -> np.ndarray:
+        """The logits float32 [b, classes] of the last run."""
+
+    def close(self) -> None:
+        """Free what the runtime holds."""
+
+
+def logits(runner: Runner, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """The logits [n, classes] of images [n, 3, H, W], in full batches: the last is filled up from the first."""
+    order = np.arange(-(-len(images) // batch_size) * batch_size) % len(images)
+    parts = []
+    for start in range(0, len(order), batch_size):
+        runner.prepare(np.ascontiguousarray(images[order[start : start + batch_size]]))
+        runner.run()
+        parts.append(runner.output().copy())
+    return np.concatenate(parts)[: len(images)]
+
+
+def runtime_of(path: Path) -> str:
+    """The runtime for a file, by its suffix; a folder that holds a pruned model is opened by PyTorch."""
+    suffix = ".safetensors" if (path / "pruned.safetensors").is_file() else path.suffix
+    if suffix not in RUNTIMES:
+        known = ", ".join(RUNTIMES)
+        raise DeployError(f"{path} is no model file that can be timed: give one of {known}, or a bundle.")
+    return RUNTIMES[suffix]
+
+
+def open_runner(
+    path: Path, runtime: str | None = None, *, threads: int | None = None, device: str = "cpu"
+) -> Runner:
+    """Load the model file into ``runtime`` (None: by its suffix), with ``threads`` (None: one per core).
+
+    Raises:
+        DeployError: (INPUT) no such file, or no runtime opens it; (ENVIRONMENT) no such runtime or device.
+    """
+    if not path.exists():
+        raise DeployError(f"there is no file {path}: check the path.")
+    runtime = runtime or runtime_of(path)
+    try:
+        module = import_module(f"mvp_deploy.benchmark.{runtime}")
+        runner: Runner = module.open_runner(path, threads=threads, device=device)
+    except ModuleNotFoundError as error:
+        raise DeployError(
+            f"{path.name} needs {runtime}, and {error.name} is not installed: `mvp-deploy doctor` gives the "
+            "install line.",
+            ExitCode.ENVIRONMENT,
+        ) from error
+    return runner

@@ -1,0 +1,121 @@
+"""mvp-deploy bench: latency of a bundle's models, or of any model files, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mvp_deploy.cli._common import Console, batch_sizes, common_options
+
+if TYPE_CHECKING:
+    from mvp_deploy.benchmark.compare import Benchmark, Row
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--batch", default="1", show_default=True, callback=batch_sizes, help="Batch sizes, as 1,8,32.")
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads of each runtime.  [default: one per core]"
+)
+@click.option("--duration", default=10.0, show_default=True, help="Seconds of timed runs per model, at most.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write the result as JSON to this file as well.")
+@common_options
+def command(
+    models: tuple[Path, ...],
+    batch: tuple[int, ...],
+    threads: int | None,
+    duration: float,
+    out: Path | None,
+    device: str,
+    seed: int,
+    console: Console,
+) -> None:
+    """Time a BUNDLE (pruned beside unpruned), a RUN (in PyTorch), or any files, the first as the baseline.
+
+    All models take turns in short windows in one process. Speed-up is against the unpruned model of the same
+    runtime and precision, with its 95 % interval. A model whose outputs are not what they should be is not
+    timed; a row without a time says why, and the exit code is then not 0.
+
+    \b
+    Examples:
+      mvp-deploy bench bundles/dogs --batch 1,8,32
+      mvp-deploy bench unpruned.onnx pruned.onnx other.onnx --threads 1 --json
+    """
+    import json
+
+    from mvp_deploy import bundle
+    from mvp_deploy.benchmark.candidates import of_bundle, of_files
+    from mvp_deploy.benchmark.compare import benchmark
+    from mvp_deploy.benchmark.measure import Settings
+    from mvp_deploy.files import atomic_write
+
+    if len(models) == 1 and (models[0] / bundle.MANIFEST).is_file():
+        candidates = of_bundle(bundle.read(models[0]))
+    else:
+        candidates = of_files(models)
+        console.say("Parity is not checked: bare files come without reference outputs.")
+    result = benchmark(
+        candidates,
+        batch,
+        Settings(duration=duration),
+        threads=threads,
+        device=device,
+        seed=seed,
+        reporter=console,
+    )
+    show(result, console)
+    console.result(result.to_json())
+    if out is not None:
+        with atomic_write(out) as temporary:
+            temporary.write_text(json.dumps(result.to_json(), indent=2) + "\n")
+    if error := result.failure():
+        raise error
+
+
+def show(result: Benchmark, console: Console) -> None:
+    """Print the benchmark as a table, and what it was measured on."""
+    console.table(
+        [
+            "model",
+            "batch",
+            "p50 ms",
+            "p90 ms",
+            "p99 ms",
+            "images/s",
+            "speed-up",
+            "accuracy",
+            "MB",
+            "RAM MB",
+            "",
+        ],
+        [_cells(row) for row in result.rows],
+    )
+    machine = result.environment
+    console.show(f"\n{machine['cpu']}, {machine['cores']} cores; {'; '.join(_runtimes(result))}")
+    if float(str(machine["load"])) > 0.5 * int(str(machine["cores"])):
+        console.warn(
+            f"other work kept this machine busy (load {machine['load']}): times are longer than alone."
+        )
+
+
+def _cells(row: Row) -> list[str]:
+    name = " ".join(part for part in (row.model, row.precision, row.runtime) if part)
+    accuracy = "" if row.accuracy is None else f"{row.accuracy:.1%}"
+    memory = "" if row.memory is None else f"{row.memory / 1e6:.0f}"
+    size = f"{row.size / 1e6:.2f}"
+    time = row.timing
+    if time is None:
+        return [name, str(row.batch), "", "", "", "", "", accuracy, size, memory, f"failed: {row.error}"]
+    ratio = row.speed_up
+    gain = "baseline" if ratio is None else f"{ratio.value:.2f}x ({ratio.low:.2f}-{ratio.high:.2f})"
+    numbers = [f"{value:.3f}" for value in (time.p50, time.p90, time.p99)]
+    remark = "" if time.stable else "not stable"
+    return [name, str(row.batch), *numbers, f"{time.throughput:.0f}", gain, accuracy, size, memory, remark]
+
+
+def _runtimes(result: Benchmark) -> list[str]:
+    return sorted(
+        {f"{r.details['runtime']}, {r.details['threads']} threads" for r in result.rows if r.details}
+    )

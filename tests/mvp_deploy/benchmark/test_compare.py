@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import make_bundle, make_onnx
+
+from mvp_deploy import bundle
+from mvp_deploy.benchmark import compare
+from mvp_deploy.benchmark.candidates import of_bundle, of_files
+from mvp_deploy.benchmark.environment import cpu_name, environment
+from mvp_deploy.benchmark.measure import Settings
+from mvp_deploy.benchmark.memory import memory
+from mvp_deploy.benchmark.runner import logits, open_runner, runtime_of
+from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.reporter import Silent
+
+QUICK = Settings(duration=0.1, window=0.01, warm_up=0.01)
+
+
+def run(candidates, batches=(1,), device="cpu") -> compare.Benchmark:
+    return compare.benchmark(candidates, batches, QUICK, threads=1, device=device, reporter=Silent())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 16])
+def test_logits_do_not_depend_on_the_batch_size(tmp_path: Path, batch_size: int) -> None:
+    runner = open_runner(make_onnx(tmp_path / "a.onnx"), threads=1)
+    images = np.random.default_rng(0).standard_normal((7, *runner.image_shape), np.float32)
+    np.testing.assert_allclose(logits(runner, images, batch_size), logits(runner, images, 7), rtol=1e-4, atol=1e-5)
+
+
+def test_a_bundle_is_timed_against_its_unpruned_model(tmp_path: Path) -> None:
+    read = bundle.read(make_bundle(tmp_path / "b"))
+    result = run(of_bundle(read), batches=(1, 4))
+    assert [(row.model, row.batch) for row in result.rows] == [
+        ("unpruned", 1), ("pruned", 1), ("unpruned", 4), ("pruned", 4),
+    ]  # fmt: skip
+    for row in result.rows:
+        assert row.timing is not None
+        assert row.parity is not None
+        assert row.parity < 1e-5
+        assert row.size == (read.path / f"models/{row.model}.fp32.onnx").stat().st_size
+        assert (row.speed_up is None) == (row.model == "unpruned")
+        assert row.details["threads"] == "1"
+    assert result.failure() is None
+
+
+def test_a_model_without_parity_is_not_timed_and_the_failure_has_its_code(tmp_path: Path) -> None:
+    result = run(of_bundle(bundle.read(make_bundle(tmp_path / "b", spoil=True))))
+    good, bad = result.rows
+    assert good.timing is not None
+    assert bad.timing is None
+    assert bad.speed_up is None
+    failure = result.failure()
+    assert failure is not None
+    assert failure.code == ExitCode.PARITY
+    assert "1 of 2 rows" in str(failure)
+
+
+def test_a_file_that_cannot_be_loaded_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    result = run(of_files([make_onnx(tmp_path / "good.onnx"), tmp_path / "broken.onnx"]))
+    good, broken = result.rows
+    assert good.timing is not None
+    assert broken.error is not None
+    assert "broken.onnx" in broken.error
+    assert result.failure() is not None
+
+
+def test_a_failed_baseline_leaves_others_timed_without_a_speed_up(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    _, good = run(of_files([tmp_path / "broken.onnx", make_onnx(tmp_path / "good.onnx")])).rows
+    assert good.timing is not None
+    assert good.speed_up is None
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    (row,) = run(of_files([make_onnx(tmp_path / "a.onnx", scale=np.inf)])).rows
+    assert row.timing is None
+    assert row.code == ExitCode.PARITY
+
+
+def test_a_device_that_is_not_there_is_an_error_never_a_fall_back(tmp_path: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(DeployError, match="onnxruntime-gpu") as caught:
+        open_runner(make_onnx(tmp_path / "a.onnx"), device="cuda")
+    assert caught.value.code == ExitCode.ENVIRONMENT
+
+
+def test_a_runtime_that_is_not_installed_names_the_cure(tmp_path: Path) -> None:
+    (tmp_path / "a.xyz").write_text("x")
+    with pytest.raises(DeployError, match="no model file"):
+        runtime_of(tmp_path / "a.xyz")
+    with pytest.raises(DeployError) as caught:
+        open_runner(tmp_path / "a.xyz", "no_such_runtime")
+    assert caught.value.code == ExitCode.ENVIRONMENT
+    with pytest.raises(DeployError, match="there is no file"):
+        open_runner(tmp_path / "b.onnx")
+
+
+def test_more_weights_take_more_memory(tmp_path: Path) -> None:
+    small, large = (
+        memory(make_onnx(tmp_path / f"{width}.onnx", width), "onnxruntime", batch_size=1, threads=1, device="cpu")
+        for width in (8, 200_000)  # 24 MB of weights
+    )
+    if small is None or large is None:
+        pytest.skip("this system does not tell a process's memory")
+    assert large - small > 20e6
+
+
+def test_the_environment_names_machine_and_versions() -> None:
+    found = environment()
+    assert cpu_name()
+    assert found["cores"] >= 1  # type: ignore[operator]
+    assert {"numpy", "onnxruntime"} <= found["versions"].keys()  # type: ignore[union-attr]

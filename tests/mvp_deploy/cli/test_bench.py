@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from samples import make_bundle, make_onnx
+
+from mvp_deploy.cli import main
+from mvp_deploy.errors import ExitCode
+
+QUICK = ["--duration", "0.1", "--threads", "1"]
+DEVICE = (  # what runs on a device that has numpy, click and onnxruntime alone
+    "import sys\n"
+    "for name in ('torch', 'timm', 'onnx', 'onnxscript', 'rich', 'psutil', 'matplotlib', 'jinja2', 'PIL',\n"
+    "             'safetensors', 'filelock', 'torchvision'): sys.modules[name] = None\n"
+    "from mvp_deploy.cli import main\n"
+    "main(sys.argv[1:])"
+)
+
+
+@pytest.mark.parametrize("command", [["bench", *QUICK], ["verify"]])
+def test_bench_and_verify_need_numpy_click_and_onnxruntime_alone(tmp_path: Path, command: list[str]) -> None:
+    folder = make_bundle(tmp_path / "b")
+    arguments = [sys.executable, "-c", DEVICE, *command, str(folder), "--json"]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)
+
+
+def test_the_table_has_a_line_per_model_and_batch(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "b")
+    done = CliRunner().invoke(main, ["bench", str(folder), "--batch", "1,4", *QUICK])
+    assert done.exit_code == 0, done.output
+    lines = [line for line in done.stdout.splitlines() if "onnxruntime CPU" in line]
+    assert [line.split()[0] for line in lines] == ["unpruned", "pruned", "unpruned", "pruned"]
+    assert "baseline" in lines[0]
+    assert "x (" in lines[1]
+
+
+def test_the_first_of_any_files_is_the_baseline_and_the_result_can_be_kept(tmp_path: Path) -> None:
+    files = [str(make_onnx(tmp_path / f"{name}.onnx", width)) for name, width in (("a", 8), ("b", 16), ("c", 4))]
+    out = tmp_path / "times.json"
+    done = CliRunner().invoke(main, ["bench", *files, "--json", "--out", str(out), *QUICK])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["baseline"] for row in rows] == ["a", "a", "a"]
+    assert [row["speed_up"] is None for row in rows] == [True, False, False]
+    assert json.loads(out.read_text()) == json.loads(done.stdout)
+
+
+def test_a_row_that_fails_says_why_and_decides_the_exit_code(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "b", spoil=True)
+    done = CliRunner().invoke(main, ["bench", str(folder), *QUICK])
+    assert done.exit_code == ExitCode.PARITY
+    assert "failed: the exported model's logits" in done.stdout
+
+
+def test_an_altered_bundle_is_not_timed(tmp_path: Path) -> None:
+    folder = make_bundle(tmp_path / "b")
+    (folder / "labels.json").write_text("[]")
+    for command in (["bench", str(folder)], ["verify", str(folder)]):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == ExitCode.INPUT
+        assert "labels.json is changed" in done.output
+
+
+@pytest.mark.parametrize("batch", ["0", "a", "1,-2"])
+def test_wrong_batch_sizes_are_usage_errors(tmp_path: Path, batch: str) -> None:
+    done = CliRunner().invoke(main, ["bench", str(make_onnx(tmp_path / "a.onnx")), "--batch", batch])
+    assert done.exit_code == ExitCode.INPUT
