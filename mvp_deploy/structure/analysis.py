@@ -16,7 +16,7 @@ from mvp_deploy.errors import DeployError
 from mvp_deploy.structure.axes import Atom, Axis, atoms_in, axis_size, keep_mask, kept_size, reasons, unit_index
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.silence import silence
-from mvp_deploy.structure.sizes import Observation, attributes, measured
+from mvp_deploy.structure.sizes import Formula, Observation, Origin, attributes, measured
 from mvp_deploy.structure.surgery import gather, prune, scatter
 from mvp_deploy.structure.trace import MacTerm, Trace, named_tensors, run_fake
 
@@ -83,7 +83,7 @@ class Structure:
             raise DeployError(f"The keep plan is for another model: {', '.join(odd[:3])} is in only one of the two.")
         for name, mask in plan.masks.items():
             if len(mask) != sizes[name]:
-                raise DeployError(f"The keep plan is for another model: {name} has {sizes[name]} units, not {len(mask)}.")
+                raise DeployError(f"The keep plan is for another model: {name} has {sizes[name]}, not {len(mask)} units.")
 
     def cost(self, plan: KeepPlan | None = None) -> Cost:
         """Parameters and MACs of the smaller model, without building it."""
@@ -144,9 +144,8 @@ class Structure:
                 line = value.double().sum(others) if others else value.double()
                 ids = self._unit_ids(group, member).to(line.device)
                 inside = ids >= 0
-                rows.append(torch.zeros(group.size, dtype=torch.float64, device=line.device).index_add_(
-                    0, ids[inside], line[inside]
-                ))
+                row = torch.zeros(group.size, dtype=torch.float64, device=line.device)
+                rows.append(row.index_add_(0, ids[inside], line[inside]))
             if rows:
                 out[group.name] = torch.stack(rows)
         return out
@@ -172,7 +171,7 @@ class Structure:
 
     @property
     def frozen_share(self) -> float:
-        """Share of the weights in parameters of which no dimension can shrink though an operator, not the task, says so."""
+        """Share of the weights that lie in parameters of which no dimension can shrink."""
         sizes = {name: int(np.prod([axis_size(a) for a in self.axes[name]])) for name in self._parameters}
         free = {m.tensor for group in self.groups for m in group.members}
         return sum(n for name, n in sizes.items() if name not in free) / max(sum(sizes.values()), 1)
@@ -240,23 +239,26 @@ def _structure(
     parameters = tuple(name for name, _ in model.named_parameters())
     order = [name for name in trace.used if name in axes]
     members: dict[Atom, list[Member]] = defaultdict(list)
-    inside: set[Atom] = set()  # atoms that lie within each unit of another
+    inside: dict[Atom, str] = {}  # atoms that lie within every unit of a head or group
     for name in order:
         for dim, axis in enumerate(axes[name]):
             for segment in axis:
                 atoms = [f for f in segment if isinstance(f, Atom)]
-                inside.update(a for a in atoms[1:] if {"head", "group"} & atoms[0].roles)
+                for role in ("head", "group"):
+                    if atoms and role in atoms[0].roles:
+                        inside.update(dict.fromkeys(atoms[1:], f"{role}_dim"))
             for atom in dict.fromkeys(atoms_in(axis)):
                 members[atom].append(Member(name, dim))
     trained = set(parameters)
-    groups, atoms = [], {}
+    groups: list[UnitGroup] = []
+    by_group: dict[str, Atom] = {}
     for atom, places in members.items():
         if not any(m.tensor in trained for m in places):
             continue
         kind = _kind(atom, places, inside, axes)
-        name = _unique(_group_name(places, kind), atoms)
+        name = _unique(_group_name(places, kind), by_group)
         groups.append(UnitGroup(name, kind, atom.size, tuple(places)))
-        atoms[name] = atom
+        by_group[name] = atom
     return Structure(
         groups=tuple(groups),
         frozen=tuple(_frozen(trace, axes, parameters)),
@@ -264,24 +266,24 @@ def _structure(
         example=tuple(torch.empty(t.shape, dtype=t.dtype, device="meta") for t in inputs),
         axes=axes,
         norms=tuple(tuple(map(resolve, norm)) for norm in trace.norms),
-        observations=tuple(dict.fromkeys(Observation(_resolved(trace, o.origin), resolve(o.axis)) for o in trace.observations)),
-        _atoms=atoms,
+        observations=tuple(
+            dict.fromkeys(Observation(_resolved(trace, o.origin), resolve(o.axis)) for o in trace.observations)
+        ),
+        _atoms=by_group,
         _macs=tuple(MacTerm(t.factor, tuple(map(resolve, t.axes)), t.owner) for t in trace.macs),
         _parameters=parameters,
     )
 
 
-def _resolved(trace: Trace, origin: Any) -> Any:
-    from mvp_deploy.structure.sizes import Formula
-
+def _resolved(trace: Trace, origin: Origin) -> Origin:
     if isinstance(origin, Formula):
         return Formula(origin.function, _resolved(trace, origin.left), _resolved(trace, origin.right))
     return trace.atoms.resolve(origin) if isinstance(origin, tuple) else origin
 
 
-def _kind(atom: Atom, places: list[Member], inside: set[Atom], axes: Mapping[str, tuple[Axis, ...]]) -> str:
+def _kind(atom: Atom, places: list[Member], inside: Mapping[Atom, str], axes: Mapping[str, tuple[Axis, ...]]) -> str:
     if atom in inside:
-        return "head_dim" if "head_dim" in atom.roles else "group_dim"
+        return inside[atom]
     for role in ("head", "group"):
         if role in atom.roles and any(len(s) > 1 and s[0] is atom for m in places for s in axes[m.tensor][m.dim]):
             return role

@@ -107,7 +107,7 @@ def _outer(masks: list[Tensor]) -> Tensor:
     return keep
 
 
-_NORMS = {
+_NORMS: dict[str, Callable[..., Any]] = {
     "aten::native_layer_norm": _layer_norm,
     "aten::_fused_rms_norm": _rms_norm,
     "aten::native_group_norm": _group_norm,

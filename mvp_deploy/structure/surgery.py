@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def gather(structure: Structure, state: Mapping[str, Tensor], plan: KeepPlan) -> dict[str, Tensor]:
-    """The smaller model's state dict, cut out of a full-size one; tensors the structure does not know pass as they are."""
+    """The smaller model's state dict, cut out of a full-size one; tensors unknown to the structure pass."""
     masks = structure.tensor_masks(plan)
     return {name: _cut(tensor, masks.get(name, ())) for name, tensor in state.items()}
 
@@ -93,7 +93,7 @@ def _translate(structure: Structure, other: Structure, plan: KeepPlan) -> KeepPl
     got = other.tensor_masks(translated)
     for name, dims in wanted.items():
         for mask, own in zip(dims, got.get(name, dims), strict=True):
-            if (mask is None) != (own is None) or (mask is not None and not np.array_equal(mask, own)):
+            if not np.array_equal(mask, own):  # type: ignore[arg-type]  # None equals None
                 raise DeployError(f"the units of {name} are tied otherwise than in the model.")
     return translated
 
