@@ -1,0 +1,116 @@
+"""Adding a task to a bank: the long way, from its images to its entry."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from mvp_deploy import __version__
+from mvp_deploy.bank.signature import sign
+from mvp_deploy.bank.store import Bank, Entry, Record
+from mvp_deploy.pruning.budget import Budget, units_kept
+from mvp_deploy.pruning.importance import score
+from mvp_deploy.pruning.iterative import Schedule, prune_iteratively
+from mvp_deploy.pruning.original import Original, check_exact
+from mvp_deploy.pruning.unpruned import train_unpruned, workspace
+from mvp_deploy.reporter import Reporter
+from mvp_deploy.tasks import Task, prepare
+from mvp_deploy.training import TrainConfig
+
+TRAINING_COST = 3  # forward and backward passes cost about three forward passes
+
+
+def add_task(
+    bank: Bank,
+    task: Task,
+    budget: Budget,
+    schedule: Schedule,
+    config: TrainConfig,
+    *,
+    device: torch.device,
+    replace: bool = False,
+    reporter: Reporter,
+) -> Entry:
+    """Train the unpruned model on the task, prune it iteratively, store the result.
+
+    config: of the unpruned model's training, and of each round's but for its steps. A killed call goes on where it
+    stopped when called again with the same arguments. Raises DeployError where the task is stored already, another
+    process is adding it, or the pruned model is not exact.
+    """
+    with bank.claim(task.name, replace=replace) as folder:
+        settings: dict[str, Any] = {
+            "budget": asdict(budget),
+            "schedule": asdict(schedule),
+            "training": asdict(config),
+            "data": task.fingerprint,
+        }
+        work = workspace(folder, settings)
+        train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
+        state = bank.state()
+        original = Original.create(bank.backbone, state, len(task.classes), device=device, seed=config.seed)
+        whole = train_unpruned(
+            original,
+            train,
+            test,
+            config,
+            task.classes,
+            work / "unpruned.safetensors",
+            work=work,
+            inputs=settings,
+            reporter=reporter,
+        )
+        scores = score("taylor", original.structure, whole.model, original.full, train, seed=config.seed)
+        result = prune_iteratively(
+            original,
+            whole.model.state_dict(),
+            train,
+            test,
+            budget,
+            schedule,
+            config,
+            work=work,
+            reporter=reporter,
+        )
+        check_exact(original, result.plan, result.model, test)
+        full, small = original.cost(original.full), original.cost(result.plan)
+        last = result.rounds[-1]
+        steps = [(whole.done.steps, full.macs)] + [(r.steps, r.macs) for r in result.rounds]
+        record = Record(
+            name=task.name,
+            classes=task.classes,
+            data=task.fingerprint,
+            plan=result.plan,
+            weights=result.model.state_dict(),
+            scores=scores,
+            signature=sign(bank.backbone, state, train, len(task.classes), device),
+            metrics={
+                "accuracy": last.accuracy,
+                "unpruned_accuracy": whole.accuracy,
+                "units": units_kept(original.structure, result.plan),
+                "params": small.params,
+                "macs": small.macs,
+                "unpruned_params": full.params,
+                "unpruned_macs": full.macs,
+            },
+            cost={
+                "steps": sum(n for n, _ in steps),
+                "seconds": whole.done.seconds + sum(r.seconds for r in result.rounds),
+                "macs": TRAINING_COST * config.batch_size * sum(n * macs for n, macs in steps),
+            },
+            details=settings | {"rounds": [asdict(r) for r in result.rounds], "versions": versions()},
+        )
+        return bank.add(record, replace=replace)
+
+
+def versions() -> dict[str, str]:
+    """What a result was made with."""
+    return {
+        "mvp_deploy": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "timm": version("timm"),
+    }

@@ -1,0 +1,256 @@
+"""The bank: a folder with a backbone and one file per task already pruned.
+
+    BANK/bank.json                  format and backbone; written last, so a folder with it is whole
+    BANK/backbone.safetensors       the pretrained weights
+    BANK/tasks/NAME-HASH.safetensors  one task: keep plan, metrics, cost in its header; weights, scores, signature
+    BANK/.work/                     locks, and what interrupted additions go on from
+
+There is no index that writers could spoil for each other: the folder is the list. Each file appears whole or not at
+all, a lock per task keeps two writers of one task apart (it dies with its process), and everything read is checked
+against its checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from mvp_deploy import tensorfile
+from mvp_deploy.backbones import Backbone
+from mvp_deploy.bank.signature import Signature
+from mvp_deploy.errors import DeployError
+from mvp_deploy.files import atomic_write
+from mvp_deploy.structure import KeepPlan
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """A task to store: what it is, how it was pruned, how good that is, what it cost."""
+
+    name: str
+    classes: tuple[str, ...]
+    data: str  # fingerprint of the task's images
+    plan: KeepPlan
+    weights: Mapping[str, Tensor]
+    scores: Mapping[str, np.ndarray]  # importance of every unit to the unpruned model, group -> [size]
+    signature: Signature
+    metrics: Mapping[str, float]  # accuracy, unpruned_accuracy (0..1), units (fraction), params, macs, unpruned_*
+    cost: Mapping[str, float]  # steps, seconds, macs
+    details: Mapping[str, Any]  # settings, rounds, versions
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a listing tells of a stored task, from its header alone."""
+
+    name: str
+    path: Path
+    classes: tuple[str, ...]
+    data: str
+    backbone: str
+    metrics: Mapping[str, float]
+    cost: Mapping[str, float]
+    details: Mapping[str, Any]
+    plan_json: Mapping[str, Any]
+
+    @property
+    def plan(self) -> KeepPlan:
+        return KeepPlan.from_json(self.plan_json)
+
+    @classmethod
+    def read(cls, path: Path) -> Entry:
+        header = tensorfile.read_header(path)
+        if header.get("format") != FORMAT:
+            raise DeployError(
+                f"{path} has format {header.get('format')}, this version reads {FORMAT}: update mvp-deploy."
+            )
+        return cls(
+            header["name"],
+            path,
+            tuple(header["classes"]),
+            header["data"],
+            header["backbone"],
+            header["metrics"],
+            header["cost"],
+            header["details"],
+            header["plan"],
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """The pruned model's weights (with its head)."""
+        return tensorfile.load(self.path, ["weights"])[1]["weights"]
+
+    def scores(self) -> dict[str, np.ndarray]:
+        """Importance of every unit, group name -> float64 [size]."""
+        stored = tensorfile.load(self.path, ["scores"])[1]["scores"]
+        return {name: value.double().numpy() for name, value in stored.items()}
+
+    def signature(self) -> Signature:
+        return Signature.from_tensors(tensorfile.load(self.path, ["signature"])[1]["signature"])
+
+
+@dataclass(frozen=True)
+class Bank:
+    """An open bank. Make one with `init`, open one with `open`."""
+
+    folder: Path
+    backbone: Backbone
+
+    @classmethod
+    def init(cls, folder: str | os.PathLike[str], backbone: Backbone, state: Mapping[str, Tensor]) -> Bank:
+        """Start an empty bank for ``backbone`` with its weights. Raises DeployError where there is something."""
+        folder = Path(folder)
+        if (folder / "bank.json").exists():
+            raise DeployError(f"{folder} is a bank already: add tasks with `mvp-deploy bank add {folder} TASK`.")
+        ours = {"backbone.safetensors", "tasks", ".work"}
+        if folder.exists() and any(p.name not in ours and ".tmp" not in p.name for p in folder.iterdir()):
+            raise DeployError(f"{folder} is not empty: name a new or empty folder for the bank.")
+        (folder / "tasks").mkdir(parents=True, exist_ok=True)
+        tensorfile.save(folder / "backbone.safetensors", backbone.to_json(), {"weights": state})
+        with atomic_write(folder / "bank.json") as temporary:
+            content = {"format": FORMAT, "backbone": backbone.to_json(), "fingerprint": backbone.fingerprint}
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+        return cls(folder, backbone)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Bank:
+        """Open a bank. Raises DeployError where there is none, or one of another format."""
+        folder = Path(folder)
+        try:
+            content = json.loads((folder / "bank.json").read_text())
+        except FileNotFoundError as error:
+            raise DeployError(
+                f"{folder} is not a bank: make one with `mvp-deploy bank init {folder} --backbone resnet18`."
+            ) from error
+        except (OSError, ValueError) as error:
+            raise DeployError(f"{folder / 'bank.json'} cannot be read ({error}): restore it from a copy.") from error
+        if content.get("format") != FORMAT:
+            raise DeployError(
+                f"{folder} has format {content.get('format')}, this version reads {FORMAT}: update mvp-deploy."
+            )
+        backbone = Backbone.from_json(content["backbone"])
+        if backbone.fingerprint != content["fingerprint"]:
+            raise DeployError(f"{folder / 'bank.json'} was changed by hand: its backbone's fingerprint does not match.")
+        return cls(folder, backbone)
+
+    def state(self) -> dict[str, Tensor]:
+        """The backbone's pretrained weights, without a head. Raises DeployError where they are not this bank's."""
+        header, sections = tensorfile.load(self.folder / "backbone.safetensors")
+        self.require(Backbone.from_json(header).fingerprint, "backbone.safetensors")
+        return sections["weights"]
+
+    def require(self, fingerprint: str, what: str) -> None:
+        """Refuse what was made from another backbone, other weights or other preprocessing."""
+        if fingerprint != self.backbone.fingerprint:
+            raise DeployError(
+                f"{what} does not belong to the bank {self.folder}: its backbone or weights are not the bank's "
+                f"{self.backbone.name}. Use the bank it was made for, or start a new one."
+            )
+
+    def path(self, name: str) -> Path:
+        """Where the task of that name is stored, whether it is or not."""
+        return self.folder / "tasks" / f"{_stem(name)}.safetensors"
+
+    def entries(self, damaged: list[str] | None = None) -> Iterator[Entry]:
+        """All stored tasks by file name, from headers alone.
+
+        A damaged file raises DeployError, or, where ``damaged`` is given, adds its sentence there.
+        """
+        for path in sorted(path for path in (self.folder / "tasks").glob("*.safetensors") if path.name[0] != "."):
+            try:
+                yield Entry.read(path)
+            except DeployError as error:
+                if damaged is None:
+                    raise
+                damaged.append(str(error))
+
+    def entry(self, name: str) -> Entry:
+        """The stored task of that name. Raises DeployError where there is none."""
+        path = self.path(name)
+        if not path.exists():
+            raise DeployError(f"{self.folder} has no task {name!r}: `mvp-deploy bank list {self.folder}` shows all.")
+        return Entry.read(path)
+
+    @contextmanager
+    def claim(self, name: str, *, replace: bool = False) -> Iterator[Path]:
+        """The right to add the task: nobody else may until the block ends. Gives its folder for work on the way.
+
+        Raises DeployError where the task is stored already (unless ``replace``) or another process is adding it.
+        """
+        work = self.folder / ".work" / _stem(name)
+        work.parent.mkdir(exist_ok=True)
+        lock = FileLock(f"{work}.lock", timeout=0, is_singleton=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise DeployError(f"{name!r} is being added to {self.folder} by another process: wait for it.") from error
+        try:
+            if self.path(name).exists() and not replace:
+                raise DeployError(f"{name!r} is in {self.folder} already: give --replace to prune it anew.")
+            for leftover in self.path(name).parent.glob(f".{_stem(name)}.*.tmp.safetensors"):
+                leftover.unlink(missing_ok=True)  # of a killed process: the lock is ours, so nobody writes it
+            yield work
+        finally:
+            lock.release()
+
+    def add(self, record: Record, *, replace: bool = False) -> Entry:
+        """Store a task, whole or not at all. Raises DeployError where its name is taken (unless ``replace``)."""
+        with self.claim(record.name, replace=replace) as work:
+            path = self.path(record.name)
+            header = {
+                "format": FORMAT,
+                "name": record.name,
+                "classes": list(record.classes),
+                "data": record.data,
+                "backbone": self.backbone.fingerprint,
+                "metrics": dict(record.metrics),
+                "cost": dict(record.cost),
+                "details": dict(record.details),
+                "plan": record.plan.to_json(),
+            }
+            scores = {name: torch.from_numpy(value.astype(np.float32)) for name, value in record.scores.items()}
+            sections = {"weights": record.weights, "scores": scores, "signature": record.signature.tensors()}
+            tensorfile.save(path, header, sections)
+            shutil.rmtree(work, ignore_errors=True)
+        return Entry.read(path)
+
+    def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
+        """Read every file whole, check every checksum and fingerprint; sentences on what is wrong, [] if nothing."""
+        problems = []
+        try:
+            self.state()
+        except DeployError as error:
+            problems.append(str(error))
+        paths = sorted(path for path in (self.folder / "tasks").glob("*.safetensors") if path.name[0] != ".")
+        for index, path in enumerate(paths):
+            try:
+                entry = Entry.read(path)
+                tensorfile.load(path)
+                self.require(entry.backbone, str(path))
+                if path != self.path(entry.name):
+                    raise DeployError(f"{path} was renamed: it holds {entry.name!r}. Name it {self.path(entry.name)}.")
+            except DeployError as error:
+                problems.append(str(error))
+            progress(index + 1, len(paths))
+        return problems
+
+
+def _stem(name: str) -> str:
+    """A file name for a task: readable, safe on every file system, and its own for every task."""
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "-", name)[-40:].strip("-.")
+    return f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"

@@ -1,0 +1,254 @@
+"""mvp-deploy bank: start a bank, add tasks to it, look into it, check it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from mvp_deploy.cli._common import Console, common_options, output_options
+from mvp_deploy.cli._pruning import budget_options, make_budget, training_options
+from mvp_deploy.errors import DeployError, ExitCode
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.group(name="bank")
+def command() -> None:
+    """The store of tasks already pruned, whose votes decide for new ones."""
+
+
+@command.command()
+@click.argument("folder", metavar="BANK", type=FOLDER)
+@click.option("--backbone", "name", required=True, help="A timm model, for example resnet18.")
+@click.option("--pretrained", is_flag=True, help="With timm's pretrained weights (downloads them).")
+@click.option("--weights", type=FOLDER, help="With the weights in this .safetensors or .pth file.")
+@click.option("--image-size", type=int, help="Edge of the input in pixels; the model's own by default.")
+@click.option("--seed", default=0, show_default=True, help="Of random weights, where no others are given.")
+@output_options
+def init(
+    folder: Path,
+    name: str,
+    pretrained: bool,
+    weights: Path | None,
+    image_size: int | None,
+    seed: int,
+    console: Console,
+) -> None:
+    """Start an empty bank for one backbone.
+
+    \b
+    Example:
+      mvp-deploy bank init BANK --backbone resnet18 --weights resnet18.safetensors --image-size 32
+    """
+    from mvp_deploy import backbones
+    from mvp_deploy.bank.store import Bank
+
+    backbone, state = backbones.create(
+        name, pretrained=pretrained, weights=weights, image_size=image_size, seed=seed
+    )
+    if not pretrained and weights is None:
+        console.warn("the backbone's weights are random: give --pretrained or --weights for a useful bank.")
+    bank = Bank.init(folder, backbone, state)
+    console.show(f"{folder}: an empty bank for {backbone.name} ({backbone.weights})")
+    console.result(
+        {"bank": str(folder), "backbone": backbone.to_json(), "fingerprint": bank.backbone.fingerprint}
+    )
+
+
+@command.command()
+@click.argument("folder", metavar="BANK", type=FOLDER)
+@click.argument("tasks", metavar="TASK...", nargs=-1, required=True)
+@budget_options
+@click.option("--rounds", default=5, show_default=True, help="Cuts until the budget is met.")
+@click.option("--round-steps", default=100, show_default=True, help="Fine-tuning steps after each cut.")
+@click.option(
+    "--criterion", default="taylor", show_default=True, help="taylor, activation, magnitude or random."
+)
+@click.option("--scope", type=click.Choice(["uniform", "global"]), default="uniform", show_default=True,
+              help="The same fraction of every group, or one threshold for all.")  # fmt: skip
+@training_options
+@click.option("--replace", is_flag=True, help="Prune tasks anew that the bank has already.")
+@click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
+@common_options
+def add(
+    folder: Path,
+    tasks: tuple[str, ...],
+    keep: float | None,
+    macs: float | None,
+    params: float | None,
+    round_to: int,
+    rounds: int,
+    round_steps: int,
+    criterion: str,
+    scope: str,
+    replace: bool,
+    skip_bad: bool,
+    device: str,
+    seed: int,
+    console: Console,
+    **training: str | float | int | None,
+) -> None:
+    """Prune tasks the long way (train, then cut and fine-tune in rounds) and store them.
+
+    A task that fails does not stop the others; the exit code then is its own. Killed and called again, it goes on.
+
+    \b
+    Example:
+      mvp-deploy bank add BANK digits#0,1,2 digits#3,4,5 --keep 0.3
+    """
+    from mvp_deploy.bank.add import add_task
+    from mvp_deploy.bank.store import Bank
+    from mvp_deploy.cli._pruning import train_config
+    from mvp_deploy.devices import resolve
+    from mvp_deploy.pruning.iterative import Schedule
+    from mvp_deploy.tasks import load_task
+
+    bank = Bank.open(folder)
+    place = resolve(device)
+    budget = make_budget(keep, macs, params, round_to)
+    schedule = Schedule(rounds, round_steps, criterion, scope)
+    config = train_config(bank.backbone, training, seed)
+    added, failed = [], []
+    for index, spec in enumerate(tasks):
+        console.say(f"task {index + 1} of {len(tasks)}: {spec}")
+        try:
+            task = load_task(spec, seed=seed, skip_bad=skip_bad)
+            if task.skipped:
+                console.warn(f"{spec}: {task.skipped} unusable images or classes left out")
+            added.append(
+                add_task(
+                    bank, task, budget, schedule, config, device=place, replace=replace, reporter=console
+                )
+            )
+        except DeployError as error:
+            console.warn(f"{spec} was not added: {error}")
+            failed.append((spec, error))
+    rows = [_row(entry.name, entry.metrics, entry.cost) for entry in added]
+    if rows:
+        console.table(COLUMNS, rows)
+    console.result(
+        {
+            "added": [{"task": e.name, "metrics": dict(e.metrics), "cost": dict(e.cost)} for e in added],
+            "failed": [{"task": spec, "error": str(error)} for spec, error in failed],
+        }
+    )
+    if failed:
+        names = ", ".join(spec for spec, _ in failed)
+        raise DeployError(
+            f"{len(failed)} of {len(tasks)} tasks were not added: {names}. See above.", failed[0][1].code
+        )
+
+
+@command.command(name="list")
+@click.argument("folder", metavar="BANK", type=FOLDER)
+@output_options
+def list_tasks(folder: Path, console: Console) -> None:
+    """The bank's tasks, from their headers alone.
+
+    \b
+    Example:
+      mvp-deploy bank list BANK
+    """
+    from mvp_deploy.bank.store import Bank
+
+    damaged: list[str] = []
+    entries = list(Bank.open(folder).entries(damaged))
+    if entries:
+        console.table(COLUMNS, [_row(entry.name, entry.metrics, entry.cost) for entry in entries])
+    console.show(f"{len(entries)} tasks")
+    console.result(
+        {
+            "tasks": [{"task": e.name, "metrics": dict(e.metrics), "cost": dict(e.cost)} for e in entries],
+            "damaged": damaged,
+        }
+    )
+    if damaged:
+        raise DeployError("\n".join(damaged), ExitCode.ERROR)
+
+
+@command.command()
+@click.argument("folder", metavar="BANK", type=FOLDER)
+@click.argument("task", required=False)
+@output_options
+def show(folder: Path, task: str | None, console: Console) -> None:
+    """One task of the bank with its rounds and what it kept per group; without TASK, the bank's backbone.
+
+    \b
+    Example:
+      mvp-deploy bank show BANK digits#0,1,2
+    """
+    from mvp_deploy.bank.store import Bank
+
+    bank = Bank.open(folder)
+    if task is None:
+        pixels = bank.backbone.preprocessing.input_size[1]
+        console.show(f"{folder}: {bank.backbone.name} at {pixels} pixels, weights: {bank.backbone.weights}")
+        console.result({"backbone": bank.backbone.to_json(), "fingerprint": bank.backbone.fingerprint})
+        return
+    entry = bank.entry(task)
+    console.table(COLUMNS, [_row(entry.name, entry.metrics, entry.cost)])
+    console.show("")
+    rows = [
+        (
+            f"{r['fraction']:.2f}",
+            f"{r['units']:.1%}",
+            f"{r['accuracy_cut']:.1%}",
+            f"{r['accuracy']:.1%}",
+            r["steps"],
+        )
+        for r in entry.details["rounds"]
+    ]
+    console.table(("round aims at", "units", "accuracy after cut", "after tuning", "steps"), rows)
+    console.show("")
+    masks = entry.plan.masks
+    console.table(
+        ("group", "kept", "of"), [(name, int(mask.sum()), len(mask)) for name, mask in masks.items()]
+    )
+    console.result(
+        {
+            "task": entry.name,
+            "classes": list(entry.classes),
+            "metrics": dict(entry.metrics),
+            "cost": dict(entry.cost),
+            "details": dict(entry.details),
+            "kept": {name: [int(mask.sum()), len(mask)] for name, mask in masks.items()},
+        }
+    )
+
+
+@command.command()
+@click.argument("folder", metavar="BANK", type=FOLDER)
+@output_options
+def verify(folder: Path, console: Console) -> None:
+    """Check every checksum and fingerprint of the bank; exit code 1 if anything is wrong.
+
+    \b
+    Example:
+      mvp-deploy bank verify BANK
+    """
+    from mvp_deploy.bank.store import Bank
+
+    with console.progress("verify") as step:
+        problems = Bank.open(folder).verify(step)
+    console.result({"bank": str(folder), "problems": problems})
+    if problems:
+        raise DeployError("\n".join(problems), ExitCode.ERROR)
+    console.show(f"{folder}: everything is as it was written")
+
+
+COLUMNS = ("task", "accuracy", "unpruned", "units", "params", "MACs", "steps", "minutes")
+
+
+def _row(name: str, metrics: Mapping[str, float], cost: Mapping[str, float]) -> tuple[str, ...]:
+    return (
+        name,
+        f"{metrics['accuracy']:.1%}",
+        f"{metrics['unpruned_accuracy']:.1%}",
+        f"{metrics['units']:.1%}",
+        f"{metrics['params'] / metrics['unpruned_params']:.1%}",
+        f"{metrics['macs'] / metrics['unpruned_macs']:.1%}",
+        f"{cost['steps']:.0f}",
+        f"{cost['seconds'] / 60:.1f}",
+    )

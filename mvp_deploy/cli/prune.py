@@ -1,0 +1,107 @@
+"""mvp-deploy prune: a new task's small model from its neighbours' votes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._pruning import budget_options, make_budget, training_options
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.command(name="prune")
+@click.argument("task")
+@click.option("--bank", "bank_folder", required=True, type=FOLDER, help="The bank whose tasks vote.")
+@click.option("--out", required=True, type=FOLDER, help="The RUN folder to write.")
+@budget_options
+@click.option("--recipe", default="default", show_default=True,
+              help="default, paper, one-shot, own, magnitude or random.")  # fmt: skip
+@click.option(
+    "--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change one field of the recipe."
+)
+@click.option(
+    "--neighbours", type=int, help="How many tasks vote (0: all); the recipe's own number by default."
+)
+@training_options
+@click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
+@common_options
+def command(
+    task: str,
+    bank_folder: Path,
+    out: Path,
+    keep: float | None,
+    macs: float | None,
+    params: float | None,
+    round_to: int,
+    recipe: str,
+    changes: tuple[str, ...],
+    neighbours: int | None,
+    skip_bad: bool,
+    device: str,
+    seed: int,
+    console: Console,
+    **training: str | float | int | None,
+) -> None:
+    """Prune the bank's backbone for TASK by Meta-Vote Pruning, beside the unpruned model tuned alike.
+
+    Killed and called again, it goes on where it stopped.
+
+    \b
+    Example:
+      mvp-deploy prune digits#7,8,9 --bank BANK --keep 0.3 --out RUN
+    """
+    from mvp_deploy import runs
+    from mvp_deploy.bank.store import Bank
+    from mvp_deploy.cli._pruning import train_config
+    from mvp_deploy.devices import resolve
+    from mvp_deploy.pruning.recipes import changed, recipe_named
+    from mvp_deploy.tasks import load_task
+
+    bank = Bank.open(bank_folder)
+    place = resolve(device)
+    budget = make_budget(keep, macs, params, round_to)
+    asked = [*changes, *([] if neighbours is None else [f"neighbours={neighbours}"])]
+    loaded = load_task(task, seed=seed, skip_bad=skip_bad)
+    if loaded.skipped:
+        console.warn(f"{task}: {loaded.skipped} unusable images or classes left out")
+    run = runs.prune_task(
+        loaded,
+        bank,
+        out,
+        budget,
+        changed(recipe_named(recipe), asked),
+        train_config(bank.backbone, training, seed),
+        recipe_name=recipe,
+        device=place,
+        reporter=console,
+    )
+    metrics = run.info["metrics"]
+    rows = [
+        (
+            name,
+            f"{m['accuracy']:.1%}",
+            f"{m['units']:.1%}",
+            f"{m['params']:,}",
+            f"{m['macs']:,}",
+            m["steps"],
+            f"{m['seconds']:.1f}",
+        )
+        for name, m in ((name, metrics[name]) for name in ("unpruned", "pruned"))
+    ]
+    console.table(("model", "accuracy", "units", "params", "MACs", "steps", "seconds"), rows)
+    voters = run.info["votes"]["voters"]
+    if voters:
+        console.show("")
+        console.table(
+            ("voter", "similarity", "weight"),
+            [(v["task"], f"{v['similarity']:.3f}", f"{v['weight']:.2f}") for v in voters],
+        )
+        console.show("")
+        console.table(
+            ("group", "kept", "of", "unanimity"),
+            [(g["name"], g["kept"], g["size"], f"{g['unanimity']:.0%}") for g in run.info["groups"]],
+        )
+    console.result(run.info)

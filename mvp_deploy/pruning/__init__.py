@@ -1,0 +1,1 @@
+"""Deciding what to keep: importance, budgets, iterative pruning, votes, Meta-Vote Pruning."""

@@ -1,0 +1,102 @@
+"""Starting a pruned model well: a classifier solved in closed form, batch-norm statistics of the new task."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mvp_deploy.tasks import Images
+
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+def classifier(model: nn.Module) -> nn.Linear | None:
+    """The model's last linear layer as timm names it; None where it has another form of classifier."""
+    module = model.get_classifier() if hasattr(model, "get_classifier") else None
+    return module if isinstance(module, nn.Linear) else None
+
+
+def solve_head(model: nn.Module, images: Images, *, limit: int = 2048) -> bool:
+    """Set the classifier, in place, to ridge regression of the classes on its features, scaled to probabilities.
+
+    Penalty and scale are those with the lowest leave-one-out cross-entropy, which ridge regression gives in closed
+    form; computed in float64 on the CPU from at most ``limit`` images' features. Returns False, changing nothing,
+    where the classifier is not a linear layer.
+    """
+    head = classifier(model)
+    if head is None:
+        return False
+    weight, bias = _ridge(*_features(model, head, images, limit), head.out_features)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        if head.bias is not None:
+            head.bias.copy_(bias)
+    return True
+
+
+def _ridge(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Weights [classes, features] and bias [classes], float64."""
+    target = functional.one_hot(labels, classes).double()
+    centre, share = features.mean(0), target.mean(0)
+    centred, wanted = features - centre, target - share
+    values, vectors = torch.linalg.eigh(centred.T @ centred)
+    values = values.clamp_min(0)
+    rotated = centred @ vectors
+    covariance = rotated.T @ wanted
+    best = (torch.tensor(torch.inf, dtype=torch.float64), 1.0, 1.0)
+    for penalty in (values.max().clamp_min(1e-12) * torch.logspace(-6, 1, 15, dtype=torch.float64)).tolist():
+        inverse = 1 / (values + penalty)
+        residual = wanted - rotated @ (inverse[:, None] * covariance)
+        leverage = rotated.square() @ inverse + 1 / len(features)
+        left_out = target - residual / (1 - leverage).clamp_min(1e-6)[:, None]
+        for scale in torch.logspace(-1, 2, 13).tolist():
+            loss = functional.cross_entropy(scale * left_out, labels)
+            if loss < best[0]:
+                best = (loss, penalty, scale)
+    _, penalty, scale = best
+    weight = (vectors @ (covariance / (values + penalty)[:, None])).T
+    return scale * weight, scale * (share - weight @ centre)
+
+
+def recalibrate(model: nn.Module, images: Images, *, batches: int = 16, batch_size: int = 64, seed: int = 0) -> bool:
+    """Recompute running batch-norm statistics as plain averages over a few batches; False where there are none."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return False
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+        norm.train()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for x, _ in islice(images.batches(min(batch_size, len(images)), shuffle=True, generator=generator), batches):
+            if len(x) > 1:
+                model(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
+    return True
+
+
+def _features(model: nn.Module, head: nn.Linear, images: Images, limit: int) -> tuple[Tensor, Tensor]:
+    """What the classifier is given, float64 [n, features] on the CPU, and the labels int64 [n]."""
+    seen: list[Tensor] = []
+    labels: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().double().cpu()))
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for x, y in images.batches(256, shuffle=True, generator=generator):
+                model(x)
+                labels.append(y.cpu())
+                if sum(map(len, labels)) >= limit:
+                    break
+    finally:
+        hook.remove()
+    return torch.cat(seen), torch.cat(labels)

@@ -1,0 +1,162 @@
+"""The long way: score, remove a part, fine-tune, repeat; what a bank's tasks are made by."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from mvp_deploy import tensorfile
+from mvp_deploy.pruning import budget as budgets
+from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.importance import score
+from mvp_deploy.pruning.original import Original
+from mvp_deploy.reporter import Reporter, Silent
+from mvp_deploy.structure import KeepPlan
+from mvp_deploy.tasks import Images
+from mvp_deploy.training import TrainConfig, accuracy, fit
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to prune in steps. rounds: how many cuts; steps: fine-tuning steps after each; batches: to score with."""
+
+    rounds: int = 5
+    steps: int = 100
+    criterion: str = "taylor"
+    scope: str = "uniform"  # or 'global': one threshold for all groups
+    batches: int = 8
+
+
+@dataclass(frozen=True)
+class Round:
+    """One cut: the fraction aimed at, what was left, held-out accuracy right after it and after fine-tuning."""
+
+    fraction: float
+    units: float
+    params: int
+    macs: int
+    accuracy_cut: float
+    accuracy: float
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Iterated:
+    """The pruned model, its plan, and the rounds that led there."""
+
+    model: nn.Module
+    plan: KeepPlan
+    rounds: tuple[Round, ...]
+
+
+def prune_iteratively(
+    original: Original,
+    weights: Mapping[str, Tensor],
+    train: Images,
+    test: Images,
+    budget: Budget,
+    schedule: Schedule,
+    config: TrainConfig,
+    *,
+    teacher: nn.Module | None = None,
+    work: Path | None = None,
+    reporter: Reporter | None = None,
+) -> Iterated:
+    """Prune from ``weights`` (the unpruned model trained on the task, full size) down to ``budget``.
+
+    The fraction falls geometrically over the rounds. Every round cuts from the original structure, so units keep
+    their names. With ``work`` (a folder) a killed call goes on from the last finished phase when called again.
+    """
+    say = reporter or Silent()
+    state = _State.load(work) or _State(KeepPlan.full(original.structure), dict(weights), (), False)
+    while len(state.rounds) < schedule.rounds:
+        index = len(state.rounds)
+        fraction = budget.fraction ** ((index + 1) / schedule.rounds)
+        if not state.cut:
+            state = _cut(original, state, train, replace(budget, fraction=fraction), schedule, config.seed)
+            state.save(work)
+        start = time.perf_counter()
+        model = original.pruned(state.plan, state.weights)
+        before = accuracy(model, test)
+        checkpoint = work / f"round-{index}.checkpoint" if work else None
+        with say.progress(f"round {index + 1} of {schedule.rounds}") as step:
+            done = fit(
+                model,
+                train,
+                replace(config, steps=schedule.steps),
+                teacher=teacher,
+                checkpoint=checkpoint,
+                progress=step,
+            )
+        cost = original.cost(state.plan)
+        finished = Round(
+            fraction,
+            budgets.units_kept(original.structure, state.plan),
+            cost.params,
+            cost.macs,
+            before,
+            accuracy(model, test),
+            done.steps,
+            time.perf_counter() - start,
+        )
+        say.say(
+            f"round {index + 1}: {finished.units:.0%} of units, accuracy {before:.1%} after the cut, "
+            f"{finished.accuracy:.1%} after {done.steps} steps"
+        )
+        state = _State(state.plan, model.state_dict(), (*state.rounds, finished), False)
+        state.save(work)
+        if checkpoint:
+            checkpoint.unlink(missing_ok=True)
+    return Iterated(original.pruned(state.plan, state.weights).eval(), state.plan, state.rounds)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Where a run stands. cut: the next round's units are already removed, its fine-tuning is not done."""
+
+    plan: KeepPlan
+    weights: Mapping[str, Tensor]
+    rounds: tuple[Round, ...]
+    cut: bool
+
+    def save(self, work: Path | None) -> None:
+        if work is None:
+            return
+        header: dict[str, Any] = {
+            "plan": self.plan.to_json(),
+            "rounds": [asdict(entry) for entry in self.rounds],
+            "cut": self.cut,
+        }
+        tensorfile.save(work / "rounds.safetensors", header, {"weights": self.weights})
+
+    @classmethod
+    def load(cls, work: Path | None) -> _State | None:
+        if work is None or not (work / "rounds.safetensors").exists():
+            return None
+        header, sections = tensorfile.load(work / "rounds.safetensors")
+        rounds = tuple(Round(**entry) for entry in header["rounds"])
+        return cls(KeepPlan.from_json(header["plan"]), sections["weights"], rounds, header["cut"])
+
+
+def _cut(
+    original: Original, state: _State, train: Images, budget: Budget, schedule: Schedule, seed: int
+) -> _State:
+    """Score the model as it stands and remove the least important units."""
+    structure = original.structure
+    model = original.pruned(state.plan, state.weights)
+    scores = score(
+        schedule.criterion, structure, model, state.plan, train, batches=schedule.batches, seed=seed + len(state.rounds)
+    )
+    profile = (
+        budgets.by_threshold(structure, scores) if schedule.scope == "global" else budgets.uniform(structure)
+    )
+    counts = budgets.counts_for(structure, budget, profile, within=state.plan)
+    plan = budgets.keep_best(structure, scores, counts, within=state.plan, seed=seed)
+    weights = structure.gather(original.widened(state.plan, state.weights), plan)
+    return _State(plan, weights, state.rounds, True)

@@ -1,0 +1,155 @@
+"""Meta-Vote Pruning: neighbours' votes become a keep plan, the plan a smaller model ready to fine-tune.
+
+Zhao, Zhou, Long, Jiang, Zhang, ECML-PKDD 2023 (arXiv 2301.11560); the open points are a `Recipe`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mvp_deploy.errors import DeployError
+from mvp_deploy.pruning import budget as budgets
+from mvp_deploy.pruning import votes
+from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.head import recalibrate, solve_head
+from mvp_deploy.pruning.importance import score
+from mvp_deploy.pruning.original import Original
+from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.pruning.votes import Voter
+from mvp_deploy.structure import KeepPlan
+from mvp_deploy.tasks import Images
+
+ENOUGH_VOTERS = 2  # fewer neighbours than this are too few to outvote one bad one
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided and by whom.
+
+    voters: who voted, weight: how much each counted. unanimity: per group, the voters' mean agreement on the kept
+    units. own: the share the target's own importance really had. warnings: sentences.
+    """
+
+    plan: KeepPlan
+    voters: tuple[Voter, ...]
+    weights: tuple[float, ...]
+    unanimity: Mapping[str, float]
+    own: float
+    initial: str  # where initial weights come from
+    warnings: tuple[str, ...] = field(default=())
+
+
+def decide(
+    original: Original,
+    train: Images,
+    voters: Sequence[Voter],
+    recipe: Recipe,
+    budget: Budget,
+    *,
+    too_distant: bool = False,
+    seed: int = 0,
+) -> Decision:
+    """Choose which units stay.
+
+    voters: nearest first, already chosen; too_distant: they are no nearer than tasks drawn blindly.
+    Raises DeployError where the recipe asks neighbours and there is none, unless it may lean on the target's own
+    importance.
+    """
+    structure = original.structure
+    voters = tuple(voters) if recipe.asks_neighbours else ()
+    own, initial, warnings = _trust(recipe, voters, too_distant)
+    importance = {group.name: np.zeros(group.size) for group in structure.groups}
+    if own > 0 or recipe.scope == "global":
+        importance = own_importance(original, train, recipe.criterion, seed=seed)
+    wishes = importance
+    if voters:
+        tally = votes.sum_scores if recipe.votes == "score" else votes.count
+        wishes = tally(structure, voters, recipe.weighting)
+    if recipe.select == "sample":
+        wishes = votes.perturb(wishes, seed)
+    if voters and own > 0:
+        wishes = votes.blend(wishes, importance, own)
+    if recipe.scope == "global":
+        profile = budgets.by_threshold(structure, importance)
+    elif recipe.scope == "neighbours" and voters:
+        profile = budgets.proportional(structure, votes.shares(structure, voters))
+    else:
+        profile = budgets.uniform(structure)
+    counts = budgets.counts_for(structure, budget, profile)
+    plan = budgets.keep_best(structure, wishes, counts, seed=seed)
+    weights = tuple(votes.weights(voters, recipe.weighting).tolist())
+    return Decision(plan, voters, weights, votes.unanimity(structure, voters, plan), own, initial, warnings)
+
+
+def own_importance(original: Original, train: Images, criterion: str, *, seed: int = 0) -> dict[str, np.ndarray]:
+    """The target's own importance on the pretrained backbone, one-shot: under a head solved in closed form."""
+    model = original.copy()
+    solve_head(model, train)
+    return score(criterion, original.structure, model, original.full, train, seed=seed)
+
+
+def start(original: Original, train: Images, decision: Decision, recipe: Recipe, *, seed: int = 0) -> nn.Module:
+    """The smaller model before fine-tuning: initial weights, head and batch-norm statistics as the recipe says."""
+    model = original.pruned(decision.plan)
+    if decision.initial != "pretrained":
+        voters = decision.voters[:1] if decision.initial == "nearest" else decision.voters
+        model.load_state_dict(_averaged(original, decision, voters), strict=True)
+    if recipe.recalibrate:
+        recalibrate(model, train, seed=seed)
+    if recipe.head == "closed-form":
+        solve_head(model, train)
+    return model
+
+
+def _trust(recipe: Recipe, voters: Sequence[Voter], too_distant: bool) -> tuple[float, str, tuple[str, ...]]:
+    """How far neighbours are trusted: the share of own importance, the source of weights, and what to say."""
+    if not recipe.asks_neighbours:
+        return 1.0, "pretrained", ()
+    if not voters and not recipe.lean:
+        raise DeployError(
+            "The bank has no other task to ask: add tasks with `bank add`, or use --recipe own, which asks nobody."
+        )
+    if not voters:
+        return 1.0, "pretrained", ("The bank has no other task to ask: only the target's own importance decides.",)
+    reason = None
+    if len(voters) < min(ENOUGH_VOTERS, recipe.neighbours or ENOUGH_VOTERS):
+        reason = f"only {len(voters)} neighbour voted"
+    elif too_distant:
+        reason = "the nearest tasks are no nearer to this one than the bank's tasks are to each other"
+    if reason is None:
+        return recipe.own, recipe.weights, ()
+    if not recipe.lean:
+        return recipe.own, recipe.weights, (f"{_capital(reason)}: expect little from its votes.",)
+    own = max(recipe.own, recipe.lean)
+    return own, "pretrained", (f"{_capital(reason)}: the target's own importance gets {own:.0%} of the say.",)
+
+
+def _averaged(original: Original, decision: Decision, voters: Sequence[Voter]) -> dict[str, Tensor]:
+    """Small weights: each element the weighted mean over the voters that kept it, pretrained where none did."""
+    structure = original.structure
+    base = original.model.state_dict()
+    body = {name: value for name, value in base.items() if name not in original.head and value.is_floating_point()}
+    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in body.items()}
+    votes_for = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in body.items()}
+    for weight, voter in zip(decision.weights, voters, strict=False):
+        state = {name: value.to(body[name].device) for name, value in voter.load().items() if name in body}
+        there = structure.scatter({name: torch.ones_like(value) for name, value in state.items()}, voter.plan)
+        wide = structure.scatter(state, voter.plan)
+        for name in state:
+            total[name] += weight * wide[name].double()
+            votes_for[name] += weight * there[name].double()
+    mean = {
+        name: torch.where(votes_for[name] > 0, total[name] / votes_for[name].clamp_min(1e-30), value.double())
+        for name, value in body.items()
+    }
+    full = {name: mean[name].to(value.dtype) if name in mean else value for name, value in base.items()}
+    return structure.gather(full, decision.plan)
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]

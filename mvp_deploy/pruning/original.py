@@ -1,0 +1,129 @@
+"""The unpruned model of one task, what can be removed from it, and going between it and its pruned versions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mvp_deploy import backbones
+from mvp_deploy.backbones import Backbone, build
+from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.structure import Cost, KeepPlan, Structure, analyze
+from mvp_deploy.tasks import Images
+from mvp_deploy.training import TrainConfig
+
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Original:
+    """A backbone with pretrained weights and a fresh head for one task; ``model`` is never trained or changed.
+
+    structure: of that model, whose unit groups do not depend on the number of classes.
+    head: the names of the parameters that belong to the classifier.
+    """
+
+    backbone: Backbone
+    num_classes: int
+    model: nn.Module
+    structure: Structure
+    head: frozenset[str]
+
+    @classmethod
+    def create(
+        cls,
+        backbone: Backbone,
+        state: Mapping[str, Tensor],
+        num_classes: int,
+        *,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> Original:
+        """Build the model (its head drawn from ``seed``) and analyse its structure."""
+        model = build(backbone, state, num_classes, seed=seed)
+        structure = analyze(model, torch.zeros(2, *backbone.preprocessing.input_size))
+        head = frozenset(name for name in model.state_dict() if name not in state)
+        return cls(backbone, num_classes, model.to(device), structure, head)
+
+    def with_classes(self, num_classes: int) -> Original:
+        """The same backbone with a head for another number of classes."""
+        if num_classes == self.num_classes:
+            return self
+        body = {name: value.cpu() for name, value in self.model.state_dict().items() if name not in self.head}
+        return Original.create(self.backbone, body, num_classes, device=self.device)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def full(self) -> KeepPlan:
+        return KeepPlan.full(self.structure)
+
+    def cost(self, plan: KeepPlan) -> Cost:
+        return self.structure.cost(plan)
+
+    def copy(self) -> nn.Module:
+        """The unpruned model, to train."""
+        return copy.deepcopy(self.model)
+
+    def pruned(self, plan: KeepPlan, state: Mapping[str, Tensor] | None = None) -> nn.Module:
+        """The smaller model ``plan`` describes, with ``state`` as its weights (None: cut from the pretrained)."""
+        model = self.structure.prune(self.model, plan)
+        if state is not None:
+            model.load_state_dict(dict(state), strict=True)
+        return model
+
+    def widened(self, plan: KeepPlan, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Full-size weights: ``state`` where ``plan`` kept, the pretrained weights elsewhere."""
+        return over(self.structure, plan, state, self.model.state_dict())
+
+
+def suited(backbone: Backbone, optimizer: str | None = None) -> TrainConfig:
+    """Fine-tuning that suits a backbone: AdamW for transformers and their kin (what uses LayerNorm), SGD for others."""
+    if optimizer is None:
+        model = backbones.timm().create_model(backbone.name, num_classes=0)
+        normed = any(isinstance(module, nn.LayerNorm) for module in model.modules())
+        optimizer = "adamw" if normed else "sgd"
+    if optimizer == "adamw":
+        return TrainConfig(optimizer="adamw", lr=1e-3, weight_decay=0.05)
+    return TrainConfig(optimizer="sgd")
+
+
+def over(
+    structure: Structure, plan: KeepPlan, state: Mapping[str, Tensor], base: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Full-size tensors: the small ``state`` scattered over a copy of ``base``."""
+    there = structure.scatter({name: torch.ones_like(value) for name, value in state.items()}, plan)
+    wide = structure.scatter(dict(state), plan)
+    return {
+        name: torch.where(there[name].bool(), wide[name], value) if name in wide else value.clone()
+        for name, value in base.items()
+    }
+
+
+def check_exact(original: Original, plan: KeepPlan, model: nn.Module, images: Images) -> float:
+    """Compare a pruned model with the full model whose removed units are silenced, on eight real images.
+
+    Both in fp32 on the CPU; the silenced one carries pretrained weights in its removed units, so they would show.
+    Returns the largest difference relative to the largest output. Raises DeployError (PARITY) at 1e-5 or more.
+    """
+    full = copy.deepcopy(original.model).cpu()
+    state = {name: value.cpu() for name, value in model.state_dict().items()}
+    full.load_state_dict(over(original.structure, plan, state, full.state_dict()))
+    x, _ = next(iter(images.batches(8)))
+    with torch.no_grad():
+        expected = original.structure.silence(full.eval(), plan)(x.cpu().float())
+        got = copy.deepcopy(model).cpu().eval()(x.cpu().float())
+    error = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+    if not error < TOLERANCE:
+        raise DeployError(
+            f"The pruned {original.backbone.name} differs from the silenced original by {error:.1e} (limit "
+            f"{TOLERANCE:.0e}), so it was not saved. Its architecture is not handled exactly: please report it.",
+            ExitCode.PARITY,
+        )
+    return error

@@ -1,0 +1,123 @@
+"""Recipes: every open point of Meta-Vote Pruning as a field, and the settings worth a name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
+
+from mvp_deploy.errors import DeployError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a new task's model is made from its neighbours'.
+
+    votes: neighbours say what they kept ('mask') or how important it was ('score'); 'none' asks nobody.
+    nearest_by: how neighbours are chosen: distance of class prototypes, LEEP over a short list, or the controls
+        'random' and 'farthest'. neighbours: how many (0: every task of the bank).
+    weighting: neighbours count alike, or by their similarity.
+    select: in each group the best units stay, or units are sampled from the softmax of their votes.
+    own: share of the target's own importance in the score, 0 (votes alone) to 1 (own alone).
+    criterion: the target's own importance: taylor, activation, magnitude or random.
+    scope: each group keeps the same fraction, one threshold for all groups by own importance, or fractions
+        proportional to what the neighbours kept.
+    weights: initial weights of kept units: averaged over the neighbours that kept them, the nearest
+        neighbour's, or the pretrained backbone's.
+    head: a fresh random head, or one solved in closed form on the pruned model's features.
+    recalibrate: recompute batch-norm statistics on the target before fine-tuning.
+    distill: weight of distillation from the unpruned model during fine-tuning (0: none).
+    lean: with too few or too distant neighbours, raise ``own`` to this share and start from pretrained weights
+        (0: never, only warn).
+    """
+
+    votes: Literal["mask", "score", "none"] = "mask"
+    nearest_by: Literal["prototypes", "leep", "random", "farthest"] = "prototypes"
+    neighbours: int = 5
+    weighting: Literal["plain", "similarity"] = "similarity"
+    select: Literal["top", "sample"] = "top"
+    own: float = 0.5
+    criterion: str = "taylor"
+    scope: Literal["uniform", "global", "neighbours"] = "uniform"
+    weights: Literal["average", "nearest", "pretrained"] = "pretrained"
+    head: Literal["fresh", "closed-form"] = "closed-form"
+    recalibrate: bool = True
+    distill: float = 0.0
+    lean: float = 0.8
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            value, allowed = getattr(self, field.name), get_args(hints[field.name])
+            if allowed and value not in allowed:
+                raise DeployError(f"A recipe's {field.name} is one of {', '.join(allowed)}, not {value!r}.")
+        if self.neighbours < 0:
+            raise DeployError(f"A recipe asks 0 (all) or more neighbours, not {self.neighbours}.")
+        for name in ("own", "lean", "distill"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise DeployError(f"A recipe's {name} is a share between 0 and 1, not {getattr(self, name)}.")
+
+    @property
+    def asks_neighbours(self) -> bool:
+        return self.votes != "none"
+
+
+_ALONE = Recipe(votes="none", neighbours=0, own=1.0, weights="pretrained")
+
+RECIPES: Mapping[str, Recipe] = {
+    "default": Recipe(),
+    # Zhao et al. 2023 (arXiv 2301.11560): LEEP neighbours, units sampled from the softmax of plain votes per layer,
+    # weights averaged over the neighbours that kept the unit, a new head, fine-tuning.
+    "paper": Recipe(
+        nearest_by="leep",
+        weighting="plain",
+        select="sample",
+        own=0.0,
+        weights="average",
+        head="fresh",
+        recalibrate=False,
+        lean=0.0,
+    ),
+    # Zhao and Long 2023 (arXiv 2307.04365): score votes prune the pretrained model once.
+    "one-shot": Recipe(
+        votes="score",
+        nearest_by="leep",
+        weighting="plain",
+        own=0.0,
+        weights="pretrained",
+        head="fresh",
+        recalibrate=False,
+        lean=0.0,
+    ),
+    "own": _ALONE,
+    "magnitude": Recipe(votes="none", neighbours=0, own=1.0, criterion="magnitude", weights="pretrained"),
+    "random": Recipe(votes="none", neighbours=0, own=1.0, criterion="random", weights="pretrained"),
+}
+
+
+def recipe_named(name: str) -> Recipe:
+    """The recipe of that name; DeployError where there is none."""
+    if name not in RECIPES:
+        raise DeployError(f"There is no recipe '{name}'. Choose from: {', '.join(RECIPES)}.")
+    return RECIPES[name]
+
+
+def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """The recipe with fields set as 'field=value' says; DeployError where a field or value is not one of it."""
+    values: dict[str, Any] = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        if name not in {field.name for field in fields(recipe)}:
+            raise DeployError(
+                f"A recipe has no field '{name}'. It has: {', '.join(field.name for field in fields(recipe))}."
+            )
+        kind = type(getattr(recipe, name))
+        try:
+            values[name] = _BOOLEANS[text.lower()] if kind is bool else kind(text)
+        except (KeyError, ValueError) as error:
+            raise DeployError(f"A recipe's {name} is {_KINDS[kind]}, not '{text}'.") from error
+    return replace(recipe, **values)
+
+
+_BOOLEANS = {"true": True, "false": False}
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}

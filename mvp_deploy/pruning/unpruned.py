@@ -1,0 +1,77 @@
+"""The unpruned model fine-tuned on a task: every task's reference, and where iterative pruning starts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mvp_deploy import pruned, tensorfile
+from mvp_deploy.pruning.head import solve_head
+from mvp_deploy.pruning.original import Original
+from mvp_deploy.reporter import Reporter
+from mvp_deploy.tasks import Images
+from mvp_deploy.training import FitResult, TrainConfig, accuracy, fit
+
+
+@dataclass(frozen=True)
+class Unpruned:
+    """model: trained, in eval mode. accuracy: on the held-out part, 0..1."""
+
+    model: nn.Module
+    accuracy: float
+    done: FitResult
+
+
+def train_unpruned(
+    original: Original,
+    train: Images,
+    test: Images,
+    config: TrainConfig,
+    classes: Sequence[str],
+    file: Path,
+    *,
+    work: Path,
+    inputs: Mapping[str, Any],
+    reporter: Reporter,
+) -> Unpruned:
+    """Fine-tune the whole backbone on the task and store it at ``file``; what is there of the same inputs is reused.
+
+    The head starts from its closed-form solution. A checkpoint in ``work`` lets a killed call go on.
+    """
+    key = digest(inputs)
+    model = original.copy()
+    if file.exists() and tensorfile.read_header(file)["extra"].get("inputs") == key:
+        header, sections = tensorfile.load(file)
+        model.load_state_dict(sections["weights"], strict=True)
+        reporter.say(f"unpruned model reused from {file}")
+        return Unpruned(model.eval(), header["extra"]["accuracy"], FitResult(**header["extra"]["fit"]))
+    solve_head(model, train)
+    with reporter.progress("unpruned model") as step:
+        done = fit(model, train, config, checkpoint=work / "unpruned.checkpoint", progress=step)
+    result = Unpruned(model.eval(), accuracy(model, test), done)
+    extra = {"inputs": key, "accuracy": result.accuracy, "fit": asdict(done)}
+    pruned.save(file, model.state_dict(), original.backbone, original.full, classes, extra)
+    reporter.say(f"unpruned model: accuracy {result.accuracy:.1%} after {done.steps} steps")
+    return result
+
+
+def digest(inputs: Mapping[str, Any]) -> str:
+    """A key for what a result depends on (JSON values): equal inputs, equal key."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def workspace(folder: Path, inputs: Mapping[str, Any]) -> Path:
+    """The folder below ``folder`` for unfinished work on exactly these inputs; that on others is removed."""
+    own = folder / digest(inputs)
+    for other in folder.glob("*") if folder.exists() else ():
+        if other != own:
+            shutil.rmtree(other, ignore_errors=True)
+    own.mkdir(parents=True, exist_ok=True)
+    return own

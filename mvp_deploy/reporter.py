@@ -1,0 +1,30 @@
+"""How long work speaks to whoever started it; the command line's console is one, silence another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+
+class Reporter(Protocol):
+    def say(self, text: str) -> None:
+        """A remark on the way."""
+
+    def warn(self, text: str) -> None:
+        """Something the user must know."""
+
+    def progress(self, label: str) -> AbstractContextManager[Callable[..., Any]]:
+        """Gives ``step(done, total, loss)`` to call as the work goes on."""
+
+
+class Silent:
+    """Says nothing; warnings are found in what the work returns."""
+
+    def say(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None: ...
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Callable[..., Any]]:
+        yield lambda *args: None

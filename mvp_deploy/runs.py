@@ -1,0 +1,268 @@
+"""A RUN folder: one task pruned by Meta-Vote Pruning beside its unpruned model, with everything that was decided.
+
+    RUN/pruned.safetensors     the pruned model
+    RUN/unpruned.safetensors   the unpruned model, fine-tuned on the same task by the same loop
+    RUN/run.json               task, backbone, metrics of both, votes, recipe; written last, so a run with it is whole
+    RUN/.work/                 what an interrupted run goes on from
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvp_deploy import pruned, tensorfile
+from mvp_deploy.bank.add import versions
+from mvp_deploy.bank.nearest import neighbours
+from mvp_deploy.bank.signature import sign
+from mvp_deploy.bank.store import Bank
+from mvp_deploy.errors import DeployError
+from mvp_deploy.files import atomic_write
+from mvp_deploy.pruning.budget import Budget, units_kept
+from mvp_deploy.pruning.mvp import Decision, decide, start
+from mvp_deploy.pruning.original import Original, check_exact
+from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.pruning.unpruned import digest, train_unpruned, workspace
+from mvp_deploy.reporter import Reporter
+from mvp_deploy.structure import KeepPlan
+from mvp_deploy.tasks import Images, Task, prepare
+from mvp_deploy.training import TrainConfig, accuracy, fit
+
+FORMAT = 1
+COLLAPSE = 0.10  # accuracy lost against unpruned from which advice is due
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run as read back: ``info`` is run.json."""
+
+    folder: Path
+    info: dict[str, Any]
+
+    def pruned(self) -> pruned.PrunedModel:
+        return pruned.load(self.folder / "pruned.safetensors")
+
+    def unpruned(self) -> pruned.PrunedModel:
+        return pruned.load(self.folder / "unpruned.safetensors")
+
+
+def load(folder: str | os.PathLike[str]) -> Run:
+    """Open a finished RUN folder. Raises DeployError where there is none, or an unfinished one."""
+    folder = Path(folder)
+    try:
+        info = json.loads((folder / "run.json").read_text())
+    except FileNotFoundError as error:
+        raise DeployError(f"{folder} is not a finished run: make one with `mvp-deploy prune TASK --out RUN`.") from error
+    except (OSError, ValueError) as error:
+        raise DeployError(f"{folder / 'run.json'} cannot be read ({error}): run `mvp-deploy prune` again.") from error
+    if info.get("format") != FORMAT:
+        raise DeployError(f"{folder} has format {info.get('format')}, this version reads {FORMAT}: update mvp-deploy.")
+    if tensorfile.read_header(folder / "pruned.safetensors")["extra"].get("inputs") != info["inputs"]:
+        raise DeployError(f"{folder} was interrupted while it was made anew: run the same `mvp-deploy prune` again.")
+    return Run(folder, info)
+
+
+def prune_task(
+    task: Task,
+    bank: Bank,
+    out: str | os.PathLike[str],
+    budget: Budget,
+    recipe: Recipe,
+    config: TrainConfig,
+    *,
+    recipe_name: str,
+    device: torch.device,
+    reporter: Reporter,
+) -> Run:
+    """Make a RUN folder: unpruned model, neighbours, votes, keep plan, surgery, fine-tuning.
+
+    config: of both models' fine-tuning; its seed is the run's. A killed call goes on where it stopped when called
+    again with the same arguments; the unpruned model is reused by every later call that would train it alike.
+    """
+    folder = _folder(out)
+    common = {"data": task.fingerprint, "backbone": bank.backbone.fingerprint, "training": asdict(config)}
+    inputs = common | {"budget": asdict(budget), "recipe": asdict(recipe), "bank": _members(bank)}
+    work = workspace(folder / ".work", inputs)
+    train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
+    state = bank.state()
+    original = Original.create(bank.backbone, state, len(task.classes), device=device, seed=config.seed)
+    whole = train_unpruned(
+        original,
+        train,
+        test,
+        config,
+        task.classes,
+        folder / "unpruned.safetensors",
+        work=work,
+        inputs=common,
+        reporter=reporter,
+    )
+    begun = _begin(work, task, bank, state, original, train, recipe, budget, config.seed, device, reporter)
+    model = original.pruned(begun.plan, begun.weights)
+    cut = accuracy(model, test)
+    reporter.say(f"pruned model: accuracy {cut:.1%} before fine-tuning")
+    tuning = replace(config, distill=recipe.distill)
+    with reporter.progress("pruned model") as step:
+        done = fit(
+            model,
+            train,
+            tuning,
+            teacher=whole.model if recipe.distill else None,
+            checkpoint=work / "pruned.checkpoint",
+            progress=step,
+        )
+    final = accuracy(model, test)
+    reporter.say(f"pruned model: accuracy {final:.1%} after {done.steps} steps")
+    error = check_exact(original, begun.plan, model, test)
+    warnings = [*begun.info["warnings"], *_advice(whole.accuracy, cut, final, 1 / len(task.classes))]
+    for sentence in warnings:
+        reporter.warn(sentence)
+    key = digest(inputs)
+    full, small = original.cost(original.full), original.cost(begun.plan)
+    info = {
+        "format": FORMAT,
+        "inputs": key,
+        "task": task.name,
+        "data": task.fingerprint,
+        "classes": list(task.classes),
+        "images": {"train": len(train), "test": len(test)},
+        "backbone": bank.backbone.to_json(),
+        "preprocessing": bank.backbone.preprocessing.to_json(),
+        "metrics": {
+            "pruned": {
+                "accuracy": final,
+                "accuracy_before_tuning": cut,
+                "units": units_kept(original.structure, begun.plan),
+                "params": small.params,
+                "macs": small.macs,
+                "steps": done.steps,
+                "seconds": begun.info["seconds"] + done.seconds,
+                "exactness": error,
+            },
+            "unpruned": {
+                "accuracy": whole.accuracy,
+                "units": 1.0,
+                "params": full.params,
+                "macs": full.macs,
+                "steps": whole.done.steps,
+                "seconds": whole.done.seconds,
+            },
+        },
+        "groups": _groups(original, begun.plan, begun.info["unanimity"]),
+        "votes": begun.info["votes"],
+        "recipe": {"name": recipe_name} | asdict(recipe),
+        "budget": asdict(budget),
+        "training": asdict(tuning),
+        "seed": config.seed,
+        "warnings": warnings,
+        "versions": versions(),
+    }
+    extra = {"inputs": key, "task": task.name, "accuracy": final}
+    pruned.save(folder / "pruned.safetensors", model.state_dict(), bank.backbone, begun.plan, task.classes, extra)
+    with atomic_write(folder / "run.json") as temporary:
+        temporary.write_text(json.dumps(info, indent=2, allow_nan=False) + "\n")
+    shutil.rmtree(folder / ".work", ignore_errors=True)
+    return Run(folder, info)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """The pruned model before fine-tuning, and what run.json says of how it came about."""
+
+    plan: KeepPlan
+    weights: Mapping[str, Tensor]
+    info: Mapping[str, Any]
+
+
+def _begin(
+    work: Path,
+    task: Task,
+    bank: Bank,
+    state: Mapping[str, Tensor],
+    original: Original,
+    train: Images,
+    recipe: Recipe,
+    budget: Budget,
+    seed: int,
+    device: torch.device,
+    reporter: Reporter,
+) -> _Begun:
+    """Ask, vote, cut and prepare; kept in ``work``, so that a resumed run fine-tunes the very same model."""
+    file = work / "start.safetensors"
+    if not file.exists():
+        clock = time.perf_counter()
+        signature = sign(bank.backbone, state, train, len(task.classes), device)
+        found = neighbours(bank, signature, recipe, original, train, data=task.fingerprint, seed=seed)
+        decision = decide(
+            original, train, found.voters, recipe, budget, too_distant=found.too_distant, seed=seed
+        )
+        model = start(original, train, decision, recipe, seed=seed)
+        header = {"plan": decision.plan.to_json(), "info": _told(decision, time.perf_counter() - clock)}
+        tensorfile.save(file, header, {"weights": model.state_dict()})
+    header, sections = tensorfile.load(file)
+    for voter in header["info"]["votes"]["voters"]:
+        reporter.say(f"voter {voter['task']}: similarity {voter['similarity']:.3f}, weight {voter['weight']:.2f}")
+    return _Begun(KeepPlan.from_json(header["plan"]), sections["weights"], header["info"])
+
+
+def _told(decision: Decision, seconds: float) -> dict[str, Any]:
+    voters = [
+        {"task": voter.name, "similarity": voter.similarity, "weight": weight}
+        for voter, weight in zip(decision.voters, decision.weights, strict=True)
+    ]
+    return {
+        "votes": {"voters": voters, "own": decision.own, "initial_weights": decision.initial},
+        "unanimity": dict(decision.unanimity),
+        "warnings": list(decision.warnings),
+        "seconds": seconds,
+    }
+
+
+def _groups(original: Original, plan: KeepPlan, unanimity: Mapping[str, float]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": group.name,
+            "kind": group.kind,
+            "size": group.size,
+            "kept": plan.kept(group.name),
+            "unanimity": unanimity.get(group.name),
+        }
+        for group in original.structure.groups
+    ]
+
+
+def _advice(unpruned: float, cut: float, final: float, chance: float) -> list[str]:
+    """What to do where accuracy collapsed; nothing where it did not."""
+    if unpruned - final < COLLAPSE:
+        return []
+    start = "and was no better than chance right after the cut, " if cut < 1.5 * chance else ""
+    return [
+        f"The pruned model lost {unpruned - final:.1%} accuracy against the unpruned one, {start}so it was cut too deep "
+        "or tuned too little: try more --steps, a larger --keep, or a recipe that distils from the unpruned model "
+        "(--recipe default --set distill=0.5)."
+    ]
+
+
+def _members(bank: Bank) -> str:
+    """A key for the bank's content, so that a resumed run asks the same bank."""
+    return digest({entry.name: entry.details.get("versions", {}) | dict(entry.metrics) for entry in bank.entries()})
+
+
+def _folder(out: str | os.PathLike[str]) -> Path:
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise DeployError(f"{folder} is a file: name a folder for the run.")
+    if folder.is_dir() and any(folder.iterdir()) and not ((folder / "run.json").exists() or (folder / ".work").exists()):
+        raise DeployError(f"{folder} holds something else than a run: name a new or empty folder.")
+    for leftover in folder.glob(".*.tmp.*"):
+        leftover.unlink(missing_ok=True)
+    return folder

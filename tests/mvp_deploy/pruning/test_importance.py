@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from mvp_deploy.errors import DeployError
+from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform
+from mvp_deploy.pruning.importance import CRITERIA, score
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_unit_gets_a_score_and_the_same_one_again(both, criterion: str) -> None:
+    original = both.original
+    first, second = (
+        score(criterion, original.structure, original.model, original.full, both.train, batches=2, seed=3)
+        for _ in range(2)
+    )
+    for group in original.structure.groups:
+        assert first[group.name].shape == (group.size,) and first[group.name].dtype == np.float64
+        assert np.isfinite(first[group.name]).all() and first[group.name].max() > 0
+        assert np.array_equal(first[group.name], second[group.name])
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_pruned_model_is_scored_on_the_original_units(both, criterion: str) -> None:
+    original, structure = both.original, both.original.structure
+    plan = keep_best(structure, {}, counts_for(structure, Budget(0.5), uniform(structure)), seed=5)
+    scores = score(criterion, structure, original.pruned(plan), plan, both.train, batches=2)
+    for name, mask in plan.masks.items():
+        assert (scores[name][~mask] == 0).all() and (scores[name][mask] > 0).any()
+
+
+def test_taylor_is_the_squared_sum_of_weight_times_gradient(cnn) -> None:
+    """Against a gate: the gradient at 1 of a factor on a member's slice is that slice's sum of weight x gradient."""
+    original = cnn.original
+    group = next(g for g in original.structure.groups if g.name == "layer4.0.conv1")
+    x, y = next(iter(cnn.train.batches(64, shuffle=True, generator=torch.Generator().manual_seed(0))))
+    parameters = dict(original.model.named_parameters())
+    expected = np.zeros(group.size)
+    for member in group.members:
+        if member.tensor not in parameters:
+            continue
+        gate = torch.ones(group.size, requires_grad=True)
+        shape = [group.size if d == member.dim else 1 for d in range(parameters[member.tensor].ndim)]
+        gated = parameters | {member.tensor: parameters[member.tensor] * gate.reshape(shape)}
+        loss = functional.cross_entropy(torch.func.functional_call(original.model, gated, (x,)), y)
+        expected += torch.autograd.grad(loss, gate)[0].double().numpy() ** 2
+    got = score("taylor", original.structure, original.model, original.full, cnn.train, batches=1, seed=0)
+    np.testing.assert_allclose(got[group.name], expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "activation", "magnitude"])
+def test_a_dead_neuron_does_not_matter(vit, criterion: str) -> None:
+    model = copy.deepcopy(vit.original.model)
+    block = model.get_submodule("blocks.2.mlp")
+    with torch.no_grad():
+        for tensor in (block.fc1.weight[7], block.fc1.bias[7:8], block.fc2.weight[:, 7]):
+            tensor.zero_()
+    scores = score(criterion, vit.original.structure, model, vit.original.full, vit.train, batches=2)
+    values = scores["blocks.2.mlp.fc1"]
+    assert values[7] == 0 and (np.delete(values, 7) > 0).all()
+
+
+def test_scoring_leaves_the_model_as_it_was(cnn) -> None:
+    model = cnn.original.copy().train()
+    before = copy.deepcopy(model.state_dict())
+    score("taylor", cnn.original.structure, model, cnn.original.full, cnn.train, batches=2)
+    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_an_unknown_criterion_is_refused(cnn) -> None:
+    with pytest.raises(DeployError, match="taylor, activation, magnitude, random"):
+        score("gut feeling", cnn.original.structure, cnn.original.model, cnn.original.full, cnn.train)

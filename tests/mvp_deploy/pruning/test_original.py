@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform
+from mvp_deploy.pruning.original import check_exact, suited
+
+
+def some_plan(original, fraction: float = 0.5, seed: int = 0):
+    structure = original.structure
+    return keep_best(structure, {}, counts_for(structure, Budget(fraction), uniform(structure)), seed=seed)
+
+
+def test_a_pruned_model_is_exact_and_its_weights_come_from_the_original(both) -> None:
+    original, plan = both.original, some_plan(both.original)
+    model = original.pruned(plan)
+    assert check_exact(original, plan, model, both.test) < 1e-5
+    wide = original.widened(plan, model.state_dict())
+    assert all(torch.equal(value, wide[name]) for name, value in original.model.state_dict().items())
+
+
+def test_a_model_that_computes_something_else_is_not_let_through(both) -> None:
+    original, plan = both.original, some_plan(both.original)
+    model = original.pruned(some_plan(both.original, seed=1))
+    model.forward = lambda x, inner=model.forward: 1.001 * inner(x)  # as a wrong attention scale would
+    with pytest.raises(DeployError, match="differs from the silenced original") as caught:
+        check_exact(original, some_plan(both.original, seed=1), model, both.test)
+    assert caught.value.code == ExitCode.PARITY
+    del plan
+
+
+def test_weights_widened_come_back(both) -> None:
+    original, plan = both.original, some_plan(both.original)
+    state = {name: torch.randn_like(v) if v.is_floating_point() else v for name, v in original.pruned(plan).state_dict().items()}
+    back = original.structure.gather(original.widened(plan, state), plan)
+    assert all(torch.equal(value, back[name]) for name, value in state.items())
+
+
+def test_another_number_of_classes_changes_the_head_alone(cnn) -> None:
+    other = cnn.original.with_classes(7)
+    assert other.model(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+    assert [(g.name, g.size) for g in other.structure.groups] == [(g.name, g.size) for g in cnn.original.structure.groups]
+    own = other.model.state_dict()
+    assert all(torch.equal(v, own[n]) for n, v in cnn.original.model.state_dict().items() if n not in other.head)
+    assert other.head == {"fc.weight", "fc.bias"}
+    assert cnn.original.with_classes(3) is cnn.original
+
+
+def test_transformers_are_tuned_with_adamw(cnn, vit) -> None:
+    assert suited(vit.backbone).optimizer == "adamw" and suited(cnn.backbone).optimizer == "sgd"
+    assert suited(vit.backbone, "sgd").optimizer == "sgd"
