@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +15,9 @@ from torch import Tensor, nn
 from mvp_deploy.errors import DeployError, ExitCode
 from mvp_deploy.tasks.preprocessing import Preprocessing
 from mvp_deploy.timm_import import timm
+from mvp_deploy.weights import load_weights, read_weights
 
 __all__ = ["Backbone", "build", "create", "timm"]
-
-State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Backbone:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over architecture, weights and preprocessing: equal only for interchangeable backbones."""
-        parts = (self.name.split(".")[0], self.image_size, self.weights_sha256, self.preprocessing)
+        parts = (self.name.partition(".")[0], self.image_size, self.weights_sha256, self.preprocessing)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
@@ -59,160 +57,96 @@ def create(
     image_size: int | None = None,
     seed: int = 0,
 ) -> tuple[Backbone, dict[str, Tensor]]:
-    """A timm backbone and its state dict without the head (float32, on the CPU).
+    """A timm backbone and its state dict without the head (on the CPU).
 
-    Weights are timm's own (``pretrained``), or of a .safetensors or a .pth/.pt file (``weights``), or random, drawn
-    from ``seed``. A head in the weights is dropped.
+    Weights are timm's own (``pretrained``), or those of a .safetensors or a .pth/.pt file (``weights``), or
+    random, drawn from ``seed``. A head among them is dropped.
 
     Raises:
-        DeployError: (INPUT) unknown model, or a file that does not fit it; (ENVIRONMENT) the download failed.
+        DeployError: (INPUT) unknown model, or weights that do not fit it; (ENVIRONMENT) the download failed.
     """
     if pretrained and weights is not None:
         raise DeployError("both --pretrained and --weights were given: choose one source of weights")
-    _check_name(name)
+    _check(name, pretrained)
     model = _model(name, image_size, num_classes=0, seed=seed, pretrained=pretrained)
+    preprocessing = _preprocessing(model, image_size)
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, *preprocessing.input_size))
+    except (RuntimeError, ValueError, AssertionError) as error:  # windows and patches do not suit every size
+        raise _wrong_size(name, image_size, error) from error
+    source = "timm's pretrained weights" if pretrained else f"random, from seed {seed}"
     if weights is not None:
-        _load(model, _read(weights), str(weights))
-        source = f"file {Path(weights).name}"
-    else:
-        source = "timm's pretrained weights" if pretrained else f"random, seed {seed}"
-    config = timm().data.resolve_model_data_config(model)
-    if image_size is not None:
-        config["input_size"] = (config["input_size"][0], image_size, image_size)
+        load_weights(model, read_weights(weights), str(weights))
+        source = f"the file {Path(weights).name}"
     state = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    preprocessing = Preprocessing(**{key: _plain(value) for key, value in config.items()})
-    license = model.pretrained_cfg.get("license") if pretrained else None
-    return Backbone(name, image_size, source, _digest(state), preprocessing, license), state
+    license = timm().models.get_pretrained_cfg(name).license if pretrained else None
+    return Backbone(name, image_size, source, _digest(state), _preprocessing(model, image_size), license), state
 
 
-def build(backbone: Backbone, state: State, num_classes: int, *, seed: int = 0) -> nn.Module:
-    """The backbone as an eager model in eval mode on the CPU: float32 [b, 3, H, W] to logits [b, num_classes].
+def build(backbone: Backbone, state: Mapping[str, Tensor], num_classes: int, *, seed: int = 0) -> nn.Module:
+    """The backbone as an eager model in eval mode on the CPU: float32 [b, 3, H, W] to logits [b, k].
 
-    The head is fresh, drawn from ``seed``, unless ``state`` has one of that size; ``num_classes=0`` gives pooled
-    features instead.
+    The head (k = ``num_classes``) is fresh, drawn from ``seed``, unless ``state`` has one of that size.
+    ``num_classes=0`` gives pooled features [b, c] instead.
     """
     model = _model(backbone.name, backbone.image_size, num_classes, seed=seed)
-    _load(model, state, f"the backbone {backbone.name}")
+    load_weights(model, state, f"the backbone {backbone.name}")
     return model
 
 
-def _model(
-    name: str, image_size: int | None, num_classes: int, *, seed: int, pretrained: bool = False
-) -> nn.Module:
+def _model(name: str, image_size: int | None, num_classes: int, *, seed: int, pretrained: bool = False) -> nn.Module:
     models = timm().models
-    options: dict[str, Any] = {"num_classes": num_classes, "pretrained": pretrained}
+    options: dict[str, Any] = {"num_classes": num_classes}
     if image_size is not None and models.get_pretrained_cfg(name).fixed_input_size:
-        options["img_size"] = image_size  # others take images of any size
+        options["img_size"] = image_size  # other models take images of any size
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return models.create_model(name, **options).eval()
-        except Exception as error:
+            model: nn.Module = models.create_model(name, pretrained=pretrained, **options)
+        except Exception as error:  # from timm, the hub's client, the network and the disk
             if pretrained:
                 raise DeployError(
-                    f"the pretrained weights of {name} could not be had ({_first_line(error)}): check the network, or "
-                    "get the file elsewhere and pass it with --weights FILE",
+                    f"the pretrained weights of {name} could not be fetched ({_first_line(error)}): check the "
+                    "network, or get the file elsewhere and pass it with --weights FILE",
                     ExitCode.ENVIRONMENT,
                 ) from error
-            if image_size is not None:
-                raise DeployError(
-                    f"{name} cannot be built for images of {image_size} pixels ({_first_line(error)}): choose another "
-                    "--image-size"
-                ) from error
-            raise
+            raise _wrong_size(name, image_size, error) from error
+    return model.eval()
 
 
-def _check_name(name: str) -> None:
+def _check(name: str, pretrained: bool) -> None:
     models = timm().models
     architecture, _, tag = name.partition(".")
     if not models.is_model(architecture):
         close = difflib.get_close_matches(architecture, models.list_models(), n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "python -c 'import timm; print(timm.list_models())'"
-        raise DeployError(f"timm {timm().__version__} has no model {name!r}: {hint}")
-    known = models.list_pretrained(architecture + ".*")
-    if tag and name not in known:
-        raise DeployError(f"{architecture} has no weights {tag!r}: known are {', '.join(known) or 'none'}")
+        hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() in Python lists them"
+        raise DeployError(f"timm {timm().__version__} has no model {architecture!r}: {hint}")
+    tags = [known.partition(".")[2] for known in models.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise DeployError(f"timm has no {tag!r} of {architecture}: it has {', '.join(tags) or 'no weights'}")
+    if pretrained and not models.is_model_pretrained(name):
+        raise DeployError(f"timm has no pretrained weights for {name}: pass some with --weights FILE")
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file, out of the wrappings that training scripts put around it."""
-    path = Path(path)
-    if not path.is_file():
-        raise DeployError(f"there is no weights file {path}: check the path")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors, zip, pickle: each has errors of its own
-        raise DeployError(
-            f"{path} cannot be read as safetensors or as a PyTorch file of plain tensors ({_first_line(error)}): save "
-            "the model's state_dict() alone, best as .safetensors"
-        ) from error
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise DeployError(f"{path} holds no state dict: save the model's state_dict(), best as .safetensors")
-    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in content.items()}
+def _preprocessing(model: nn.Module, image_size: int | None) -> Preprocessing:
+    config: dict[str, Any] = timm().data.resolve_model_data_config(model)
+    if image_size is not None:
+        config["input_size"] = (config["input_size"][0], image_size, image_size)
+    return Preprocessing.from_json(config)
 
 
-def _load(model: nn.Module, state: State, source: str) -> None:
-    """Load everything but the head; the head too where it has the model's shape.
-
-    State dicts in another release's form go through timm's own converter for the architecture, if it has one (it
-    renames keys, and resamples position embeddings to another image size).
-    """
-    own = model.state_dict()
-    heads = _heads(model)
-
-    def backbone(entries: State) -> dict[str, torch.Size]:
-        return {key: value.shape for key, value in entries.items() if not key.startswith(heads)}
-
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert is not None and backbone(state) != backbone(own):
-        try:
-            state = convert(dict(state), model)
-        except Exception as error:
-            raise _mismatch(source, _first_line(error)) from error
-    state = {
-        key: value
-        for key, value in state.items()
-        if not key.startswith(heads) or (key in own and own[key].shape == value.shape)
-    }
-    try:
-        result = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # a shape that differs
-        raise _mismatch(source, str(error).split("\n")[1].strip()) from error
-    missing = [key for key in result.missing_keys if not key.startswith(heads)]
-    for word, keys in (("lack", missing), ("have the unknown", result.unexpected_keys)):
-        if keys:
-            raise _mismatch(source, f"they {word} {', '.join(keys[:3])}{' …' if len(keys) > 3 else ''}")
-
-
-def _mismatch(source: str, what: str) -> DeployError:
-    return DeployError(f"the weights of {source} do not fit the model: {what}; choose the model they were made for")
-
-
-def _heads(model: nn.Module) -> tuple[str, ...]:
-    """The prefixes of the head's entries in the state dict; timm knows them by the model's configuration."""
-    names = model.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr]
-    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
-
-
-def _digest(state: State) -> str:
+def _digest(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, (list, tuple)) else value
+def _wrong_size(name: str, image_size: int | None, error: Exception) -> DeployError:
+    size = "its own images" if image_size is None else f"images of {image_size} pixels"
+    return DeployError(f"{name} cannot take {size} ({_first_line(error)}): choose another --image-size")
 
 
 def _first_line(error: Exception) -> str:

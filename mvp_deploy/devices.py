@@ -26,8 +26,8 @@ def resolve(name: str) -> torch.device:
     if not torch.cuda.is_available():
         why = "sees no GPU" if torch.backends.cuda.is_built() else "is built without CUDA"
         raise DeployError(
-            f"{name} was asked for, but torch {torch.__version__} {why}: install a CUDA build of torch and the GPU's "
-            "driver, or pass --device cpu",
+            f"{name} was asked for, but torch {torch.__version__} {why}: install a CUDA build of torch and "
+            "the GPU's driver, or pass --device cpu",
             ExitCode.ENVIRONMENT,
         )
     index = int(name.partition(":")[2] or 0)

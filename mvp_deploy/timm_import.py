@@ -9,16 +9,16 @@ from typing import Any
 
 from mvp_deploy.errors import DeployError, ExitCode
 
-_stubs: list[Any] = []  # a torch.library.Library undoes its definitions when it is collected
+_stubs: list[Any] = []  # a torch.library.Library takes its definitions back when it is collected
 
 
 def timm() -> ModuleType:
     """Import and return timm.
 
-    timm needs torchvision only for image transforms, yet a torchvision built for another variant of torch (CUDA
-    against CPU, say) fails on import with «operator torchvision::nms does not exist», since its own compiled
-    operators did not load. Only after exactly that failure the two operators its Python code mentions are declared
-    here, without an implementation, and timm is imported again.
+    timm needs torchvision only for image transforms, yet a torchvision built for another variant of torch
+    (CUDA against CPU, say) fails on import with «operator torchvision::nms does not exist», since its own
+    compiled operators did not load. Only after exactly that failure, the two operators its Python code
+    mentions are declared here, without an implementation, and timm is imported again.
 
     Raises:
         DeployError: (ENVIRONMENT) timm is not installed or cannot be imported.
@@ -29,11 +29,10 @@ def timm() -> ModuleType:
         if "operator torchvision::nms does not exist" not in str(error):
             raise
     except ImportError as error:
-        raise DeployError(
-            f"timm cannot be imported ({error}): pip install timm", ExitCode.ENVIRONMENT
-        ) from error
+        cure = f"timm cannot be imported ({error}): pip install timm"
+        raise DeployError(cure, ExitCode.ENVIRONMENT) from error
     for name in [name for name in sys.modules if name.split(".")[0] in ("timm", "torchvision")]:
-        del sys.modules[name]
+        del sys.modules[name]  # imported halfway
     _declare_torchvision_operators()
     return importlib.import_module("timm")
 
@@ -42,6 +41,6 @@ def _declare_torchvision_operators() -> None:
     import torch
 
     library = torch.library.Library("torchvision", "FRAGMENT")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _stubs.append(library)

@@ -23,18 +23,18 @@ Progress = Callable[[int, int, float], None]  # steps done, steps in all, the la
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to fine-tune. ``amp`` and ``channels_last`` matter on CUDA only."""
+    """How to fine-tune. ``amp`` and ``channels_last`` take effect on CUDA only; a CPU trains in float32."""
 
     steps: int = 200
     batch_size: int = 64
-    lr: float = 0.02  # the highest in the schedule
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.05  # the highest in the schedule
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # sgd: with Nesterov momentum 0.9
     schedule: Literal["cosine", "onecycle"] = "cosine"
-    weight_decay: float = 1e-4  # on weights of two dimensions or more; norms and biases are spared
+    weight_decay: float = 1e-4  # of weights with two dimensions or more; norms and biases are spared
     label_smoothing: float = 0.0
-    distill: float = 0.0  # share of the loss that the teacher's opinion has, 0 to 1
+    distill: float = 0.0  # the share of the loss that agreeing with the teacher has, 0 to 1
     temperature: float = 2.0  # of distillation
-    clip: float | None = 1.0  # the gradient's greatest norm
+    clip: float | None = 5.0  # the gradient's greatest norm
     augment: bool = True
     flip: bool = False  # mirror images left to right when augmenting; wrong for digits and letters
     seed: int = 0
@@ -42,13 +42,18 @@ class TrainConfig:
     channels_last: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise DeployError(f"{name} is {getattr(self, name)}: it must be 1 or more")
-        if not self.lr > 0:
-            raise DeployError(f"the learning rate is {self.lr}: it must be above 0")
-        if not 0 <= self.distill <= 1 or not 0 <= self.label_smoothing < 1:
-            raise DeployError("distill must lie in 0..1 and label_smoothing in 0..1, 1 excluded")
+        for name, good, allowed in (
+            ("steps", self.steps >= 1, "1 or more"),
+            ("batch_size", self.batch_size >= 2, "2 or more (batch norms need two images)"),
+            ("lr", self.lr > 0, "above 0"),
+            ("clip", self.clip is None or self.clip > 0, "above 0, or none"),
+            ("distill", 0 <= self.distill <= 1, "within 0 and 1"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
+            ("temperature", self.temperature > 0, "above 0"),
+            ("seed", 0 <= self.seed < 2**31, "at least 0 and below 2^31"),
+        ):
+            if not good:
+                raise DeployError(f"{name} is {getattr(self, name)}: it must be {allowed}")
 
 
 @dataclass(frozen=True)
@@ -73,94 +78,90 @@ def fit(
     """Train the model in place on the images, on their device; it ends in eval mode.
 
     Args:
-        teacher: the model to learn from as well, with weight ``config.distill``, by the divergence of the softened
-            outputs (Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015).
-        checkpoint: a file written every ``checkpoint_seconds`` and removed at the end. Where it exists, training goes
-            on from it; on a CPU to the same weights as without the break.
+        teacher: a model whose opinion counts for ``config.distill`` of the loss, by the divergence of the
+            softened outputs (Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015).
+        checkpoint: a file written every ``checkpoint_seconds`` and removed at the end. Where it exists,
+            training goes on from it; on a CPU to the same weights as without the break.
 
     Raises:
         DeployError: the loss is no longer a number, or the checkpoint belongs to another training.
     """
-    if bool(config.distill) != (teacher is not None):
-        raise DeployError("distillation needs both a teacher and a weight (distill) above 0")
+    if config.distill and teacher is None:
+        raise DeployError(f"distill is {config.distill}, but there is no teacher: give one, or set it to 0")
     device = images.device
     cuda = device.type == "cuda"
-    layout = torch.channels_last if cuda and config.channels_last else torch.preserve_format
-    model.to(device, memory_format=layout).train()
-    if teacher is not None:
-        teacher.to(device, memory_format=layout).eval()
+    memory_format = torch.channels_last if cuda and config.channels_last else torch.preserve_format
+    for network in (model, teacher) if teacher is not None else (model,):
+        network.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
+    model.train()
     precision = _precision(config, device)
     optimizer = _optimizer(model, config)
     scaler = torch.amp.GradScaler("cuda", enabled=precision is torch.float16)
-    torch.manual_seed(config.seed)  # dropout and the like
-    start, elapsed, loss = 0, 0.0, math.nan
     saved = Checkpoint(checkpoint, model, optimizer, scaler, config, images.labels) if checkpoint else None
-    if saved is not None and saved.exists():
-        start, elapsed, loss = saved.load()
-
-    began = last_saved = time.monotonic()
     every = 10 if cuda else 1  # reading the loss makes the host wait for the GPU
-    for step, (x, y) in _numbered_batches(images, config, start):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
-        x = x.contiguous(memory_format=layout)
-        with _autocast(precision):
-            value = _loss(model, teacher, x, y, config)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(value).backward()
-        if config.clip is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-        scaler.step(optimizer)
-        scaler.update()
-        done = step + 1
-        if done % every == 0 or done == config.steps:
-            loss = _finite(value.item(), done, config)
-            if progress is not None:
-                progress(done, config.steps, loss)
-        now = time.monotonic()
-        if saved is not None and done < config.steps and now - last_saved >= checkpoint_seconds:
-            _finite(value.item(), done, config)
-            saved.save(done, elapsed + now - began, loss)
-            last_saved = now
-    if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+    with torch.random.fork_rng(devices=[device] if cuda else []):
+        torch.manual_seed(config.seed)  # for dropout and the like
+        start, before, loss = saved.load() if saved and saved.path.exists() else (0, 0.0, math.nan)
+        began = last_saved = time.monotonic()
+        for step, (x, y) in _numbered_batches(images, config, start):
+            with _autocast(precision):
+                value = _loss(model, teacher, x.contiguous(memory_format=memory_format), y, config)
+            _update(model, optimizer, scaler, value, learning_rate(step, config), config.clip)
+            done, now = step + 1, time.monotonic()
+            save = saved is not None and done < config.steps and now - last_saved >= checkpoint_seconds
+            if save or done % every == 0 or done == config.steps:
+                loss = value.item()
+                if not math.isfinite(loss):
+                    raise _diverged(done, config)
+                if progress is not None:
+                    progress(done, config.steps, loss)
+            if saved is not None and save:
+                saved.save(done, before + now - began, loss)
+                last_saved = now
+    if not all(value.isfinite().all() for value in model.state_dict().values()):
         raise _diverged(config.steps, config)
     model.eval()
     if saved is not None:
-        saved.remove()
-    return FitResult(config.steps, elapsed + time.monotonic() - began, loss)
+        saved.path.unlink(missing_ok=True)
+    return FitResult(config.steps, before + time.monotonic() - began, loss)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def accuracy(model: nn.Module, images: Images, batch_size: int = 256) -> float:
     """The share of the images that the model classifies rightly (0..1), in eval mode and float32."""
     training = model.training
     model.to(images.device).eval()
-    hits = sum((model(x).argmax(1) == y).sum() for x, y in images.batches(batch_size))
+    hits = sum(int((model(x).argmax(1) == y).sum()) for x, y in images.batches(batch_size))
     model.train(training)
-    return float(hits) / len(images)
+    return hits / len(images)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
     """The learning rate of a step, counted from 0.
 
-    'cosine' rises linearly for the first twentieth, then falls to zero along a half cosine. 'onecycle' rises from 1/25
-    for the first three tenths, then falls to zero, both along half cosines (Smith and Topin, "Super-Convergence", 2018).
+    'cosine' rises linearly for the first twentieth, then falls to zero along a half cosine. 'onecycle' rises
+    from 1/25 for the first three tenths, then falls to zero, both along half cosines (Smith and Topin,
+    "Super-Convergence", 2018).
     """
-    share, low = (0.05, 0.0) if config.schedule == "cosine" else (0.3, 1 / 25)
-    warm = max(1, round(share * config.steps))
+    warm = max(1, round((0.05 if config.schedule == "cosine" else 0.3) * config.steps))
     if step >= warm:
-        return config.lr * (1 + math.cos(math.pi * (step - warm) / max(1, config.steps - warm))) / 2
+        return config.lr * _half_cosine((step - warm) / (config.steps - warm))
     if config.schedule == "cosine":
         return config.lr * (step + 1) / (warm + 1)
-    return config.lr * (low + (1 - low) * (1 - math.cos(math.pi * step / warm)) / 2)
+    return config.lr * (1 - (1 - 1 / 25) * _half_cosine(step / warm))
 
 
-def _numbered_batches(
-    images: Images, config: TrainConfig, start: int
-) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
-    """Training batches from step ``start`` on. Each epoch's randomness is drawn from seed and epoch alone."""
-    per_epoch = max(1, len(images) // config.batch_size)  # the remainder is left out: a batch of one breaks batch norm
+def _half_cosine(t: float) -> float:
+    """Falls from 1 at t = 0 to 0 at t = 1."""
+    return (1 + math.cos(math.pi * t)) / 2
+
+
+def _numbered_batches(images: Images, config: TrainConfig, start: int) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+    """Training batches from step ``start`` on. Each epoch's randomness is drawn from seed and epoch alone.
+
+    An epoch leaves out the images that do not fill a batch: in a batch of one, batch norms have no variance.
+    """
+    per_epoch = max(1, len(images) // config.batch_size)
     step = start
     while step < config.steps:
         epoch, skip = divmod(step, per_epoch)
@@ -183,15 +184,34 @@ def _numbered_batches(
 def _loss(model: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, config: TrainConfig) -> Tensor:
     logits = model(x).float()
     loss = F.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
-    if teacher is None:
+    if teacher is None or not config.distill:
         return loss
     with torch.no_grad():
-        opinion = teacher(x).float()
+        opinion = teacher.eval()(x).float()
     heat = config.temperature
-    divergence = F.kl_div(
-        F.log_softmax(logits / heat, 1), F.log_softmax(opinion / heat, 1), reduction="batchmean", log_target=True
-    )
+    own, taught = F.log_softmax(logits / heat, 1), F.log_softmax(opinion / heat, 1)
+    divergence = F.kl_div(own, taught, reduction="batchmean", log_target=True)
     return (1 - config.distill) * loss + config.distill * heat**2 * divergence
+
+
+def _update(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    loss: Tensor,
+    lr: float,
+    clip: float | None,
+) -> None:
+    """One step of the optimizer; the scaler, enabled for fp16 only, passes over gradients that overflowed."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    if clip is not None:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+    scaler.step(optimizer)
+    scaler.update()
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -206,11 +226,12 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 def _precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """What to compute in besides float32: bf16 or fp16 on CUDA, nothing on a CPU."""
     if device.type != "cuda" or config.amp == "off":
         return None
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if config.amp == "bf16" and not has_bf16:
-        raise DeployError("this GPU has no bf16: use fp16, auto or off for amp", ExitCode.ENVIRONMENT)
+        raise DeployError("this GPU has no bf16: choose auto, fp16 or off for amp", ExitCode.ENVIRONMENT)
     return torch.float16 if config.amp == "fp16" or not has_bf16 else torch.bfloat16
 
 
@@ -218,14 +239,9 @@ def _autocast(precision: torch.dtype | None) -> AbstractContextManager[object]:
     return nullcontext() if precision is None else torch.autocast("cuda", precision)
 
 
-def _finite(loss: float, step: int, config: TrainConfig) -> float:
-    if not math.isfinite(loss):
-        raise _diverged(step, config)
-    return loss
-
-
 def _diverged(step: int, config: TrainConfig) -> DeployError:
     return DeployError(
-        f"training diverged: the loss was no longer a number at step {step} of {config.steps}; lower the learning rate "
-        f"(it was {config.lr:g}, try {config.lr / 10:g}), clip gradients to a smaller norm, or turn mixed precision off"
+        f"training diverged: the loss was not a number at step {step} of {config.steps}. Lower the learning "
+        f"rate (it was {config.lr:g}; try {config.lr / 10:g}), clip gradients harder, or turn amp off",
+        ExitCode.ERROR,
     )

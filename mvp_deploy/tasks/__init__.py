@@ -1,6 +1,7 @@
 """Where a task's images come from, and how they reach the model.
 
-What needs torch (``prepare``, ``Images``) is imported when first asked for: a device reads `Preprocessing` without it.
+What needs torch (``prepare``, ``Images``) is imported when first asked for: a device reads `Preprocessing`
+without it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,15 @@ import numpy.typing as npt
 from mvp_deploy.errors import DeployError
 from mvp_deploy.tasks.task import Split, Task, choose, held_out
 
-KEYS = "x_train, y_train, x_test, y_test (and classes, the names, if you like), or images, labels"
+PARTS = ("x_train", "y_train", "x_test", "y_test")
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 def read_digits(spec: str, wanted: tuple[str, ...] | None, seed: int) -> Task:
-    """The 1797 handwritten digits that scikit-learn ships: 8x8 pixels of 0..16, ink bright, classes '0' to '9'.
+    """The 1797 handwritten digits that scikit-learn ships: 8x8 pixels of 0 to 16, ink bright, by digit.
 
-    They are the test part of E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine
-    Learning Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0.
+    They are the test part of E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI
+    Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49, CC BY 4.0.
     """
     with resources.files("mvp_deploy.tasks").joinpath("digits.npz").open("rb") as file:
         data = np.load(file, allow_pickle=False)
@@ -30,74 +34,75 @@ def read_digits(spec: str, wanted: tuple[str, ...] | None, seed: int) -> Task:
 
 
 def read_npz(spec: str, path: Path, wanted: tuple[str, ...] | None, seed: int) -> Task:
-    """A task from an .npz file: uint8 images [n, height, width] or [n, height, width, 1 or 3], integer labels [n].
+    """A task from an .npz: uint8 images [n, height, width] or [n, height, width, 1 or 3], integer labels [n].
 
-    Labels index ``classes`` where the file has that key; else every distinct label is a class named by its number.
+    Labels index ``classes`` where the file has that key; else each label is a class named by its number.
     """
+    status = path.stat()
+    return _task(spec, str(path), _arrays(path, status.st_mtime_ns, status.st_size), wanted, seed)
+
+
+@lru_cache(maxsize=1)  # many tasks of one file follow each other, and unpacking it takes seconds
+def _arrays(path: Path, mtime_ns: int, size: int) -> Arrays:
     try:
         with np.load(path, allow_pickle=False) as file:
-            keys = {"x_train", "y_train", "x_test", "y_test", "images", "labels", "label", "classes"}
-            data = {key: file[key] for key in file.files if key in keys}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+            return {key: file[key] for key in (*PARTS, "images", "labels", "label", "classes") if key in file}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
         raise DeployError(
             f"{path} cannot be read as an .npz of plain arrays ({error}): write it anew with numpy.savez"
         ) from error
-    data.setdefault("labels", data.pop("label", None))
-    return _task(spec, str(path), data, wanted, seed)
 
 
-def _task(spec: str, source: str, data: Mapping[str, Any], wanted: tuple[str, ...] | None, seed: int) -> Task:
-    if {"x_train", "y_train", "x_test", "y_test"} <= data.keys():
-        train = _checked(source, "train", data["x_train"], data["y_train"])
-        test = _checked(source, "test", data["x_test"], data["y_test"])
-    elif data.get("images") is not None and data.get("labels") is not None:
-        whole = _checked(source, "", data["images"], data["labels"])
-        test_mask = held_out(map(str, whole.labels), source, seed)
-        train, test = _part(whole, ~test_mask), _part(whole, test_mask)
+def _task(spec: str, source: str, data: Arrays, wanted: tuple[str, ...] | None, seed: int) -> Task:
+    labels = data.get("labels", data.get("label"))
+    if all(key in data for key in PARTS):
+        train = _checked(f"the training part of {source}", data["x_train"], data["y_train"])
+        test = _checked(f"the test part of {source}", data["x_test"], data["y_test"])
+    elif "images" in data and labels is not None:
+        whole = _checked(source, data["images"], labels)
+        mask = held_out(map(str, whole.labels), source, seed)
+        train, test = _part(whole, ~mask), _part(whole, mask)
     else:
-        raise DeployError(f"{source} lacks the keys of a task: it needs {KEYS}")
-    numbers = np.union1d(train.labels, test.labels)
-    names = _names(source, data.get("classes"), numbers)
+        raise DeployError(f"{source} lacks the keys of a task: {', '.join(PARTS)}, or images, labels")
+    names = _names(source, data.get("classes"), np.union1d(train.labels, test.labels))
     classes = choose(source, list(names), wanted)
-    wanted_numbers = [names[name] for name in classes]
-    for part, split in (("train", train), ("test", test)):
-        for name, number in zip(classes, wanted_numbers, strict=True):
-            if not (split.labels == number).any():
-                raise DeployError(
-                    f"class {name!r} of {source} has no {part} images: leave it out with {source}#class,class"
-                )
-    return Task(spec, classes, _select(train, wanted_numbers), _select(test, wanted_numbers))
+    numbers = [names[name] for name in classes]
+    for part, split in (("training", train), ("test", test)):
+        for name, number in zip(classes, numbers, strict=True):
+            if number not in split.labels:
+                raise DeployError(f"class {name!r} of {source} has no {part} images: name others after a #")
+    return Task(spec, classes, _select(train, numbers), _select(test, numbers))
 
 
-def _names(source: str, classes: Any, numbers: npt.NDArray[np.int64]) -> dict[str, int]:
+def _names(source: str, classes: npt.NDArray[Any] | None, labels: npt.NDArray[np.int64]) -> dict[str, int]:
     """Which label each class name stands for."""
     if classes is None:
-        return {str(number): int(number) for number in numbers}
-    names = [str(name) for name in np.asarray(classes).ravel()]
+        return {str(label): int(label) for label in labels}
+    names = [str(name) for name in classes.ravel()]
     if len(set(names)) < len(names):
         raise DeployError(f"{source} has a class name twice in 'classes': name each class once")
-    if numbers.min() < 0 or numbers.max() >= len(names):
+    if labels.min() < 0 or labels.max() >= len(names):
         raise DeployError(
-            f"{source} has labels from {numbers.min()} to {numbers.max()} but {len(names)} names in 'classes': labels "
-            f"must be 0 to {len(names) - 1}"
+            f"{source} has labels from {labels.min()} to {labels.max()}, but {len(names)} names in "
+            f"'classes': labels must be 0 to {len(names) - 1}"
         )
     return {name: number for number, name in enumerate(names)}
 
 
-def _checked(source: str, part: str, images: Any, labels: Any) -> Split:
-    where = f"the {part} images of {source}" if part else f"the images of {source}"
+def _checked(where: str, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Split:
     if images.dtype != np.uint8:
-        raise DeployError(f"{where} are {images.dtype}: store them as uint8, 0 to 255")
+        raise DeployError(f"{where} has images of {images.dtype}: store them as uint8, 0 to 255")
+    shape = list(images.shape)
     if images.ndim == 3:
         images = images[..., None]  # grey
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
         raise DeployError(
-            f"{where} have the shape {list(images.shape)}: it must be [n, height, width] or [n, height, width, 3]"
+            f"{where} has images of shape {shape}: it must be [n, height, width] or [n, height, width, 3]"
         )
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise DeployError(
-            f"the labels for {where} are {labels.dtype} of shape {list(labels.shape)}: there must be one integer for "
-            f"each of the {len(images)} images"
+            f"{where} has labels of type {labels.dtype} and shape {list(labels.shape)}: there must be one "
+            f"integer for each of the {len(images)} images"
         )
     rgb = np.broadcast_to(images, (*images.shape[:3], 3))  # grey shown as RGB, without three copies
     return Split(rgb, labels.astype(np.int64))

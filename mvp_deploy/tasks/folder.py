@@ -15,31 +15,16 @@ Files = dict[str, list[Path]]  # of each class
 
 
 def read_folder(spec: str, root: Path, wanted: tuple[str, ...] | None, seed: int, skip_bad: bool) -> Task:
-    """A task from ``root/train/CLASS/*`` with ``root/val`` or ``root/test`` (val where there are both), or from
-    ``root/CLASS/*`` split by the seed. Every image is decoded once, so that a broken one is found here.
+    """A task from ``root/train/CLASS/*`` with ``root/val`` or ``root/test`` (val where there are both), or
+    from ``root/CLASS/*`` split by the seed. Every image is decoded once, so that a broken one is found here.
     """
-    if not _class_folders(root / "train"):
-        found, skipped = _usable(root, wanted, skip_bad)
-        classes = choose(str(root), sorted(found), wanted)
-        whole = _split(found, classes)
-        test = held_out((classes[label] for label in whole.labels), str(root), seed)
-        return Task(spec, classes, _part(whole, ~test), _part(whole, test), skipped)
-
-    other = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
-    if other is None:
-        raise DeployError(f"{root} has train/ but neither val/ nor test/: add one with the same class folders")
-    train, skipped_train = _usable(root / "train", wanted, skip_bad)
-    test_files, skipped_test = _usable(other, wanted, skip_bad)
-    lonely = sorted(train.keys() ^ test_files.keys())
-    if lonely and not skip_bad:
-        where, missing = (root / "train", other) if lonely[0] in train else (other, root / "train")
-        raise DeployError(
-            f"class {lonely[0]!r} is in {where} but not in {missing}: give both the same class folders, or pass "
-            "--skip-bad to leave such classes out"
-        )
-    classes = choose(str(root), sorted(train.keys() & test_files.keys()), wanted)
-    skipped = skipped_train + skipped_test + len(lonely)
-    return Task(spec, classes, _split(train, classes), _split(test_files, classes), skipped)
+    if _class_folders(root / "train"):  # else «train» may be the name of a class
+        return _divided(spec, root, wanted, skip_bad)
+    files, skipped = _usable(root, wanted, skip_bad)
+    classes = choose(str(root), sorted(files), wanted)
+    whole = _split(files, classes)
+    test = held_out((classes[label] for label in whole.labels), str(root), seed)
+    return Task(spec, classes, _part(whole, ~test), _part(whole, test), skipped)
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
@@ -53,24 +38,39 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
         raise DeployError(_unreadable(path, error)) from error
 
 
+def _divided(spec: str, root: Path, wanted: tuple[str, ...] | None, skip_bad: bool) -> Task:
+    held = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
+    if held is None:
+        raise DeployError(f"{root} has train/ but neither val/ nor test/: add one, with the same classes")
+    train, skipped_train = _usable(root / "train", wanted, skip_bad)
+    test, skipped_test = _usable(held, wanted, skip_bad)
+    lonely = sorted(train.keys() ^ test.keys())
+    if lonely and not skip_bad:
+        there, missing = (root / "train", held) if lonely[0] in train else (held, root / "train")
+        raise DeployError(
+            f"class {lonely[0]!r} is in {there} but not in {missing}: give both the same class folders, or "
+            "pass --skip-bad to leave such classes out"
+        )
+    classes = choose(str(root), sorted(train.keys() & test.keys()), wanted)
+    skipped = skipped_train + skipped_test + len(lonely)
+    return Task(spec, classes, _split(train, classes), _split(test, classes), skipped)
+
+
 def _usable(root: Path, wanted: tuple[str, ...] | None, skip_bad: bool) -> tuple[Files, int]:
     """The readable images of each class, and how many images and classes were left out as unusable."""
     names = [folder.name for folder in _class_folders(root)]
     if not names:
         raise DeployError(f"{root} has no class folders: put each class's images into a folder of its name")
-    chosen = names if wanted is None else [name for name in names if name in wanted]
-    if wanted is not None and len(chosen) < len(wanted):
-        choose(str(root), names, wanted)  # says which name is unknown
+    chosen = names if wanted is None else choose(str(root), names, wanted)
     files = {name: _images(root / name) for name in chosen}
     errors = _errors([path for paths in files.values() for path in paths])
     if errors and not skip_bad:
         raise DeployError(next(iter(errors.values())))
     good = {name: [path for path in paths if path not in errors] for name, paths in files.items()}
     empty = [name for name, paths in good.items() if not paths]
-    if empty and not skip_bad:
-        raise DeployError(
-            f"the class folder {root / empty[0]} holds no images: add some, remove it, or pass --skip-bad"
-        )
+    if empty and (wanted is not None or not skip_bad):
+        cure = "do not name the class" if skip_bad else "remove the folder, or pass --skip-bad"
+        raise DeployError(f"the class folder {root / empty[0]} holds no readable image: add some, or {cure}")
     return {name: paths for name, paths in good.items() if paths}, len(errors) + len(empty)
 
 
@@ -84,9 +84,8 @@ def _images(folder: Path) -> list[Path]:
     from PIL import Image
 
     endings = Image.registered_extensions()
-    return sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in endings and not p.name.startswith(".") and p.is_file()
-    )
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    return [path for path in files if path.suffix.lower() in endings]
 
 
 def _errors(paths: list[Path]) -> dict[Path, str]:
@@ -118,5 +117,4 @@ def _split(files: Files, classes: tuple[str, ...]) -> Split:
 
 
 def _part(split: Split, mask: npt.NDArray[np.bool_]) -> Split:
-    paths = tuple(path for path, taken in zip(split.images, mask, strict=True) if taken)
-    return Split(paths, split.labels[mask])  # type: ignore[arg-type]
+    return Split(tuple(split.images[k] for k in np.flatnonzero(mask)), split.labels[mask])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,8 +18,7 @@ from mvp_deploy.tasks.preprocessing import Preprocessing
 from mvp_deploy.tasks.task import Split
 
 MEMORY_LIMIT = 2 << 30  # bytes of prepared images kept in memory
-CHUNK = 256  # images prepared at once
-AHEAD = 4  # batches a stream prepares in advance
+CHUNK = 64  # images prepared at once
 SHIFT = 1 / 8  # of the edge: how far augmentation moves an image at most
 
 
@@ -52,8 +51,8 @@ class Images:
         """Batches of float32 images [b, 3, H, W], normalised, and int64 labels [b], on the device.
 
         Args:
-            batch_size: images in a batch; the last one may be smaller, unless ``drop_last`` leaves it out (it is
-                kept when it is the only one).
+            batch_size: images in a batch; the last one may be smaller, unless ``drop_last`` leaves it out
+                (it is kept when it is the only one).
             shuffle: in an order drawn from ``generator``.
             augment: move each image by up to an eighth of its edge, repeating its border pixels.
             flip: with ``augment``, mirror half of the images left to right (wrong for digits and letters).
@@ -65,26 +64,23 @@ class Images:
         parts = list(order.split(batch_size))
         if drop_last and len(parts) > 1 and len(parts[-1]) < batch_size:
             parts.pop()
-        seeds = torch.randint(2**62, (len(parts),), generator=generator).tolist() if augment else []
-        mean, std = (
-            torch.tensor(values, device=self.device).view(3, 1, 1)
-            for values in (self.preprocessing.mean, self.preprocessing.std)
-        )
-        for part, pixels, seed in zip(
-            parts[skip:], self._pixels(parts[skip:]), seeds[skip:] or [None] * len(parts), strict=False
-        ):
-            if seed is not None:
+        seeds = torch.randint(2**62, (len(parts),), generator=generator).tolist()  # one for each batch
+        mean = torch.tensor(self.preprocessing.mean, device=self.device).view(3, 1, 1)
+        std = torch.tensor(self.preprocessing.std, device=self.device).view(3, 1, 1)
+        parts, seeds = parts[skip:], seeds[skip:]
+        for part, seed, pixels in zip(parts, seeds, self._pixels(parts), strict=True):
+            if augment:
                 pixels = _augment(pixels, flip, torch.Generator().manual_seed(seed))
-            yield (pixels.float() / 255 - mean) / std, self.labels[part.to(self.device)]
+            yield pixels.float().div_(255).sub_(mean).div_(std), self.labels[part.to(self.device)]
 
     def _pixels(self, parts: list[Tensor]) -> Iterator[Tensor]:
         """The uint8 images of each list of indices, on the device."""
         if isinstance(self.pixels, Tensor):
             for part in parts:
                 yield self.pixels[part.to(self.device)]
-            return
-        for pixels in _stream(self.pixels, parts, self.preprocessing):
-            yield pixels.to(self.device)
+        else:
+            for pixels in _stream(self.pixels, parts, self.preprocessing):
+                yield pixels.to(self.device)
 
 
 def prepare(
@@ -94,8 +90,8 @@ def prepare(
     *,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Images:
-    """Bring a split to the model's input size: in the device's memory up to ``memory_limit`` bytes (n * 3 * H * W),
-    else prepared again for every batch while the model works.
+    """Bring a split to the model's input size: in the device's memory up to ``memory_limit`` bytes
+    (n * 3 * H * W), else prepared again for every batch, by threads, while the model works.
 
     Raises:
         DeployError: an image cannot be decoded.
@@ -105,11 +101,27 @@ def prepare(
     height, width = preprocessing.input_size[1:]
     if len(split) * 3 * height * width > memory_limit:
         return Images(split, labels, preprocessing, device)
+    chunks = list(torch.arange(len(split)).split(CHUNK))
     pixels = torch.empty((len(split), 3, height, width), dtype=torch.uint8)
-    chunks = torch.arange(len(split)).split(CHUNK)
-    for part, chunk in zip(chunks, _stream(split, list(chunks), preprocessing), strict=True):
-        pixels[part[0] : part[-1] + 1] = chunk
+    for part, chunk in zip(chunks, _stream(split, chunks, preprocessing), strict=True):
+        pixels[part] = chunk
     return Images(pixels.to(device), labels, preprocessing, device)
+
+
+def resize_batch(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """`Preprocessing.resize` for many square images: uint8 [n, edge, edge, 3] to uint8 [n, 3, H, W], H = W.
+
+    torch's antialiased resizing of bytes is Pillow's algorithm, but for rounding: single values differ by two
+    at most. With other shapes Pillow 13 may resize the columns first, and clip other values on the way.
+    """
+    layout = preprocessing.layout(images.shape[1], images.shape[2])
+    pixels = images.permute(0, 3, 1, 2)  # in memory still channels last, which is the fast way
+    if layout.size != tuple(images.shape[1:3]):
+        pixels = F.interpolate(pixels, layout.size, mode=preprocessing.interpolation, antialias=True)
+    colour = torch.tensor(layout.fill, dtype=torch.uint8).view(1, 3, 1, 1)
+    canvas = colour.repeat(len(images), 1, *preprocessing.input_size[1:])
+    canvas[:, :, layout.target[0], layout.target[1]] = pixels[:, :, layout.source[0], layout.source[1]]
+    return canvas
 
 
 def _stream(split: Split, parts: list[Tensor], preprocessing: Preprocessing) -> Iterator[Tensor]:
@@ -117,45 +129,30 @@ def _stream(split: Split, parts: list[Tensor], preprocessing: Preprocessing) -> 
 
     Decoding and resizing do not hold Python's lock, so threads suffice.
     """
-    if isinstance(split.images, np.ndarray):
+    ahead = min(os.cpu_count() or 1, 8)  # batches: enough to keep the threads busy, few enough for the memory
+    running: deque[Future[Tensor]] = deque()
+    threads = ThreadPoolExecutor(ahead)
+    try:
         for part in parts:
-            yield resize_batch(torch.from_numpy(split.images[part.numpy()]), preprocessing)
-        return
-    files = split.images
-    with ThreadPoolExecutor() as threads:
-        waiting = deque(parts)
-        running: deque[list[object]] = deque()
-
-        def start() -> None:
-            if waiting:
-                part = waiting.popleft().tolist()
-                running.append([threads.submit(_read, files[i], preprocessing) for i in part])
-
-        for _ in range(AHEAD):
-            start()
+            running.append(threads.submit(_made, split, part, preprocessing))
+            if len(running) > ahead:
+                yield running.popleft().result()
         while running:
-            images = [future.result() for future in running.popleft()]  # type: ignore[attr-defined]
-            start()
-            yield torch.stack(images)
+            yield running.popleft().result()
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
-def _read(path: Path, preprocessing: Preprocessing) -> Tensor:
-    return torch.from_numpy(preprocessing.resize(read_image(path))).permute(2, 0, 1)
-
-
-def resize_batch(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """`Preprocessing.resize` for many images of one size: uint8 [n, height, width, 3] to uint8 [n, 3, H, W].
-
-    torch's antialiased resizing of bytes is Pillow's algorithm; single values may differ by one or two.
-    """
-    layout = preprocessing.layout(images.shape[1], images.shape[2])
-    pixels = images.permute(0, 3, 1, 2)  # in memory still channels last, which is the fast way
-    if layout.size != tuple(images.shape[1:3]):
-        pixels = F.interpolate(pixels, layout.size, mode=preprocessing.interpolation, antialias=True)
-    height, width = preprocessing.input_size[1:]
-    canvas = torch.tensor(layout.fill, dtype=torch.uint8).view(1, 3, 1, 1).repeat(len(images), 1, height, width)
-    canvas[:, :, layout.target[0], layout.target[1]] = pixels[:, :, layout.source[0], layout.source[1]]
-    return canvas
+def _made(split: Split, part: Tensor, preprocessing: Preprocessing) -> Tensor:
+    if isinstance(split.images, np.ndarray):
+        arrays = split.images[part.numpy()]
+        height, width = arrays.shape[1:3]
+        if height == width and preprocessing.input_size[1] == preprocessing.input_size[2]:
+            return resize_batch(torch.from_numpy(arrays), preprocessing)
+        images = [preprocessing.resize(image) for image in arrays]
+    else:
+        images = [preprocessing.resize(read_image(split.images[i])) for i in part.tolist()]
+    return torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2))
 
 
 def _augment(pixels: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
@@ -171,7 +168,7 @@ def _augment(pixels: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
 
 
 def _moved(n: int, length: int, generator: torch.Generator) -> Tensor:
-    """For each of n edges the pixels to take, int64 [n, length], shifted at random and clamped to the edge."""
+    """Which pixel to take for each place on n edges, int64 [n, length]: shifted, clamped to the edge."""
     most = max(1, round(SHIFT * length))
     shift = torch.randint(-most, most + 1, (n, 1), generator=generator)
     return (torch.arange(length) + shift).clamp(0, length - 1)

@@ -13,13 +13,14 @@ from mvp_deploy.tasks.task import Task, parse
 def load_task(spec: str, *, seed: int = 0, skip_bad: bool = False) -> Task:
     """Load the task named ``SOURCE[#class,class,…]``.
 
-    SOURCE is ``digits``, an ``.npz`` file, or a folder of images (``train/CLASS/*`` with ``val/`` or ``test/``; or one
-    folder of classes). Classes keep the order they are named in; without names all are taken, in alphabetical order
-    (folders) or the file's. ``seed`` chooses the held-out images where the source does not say which they are.
+    SOURCE is ``digits``, an ``.npz`` file, or a folder of images (``train/CLASS/*`` with ``val/`` or
+    ``test/``; or one folder of classes). Classes keep the order they are named in; without names all are
+    taken, in alphabetical order (folders) or the file's. ``seed`` chooses the held-out images where the
+    source does not say which they are.
 
     Raises:
-        DeployError: (INPUT) the source, a class or an image cannot be used. With ``skip_bad``, unreadable images and
-            classes left without any are passed over instead, and counted in ``Task.skipped``.
+        DeployError: (INPUT) the source, a class or an image cannot be used. With ``skip_bad``, unreadable
+            images, and classes that lack images in a part, are left out and counted in ``Task.skipped``.
     """
     source, wanted = parse(spec)
     path = Path(source).expanduser()

@@ -29,8 +29,8 @@ class Layout(NamedTuple):
 class Preprocessing:
     """timm's preprocessing for evaluation: resize, crop at the centre, scale to 0..1, normalise.
 
-    ``crop_mode`` says which edge is resized to the input's edge / ``crop_pct``: the shortest ('center', loses the
-    image's ends), each ('squash', loses the aspect ratio) or the longest ('border', pads).
+    ``crop_mode`` says which edge is resized to the input's edge / ``crop_pct``: the shortest ('center', loses
+    the image's ends), each ('squash', loses the aspect ratio) or the longest ('border', pads).
     """
 
     input_size: tuple[int, int, int]  # channels (3), height, width
@@ -42,18 +42,13 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.input_size[0] != 3:
-            raise DeployError(
-                f"models of {self.input_size[0]}-channel images cannot be used: choose one for RGB images"
-            )
-        if self.interpolation not in ("bilinear", "bicubic") or self.crop_mode not in (
-            "center",
-            "squash",
-            "border",
+            raise DeployError(f"the model takes {self.input_size[0]} channels: choose one for RGB images")
+        for value, known in (
+            (self.interpolation, ("bilinear", "bicubic")),
+            (self.crop_mode, ("center", "squash", "border")),
         ):
-            raise DeployError(
-                f"unknown preprocessing (interpolation {self.interpolation!r}, crop mode {self.crop_mode!r}): known "
-                "are bilinear and bicubic; center, squash and border"
-            )
+            if value not in known:
+                raise DeployError(f"unknown preprocessing {value!r}: known are {', '.join(known)}")
 
     def apply(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """From a uint8 RGB image [height, width, 3] to the model's float32 input [3, H, W]."""
@@ -66,9 +61,8 @@ class Preprocessing:
         from PIL import Image
 
         layout = self.layout(image.shape[0], image.shape[1])
-        resized = Image.fromarray(image).resize(
-            layout.size[::-1], Image.Resampling[self.interpolation.upper()]
-        )
+        filter = Image.Resampling[self.interpolation.upper()]
+        resized = Image.fromarray(image).resize(layout.size[::-1], filter)
         canvas = np.full((*self.input_size[1:], 3), layout.fill, np.uint8)
         canvas[layout.target] = np.asarray(resized)[layout.source]
         return canvas
@@ -82,14 +76,14 @@ class Preprocessing:
             size = goal
         elif self.crop_mode == "border" or goal[0] != goal[1]:
             ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
-            size = (round(height / ratio), round(width / ratio))
+            size = (max(1, round(height / ratio)), max(1, round(width / ratio)))
         elif height <= width:
             size = (goal[0], int(goal[0] * width / height))
         else:
             size = (int(goal[0] * height / width), goal[0])
         rows, columns = _centre(size[0], box[0]), _centre(size[1], box[1])
-        grey = self.crop_mode == "border"
-        red, green, blue = (round(255 * value) if grey else 0 for value in self.mean)
+        border = self.crop_mode == "border"
+        red, green, blue = (round(255 * value) if border else 0 for value in self.mean)
         return Layout(size, (rows[0], columns[0]), (rows[1], columns[1]), (red, green, blue))
 
     def to_json(self) -> dict[str, Any]:
@@ -99,7 +93,8 @@ class Preprocessing:
     def from_json(cls, data: Mapping[str, Any]) -> Preprocessing:
         """The inverse of `to_json`; raises DeployError for data that does not describe a preprocessing."""
         try:
-            return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in data.items()})
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+            return cls(**values)
         except (TypeError, AttributeError, IndexError) as error:
             raise DeployError(f"this is not a description of a preprocessing: {error}") from error
 

@@ -72,28 +72,28 @@ def choose(source: str, available: Sequence[str], wanted: tuple[str, ...] | None
     for name in chosen:
         if name not in available:
             close = difflib.get_close_matches(name, available) or available[:5]
-            raise DeployError(f"{source} has no class {name!r}: did you mean {' or '.join(map(repr, close))}?")
+            hint = " or ".join(repr(name) for name in close)
+            raise DeployError(f"{source} has no class {name!r}: did you mean {hint}?")
         if chosen.count(name) > 1:
             raise DeployError(f"the class {name!r} is named twice for {source}: name each class once")
     if len(chosen) < 2:
-        raise DeployError(f"{source} gives {len(chosen)} class: a task needs two at least")
+        have = f"only the class {chosen[0]!r}" if chosen else "no class"
+        raise DeployError(f"the task has {have} of {source}: it needs two at least")
     return chosen
 
 
 def held_out(labels: Iterable[str], source: str, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose a fifth of each class at random as its held-out part (one image at least): a mask over the images.
+    """Choose a fifth of each class at random as its held-out part, one image at least: a mask over all.
 
-    A class's draw depends on the seed, its name and its number of images only, so that tasks sharing a class hold
-    out the same images of it.
+    A class's draw depends on the seed, its name and its number of images only, so that tasks sharing a class
+    hold out the same images of it.
     """
     names = np.asarray(list(labels))
     mask = np.zeros(len(names), bool)
     for name in np.unique(names):
         where = np.flatnonzero(names == name)
         if len(where) < 2:
-            raise DeployError(
-                f"class {str(name)!r} of {source} has one image: add more, one part is for testing"
-            )
+            raise DeployError(f"class {str(name)!r} of {source} has one image: add more")
         random = np.random.default_rng([seed, zlib.crc32(str(name).encode())])
         mask[random.permutation(where)[: max(1, round(TEST_FRACTION * len(where)))]] = True
     return mask
