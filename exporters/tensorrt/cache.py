@@ -1,0 +1,150 @@
+"""Engines on disk, each with a JSON that says what it was built from and for; without it none is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporters.errors import DeployError, ExitCode
+from exporters.tensorrt.releases import version_number
+
+if TYPE_CHECKING:
+    from exporters.tensorrt.build import Built, Options
+    from exporters.tensorrt.probe import Offer
+
+FORMAT = 1
+CURE = "build it again on this machine with `mvp-deploy build`."
+
+
+def identity(offer: Offer, onnx: Path, options: Options) -> dict[str, Any]:
+    """Everything an engine depends on: when any of it differs, it is another engine."""
+    gpu = asdict(offer.gpu)
+    del gpu["memory"], gpu["cuda"]  # change with the driver and leave engines valid
+    checksum = _sha256(onnx.read_bytes())
+    return {"onnx": checksum, "tensorrt": offer.version, "gpu": gpu, "options": options.to_json()}
+
+
+def sidecar(engine: Path) -> Path:
+    """Where an engine's description lies."""
+    return engine.with_name(engine.name + ".json")
+
+
+def folder(offer: Offer) -> str:
+    """A folder name for the engines of this GPU and TensorRT."""
+    return re.sub(r"[^a-z0-9.]+", "-", f"{offer.gpu.name}-tensorrt-{offer.version}".lower()).strip("-")
+
+
+def store(engine: Path, built: Built, wanted: Mapping[str, Any], onnx: Path) -> dict[str, Any]:
+    """Write an engine and its description, the description last: an engine without one is not loaded."""
+    record = {
+        "format": FORMAT,
+        "identity": wanted,
+        "onnx": os.path.relpath(onnx, engine.parent),
+        "sha256": _sha256(built.plan),
+        "bytes": len(built.plan),
+        "layers": built.layers,
+        "build_seconds": round(built.seconds, 1),
+    }
+    sidecar(engine).unlink(missing_ok=True)
+    write_whole(engine, built.plan)
+    write_whole(sidecar(engine), json.dumps(record, indent=2, sort_keys=True).encode())
+    return record
+
+
+def stored(engine: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The description of an engine that is whole and is exactly the wanted one, else None."""
+    try:
+        record = _record(engine)
+        _plan(engine, record)
+    except DeployError:
+        return None
+    return record if record["identity"] == wanted else None
+
+
+def read(engine: Path, offer: Offer) -> tuple[bytes, dict[str, Any]]:
+    """A stored engine's plan and description, fit for this machine.
+
+    Raises:
+        DeployError: (INPUT) it has no description, is damaged, or its ONNX file has changed since;
+            (ENVIRONMENT) it was built by another TensorRT or for another GPU.
+    """
+    record = _record(engine)
+    built = record["identity"]
+    _refuse_other_version(engine, built, offer)
+    _refuse_other_gpu(engine, built, offer)
+    onnx = engine.parent / record["onnx"]
+    if onnx.is_file() and _sha256(onnx.read_bytes()) != built["onnx"]:
+        raise DeployError(f"{engine.name} is stale: {onnx.name} has changed since it was built; {CURE}")
+    return _plan(engine, record), record
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _record(engine: Path) -> dict[str, Any]:
+    path = sidecar(engine)
+    if not path.is_file():
+        raise DeployError(f"{engine.name} has no {path.name} to say what it was built from and for: {CURE}")
+    try:
+        record: dict[str, Any] = json.loads(path.read_bytes())
+        known = record["format"] == FORMAT and {"identity", "onnx", "sha256"} <= set(record)
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise DeployError(f"{path.name} cannot be understood: {CURE}")
+    return record
+
+
+def _plan(engine: Path, record: Mapping[str, Any]) -> bytes:
+    plan = engine.read_bytes() if engine.is_file() else b""
+    if _sha256(plan) != record["sha256"]:
+        raise DeployError(f"{engine.name} is not what was built (its checksum differs): {CURE}")
+    return plan
+
+
+def _refuse_other_version(engine: Path, built: Mapping[str, Any], offer: Offer) -> None:
+    if built["tensorrt"] == offer.version:
+        return
+    later = version_number(offer.version) >= version_number(built["tensorrt"])
+    if not (built["options"]["version_compatible"] and later):
+        raise DeployError(
+            f"{engine.name} is of TensorRT {built['tensorrt']} and this machine has {offer.version}: {CURE}",
+            ExitCode.ENVIRONMENT,
+        )
+
+
+def _refuse_other_gpu(engine: Path, built: Mapping[str, Any], offer: Offer) -> None:
+    there = built["gpu"]
+    same = all(getattr(offer.gpu, key) == value for key, value in there.items())
+    ampere = float(offer.gpu.compute_capability) >= 8.0
+    if not (same or (built["options"]["hardware_compatible"] and ampere)):
+        raise DeployError(
+            f"{engine.name} is for {_gpu(there)} and this machine has {_gpu(asdict(offer.gpu))}: {CURE}",
+            ExitCode.ENVIRONMENT,
+        )
+
+
+def _gpu(gpu: Mapping[str, Any]) -> str:
+    return f"{gpu['name']} ({gpu['multiprocessors']} multiprocessors, compute {gpu['compute_capability']})"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,33 @@
+"""Makes ``tests/`` importable (``from fakes …``), and says why tests marked gpu do not run here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from exporters import cuda
+from exporters.errors import DeployError
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    try:
+        cuda.select()
+    except DeployError as error:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=str(error)))
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
+    """``install(version, gpu)`` puts a stand-in TensorRT on a stand-in GPU in the place of the real ones."""
+    from fakes import tensorrt
+
+    monkeypatch.setattr(cuda, "_library", cuda._library)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # not installed, whatever this machine has
+    yield tensorrt.install
+    cuda._driver.cache_clear()
