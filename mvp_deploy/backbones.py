@@ -84,14 +84,19 @@ def create(
     return Backbone(name, image_size, source, _digest(state), _preprocessing(model, image_size), license), state
 
 
-def build(backbone: Backbone, state: Mapping[str, Tensor], num_classes: int, *, seed: int = 0) -> nn.Module:
+def build(backbone: Backbone, state: Mapping[str, Tensor] | None, num_classes: int, *, seed: int = 0) -> nn.Module:
     """The backbone as an eager model in eval mode on the CPU: float32 [b, 3, H, W] to logits [b, k].
 
     The head (k = ``num_classes``) is fresh, drawn from ``seed``, unless ``state`` has one of that size.
-    ``num_classes=0`` gives pooled features [b, c] instead.
+    ``num_classes=0`` gives pooled features [b, c] instead. Without a ``state`` all is random: for the shapes.
+
+    Raises:
+        DeployError: the state does not fit, or the installed timm has no such model.
     """
+    _check(backbone.name, pretrained=False)
     model = _model(backbone.name, backbone.image_size, num_classes, seed=seed)
-    load_weights(model, state, f"the backbone {backbone.name}")
+    if state is not None:
+        load_weights(model, state, f"the backbone {backbone.name}")
     return model
 
 

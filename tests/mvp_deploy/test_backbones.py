@@ -44,6 +44,8 @@ def test_a_backbone_takes_any_number_of_classes(name: str) -> None:
     assert same(state, {key: whole[key] for key in state})
     assert same(whole, dict(build(backbone, whole, 5, seed=1).state_dict()))  # a fitting head is kept
     assert build(backbone, whole, 3)(x).shape == (2, 3)  # another is dropped
+    shapes = build(backbone, None, 5).state_dict()
+    assert {key: value.shape for key, value in shapes.items()} == {k: v.shape for k, v in whole.items()}
 
 
 def test_the_seed_decides_and_torchs_random_state_is_left_alone() -> None:
