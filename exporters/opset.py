@@ -75,7 +75,7 @@ def lower_opset(source: str | os.PathLike[str], out: str | os.PathLike[str], ops
         onnx.checker.check_model(os.fspath(unchecked), full_check=True)
         _check_same(Path(source), unchecked)
         os.replace(unchecked, out)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise DeployError(f"{out.name} would not be valid in opset {opset}: {error}") from error
     finally:
         unchecked.unlink(missing_ok=True)

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+TORCH = {"noop_with_empty_axes": 0}  # its exporter writes the default out
+
 
 def classifier(path: Path, precision: str = "fp32", *, opset: int = 17, channels: int = 16, seed: int = 0) -> Path:
     """Convolution, ReLU, mean, Gemm: logits [batch, 4] from images [batch, 3, 8, 8].
@@ -39,7 +41,7 @@ def classifier(path: Path, precision: str = "fp32", *, opset: int = 17, channels
     nodes.append(helper.make_node("Relu", ["features"], ["positive"], name="relu"))
     if opset >= 18:
         weights["axes"] = np.array([2, 3])
-        nodes.append(helper.make_node("ReduceMean", ["positive", "axes"], ["mean"], name="mean", keepdims=0))
+        nodes.append(helper.make_node("ReduceMean", ["positive", "axes"], ["mean"], name="mean", keepdims=0, **TORCH))
     else:
         nodes.append(helper.make_node("ReduceMean", ["positive"], ["mean"], name="mean", keepdims=0, axes=[2, 3]))
     nodes.append(helper.make_node("Gemm", ["mean", "fc.weight", "fc.bias"], [last], name="fc", transB=1))
