@@ -1,0 +1,48 @@
+"""A report as one HTML page of sections with text, tables and inline SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from jinja2 import Environment, Template
+
+
+@dataclass(frozen=True)
+class Figure:
+    """An SVG made by ``report.plots``, and the sentence that says what it shows."""
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; ``highlight`` is the index of the row that matters."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    highlight: int | None = None
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page; what is empty is left out."""
+
+    title: str
+    text: str = ""
+    table: Table | None = None
+    figures: Sequence[Figure] = ()
+
+
+def page(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """The page's HTML. Everything but the figures is escaped."""
+    return _template().render(title=title, lead=lead, sections=sections)
+
+
+@cache
+def _template() -> Template:
+    source = resources.files("mvp_deploy.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(source)

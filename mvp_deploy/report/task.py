@@ -1,0 +1,124 @@
+"""One task's report: what was gained and lost, on which machine, who voted, what was kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mvp_deploy.report import plots
+from mvp_deploy.report.page import Figure, Section, Table, page
+
+Json = Mapping[str, Any]
+COLUMNS = ("model", "batch", "accuracy", "params", "MMACs", "MB", "p50 ms", "p90 ms", "p99 ms", "speed-up")
+
+
+def task_page(run: Json, measurements: Json) -> str:
+    """The HTML page of a task, from its run.json and its bundle's measurements.json."""
+    rows = measurements["rows"]
+    return page(
+        f"{run['task']}: pruned by Meta-Vote Pruning",
+        summary(run, rows),
+        [
+            _result(run, rows),
+            _latencies(rows),
+            _votes(run),
+            _machine(measurements["environment"], rows, run),
+        ],
+    )
+
+
+def summary(run: Json, rows: Sequence[Json]) -> str:
+    """The result in one sentence."""
+    pruned, unpruned = (run["metrics"][name] for name in ("pruned", "unpruned"))
+    gains = [row for row in rows if row["speed_up"]]
+    times = ", ".join(f"{row['speed_up']['value']:.1f} times faster at batch {row['batch']}" for row in gains)
+    return (
+        f"{pruned['params'] / unpruned['params']:.0%} of the parameters and {pruned['macs'] / unpruned['macs']:.0%} of "
+        f"the MACs remain; accuracy is {pruned['accuracy']:.1%}, unpruned {unpruned['accuracy']:.1%}"
+        + (f"; in ONNX Runtime {times}." if times else ".")
+    )
+
+
+def table(run: Json, rows: Sequence[Json]) -> list[tuple[str, ...]]:
+    """The result as cells under ``COLUMNS``, a row per model and batch size."""
+    return [
+        (
+            f"{row['model']} {row['precision']}",
+            str(row["batch"]),
+            f"{row['accuracy']:.1%}",
+            f"{run['metrics'][row['model']]['params']:,}",
+            f"{run['metrics'][row['model']]['macs'] / 1e6:.2f}",
+            f"{row['size'] / 1e6:.2f}",
+            *(f"{row['timing'][key]:.3f}" for key in ("p50", "p90", "p99")),
+            _gain(row["speed_up"]),
+        )
+        for row in rows
+    ]
+
+
+def _gain(ratio: Json | None) -> str:
+    return "baseline" if ratio is None else f"{ratio['value']:.2f}x ({ratio['low']:.2f}-{ratio['high']:.2f})"
+
+
+def _result(run: Json, rows: Sequence[Json]) -> Section:
+    first = [row for row in rows if row["batch"] == rows[0]["batch"]]
+    plot = plots.accuracy_against_latency(
+        [row["model"] for row in first],
+        [row["timing"]["p50"] for row in first],
+        [row["accuracy"] for row in first],
+    )
+    caption = (
+        f"Accuracy on the {run['images']['test']} held-out images against median latency at batch {rows[0]['batch']}."
+    )
+    highlight = next((index for index, row in enumerate(rows) if row["model"] == "pruned"), None)
+    return Section(
+        "Result",
+        "Both models were fine-tuned on this task by the same loop, exported, and compared with PyTorch on every "
+        "held-out image before they were timed.",
+        Table(COLUMNS, table(run, rows), highlight),
+        [Figure(plot, caption)],
+    )
+
+
+def _latencies(rows: Sequence[Json]) -> Section:
+    figures = []
+    for batch in dict.fromkeys(row["batch"] for row in rows):
+        at = [row for row in rows if row["batch"] == batch]
+        svg = plots.latencies(
+            [row["model"] for row in at],
+            [row["timing"]["windows"] for row in at],
+            [row["timing"]["p99"] for row in at],
+        )
+        shaky = [row["model"] for row in at if not row["timing"]["stable"]]
+        note = f" Not stable: {', '.join(shaky)}." if shaky else ""
+        figures.append(Figure(svg, f"Batch {batch}: the median of each window, and the 99th percentile (bar).{note}"))
+    text = "The models took turns in short windows in one process, so that other load hit both alike."
+    return Section("Latency", text, None, figures)
+
+
+def _votes(run: Json) -> Section:
+    voters, groups = run["votes"]["voters"], run["groups"]
+    rows = [(voter["task"], f"{voter['similarity']:.3f}", f"{voter['weight']:.2f}") for voter in voters]
+    svg = plots.kept(
+        [group["name"] for group in groups],
+        [group["kept"] / group["size"] for group in groups],
+        [group["unanimity"] for group in groups],
+    )
+    return Section(
+        "Who voted, and what stays",
+        f"Recipe {run['recipe']['name']}: the task's own importance has {run['votes']['own']:.0%} of the say, the "
+        "neighbours' votes have the rest.",
+        Table(("neighbour", "similarity", "weight"), rows) if rows else None,
+        [Figure(svg, f"Units kept in each of the {len(groups)} unit groups.")],
+    )
+
+
+def _machine(environment: Json, rows: Sequence[Json], run: Json) -> Section:
+    details = dict(rows[0]["details"])
+    facts = {key: environment[key] for key in ("cpu", "cores", "load", "system", "python")}
+    facts |= details | environment["versions"] | {"seed": run["seed"], "backbone": run["backbone"]["name"]}
+    return Section(
+        "Measured on",
+        "Load is the number of processes that wanted a core in the minute before.",
+        Table(("", ""), [(str(key), str(value)) for key, value in facts.items()]),
+    )

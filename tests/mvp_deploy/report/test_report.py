@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from mvp_deploy.report import plots
+from mvp_deploy.report.page import Figure, Section, Table, page
+from mvp_deploy.report.task import task_page
+
+SVGS = {
+    "scatter": lambda: plots.accuracy_against_latency(["unpruned", "pruned <b>"], [2.0, 0.5], [0.98, 0.95]),
+    "windows": lambda: plots.latencies(["unpruned", "pruned"], [[2.0, 2.1], [0.5, 0.6]], [2.4, 0.7]),
+    "kept": lambda: plots.kept(["a", "b"], [0.3, 1.0], [0.8, None]),
+}
+TIMING = {"p50": 2.0, "p90": 2.1, "p99": 2.5, "windows": [2.0, 2.1, 1.9], "stable": True}
+RUN = {
+    "task": "digits#3,5<script>",
+    "images": {"train": 100, "test": 25},
+    "metrics": {
+        "pruned": {"accuracy": 0.95, "params": 100_000, "macs": 1_000_000},
+        "unpruned": {"accuracy": 0.98, "params": 1_000_000, "macs": 5_000_000},
+    },
+    "votes": {"voters": [{"task": "digits#0,1", "similarity": 0.5, "weight": 1.0}], "own": 0.5},
+    "groups": [{"name": "conv1", "kept": 8, "size": 32, "unanimity": 0.75}],
+    "recipe": {"name": "default"},
+    "seed": 0,
+    "backbone": {"name": "resnet18"},
+}
+MEASUREMENTS = {
+    "environment": {
+        "cpu": "EPYC", "cores": 2, "load": 0.1, "system": "Linux", "python": "3.11", "versions": {"onnxruntime": "1.3"},
+    },
+    "rows": [
+        {
+            "model": name, "precision": "fp32", "batch": 1, "accuracy": accuracy, "size": 4_000_000, "timing": TIMING,
+            "details": {"runtime": "onnxruntime 1.3", "threads": "2"}, "speed_up": ratio,
+        }
+        for name, accuracy, ratio in (
+            ("unpruned", 0.98, None), ("pruned", 0.95, {"value": 4.0, "low": 3.9, "high": 4.1}),
+        )
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SVGS)
+def test_plots_are_well_formed_and_take_the_pages_colours(name: str) -> None:
+    svg = SVGS[name]()
+    ElementTree.fromstring(svg)
+    assert "currentColor" in svg
+    assert "var(--" in svg
+    assert not re.search(r"#[0-9a-f]{6}\b", svg), "a colour that does not follow light and dark"
+    assert svg == SVGS[name](), "equal data give equal bytes"
+
+
+def test_names_reach_a_plot_as_text() -> None:
+    assert "pruned &lt;b&gt;" in SVGS["scatter"]()
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+
+
+def test_a_page_needs_neither_network_nor_script() -> None:
+    html = task_page(RUN, MEASUREMENTS)
+    for tag, attributes in Tags(html).found:
+        assert tag not in ("script", "link", "iframe", "img", "object")
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert "@import" not in html
+    assert "url(http" not in html
+    assert "prefers-color-scheme: dark" in html
+    assert "width=device-width" in html
+
+
+def test_a_task_page_tells_the_result_and_escapes_what_users_named() -> None:
+    html = task_page(RUN, MEASUREMENTS)
+    for text in ("10% of the parameters", "95.0%", "98.0%", "4.0 times faster at batch 1", "4.00x (3.90-4.10)", "EPYC"):
+        assert text in html
+    assert "digits#3,5&lt;script&gt;" in html
+    assert html.count("<svg") == 3
+
+
+def test_tables_scroll_by_themselves_on_narrow_screens() -> None:
+    html = page("t", "l", [Section("s", "", Table(("a", "b"), [("1", "2")], 0), [Figure("<svg/>", "c")])])
+    assert re.search(r'class="scroll"[^>]*>\s*<table', html)
+    assert '<tr class="mark"><td>1</td><td>2</td></tr>' in html
