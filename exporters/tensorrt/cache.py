@@ -58,6 +58,12 @@ def store(engine: Path, built: Built, wanted: Mapping[str, Any], onnx: Path) -> 
     return record
 
 
+def remove(engine: Path) -> None:
+    """Delete an engine and its description."""
+    sidecar(engine).unlink(missing_ok=True)
+    engine.unlink(missing_ok=True)
+
+
 def stored(engine: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
     """The description of an engine that is whole and is exactly the wanted one, else None."""
     try:

@@ -1,0 +1,83 @@
+"""mvp-deploy build: a bundle's engines, on the machine that runs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mvp_deploy.cli._common import Console, common_options
+
+if TYPE_CHECKING:
+    from mvp_deploy.engines import Engine
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--target", type=click.Choice(["tensorrt"]), default="tensorrt", show_default=True)
+@click.option("--precision", help="As fp32,fp16,int8.  [default: those the bundle has ONNX files of]")
+@click.option(
+    "--batch",
+    multiple=True,
+    default=["1", "1:8:32"],
+    show_default=True,
+    help="A batch size, or least:best:most; may be given several times.",
+)
+@click.option("--workspace", type=click.IntRange(1), help="MiB of GPU memory a layer may use.  [default: all]")
+@click.option("--level", type=click.IntRange(0, 5), help="Optimisation, 0 (built soon) to 5 (runs fast).")
+@click.option("--version-compatible", is_flag=True, help="An engine that later TensorRT versions run too.")
+@click.option("--hardware-compatible", is_flag=True, help="An engine that other GPUs from Ampere on run too.")
+@common_options
+def command(
+    bundle: Path,
+    target: str,
+    precision: str | None,
+    batch: tuple[str, ...],
+    workspace: int | None,
+    level: int | None,
+    version_compatible: bool,
+    hardware_compatible: bool,
+    device: str,
+    seed: int,
+    console: Console,
+) -> None:
+    """Build the models of BUNDLE as engines for this machine's GPU and TensorRT, check them, keep them in it.
+
+    Needs numpy, click and TensorRT alone. Each engine must use the precision it was asked for, as TensorRT's
+    inspector tells, and must agree with PyTorch on the bundle's samples. Engines that are there and made from the
+    same are kept.
+
+    \b
+    Examples:
+      mvp-deploy build bundles/dogs --target tensorrt --precision fp16,int8
+      mvp-deploy build bundles/dogs --batch 1 --batch 1:16:64 --level 5
+    """
+    from exporters.tensorrt.build import Options, Profile, precisions
+    from mvp_deploy import bundle as bundles
+    from mvp_deploy.engines import build_engines
+
+    options = Options(
+        profiles=tuple(map(Profile.parse, batch)),
+        workspace=workspace,
+        level=level,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+    )
+    engines = build_engines(bundles.read(bundle), precisions(precision or ""), options, device=device, reporter=console)
+    console.table(
+        ["model", "precision", "layers", "parity", "MB", "seconds", ""], [_cells(engine) for engine in engines]
+    )
+    console.result({"bundle": str(bundle), "engines": [engine.to_json() for engine in engines]})
+    if error := next((engine.error for engine in engines if engine.error), None):
+        raise error
+    console.show(f"\nNext: mvp-deploy bench {bundle}")
+
+
+def _cells(engine: Engine) -> list[str]:
+    if engine.layers is None:
+        return [engine.model, engine.precision, "", "", "", "", f"failed: {engine.error}"]
+    layers = ", ".join(f"{count} {name}" for name, count in sorted(engine.layers.items()))
+    time = "kept" if engine.reused else f"{engine.seconds:.0f}"
+    size = f"{engine.size / 1e6:.2f}"
+    return [engine.model, engine.precision, layers, f"{engine.parity or 0:.1e}", size, time, ""]

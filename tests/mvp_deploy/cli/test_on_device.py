@@ -1,0 +1,72 @@
+"""What runs on a device runs with numpy, click and the runtime alone: no torch, timm, onnx, nor anything optional.
+
+The commands run in a fresh interpreter that refuses every other package; TensorRT and its GPU are stand-ins. Set
+DEVICE_PYTHON to try another interpreter, with numpy, click, onnxruntime and `pip install --no-deps .` in it:
+
+    DEVICE_PYTHON=venv310/bin/python pytest tests/mvp_deploy/cli/test_on_device.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fakes.bundle import tiny_bundle
+
+TESTS = Path(__file__).parents[2]
+PYTHON = os.environ.get("DEVICE_PYTHON", sys.executable)
+HAS = {"click", "numpy", "onnxruntime"}  # onnxruntime: also what the stand-in engines run on
+OWN = {"mvp_deploy", "exporters", "fakes"}
+PATHS = [str(TESTS), *([] if "DEVICE_PYTHON" in os.environ else [str(TESTS.parent)])]
+COMMAND = f"""
+import sys
+class OnDevice:
+    @staticmethod
+    def find_spec(name, *_):
+        if name.split(".")[0] not in sys.stdlib_module_names | {HAS | OWN}:
+            raise ModuleNotFoundError(f"a device has no {{name}}", name=name)
+sys.meta_path.insert(0, OnDevice)
+sys.path[:0] = {PATHS}
+from fakes.tensorrt import install
+install("8.6.0")
+from mvp_deploy.cli import main
+main(sys.argv[1:])
+"""
+
+
+def on_device(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(home), "PYTHONWARNINGS": "ignore"}
+    call = [PYTHON, "-c", COMMAND, *arguments]
+    return subprocess.run(call, capture_output=True, text=True, check=False, env=environment, cwd=home)
+
+
+def test_build_verify_and_bench_run_there(tmp_path: Path) -> None:
+    path = str(tiny_bundle(tmp_path / "b", ["fp32", "int8"]))
+    built = on_device("build", path, "--precision", "fp16,int8", "--json", home=tmp_path)
+    assert built.returncode == 0, built.stderr
+    assert [engine["error"] for engine in json.loads(built.stdout)["engines"]] == [None] * 4
+    whole = on_device("verify", path, home=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    engines = [str(engine) for engine in sorted(Path(path).rglob("*.engine"), reverse=True)]
+    timed = on_device("bench", *engines, "--batch", "1,8", "--duration", "0.1", "--json", home=tmp_path)
+    assert timed.returncode == 0, timed.stderr
+    rows = json.loads(timed.stdout)["rows"]
+    assert len(rows) == 8
+    assert all(row["timing"]["parts"]["compute"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("command", ["build", "bench", "verify"])
+def test_their_help_needs_nothing_more(tmp_path: Path, command: str) -> None:
+    assert on_device(command, "--help", home=tmp_path).returncode == 0
+
+
+def test_check_needs_onnx_and_says_so(tmp_path: Path) -> None:
+    path = tiny_bundle(tmp_path / "b", ["fp32"])
+    done = on_device("check", str(path / "models" / "pruned.fp32.onnx"), home=tmp_path)
+    assert done.returncode == 6
+    assert "onnx" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
