@@ -310,6 +310,6 @@ def _unique(name: str, taken: Mapping[str, Any]) -> str:
 def _frozen(trace: Trace, axes: Mapping[str, tuple[Axis, ...]], parameters: tuple[str, ...]) -> Iterator[Frozen]:
     for name in parameters:
         for dim, first in enumerate(trace.initial[name]):
-            why = {w for atom in atoms_in(first) for w in reasons(atom) if not w.startswith("kernel of")}
+            why = {w for w in reasons(first) if not w.startswith("kernel of")}
             if why:
                 yield Frozen(Member(name, dim), axis_size(axes[name][dim]), tuple(sorted(why)))

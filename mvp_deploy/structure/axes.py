@@ -13,7 +13,7 @@ union-find. What cannot be described exactly is frozen, so that the analysis pru
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,12 +21,23 @@ import numpy as np
 
 @dataclass(eq=False, slots=True)
 class Atom:
-    """A set of `size` units; once `axis` is set the atom is only another name for it, and `why` says who froze it."""
+    """A set of `size` units; once `axis` is set the atom is only another name for it."""
 
     size: int
     axis: Axis | None = None
-    why: str = ""
     roles: set[str] = field(default_factory=set)
+
+
+class Still(int):
+    """A number of positions that were units until something, told by `why`, froze them."""
+
+    why: str
+
+    @classmethod
+    def of(cls, size: int, why: str) -> Still:
+        still = cls(size)
+        still.why = why
+        return still
 
 
 Factor = Atom | int
@@ -54,7 +65,7 @@ def atoms_in(axis: Axis) -> Iterator[Atom]:
 
 def product(axes: Sequence[Axis], atoms: Atoms, why: str) -> Axis:
     """The axis that flattening dimensions `axes` (major to minor) into one gives."""
-    head, *rest = axes or [((),)]
+    head, *rest = [axis for axis in axes if axis_size(axis) != 1] or [fixed(1)]
     tail: Segment = tuple(f for axis in rest for f in atoms.segment(axis, why))
     return atoms.resolve(tuple((*segment, *tail) for segment in atoms.resolve(head)))
 
@@ -104,7 +115,7 @@ class Atoms:
         """Keep every unit of `axis`, because of `why` (shown to the user)."""
         for atom in list(atoms_in(self.resolve(axis))):
             if atom.axis is None:
-                atom.axis, atom.why = fixed(atom.size), why
+                atom.axis = ((Still.of(atom.size, why),),)
 
     def mark(self, axis: Axis, role: str) -> None:
         """Note that the atoms of `axis` play `role` ('head', 'head_dim', …) somewhere."""
@@ -121,7 +132,8 @@ class Atoms:
         for segment in axis:
             for resolved in self._resolve_segment(segment):
                 if out and _is_fixed(out[-1]) and _is_fixed(resolved):
-                    out[-1] = (segment_size(out[-1]) + segment_size(resolved),)
+                    both = segment_size(out[-1]) + segment_size(resolved)
+                    out[-1] = (_number(both, *out[-1], *resolved),)
                 else:
                     out.append(resolved)
         return tuple(out)
@@ -131,7 +143,7 @@ class Atoms:
         resolved = self.resolve(axis)
         if len(resolved) > 1:
             self.freeze(resolved, why)
-            return (axis_size(resolved),)
+            return self.resolve(resolved)[0]
         return resolved[0]
 
     def unify(self, x: Axis, y: Axis, why: str) -> None:
@@ -149,10 +161,10 @@ class Atoms:
             if a == b:
                 x, y = x[1:], y[1:]
             elif not any(atoms_in(x)):
-                self.freeze(y, why)
+                self.freeze(y, next(reasons(x), why))
                 return
             elif not any(atoms_in(y)):
-                self.freeze(x, why)
+                self.freeze(x, next(reasons(y), why))
                 return
             elif segment_size(a) == segment_size(b):
                 self._unify_segments(a, b, why)
@@ -193,7 +205,7 @@ class Atoms:
                 expanded = factor.axis = self.resolve(factor.axis)
             if place > 0 and len(expanded) > 1:
                 self.freeze(expanded, "a part of a dimension is taken apart inside a product of dimensions")
-                expanded = fixed(axis_size(expanded))
+                expanded = self.resolve(expanded)
             heads = [(*head, *end) for end in expanded for head in heads] if place else list(expanded)
         return [_merge_numbers(head) for head in heads]
 
@@ -201,7 +213,7 @@ class Atoms:
         """Two segments, the first of size `at`; splits the major factor, or freezes the segment."""
         size = segment_size(segment)
         if not segment or _is_fixed(segment):
-            return ((at,), (size - at,))
+            return ((_number(at, *segment),), (_number(size - at, *segment),))
         major, minor = segment[0], segment[1:]
         rest = segment_size(minor)
         if at % rest:
@@ -257,7 +269,7 @@ class Atoms:
         if len(resolved) == 1:
             return resolved[0]
         self.freeze(tuple(resolved), why)
-        return (segment_size(segment),)
+        return self.resolve(tuple(resolved))[0]
 
     def _bind(self, atom: Atom, axis: Axis) -> None:
         if len(axis) == 1 and len(axis[0]) == 1 and isinstance(axis[0][0], Atom):
@@ -265,13 +277,19 @@ class Atoms:
         atom.axis = axis
 
 
-def reasons(atom: Atom) -> Iterable[str]:
-    """Why parts of what `atom` stands for were frozen."""
-    if atom.why:
-        yield atom.why
-    elif atom.axis is not None:
-        for inner in atoms_in(atom.axis):
-            yield from reasons(inner)
+def reasons(axis: Axis) -> Iterator[str]:
+    """Why parts of `axis` were frozen."""
+    for factor in (f for segment in axis for f in segment):
+        if isinstance(factor, Still):
+            yield factor.why
+        elif isinstance(factor, Atom) and factor.axis is not None:
+            yield from reasons(factor.axis)
+
+
+def _number(size: int, *parts: Factor) -> int:
+    """`size` positions made of `parts`, frozen for the first reason that any of them gives."""
+    why = next((p.why for p in parts if isinstance(p, Still)), None)
+    return size if why is None else Still.of(size, why)
 
 
 def _is_fixed(segment: Segment) -> bool:
@@ -284,7 +302,7 @@ def _merge_numbers(segment: Segment) -> Segment:
         if factor == 1 and isinstance(factor, int):
             continue
         if out and isinstance(factor, int) and isinstance(out[-1], int):
-            out[-1] *= factor
+            out[-1] = _number(out[-1] * factor, out[-1], factor)
         else:
             out.append(factor)
     return tuple(out)

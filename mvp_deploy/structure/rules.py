@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Rule = Callable[["Trace", tuple[Any, ...], dict[str, Any], Any], None]
 
 OPERATORS: dict[str, Rule] = {}  # by ATen name, without namespace
-_UNTAGGED_POINTWISE = {"hardswish_", "hardsigmoid_", "hardtanh_", "mish_", "silu_", "leaky_relu_", "relu6_", "elu_"}
+_UNTAGGED_POINTWISE = {"hardswish", "hardsigmoid", "hardtanh", "mish", "silu", "leaky_relu", "relu6", "elu"}
 FUNCTIONS: dict[str, Rule] = {}  # by the name of the Python function, kept whole instead of taken apart
 
 
@@ -41,8 +41,9 @@ def apply(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     for tensor in inputs:
         trace.note_use(tensor)
     name = func._schema.name.removeprefix("aten::")
-    found = OPERATORS.get(name) or OPERATORS.get(name.removesuffix("_"))
-    if found is None and (torch.Tag.pointwise in func.tags or name in _UNTAGGED_POINTWISE):
+    plain = name.removesuffix("_")  # in place or not makes no difference
+    found = OPERATORS.get(name) or OPERATORS.get(plain)
+    if found is None and (torch.Tag.pointwise in func.tags or plain in _UNTAGGED_POINTWISE):
         found = pointwise
     if found is not None:
         found(trace, args, kwargs, out)
@@ -272,7 +273,23 @@ def reorder(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: An
     trace.set(out, list(trace.axes(args[0])))
 
 
-@rule("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad2d", "pad")
+@rule("constant_pad_nd")
+def pad_constant(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """What is added stays; a negative border cuts."""
+    x, borders = args[:2]
+    axes = list(trace.axes(x))
+    for place in range(len(borders) // 2):
+        dim = x.ndim - 1 - place
+        left, right = borders[2 * place : 2 * place + 2]
+        start, stop = max(0, -left), x.shape[dim] - max(0, -right)
+        if (start, stop) != (0, x.shape[dim]):
+            axes[dim] = trace.atoms.cut(axes[dim], start, stop, trace.why)
+        added = [((n,),) if n > 0 else () for n in (left, right)]
+        axes[dim] = trace.atoms.resolve(added[0] + axes[dim] + added[1])
+    trace.set(out, axes)
+
+
+@rule("reflection_pad1d", "reflection_pad2d", "replication_pad2d", "pad")
 def pad(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     axes = list(trace.axes(args[0]))
     for place in range(len(args[1]) // 2):
@@ -295,6 +312,16 @@ def pixel_unshuffle(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any],
     axes = trace.axes(args[0])
     channels = product([axes[-3], fixed(args[1] ** 2)], trace.atoms, trace.why)
     trace.set(out, [*axes[:-3], channels, *map(fixed, out.shape[-2:])])
+
+
+@rule("unfold")
+def unfold(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Windows along one dimension; the positions inside a window are a new last dimension."""
+    axes = list(trace.axes(args[0]))
+    dim = args[1] % args[0].ndim
+    trace.freeze(axes[dim])
+    axes[dim] = fixed(out.shape[dim])
+    trace.set(out, [*axes, fixed(args[2])])
 
 
 @rule("im2col")
@@ -524,11 +551,32 @@ def total(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any)
     _reduce(trace, args[0], dims, [out], freeze=not euclidean)
 
 
-@rule("mean", "amax", "amin", "var", "std", "var_mean", "std_mean", "logsumexp", "prod", "any", "all", "argmax")
-def statistic(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    dims = args[1] if len(args) > 1 and not isinstance(args[1], bool) else kwargs.get("dim")
+@rule("pow", "square")
+def power(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    pointwise(trace, args, kwargs, out)
+    if len(args) == 1 or args[1] == 2:
+        trace.squares.add(id(out))
+
+
+@rule("var", "var_mean", "std", "std_mean", "mean")
+def norm_statistic(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """What norms written out in full divide by: like theirs, taken over the units that stay.
+
+    A mean of anything but squares is no norm's: it may be a feature of its own, so its units stay.
+    """
+    x, dims = args[0], _dims(args, kwargs)
     outs = out if isinstance(out, tuple) else [out]
-    _reduce(trace, args[0], dims, outs, freeze=True)
+    _reduce(trace, x, dims, outs, freeze=trace.why.startswith("mean ") and id(x) not in trace.squares)
+    trace.norms.append(tuple(trace.axis(x, d) for d in sorted(_reduced(x, dims))))
+
+
+@rule("amax", "amin", "logsumexp", "prod", "any", "all", "argmax")
+def statistic(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    _reduce(trace, args[0], _dims(args, kwargs), out if isinstance(out, tuple) else [out], freeze=True)
+
+
+def _dims(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[1] if len(args) > 1 and not isinstance(args[1], bool) else kwargs.get("dim")
 
 
 @rule("max", "min")

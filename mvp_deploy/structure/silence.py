@@ -51,13 +51,16 @@ class _MaskedNorms(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        compute = _NORMS.get(func._schema.name)
-        if compute is None:
-            return func(*args, **(kwargs or {}))
-        masks = next(self.norms)
+        name = func._schema.name
+        masks = next(self.norms) if name in _NORMS or name in _STATISTICS else []
         if all(mask.all() for mask in masks):
             return func(*args, **(kwargs or {}))
-        return compute(masks, *args)
+        if name in _NORMS:
+            return _NORMS[name](masks, *args)
+        x, dims, *rest = args
+        for dim, mask in zip(sorted(d % x.ndim for d in dims), masks, strict=True):
+            x = x.index_select(dim, mask.nonzero().flatten().to(x.device))
+        return func(x, dims, *rest, **(kwargs or {}))
 
 
 def _mask(axis: Axis, masks: dict[Any, Any]) -> Tensor:

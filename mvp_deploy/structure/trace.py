@@ -45,6 +45,7 @@ class Trace:
     used: list[str] = field(default_factory=list)  # parameters and buffers, in the order they were first used
     macs: list[MacTerm] = field(default_factory=list)
     norms: list[tuple[Axis, ...]] = field(default_factory=list)
+    squares: set[int] = field(default_factory=set)  # ids of tensors that are squares of others
     observations: list[Observation] = field(default_factory=list)
     quantities: list[Origin] = field(default_factory=list)  # sizes used as numbers: they must not change
     unknown: dict[str, int] = field(default_factory=dict)  # operators without a rule, and how often they ran
