@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ERROR, WARNING = "error", "warning"  # refused or misread; read, but slow or at risk
 SMALL = 16  # channels under which an int8 convolution costs more than it saves
-ALIGNED = {"int8": 32, "float": 8}  # channels that tensor cores take at once
+ALIGNED = {"int8": 32, "float16": 8}  # channels that tensor cores take at once
 OVERFLOWS = ("LayerNormalization", "Pow", "Softmax")  # where sums of squares and attention scores pass 65504
 SAME_TYPES = ("Add", "Concat", "Conv", "Div", "Gemm", "MatMul", "Max", "Min", "Mul", "Sub", "Sum")
 QDQ = "quantise with `mvp-deploy export … --precision int8`, which keeps to TensorRT's rules"
@@ -163,21 +163,18 @@ def _channels(graph: Graph, release: Release) -> Iterator[Finding]:
     for node in graph.weighted:
         if node.op_type == "Conv" and graph.groups(node) > 1:
             continue
-        kind = "int8" if graph.quantized(node.input[1]) else "float"
+        kind = "int8" if graph.quantized(node.input[1]) else "float16"
         ins, outs = graph.channels(node)
-        counts = {
-            "input": 0 if graph.source(node.input[0]) in graph.inputs else ins,
-            "output": 0 if graph.is_last(node) else outs,
-        }
-        for end, count in counts.items():
-            if count % ALIGNED[kind]:
-                precision = "int8" if kind == "int8" else "float16"
-                yield Finding(
-                    WARNING,
-                    (title(node),),
-                    f"its {count} {end} channels are no multiple of {ALIGNED[kind]}: {precision} kernels pad them",
-                    f"prune with --round-to {ALIGNED[kind]}",
-                )
+        given = 0 if graph.source(node.input[0]) in graph.inputs else ins  # an image has three
+        taken = 0 if graph.is_last(node) else outs  # classes are as many as there are
+        aligned = ALIGNED[kind]
+        if given % aligned or taken % aligned:
+            yield Finding(
+                WARNING,
+                (f"{title(node)} ({ins} to {outs} channels)",),
+                f"channels that are no multiple of {aligned} are padded by {kind} kernels: removing them gains little",
+                f"prune with --round-to {aligned}",
+            )
 
 
 RULES: tuple[Rule, ...] = (_opset, _operators, _quantization, _quantized_layers, _types, _channels)

@@ -203,13 +203,23 @@ def test_bfloat16_hardswish_is_an_error(tmp_path: Path) -> None:
     assert "HardSwish in bfloat16" in findings(path)[0].reason
 
 
-@pytest.mark.parametrize(("precision", "channels", "aligned"), [("fp32", 36, 8), ("int8", 40, 32)])
-def test_channels_off_the_alignment_are_named(tmp_path: Path, precision: str, channels: int, aligned: int) -> None:
+@pytest.mark.parametrize(
+    ("precision", "channels", "aligned", "more"),
+    [("fp32", 36, 8, ["Gemm node 'fc' (36 to 4 channels)"]), ("int8", 40, 32, [])],
+)
+def test_channels_off_the_alignment_are_named(
+    tmp_path: Path, precision: str, channels: int, aligned: int, more: list
+) -> None:
     found = findings(classifier(tmp_path / "a.onnx", precision, channels=channels))
-    off = [f for f in found if f"{channels} output channels" in f.reason]
-    assert [f.nodes for f in off] == [("Conv node 'conv'",)]  # not the image's 3 channels, not the 4 classes
+    off = [f for f in found if "no multiple of" in f.reason]
+    assert [f.nodes for f in off] == [(f"Conv node 'conv' (3 to {channels} channels)", *more)]
     assert off[0].cure == f"prune with --round-to {aligned}"
     assert off[0].severity == WARNING
+
+
+def test_the_images_channels_and_the_classes_are_what_they_are(tmp_path: Path) -> None:
+    """Three channels in and four classes out, and no finding."""
+    assert findings(classifier(tmp_path / "a.onnx", channels=32)) == []
 
 
 def test_errors_come_first(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def test_findings_are_shown_with_node_reason_cure_and_releases(tmp_path: Path) -
     assert done.exit_code == 0  # some release reads it
     assert "error: the file: the file uses opset 18" in done.output
     assert "(TensorRT 8.5, 8.6)" in done.output
-    assert "warning: Conv node 'conv': its 18 output channels" in done.output
+    assert "warning: Conv node 'conv' (3 to 18 channels) and 1 more: channels that are no multiple of 8" in done.output
     assert "cure: prune with --round-to 8" in done.output
     assert "a.onnx is read by TensorRT 10.3, 10.12, 10.16, 11.4." in done.output
 
