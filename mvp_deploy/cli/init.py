@@ -1,0 +1,26 @@
+"""mvp-deploy init: a commented deploy.yaml to start from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mvp_deploy.errors import DeployError
+
+
+@click.command()
+@click.argument("file", default="deploy.yaml", type=click.Path(path_type=Path))
+def command(file: Path) -> None:
+    """Write a commented FILE (deploy.yaml) with every key there is, for `mvp-deploy run`.
+
+    \b
+    Example:
+      mvp-deploy init
+    """
+    from importlib import resources
+
+    if file.exists():
+        raise DeployError(f"{file} exists: name another file, or remove it.")
+    file.write_text(resources.files("mvp_deploy.pipeline").joinpath("deploy.yaml").read_text())
+    click.echo(f"{file} written. Next: edit it, then mvp-deploy run {file} --dry-run")

@@ -1,0 +1,92 @@
+"""mvp-deploy run: every task of a deploy.yaml checked, measured, judged and bundled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.errors import DeployError, ExitCode
+
+if TYPE_CHECKING:
+    from mvp_deploy.pipeline.config import Config
+
+
+@click.command()
+@click.argument("file", default="deploy.yaml", type=click.Path(path_type=Path))
+@click.option("--only", multiple=True, metavar="TASK", help="This task alone (may be given again).")
+@click.option(
+    "--jobs", default=1, show_default=True, type=click.IntRange(1), help="Tasks pruned at once, in processes."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option(
+    "--baseline", type=click.Path(path_type=Path), help="report.json of the last accepted run, to compare with."
+)
+@click.option("--set", "changes", multiple=True, metavar="A.B=VALUE", help="Put a value in place of FILE's.")
+@output_options
+def command(
+    file: Path,
+    only: tuple[str, ...],
+    jobs: int,
+    dry_run: bool,
+    baseline: Path | None,
+    changes: tuple[str, ...],
+    console: Console,
+) -> None:
+    """Prune, export, check, benchmark, judge and bundle every task of FILE (deploy.yaml).
+
+    Steps whose inputs have not changed are not done again, so a killed run goes on when called again. A task
+    that fails stops no other. Reports: report.json, report.html, junit.xml and summary.md in the file's `out`.
+
+    \b
+    Exit codes, of several the first of 1, 6, 2, 5, 3, 4:
+      0  all tasks met their gates      4  latency, speed-up or size not met, or too noisy to tell
+      1  unexpected error               5  parity not met
+      2  usage, config or data          6  a device, package or URL is missing, or another run is at work
+      3  accuracy not met
+    \b
+    Example:
+      mvp-deploy run deploy.yaml --jobs 2 --baseline accepted/report.json
+    """
+    from mvp_deploy.pipeline import deployfile, report
+    from mvp_deploy.pipeline.baseline import read_report
+    from mvp_deploy.pipeline.html import OVERVIEW
+    from mvp_deploy.pipeline.run import run
+
+    config = deployfile.load(file, changes)
+    if dry_run:
+        _show_plan(config, file.parent, only, console)
+        return
+    before = None if baseline is None else read_report(baseline)
+    found = run(config, file.parent, only=only, jobs=jobs, baseline=before, reporter=console)
+    out = file.parent / config.out
+    report.write(found, out)
+    console.table(OVERVIEW, [report.row(task) for task in found["tasks"].items()])
+    console.show(f"\nReport: {out / 'report.html'}")
+    console.result(found)
+    bad = {name: task for name, task in found["tasks"].items() if task["code"]}
+    if bad:
+        reasons = [
+            f"  {name}: {reason}"
+            for name, task in bad.items()
+            for reason in [*filter(None, [task["error"]]), *(report.told(g) for g in task["gates"] if g["code"])]
+        ]
+        message = "\n".join([f"{len(bad)} of {len(found['tasks'])} tasks failed:", *reasons])
+        raise DeployError(message, ExitCode(found["code"]))
+
+
+def _show_plan(config: Config, base: Path, only: tuple[str, ...], console: Console) -> None:
+    from mvp_deploy.pipeline.run import Failure, plan, settle
+
+    plans = {
+        name: {"error": work.message} if isinstance(work, Failure) else {d.step: d.status for d in plan(work)}
+        for name, work in settle(config, base, only).items()
+    }
+    columns = ("prune", "export", "benchmark", "error")
+    console.table(["task", *columns], [[name, *(found.get(c, "") for c in columns)] for name, found in plans.items()])
+    console.result(plans)
+    failed = [work for work in plans.values() if "error" in work]
+    if failed:
+        raise DeployError(failed[0]["error"])

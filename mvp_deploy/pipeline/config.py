@@ -1,0 +1,142 @@
+"""deploy.yaml as types: what every key means, which values it takes, and what holds where it is left out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # of a folder, on every file system
+Batch = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class BudgetSection(Section):
+    """How much of the backbone to keep."""
+
+    fraction: float = Field(0.3, gt=0, le=1, description="Of the unpruned model's.")
+    of: Literal["units", "macs", "params"] = Field("units", description="What the fraction counts.")
+    round_to: int = Field(8, ge=1, description="Keep channels in multiples of this.")
+
+
+class RecipeSection(Section):
+    """How neighbours vote."""
+
+    name: str = Field("default", description="default, paper, one-shot, own, magnitude or random.")
+    set: dict[str, str | int | float | bool] = Field(
+        {}, description="Fields of the recipe to change, as neighbours: 3."
+    )
+
+
+class TrainingSection(Section):
+    """Fine-tuning of the pruned and of the unpruned model."""
+
+    steps: int = Field(200, ge=1, description="Of each model.")
+    batch_size: int = Field(64, ge=2)
+    lr: float | None = Field(None, gt=0, description="Highest learning rate; by the optimizer if left out.")
+    optimizer: Literal["sgd", "adamw"] | None = Field(None, description="By the backbone if left out.")
+    flip: bool = Field(False, description="Mirror images left to right (not for digits or letters).")
+
+
+class ExportSection(Section):
+    """Which files to make of each model."""
+
+    targets: list[str] = Field(["onnx"], min_length=1, description="onnx, openvino, executorch, …")
+    precisions: list[str] = Field(["fp32"], min_length=1, description="fp32, fp16, int8.")
+
+
+class BenchmarkSection(Section):
+    """How to measure latency."""
+
+    batches: list[Batch] = Field([1], description="Batch sizes; none: nothing is timed.")
+    duration: float = Field(10.0, gt=0, description="Seconds of timed runs per model, at most.")
+    threads: int | None = Field(None, ge=1, description="CPU threads; one per core if left out.")
+
+
+class Where(Section):
+    """Which measurements a limit is for; what is left out fits all."""
+
+    runtime: str | None = Field(None, description="As onnxruntime or openvino.")
+    precision: str | None = Field(None, description="fp32, fp16 or int8.")
+    batch: Batch | None = None
+
+
+class LatencyLimit(Where):
+    at_most_ms: float = Field(gt=0, description="Median milliseconds of the pruned model.")
+
+
+class SpeedUpLimit(Where):
+    at_least: float = Field(gt=0, description="Times faster than the unpruned model.")
+
+
+class GatesSection(Section):
+    """Limits that a task must meet, or the build is red."""
+
+    min_accuracy: Share | None = Field(None, description="Of every exported pruned model, 0 to 1.")
+    max_drop: Share | None = Field(None, description="Accuracy lost against the unpruned model, 0 to 1.")
+    max_size_mb: float | None = Field(None, gt=0, description="Of every exported pruned model's file.")
+    max_parity: float | None = Field(
+        None, gt=0, description="Difference from PyTorch's logits, relative to the largest of them."
+    )
+    latency: list[LatencyLimit] = []
+    speed_up: list[SpeedUpLimit] = []
+    max_regression: float = Field(
+        0.05, ge=0, description="How much slower or larger than the --baseline run is still accepted."
+    )
+
+
+class TaskSection(Section):
+    """One task; what is set here is for it alone and goes before what is set for all."""
+
+    data: str = Field(description="SOURCE or SOURCE#class,class: folder, .npz, URL of one, or digits.")
+    skip_bad: bool = Field(False, description="Leave out unreadable images, counting them.")
+    budget: BudgetSection = BudgetSection()
+    recipe: RecipeSection = RecipeSection()
+    training: TrainingSection = TrainingSection()
+    export: ExportSection = ExportSection()
+    benchmark: BenchmarkSection = BenchmarkSection()
+    gates: GatesSection = GatesSection()
+
+
+SHARED = ("budget", "recipe", "training", "export", "benchmark", "gates")
+
+
+class Config(Section):
+    """A deploy.yaml of mvp-deploy. Paths are relative to the file, and may be fsspec URLs."""
+
+    bank: str = Field(description="The bank whose tasks vote: a folder, or the URL of one.")
+    backbone: str | None = Field(None, description="The bank's backbone; a bank of another one is refused.")
+    out: str = Field("deploy", description="Folder for bundles, reports and unfinished work.")
+    device: str = Field("auto", description="For training: auto, cpu, cuda or cuda:N.")
+    seed: int = Field(0, ge=0, lt=2**31)
+    budget: BudgetSection = BudgetSection()
+    recipe: RecipeSection = RecipeSection()
+    training: TrainingSection = TrainingSection()
+    export: ExportSection = ExportSection()
+    benchmark: BenchmarkSection = BenchmarkSection()
+    gates: GatesSection = GatesSection()
+    tasks: dict[Name, TaskSection] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share(cls, data: Any) -> Any:
+        """Each task takes over what is set for all and not for it, key by key."""
+        if not isinstance(data, dict) or not isinstance(data.get("tasks"), dict):
+            return data
+        tasks = {name: _inherit(data, task) for name, task in data["tasks"].items()}
+        return {**data, "tasks": tasks}
+
+
+def _inherit(shared: dict[str, Any], task: Any) -> Any:
+    if not isinstance(task, dict):
+        return task
+    merged = dict(task)
+    for section in SHARED:
+        ours, own = shared.get(section), task.get(section, {})
+        if isinstance(ours, dict) and isinstance(own, dict):
+            merged[section] = {**ours, **own}
+    return merged

@@ -1,0 +1,136 @@
+"""Reading deploy.yaml: every mistake is told with its line and key."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from mvp_deploy.errors import DeployError
+from mvp_deploy.pipeline import config
+from mvp_deploy.pipeline.config import SHARED, Config, Section
+
+Location = tuple[str | int, ...]
+
+
+def load(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> Config:
+    """Read and check the file; ``changes`` are values to put in place of the file's, as 'gates.max_drop=0.02'.
+
+    Raises:
+        DeployError: (INPUT) it cannot be read, or is not as the schema says; names line and key of each mistake.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeployError(f"{path} cannot be read ({error}): `mvp-deploy init` writes one to start from.") from error
+    try:
+        root = yaml.compose(text, yaml.SafeLoader)
+        _refuse_twice(path, root)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise DeployError(f"{path}{where}: this is no YAML ({getattr(error, 'problem', error)}).") from error
+    if not isinstance(data, dict):
+        raise DeployError(f"{path} holds no keys: `mvp-deploy init` writes one to start from.")
+    changed = [_change(data, change) for change in changes]
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        told = dict.fromkeys(_told(path, root, changed, data, problem) for problem in error.errors())
+        raise DeployError("\n".join(told)) from error
+
+
+def _change(data: dict[str, Any], change: str) -> Location:
+    """Put one 'a.b=value' (the value is YAML) into the data; gives where."""
+    key, equals, text = change.partition("=")
+    parts = key.split(".")
+    if not equals or not all(parts):
+        raise DeployError(f"--set {change}: write it as gates.max_drop=0.02.")
+    place: Any = data
+    for part in parts[:-1]:
+        place = place.setdefault(part, {}) if isinstance(place, dict) else None
+    if not isinstance(place, dict):
+        raise DeployError(f"--set {change}: what lies above {parts[-1]} has no keys (a list is set as a whole).")
+    try:
+        place[parts[-1]] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise DeployError(f"--set {change}: {text!r} is no YAML value.") from error
+    return tuple(parts)
+
+
+def _told(path: Path, root: yaml.Node, changed: Sequence[Location], data: Any, problem: Any) -> str:
+    """A validation error as 'FILE, line N: key: what is wrong'."""
+    where = _own(data, tuple(part for part in problem["loc"] if part != "[key]"))
+    key = ".".join(map(str, where)) or "the file"
+    place = f"{path}, line {_line(root, where)}"
+    if any(where[: len(at)] == at for at in changed):
+        place = "--set"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(where[-1]), _known(), n=1)
+        message = "there is no such key" + (f"; did you mean {close[0]}?" if close else "")
+    elif problem["type"] == "missing":
+        message = "this key is missing"
+    elif isinstance(problem["input"], str | int | float):
+        message += f", not {problem['input']!r}"
+    return f"{place}: {key}: {message}"
+
+
+def _own(data: Any, where: Location) -> Location:
+    """Where a mistake in what a task took over stands: in the section for all."""
+    if len(where) > 3 and where[0] == "tasks" and where[2] in SHARED:
+        task = data["tasks"].get(where[1])
+        own = task.get(where[2]) if isinstance(task, dict) else None
+        if not isinstance(own, dict) or where[3] not in own:
+            return where[2:]
+    return where
+
+
+def _line(node: yaml.Node, where: Location) -> int:
+    """The line of the deepest key on the way that the file has."""
+    line = node.start_mark.line
+    for part in where:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            break
+    return int(line) + 1
+
+
+def _refuse_twice(path: Path, node: yaml.Node | None) -> None:
+    """YAML readers take the last of equal keys in silence."""
+    for mapping in _mappings(node):
+        seen: set[str] = set()
+        for key, _ in mapping.value:
+            if key.value in seen:
+                raise DeployError(f"{path}, line {key.start_mark.line + 1}: {key.value}: this key is there twice")
+            seen.add(str(key.value))
+
+
+def _mappings(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
+    if isinstance(node, yaml.MappingNode):
+        yield node
+        for _, value in node.value:
+            yield from _mappings(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _mappings(value)
+
+
+def _known() -> set[str]:
+    """Every key that exists anywhere in the file."""
+    sections = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, Section)]
+    return {name for section in sections for name in section.model_fields}

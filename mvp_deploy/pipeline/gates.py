@@ -1,0 +1,143 @@
+"""Limits a task must meet, judged on what was found; a latency by the interval of its measurement.
+
+What was found of a task (``facts``) is a dict of JSON values, the same that report.json holds:
+``metrics`` and ``images`` as run.json has them, ``models`` (each a ModelFile with ``bytes``) and ``times``
+(environment and rows of a benchmark).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mvp_deploy.errors import ExitCode
+from mvp_deploy.pipeline.config import GatesSection, LatencyLimit, SpeedUpLimit, Where
+
+Outcome = Literal["met", "failed", "too noisy to tell", "not measured"]
+Facts = Mapping[str, Any]
+
+MIN_WINDOWS = 6  # of fewer values no 95 % interval of the median exists: 2 * 0.5**5 > 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One gate's outcome. ``low`` and ``high``: the value's 95 % interval, equal to it where it has no noise."""
+
+    gate: str  # as 'max_drop'
+    subject: str  # as 'pruned int8 onnxruntime batch 1'
+    value: float | None
+    low: float | None
+    high: float | None
+    limit: float
+    outcome: Outcome
+    code: ExitCode  # what the command ends with; OK where met
+    advice: str = ""
+
+
+def judge(facts: Facts, gates: GatesSection) -> list[Verdict]:
+    """Every gate's outcome, in the order of the file."""
+    return list(_judge(facts, gates))
+
+
+def at_most(low: float, high: float, limit: float) -> Outcome:
+    """Whether a value known to lie within [low, high] is at most ``limit``."""
+    if high <= limit:
+        return "met"
+    return "failed" if low > limit else "too noisy to tell"
+
+
+def at_least(low: float, high: float, limit: float) -> Outcome:
+    """Whether a value known to lie within [low, high] is at least ``limit``."""
+    return at_most(-high, -low, -limit)
+
+
+def _judge(facts: Facts, gates: GatesSection) -> Iterator[Verdict]:
+    unpruned = facts["metrics"]["unpruned"]["accuracy"]
+    for model in pruned_models(facts):
+        name = model_name(model)
+        accuracy, size = model["accuracy"], model["bytes"] / 1e6
+        if gates.min_accuracy is not None:
+            outcome = at_least(accuracy, accuracy, gates.min_accuracy)
+            yield exact("min_accuracy", name, accuracy, gates.min_accuracy, outcome, ExitCode.ACCURACY)
+        if gates.max_drop is not None:
+            drop = unpruned - accuracy
+            outcome = at_most(drop, drop, gates.max_drop + 1e-9)  # 0.98 - 0.96 is above 0.02 in floating point
+            yield exact("max_drop", name, drop, gates.max_drop, outcome, ExitCode.ACCURACY)
+        if gates.max_size_mb is not None:
+            outcome = at_most(size, size, gates.max_size_mb)
+            yield exact("max_size_mb", name, size, gates.max_size_mb, outcome, ExitCode.LATENCY)
+        if gates.max_parity is not None:
+            outcome = at_most(model["parity"], model["parity"], gates.max_parity)
+            yield exact("max_parity", name, model["parity"], gates.max_parity, outcome, ExitCode.PARITY)
+    rows = list(pruned_rows(facts))
+    for latency in gates.latency:
+        yield from _latency(latency, rows)
+    for speed_up in gates.speed_up:
+        yield from _speed_up(speed_up, rows)
+
+
+def exact(gate: str, subject: str, value: float, limit: float, outcome: Outcome, code: ExitCode) -> Verdict:
+    """The verdict on a value without noise."""
+    return Verdict(gate, subject, value, value, value, limit, outcome, code if outcome != "met" else ExitCode.OK)
+
+
+def _latency(limit: LatencyLimit, rows: Iterable[Facts]) -> Iterator[Verdict]:
+    chosen = [row for row in rows if fits(limit, row)]
+    for row in chosen:
+        yield _timed("latency", row, row["timing"]["median"], limit.at_most_ms, at_most)
+    if not chosen:
+        yield _unmeasured("latency", limit, limit.at_most_ms)
+
+
+def _speed_up(limit: SpeedUpLimit, rows: Iterable[Facts]) -> Iterator[Verdict]:
+    chosen = [row for row in rows if fits(limit, row) and row["speed_up"]]
+    for row in chosen:
+        yield _timed("speed_up", row, row["speed_up"], limit.at_least, at_least)
+    if not chosen:
+        yield _unmeasured("speed_up", limit, limit.at_least)
+
+
+def _timed(gate: str, row: Facts, found: Facts, limit: float, rule: Any) -> Verdict:
+    outcome: Outcome = rule(found["low"], found["high"], limit)
+    few = len(row["timing"]["windows"]) < MIN_WINDOWS
+    if few:
+        outcome = "too noisy to tell"
+    advice = ""
+    if outcome == "too noisy to tell":
+        advice = "give the benchmark a longer duration, and a machine without other work"
+    code = ExitCode.OK if outcome == "met" else ExitCode.LATENCY
+    return Verdict(gate, row_name(row), found["value"], found["low"], found["high"], limit, outcome, code, advice)
+
+
+def _unmeasured(gate: str, where: Where, limit: float) -> Verdict:
+    asked = [where.precision, where.runtime, f"batch {where.batch}" if where.batch else None]
+    subject = " ".join(part for part in ("pruned", *asked) if part)
+    advice = "nothing that was timed fits it: see its runtime, precision and batch, and the benchmark's"
+    return Verdict(gate, subject, None, None, None, limit, "not measured", ExitCode.LATENCY, advice)
+
+
+def fits(where: Where, row: Facts) -> bool:
+    """Whether a benchmark's row is what a limit is for. 'onnxruntime' fits 'onnxruntime CPU' too."""
+    return (
+        (where.runtime is None or where.runtime.lower() in (row["runtime"].lower(), row["runtime"].lower().split()[0]))
+        and (where.precision is None or where.precision == row["precision"])
+        and (where.batch is None or where.batch == row["batch"])
+    )
+
+
+def pruned_models(facts: Facts) -> Iterator[Facts]:
+    return (model for model in facts["models"] if model["model"] == "pruned")
+
+
+def pruned_rows(facts: Facts) -> Iterator[Facts]:
+    """The timed rows of pruned models."""
+    return (row for row in facts["times"]["rows"] if row["model"] == "pruned" and row["timing"])
+
+
+def model_name(model: Facts) -> str:
+    return f"pruned {model['precision']} {model['target']}"
+
+
+def row_name(row: Facts) -> str:
+    return f"pruned {row['precision']} {row['runtime']} batch {row['batch']}"

@@ -1,0 +1,101 @@
+"""report.html: the run on one page, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mvp_deploy.report import plots
+from mvp_deploy.report.page import Figure, Section, Table, page
+
+Json = Mapping[str, Any]
+OVERVIEW = ("task", "outcome", "accuracy", "unpruned", "speed-up", "MB")
+GATES = ("gate", "of", "found", "95 % interval", "limit", "outcome")
+
+
+def report_page(report: Json, rows: Sequence[Sequence[str]]) -> str:
+    """The page's HTML. rows: the tasks' cells under ``OVERVIEW``."""
+    tasks = report["tasks"]
+    met = sum(task["outcome"] == "met" for task in tasks.values())
+    lead = f"{met} of {len(tasks)} tasks met their gates. {report['time'].replace('T', ' ').rstrip('Z')} UTC."
+    sections = [Section("Tasks", "", Table(OVERVIEW, rows)), *_changes(report), *_tasks(tasks), _machine(report)]
+    return page("mvp-deploy run", lead, sections)
+
+
+def _changes(report: Json) -> Iterator[Section]:
+    """Regressions and improvements since the baseline."""
+    found = [
+        (name, f"{gate['gate']}, {gate['subject']}", _number(gate["value"]), _interval(gate), _change(gate))
+        for name, task in report["tasks"].items()
+        for gate in task["gates"]
+        if gate["gate"] in CHANGES
+    ]
+    gone = f" No more in the config: {', '.join(report['gone'])}." if report["gone"] else ""
+    if found:
+        text = "A change that its noise may explain is no change: judged are intervals, not values." + gone
+        columns = ("task", "of", "found", "95 % interval", "change")
+        yield Section("Since the baseline", text, Table(columns, found))
+    elif gone:
+        yield Section("Since the baseline", gone)
+
+
+CHANGES = {"accuracy change": 0.0, "size growth": 1.0, "latency growth": 1.0, "speed-up loss": 1.0}  # no change
+
+
+def _change(gate: Json) -> str:
+    if gate["code"]:
+        return "regression"
+    better = gate["low"] > 0 if gate["gate"] == "accuracy change" else gate["high"] < CHANGES[gate["gate"]]
+    return "improvement" if better else "none beyond noise or limit"
+
+
+def _tasks(tasks: Json) -> Iterator[Section]:
+    for name, task in tasks.items():
+        steps = "; ".join(f"{done['step']} {done['status']} ({done['seconds']:.1f} s)" for done in task["steps"])
+        told = [*filter(None, [task["error"]]), *task.get("warnings", ()), f"Steps: {steps}." if steps else ""]
+        gates = [
+            (g["gate"], g["subject"], _number(g["value"]), _interval(g), _number(g["limit"]), g["outcome"])
+            for g in task["gates"]
+            if g["gate"] not in CHANGES
+        ]
+        table = Table(GATES, gates) if gates else None
+        figures = list(_figures(task)) if task.get("models") else []
+        yield Section(f"{name}: {task['outcome']}", " ".join(told), table, figures)
+        voters = task.get("votes", {}).get("voters", ())
+        if voters:
+            cells = [(v["task"], f"{v['similarity']:.3f}", f"{v['weight']:.2f}") for v in voters]
+            yield Section(f"{name}: who voted", "", Table(("neighbour", "similarity", "weight"), cells))
+
+
+def _figures(task: Json) -> Iterator[Figure]:
+    rows = [row for row in task["times"]["rows"] if row["timing"]]
+    for batch in dict.fromkeys(row["batch"] for row in rows):
+        at = [row for row in rows if row["batch"] == batch]
+        names = [f"{row['model']} {row['precision']} {row['runtime']}" for row in at]
+        medians = [row["timing"]["median"]["value"] for row in at]
+        against = plots.accuracy_against_latency(names, medians, [row["accuracy"] for row in at])
+        yield Figure(against, f"Accuracy on {task['images']['test']} held-out images against latency, batch {batch}.")
+        windows = [row["timing"]["windows"] for row in at]
+        spread = plots.latencies(names, windows, [row["timing"]["p99"] for row in at])
+        yield Figure(spread, f"Batch {batch}: the median of each window, and the 99th percentile of all runs (bar).")
+    groups = task["groups"]
+    kept = plots.kept(
+        [group["name"] for group in groups],
+        [group["kept"] / group["size"] for group in groups],
+        [group["unanimity"] for group in groups],
+    )
+    yield Figure(kept, f"Units kept in each of the {len(groups)} unit groups, and how unanimous the voters were.")
+
+
+def _machine(report: Json) -> Section:
+    environment = report["environment"]
+    facts = {name: environment[name] for name in ("cpu", "cores", "system", "python")} | environment["versions"]
+    return Section("Made with", "", Table(("", ""), [(name, str(value)) for name, value in facts.items()]))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _interval(gate: Json) -> str:
+    return "" if gate["low"] == gate["high"] else f"{gate['low']:.4g} to {gate['high']:.4g}"

@@ -1,0 +1,120 @@
+"""What CI reads of a run: report.json, junit.xml, and a Markdown summary."""
+
+from __future__ import annotations
+
+import json
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mvp_deploy.errors import ExitCode
+from mvp_deploy.files import atomic_write
+from mvp_deploy.pipeline.html import report_page
+
+Report = Mapping[str, Any]
+
+
+def write(report: Report, out: Path) -> None:
+    """Write report.json, junit.xml, summary.md and report.html into ``out``; append to $GITHUB_STEP_SUMMARY."""
+    summary = markdown(report)
+    texts = {
+        "report.json": json.dumps(report, indent=2, allow_nan=False) + "\n",
+        "junit.xml": junit(report),
+        "summary.md": summary,
+        "report.html": report_page(report, [row(task) for task in report["tasks"].items()]),
+    }
+    for name, text in texts.items():
+        with atomic_write(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    if step_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with open(step_summary, "a", encoding="utf-8") as file:
+            file.write(summary)
+
+
+def junit(report: Report) -> str:
+    """A suite per task, a case per step and per gate. A step that broke is an error, a gate not met a failure."""
+    root = ET.Element("testsuites", name="mvp-deploy")
+    for name, task in report["tasks"].items():
+        suite = ET.SubElement(root, "testsuite", name=name)
+        for done in task["steps"]:
+            case = _case(suite, name, done["step"], done["seconds"])
+            if done["status"] == "failed":
+                ET.SubElement(case, "error", message=_clean(task["error"]), type=ExitCode(task["code"]).name)
+        if task["error"] and all(done["status"] != "failed" for done in task["steps"]):
+            case = _case(suite, name, "start", 0.0)
+            ET.SubElement(case, "error", message=_clean(task["error"]), type=ExitCode(task["code"]).name)
+        for gate in task["gates"]:
+            case = _case(suite, name, f"{gate['gate']}: {gate['subject']}", 0.0)
+            if gate["code"]:
+                ET.SubElement(case, "failure", message=_clean(told(gate)), type=gate["outcome"])
+        cases = list(suite)
+        suite.set("tests", str(len(cases)))
+        suite.set("failures", str(sum(case.find("failure") is not None for case in cases)))
+        suite.set("errors", str(sum(case.find("error") is not None for case in cases)))
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def markdown(report: Report) -> str:
+    """The run in a table, then all that went wrong."""
+    tasks = report["tasks"]
+    met = sum(task["outcome"] == "met" for task in tasks.values())
+    lines = [
+        f"## mvp-deploy: {met} of {len(tasks)} tasks met their gates",
+        "",
+        "| task | outcome | accuracy | unpruned | speed-up | MB |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+        *("| " + " | ".join(cells) + " |" for cells in map(row, tasks.items())),
+        "",
+    ]
+    for name, task in tasks.items():
+        if task["error"]:
+            lines.append(f"- **{name}**: {_inline(task['error'])}")
+        lines += [f"- **{name}**: {_inline(told(gate))}" for gate in task["gates"] if gate["code"]]
+    lines += [f"- **{name}** was in the baseline and is in the config no more" for name in report["gone"]]
+    return "\n".join(lines) + "\n\n"
+
+
+def row(item: tuple[str, Report]) -> list[str]:
+    """A task as cells of a table: its best pruned model in accuracy, its greatest speed-up, its smallest file."""
+    name, task = item
+    models = [model for model in task.get("models", ()) if model["model"] == "pruned"]
+    if not models:
+        return [name, task["outcome"], "", "", "", ""]
+    gains = [r["speed_up"] for r in task["times"]["rows"] if r["model"] == "pruned" and r["speed_up"]]
+    best = max(gains, key=lambda gain: gain["value"], default=None)
+    return [
+        name,
+        task["outcome"],
+        f"{max(model['accuracy'] for model in models):.1%}",
+        f"{task['metrics']['unpruned']['accuracy']:.1%}",
+        f"{best['value']:.2f}x ({best['low']:.2f}-{best['high']:.2f})" if best else "",
+        f"{min(model['bytes'] for model in models) / 1e6:.2f}",
+    ]
+
+
+def told(gate: Report) -> str:
+    """A gate's verdict as a sentence."""
+    if gate["value"] is None:
+        found = ""
+    elif gate["low"] == gate["high"]:
+        found = f", found {gate['value']:.4g}"
+    else:
+        found = f", found {gate['value']:.4g} ({gate['low']:.4g} to {gate['high']:.4g})"
+    advice = f"; {gate['advice']}" if gate["advice"] else ""
+    return f"{gate['gate']} of {gate['subject']} {gate['outcome']}: limit {gate['limit']:.4g}{found}{advice}"
+
+
+def _case(suite: ET.Element, task: str, name: str, seconds: float) -> ET.Element:
+    return ET.SubElement(suite, "testcase", classname=f"mvp-deploy.{task}", name=_clean(name), time=f"{seconds:.3f}")
+
+
+def _clean(text: str) -> str:
+    """Without the control characters that XML cannot hold."""
+    return "".join(character for character in text if character in "\t\n" or character >= " ")
+
+
+def _inline(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,219 @@
+"""What is done for one task, each step only where its inputs have changed.
+
+OUT/work/TASK/run/        what pruning gave (a RUN folder)
+OUT/work/TASK/exported/   the checked models (a bundle without measurements)
+OUT/work/TASK/times.json  the benchmark
+OUT/work/TASK/STEP.done   the key of the inputs a step was done with, and the checksum of what it gave
+OUT/bundles/TASK/         the bundle, where all gates are met
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import calibration
+import exporters
+import mvp_deploy
+from mvp_deploy import bundle
+from mvp_deploy.benchmark.environment import cores, cpu_name, environment, versions
+from mvp_deploy.errors import DeployError
+from mvp_deploy.files import atomic_write
+from mvp_deploy.pipeline.config import TaskSection
+from mvp_deploy.pipeline.places import content
+from mvp_deploy.reporter import Reporter
+
+STEPS = ("prune", "export", "benchmark", "bundle")  # gates are judged each time: that takes no time
+
+
+@dataclass(frozen=True)
+class Work:
+    """One task with its places settled. Travels to worker processes."""
+
+    name: str
+    task: TaskSection
+    data: str  # SOURCE or SOURCE#classes, local
+    bank: Path  # local
+    device: str
+    seed: int
+    out: Path
+    keys: Mapping[str, str]  # of the inputs of prune, export and benchmark
+
+    @property
+    def folder(self) -> Path:
+        return self.out / "work" / self.name
+
+    @property
+    def bundle(self) -> Path:
+        return self.out / "bundles" / self.name
+
+    def output(self, step: str) -> Path:
+        names = {"prune": "run", "export": "exported", "benchmark": "times.json"}
+        return self.bundle if step == "bundle" else self.folder / names[step]
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a step went: 'done', 'unchanged' or 'failed'."""
+
+    step: str
+    status: str
+    seconds: float = 0.0
+
+
+def settle(name: str, task: TaskSection, data: str, bank: Path, *, device: str, seed: int, out: Path) -> Work:
+    """A task with the keys of its steps. Each key holds those before it, so a change redoes all that follows."""
+    prune = key(
+        code=code(),
+        versions=versions() | {"python": platform.python_version()},
+        spec=data,
+        data=content(data),
+        bank=_bank_content(bank),
+        device=device,
+        seed=seed,
+        task=task.model_dump(mode="json", include={"skip_bad", "budget", "recipe", "training"}),
+    )
+    export = key(after=prune, export=task.export.model_dump())
+    times = key(after=export, benchmark=task.benchmark.model_dump(), cpu=cpu_name(), cores=cores())
+    return Work(name, task, data, bank, device, seed, out, {"prune": prune, "export": export, "benchmark": times})
+
+
+def key(**inputs: Any) -> str:
+    """A name for inputs (JSON values): equal ones, equal name."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+
+
+@lru_cache(maxsize=1)
+def code() -> str:
+    """A checksum of the code that makes the models."""
+    return key(code=[content(str(Path(str(module.__file__)).parent)) for module in _PACKAGES])
+
+
+_PACKAGES = (mvp_deploy, exporters, calibration)
+
+
+@lru_cache(maxsize=4)
+def _bank_content(bank: Path) -> str:
+    return content(str(bank))
+
+
+def is_done(work: Work, step: str, step_key: str) -> bool:
+    """Whether the step was done with these inputs, and what it gave is still there as it was."""
+    output = work.output(step)
+    try:
+        mark = json.loads((work.folder / f"{step}.done").read_text())
+        return bool(mark == {"key": step_key, "content": content(str(output))} and output.exists())
+    except (OSError, ValueError, DeployError):
+        return False
+
+
+def once(work: Work, step: str, step_key: str, action: Callable[[], None]) -> Done:
+    """Do the step, unless that is done."""
+    if is_done(work, step, step_key):
+        return Done(step, "unchanged")
+    start = time.perf_counter()
+    action()
+    with atomic_write(work.folder / f"{step}.done") as temporary:
+        temporary.write_text(json.dumps({"key": step_key, "content": content(str(work.output(step)))}))
+    return Done(step, "done", time.perf_counter() - start)
+
+
+def prune(work: Work, reporter: Reporter) -> None:
+    """The RUN folder. A killed call goes on where it stopped."""
+    from dataclasses import replace
+
+    from mvp_deploy.bank.store import Bank
+    from mvp_deploy.devices import resolve
+    from mvp_deploy.pruning.budget import Budget
+    from mvp_deploy.pruning.original import suited
+    from mvp_deploy.pruning.recipes import changed, recipe_named
+    from mvp_deploy.runs import prune_task
+    from mvp_deploy.tasks import load_task
+
+    asked, bank = work.task, Bank.open(work.bank)
+    training = asked.training.model_dump(exclude={"optimizer"}, exclude_none=True)
+    changes = [f"{name}={value}" for name, value in asked.recipe.set.items()]
+    task = load_task(work.data, seed=work.seed, skip_bad=asked.skip_bad)
+    if task.skipped:
+        reporter.warn(f"{task.skipped} unusable images or classes left out")
+    prune_task(
+        task,
+        bank,
+        work.output("prune"),
+        Budget(**asked.budget.model_dump()),
+        changed(recipe_named(asked.recipe.name), changes),
+        replace(suited(bank.backbone, asked.training.optimizer), seed=work.seed, **training),
+        recipe_name=asked.recipe.name,
+        device=resolve(work.device),
+        reporter=reporter,
+    )
+
+
+def export(work: Work, reporter: Reporter) -> None:
+    """Every file asked for, checked against PyTorch, as a bundle without measurements."""
+    from mvp_deploy.deploy import export_run
+    from mvp_deploy.devices import resolve
+
+    export_run(
+        work.output("prune"),
+        work.output("export"),
+        device=resolve(work.device),
+        seed=work.seed,
+        reporter=reporter,
+    )
+
+
+def measure(work: Work, reporter: Reporter) -> None:
+    """times.json: every exported model timed in turns with the others, on the CPU."""
+    from mvp_deploy.benchmark.candidates import of_bundle
+    from mvp_deploy.benchmark.compare import benchmark
+    from mvp_deploy.benchmark.measure import Settings
+
+    asked = work.task.benchmark
+    times: dict[str, Any] = {"environment": environment(), "rows": []}
+    if asked.batches:
+        candidates = of_bundle(bundle.read(work.output("export")))
+        found = benchmark(
+            candidates,
+            asked.batches,
+            Settings(duration=asked.duration),
+            threads=asked.threads,
+            device="cpu",
+            seed=work.seed,
+            reporter=reporter,
+        )
+        if error := found.failure():
+            raise error
+        times = found.to_json()
+    with atomic_write(work.output("benchmark")) as temporary:
+        bundle.write_json(temporary, times)
+
+
+def pack(work: Work) -> None:
+    """The bundle: what was exported, with its measurements."""
+    exported = work.output("export")
+    bundle.read(exported)  # refuses what is not as it was written
+    with bundle.writing(work.bundle) as folder:
+        shutil.copytree(exported, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(bundle.MANIFEST))
+        shutil.copyfile(work.output("benchmark"), folder / "measurements.json")
+
+
+def facts(work: Work) -> dict[str, Any]:
+    """What was found of the task, for gates and reports: JSON values from what the steps wrote."""
+    run = json.loads((work.output("prune") / "run.json").read_text())
+    exported = work.output("export")
+    info = json.loads((exported / "bundle.json").read_text())
+    models = [model | {"bytes": (exported / model["file"]).stat().st_size} for model in info["models"]]
+    shown = ("metrics", "images", "classes", "groups", "votes", "recipe", "budget", "seed", "warnings")
+    return {name: run[name] for name in shown} | {
+        "models": models,
+        "times": json.loads(work.output("benchmark").read_text()),
+    }
