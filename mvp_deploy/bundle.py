@@ -89,6 +89,18 @@ def read(path: str | os.PathLike[str]) -> Bundle:
     )
 
 
+def read_measurements(bundle: Bundle) -> dict[str, Any]:
+    """measurements.json: environment and rows as ``benchmark.compare.Benchmark.to_json`` gives them.
+
+    Raises:
+        DeployError: nothing was timed when the bundle was written.
+    """
+    file = bundle.path / "measurements.json"
+    if not file.is_file():
+        raise DeployError(f"{bundle.path} has no measurements: export it with --measure 1.")
+    return dict(_read_json(file))
+
+
 def verify(path: str | os.PathLike[str]) -> list[str]:
     """What is wrong with the files: a line for each that is changed, missing or added; empty when whole.
 
@@ -97,9 +109,7 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
     """
     path = Path(path)
     if not (path / MANIFEST).is_file():
-        raise DeployError(
-            f"{path} is no bundle (it has no {MANIFEST}): give the folder `mvp-deploy export` wrote."
-        )
+        raise DeployError(f"{path} is no bundle (it has no {MANIFEST}): give the folder `mvp-deploy export` wrote.")
     listed = _listed(path)
     problems = []
     for name, expected in listed.items():
@@ -121,9 +131,7 @@ def inside(folder: Path, name: str) -> Path:
     parts = PurePosixPath(name).parts
     plain = bool(parts) and "/".join(parts) == name and not {"..", "/"} & set(parts)
     if not plain or "\\" in name or "\0" in name or ":" in name:
-        raise DeployError(
-            f"the manifest of {folder} names {name!r}, which is no path inside it: do not trust it."
-        )
+        raise DeployError(f"the manifest of {folder} names {name!r}, which is no path inside it: do not trust it.")
     file = folder.joinpath(*parts)
     if not file.resolve().is_relative_to(folder.resolve()):
         raise DeployError(f"{file} leads out of its folder by a link: do not trust this bundle.")
@@ -185,14 +193,10 @@ def _listed(path: Path) -> dict[str, dict[str, Any]]:
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise DeployError(
-            f"{path} has bundle format {found} and this version reads {FORMAT}: use the mvp-deploy "
-            "that wrote it."
+            f"{path} has bundle format {found} and this version reads {FORMAT}: use the mvp-deploy that wrote it."
         )
     try:
-        return {
-            name: {"sha256": str(f["sha256"]), "bytes": int(f["bytes"])}
-            for name, f in manifest["files"].items()
-        }
+        return {name: {"sha256": str(f["sha256"]), "bytes": int(f["bytes"])} for name, f in manifest["files"].items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DeployError(f"{path / MANIFEST} is damaged ({error!r}): copy the bundle again.") from error
 

@@ -32,7 +32,7 @@ def prepare(image: Image.Image, how: dict) -> np.ndarray:
     fill = tuple(round(255 * value) if how["crop_mode"] == "border" else 0 for value in how["mean"])
     canvas = Image.new("RGB", (width, height), fill)
     resized = image.resize(size, Image.Resampling[how["interpolation"].upper()])
-    canvas.paste(resized, tuple(offset(box, edge) for box, edge in zip((width, height), size)))  # noqa: B905
+    canvas.paste(resized, (offset(width, size[0]), offset(height, size[1])))
     pixels = np.asarray(canvas, np.float32) / 255
     normalised = (pixels - np.float32(how["mean"])) / np.float32(how["std"])
     return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None], np.float32)

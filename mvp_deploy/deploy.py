@@ -67,9 +67,7 @@ def export_run(
     samples = _samples(test, seed)
     with bundle.writing(out) as target:
         (target / "models").mkdir()
-        subjects = [
-            _subject(name, model, run, test) for name, model in (("unpruned", unpruned), ("pruned", pruned))
-        ]
+        subjects = [_subject(name, model, run, test) for name, model in (("unpruned", unpruned), ("pruned", pruned))]
         models = tuple(_export(subject, target, test, samples["index"], reporter) for subject in subjects)
         info = describe(run, task, models)
         arrays = {"images": samples["images"], "labels": samples["labels"]}
@@ -81,9 +79,7 @@ def export_run(
         bundle.write_json(target / "bundle.json", info)
         if measure:
             unsealed = Bundle(target, info, pruned.classes, models)
-            times = benchmark(
-                of_bundle(unsealed), measure, settings, threads=None, device="cpu", reporter=reporter
-            )
+            times = benchmark(of_bundle(unsealed), measure, settings, threads=None, device="cpu", reporter=reporter)
             if error := times.failure():
                 raise error
             bundle.write_json(target / "measurements.json", times.to_json())
@@ -95,8 +91,7 @@ def task_of(run: runs.Run) -> Task:
     task = load_task(run.info["task"], seed=run.info["seed"], skip_bad=True)
     if task.fingerprint != run.info["data"]:
         raise DeployError(
-            f"the images of {run.info['task']} have changed since {run.folder} was made: run "
-            "`mvp-deploy prune` again."
+            f"the images of {run.info['task']} have changed since {run.folder} was made: run `mvp-deploy prune` again."
         )
     return task
 
@@ -122,9 +117,7 @@ def _subject(name: str, loaded: PrunedModel, run: runs.Run, test: Images) -> Sub
     return Subject(name, loaded, metrics["params"], metrics["macs"], _reference(loaded.model, test))
 
 
-def _export(
-    subject: Subject, target: Path, test: Images, samples: np.ndarray, reporter: Reporter
-) -> ModelFile:
+def _export(subject: Subject, target: Path, test: Images, samples: np.ndarray, reporter: Reporter) -> ModelFile:
     """Write one ONNX file and check it on the whole held-out part, and on the samples at batch 1."""
     loaded = subject.loaded
     file = f"models/{subject.name}.fp32.onnx"
@@ -138,9 +131,7 @@ def _export(
     path = export_onnx(loaded.model, example, target / file, metadata)
     accuracy, parity = check_artefact(path, test, subject.logits, samples, FP32_TOLERANCE)
     reporter.say(f"{subject.name}: parity {parity:.1e}, accuracy {accuracy:.1%} in ONNX Runtime")
-    return ModelFile(
-        file, subject.name, "onnx", "fp32", accuracy, parity, FP32_TOLERANCE, subject.params, subject.macs
-    )
+    return ModelFile(file, subject.name, "onnx", "fp32", accuracy, parity, FP32_TOLERANCE, subject.params, subject.macs)
 
 
 def check_artefact(

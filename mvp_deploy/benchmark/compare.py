@@ -101,9 +101,7 @@ def benchmark(
     rows: list[Row] = []
     for size in batches:
         with ExitStack() as stack:
-            found = [
-                _opened(index, candidates, size, threads, device, seed) for index in range(len(candidates))
-            ]
+            found = [_opened(index, candidates, size, threads, device, seed) for index in range(len(candidates))]
             runners = [stack.enter_context(closing(runner)) for _, runner in found if runner is not None]
             timings: Iterator[Timing] = iter(())
             if runners:
@@ -111,9 +109,7 @@ def benchmark(
                 with reporter.progress(f"timing at batch {size}") as step:
                     timings = iter(measure(runners, images, settings, progress=step))
             timed = [replace(row, timing=next(timings) if runner else None) for row, runner in found]
-        rows += [
-            _related(row, timed[candidate.baseline]) for row, candidate in zip(timed, candidates, strict=True)
-        ]
+        rows += [_related(row, timed[candidate.baseline]) for row, candidate in zip(timed, candidates, strict=True)]
     return Benchmark(tuple(rows), machine)
 
 

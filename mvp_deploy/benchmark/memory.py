@@ -24,9 +24,7 @@ def memory(path: Path, runtime: str, *, batch_size: int, threads: int | None, de
     The runtime's own libraries, loaded before, are not part of it; memory on a GPU is not either.
     """
     question = json.dumps([str(path), runtime, batch_size, threads, device])
-    child = subprocess.run(
-        [sys.executable, "-m", __name__, question], capture_output=True, text=True, check=False
-    )
+    child = subprocess.run([sys.executable, "-m", __name__, question], capture_output=True, text=True, check=False)
     return json.loads(child.stdout) if child.returncode == 0 else None
 
 

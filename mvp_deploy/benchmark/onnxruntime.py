@@ -22,16 +22,10 @@ class OnnxRunner:
         options.intra_op_num_threads = threads or cores()
         options.log_severity_level = 3  # errors; its warnings concern nothing a user can mend
         try:
-            self._session = onnxruntime.InferenceSession(
-                os.fspath(path), options, providers=[(provider, settings)]
-            )
+            self._session = onnxruntime.InferenceSession(os.fspath(path), options, providers=[(provider, settings)])
         except Exception as error:  # ONNX Runtime raises types of its own, one for each status
-            raise DeployError(
-                f"ONNX Runtime cannot load {path.name}: {str(error).splitlines()[0]}"
-            ) from error
-        if (
-            self._session.get_providers()[0] != provider
-        ):  # it falls back to the CPU with no more than a log line
+            raise DeployError(f"ONNX Runtime cannot load {path.name}: {str(error).splitlines()[0]}") from error
+        if self._session.get_providers()[0] != provider:  # it falls back to the CPU with no more than a log line
             raise DeployError(
                 f"ONNX Runtime has {provider} but could not start it: install the CUDA and cuDNN libraries "
                 "it was built for (`mvp-deploy doctor`), or pass --device cpu.",
@@ -68,9 +62,7 @@ def open_runner(path: Path, *, threads: int | None, device: str) -> OnnxRunner:
 
 def _provider(device: str) -> tuple[str, dict[str, str]]:
     kind, _, index = device.partition(":")
-    if kind == "cpu" or (
-        kind == "auto" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers()
-    ):
+    if kind == "cpu" or (kind == "auto" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers()):
         return "CPUExecutionProvider", {}
     if kind not in ("auto", "cuda"):
         raise DeployError(f"unknown device {device!r}: write auto, cpu, cuda or cuda:N.")

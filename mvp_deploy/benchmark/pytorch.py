@@ -33,9 +33,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def run(self) -> None:
-        if (
-            torch.get_num_threads() != self._threads
-        ):  # one setting for the whole process, and others may time too
+        if torch.get_num_threads() != self._threads:  # one setting for the whole process, and others may time too
             torch.set_num_threads(self._threads)
         self._logits = self._model(self._batch.to(self._device)).cpu()
 

@@ -76,9 +76,7 @@ def runtime_of(path: Path) -> str:
     return RUNTIMES[suffix]
 
 
-def open_runner(
-    path: Path, runtime: str | None = None, *, threads: int | None = None, device: str = "cpu"
-) -> Runner:
+def open_runner(path: Path, runtime: str | None = None, *, threads: int | None = None, device: str = "cpu") -> Runner:
     """Load the model file into ``runtime`` (None: by its suffix), with ``threads`` (None: one per core).
 
     Raises:

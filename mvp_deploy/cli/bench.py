@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--batch", default="1", show_default=True, callback=batch_sizes, help="Batch sizes, as 1,8,32.")
-@click.option(
-    "--threads", type=click.IntRange(1), help="CPU threads of each runtime.  [default: one per core]"
-)
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of each runtime.  [default: one per core]")
 @click.option("--duration", default=10.0, show_default=True, help="Seconds of timed runs per model, at most.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write the result as JSON to this file as well.")
 @common_options
@@ -95,9 +93,7 @@ def show(result: Benchmark, console: Console) -> None:
     machine = result.environment
     console.show(f"\n{machine['cpu']}, {machine['cores']} cores; {'; '.join(_runtimes(result))}")
     if float(str(machine["load"])) > 0.5 * int(str(machine["cores"])):
-        console.warn(
-            f"other work kept this machine busy (load {machine['load']}): times are longer than alone."
-        )
+        console.warn(f"other work kept this machine busy (load {machine['load']}): times are longer than alone.")
 
 
 def _cells(row: Row) -> list[str]:
@@ -116,6 +112,4 @@ def _cells(row: Row) -> list[str]:
 
 
 def _runtimes(result: Benchmark) -> list[str]:
-    return sorted(
-        {f"{r.details['runtime']}, {r.details['threads']} threads" for r in result.rows if r.details}
-    )
+    return sorted({f"{r.details['runtime']}, {r.details['threads']} threads" for r in result.rows if r.details})
