@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -212,10 +212,10 @@ def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Structure
 
 def _freeze_quantities(trace: Trace) -> None:
     """Freeze the axes whose size is used as a quantity, such as a head size in an attention's scale."""
-    for origin in trace.quantities:
+    for origin in trace.uses.quantities:
         for axis in measured(origin):
             trace.atoms.freeze(axis, "its size is used as a quantity in the forward")
-    used = set().union(*map(attributes, trace.quantities)) if trace.quantities else set()
+    used = set().union(*map(attributes, trace.uses.quantities)) if trace.uses.quantities else set()
     for seen in trace.observations:
         if used & attributes(seen.origin):
             trace.atoms.freeze(seen.axis, "an attribute that holds its size is used as a quantity in the forward")
@@ -267,7 +267,10 @@ def _structure(
         axes=axes,
         norms=tuple(tuple(map(resolve, norm)) for norm in trace.norms),
         observations=tuple(
-            dict.fromkeys(Observation(_resolved(trace, o.origin), resolve(o.axis)) for o in trace.observations)
+            dict.fromkeys(
+                replace(seen, origin=_resolved(trace, seen.origin), axis=resolve(seen.axis))
+                for seen in trace.observations + trace.uses.compared
+            )
         ),
         _atoms=by_group,
         _macs=tuple(MacTerm(t.factor, tuple(map(resolve, t.axes)), t.owner) for t in trace.macs),

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from mvp_deploy.errors import DeployError
-from mvp_deploy.structure.sizes import Attribute, Origin, Size
+from mvp_deploy.structure.sizes import Attribute, Size, Uses
 
 _TRAINING_ARGUMENT = {"batch_norm": 5, "instance_norm": 5, "dropout": 2, "feature_dropout": 2, "alpha_dropout": 2}
 """Operators that behave differently in training, and the place of the argument that says so."""
@@ -78,9 +78,9 @@ def constants(program: fx.GraphModule) -> Iterator[tuple[Attribute, int]]:
                     yield Attribute(node.name, "constant", place), value
 
 
-def tag_constants(program: fx.GraphModule, quantities: list[Origin]) -> None:
+def tag_constants(program: fx.GraphModule, uses: Uses) -> None:
     """Replace the program's integer constants by `Size`s."""
-    set_constants(program, {a: Size.of(value, a, quantities) for a, value in constants(program)})
+    set_constants(program, {a: Size.of(value, a, uses) for a, value in constants(program)})
 
 
 def set_constants(program: fx.GraphModule, sizes: Mapping[Attribute, int]) -> None:

@@ -472,6 +472,43 @@ def attention(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: 
 FUNCTIONS["scaled_dot_product_attention"] = attention
 
 
+def recurrent(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """LSTM, GRU and plain recurrent layers. One state holds all layers' and directions' units, so they are tied."""
+    x, state, weights, has_bias, layers, _, _, both_ways, batch_first = args
+    states = [state] if isinstance(state, Tensor) else state
+    unit = trace.axis(states[0], -1)
+    ways = 2 if both_ways else 1
+    per_way = 4 if has_bias else 2
+    if len(weights) != layers * ways * per_way:
+        raise NotImplementedError("recurrent layers with projections are not supported")
+    for tensor in (x, *states, *weights):
+        trace.note_use(tensor)
+    for other in states[1:]:
+        trace.unify(unit, trace.axis(other, -1))
+    steps = product(trace.axes(x)[:-1], trace.atoms, trace.why)
+    read = trace.axis(x, -1)
+    for layer in range(layers):
+        for way in range(ways):
+            start = (layer * ways + way) * per_way
+            from_input, from_state, *biases = weights[start : start + per_way]
+            gates = fixed(from_input.shape[0] // states[0].shape[-1])
+            rows = product([gates, unit], trace.atoms, trace.why)
+            for tensor in (from_input, from_state, *biases):
+                trace.unify(trace.axis(tensor, 0), rows)
+            trace.unify(trace.axis(from_input, 1), read)
+            trace.unify(trace.axis(from_state, 1), unit)
+            trace.count(1, steps, rows, read)
+            trace.count(1, steps, rows, unit)
+        read = unit * ways
+    trace.freeze(trace.axis(x, 1 if batch_first else 0))  # time mixes
+    trace.set(out[0], [*trace.axes(x)[:-1], read])
+    for tensor, like in zip(out[1:], states, strict=True):
+        trace.set(tensor, list(trace.axes(like)))
+
+
+FUNCTIONS.update(dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent))
+
+
 @rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
       "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention")  # fmt: skip
 def fused_attention(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -515,11 +552,9 @@ def batch_norm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out:
     for vector in vectors:
         if isinstance(vector, Tensor):
             trace.unify(trace.axis(x, 1), trace.axis(vector, 0))
-    training = next((a for a in args[1:] if isinstance(a, bool)), False)
-    for dim, axis in enumerate(trace.axes(x)):
-        if training and dim != 1:
-            trace.freeze(axis)  # statistics over a dimension that would shrink, as in weight standardisation
     trace.set(out[0], list(trace.axes(x)))
+    if next((a for a in args[1:] if isinstance(a, bool)), False):  # its own statistics: weight standardisation
+        trace.norms.append(tuple(axis for dim, axis in enumerate(trace.axes(x)) if dim != 1))
 
 
 # ---- reductions ----
@@ -558,16 +593,18 @@ def power(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any)
         trace.squares.add(id(out))
 
 
-@rule("var", "var_mean", "std", "std_mean", "mean")
-def norm_statistic(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """What norms written out in full divide by: like theirs, taken over the units that stay.
-
-    A mean of anything but squares is no norm's: it may be a feature of its own, so its units stay.
-    """
+@rule("var", "var_mean", "std", "std_mean")
+def norm_statistic(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, freeze: bool = False) -> None:
+    """What norms written out in full divide by: like theirs, taken over the units that stay."""
     x, dims = args[0], _dims(args, kwargs)
-    outs = out if isinstance(out, tuple) else [out]
-    _reduce(trace, x, dims, outs, freeze=trace.why.startswith("mean ") and id(x) not in trace.squares)
     trace.norms.append(tuple(trace.axis(x, d) for d in sorted(_reduced(x, dims))))
+    _reduce(trace, x, dims, out if isinstance(out, tuple) else [out], freeze)
+
+
+@rule("mean")
+def mean(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """A mean of squares belongs to a norm; any other may be a feature of its own, so its units stay."""
+    norm_statistic(trace, args, kwargs, out, freeze=id(args[0]) not in trace.squares)
 
 
 @rule("amax", "amin", "logsumexp", "prod", "any", "all", "argmax")

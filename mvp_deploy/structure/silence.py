@@ -7,14 +7,14 @@ wherever they lie, and layer, group and RMS norms over an axis that loses units 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mvp_deploy.structure.axes import Axis, keep_mask
+from mvp_deploy.structure.axes import keep_mask
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.surgery import gather, scatter
 from mvp_deploy.structure.trace import named_tensors
@@ -41,77 +41,75 @@ def silence(structure: Structure, model: nn.Module, plan: KeepPlan) -> Callable[
 
 
 class _MaskedNorms(TorchDispatchMode):
-    """Takes the statistics of the i-th normalisation over the units that stay."""
+    """Runs the i-th normalisation on the units that stay and puts zeros for the others."""
 
     def __init__(self, structure: Structure, plan: KeepPlan) -> None:
         super().__init__()
         masks = structure.masks(plan)
-        self.norms = iter([[_mask(axis, masks) for axis in axes] for axes in structure.norms])
+        self.norms = iter([[keep_mask(axis, masks) for axis in axes] for axes in structure.norms])
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        name = func._schema.name
-        masks = next(self.norms) if name in _NORMS or name in _STATISTICS else []
+        kwargs = kwargs or {}
+        name = func._schema.name.removeprefix("aten::")
+        restricted = _restricted_norm(name, args)
+        if restricted is None:
+            return func(*args, **kwargs)
+        masks = next(self.norms)
         if all(mask.all() for mask in masks):
-            return func(*args, **(kwargs or {}))
-        if name in _NORMS:
-            return _NORMS[name](masks, *args)
-        x, dims, *rest = args
-        for dim, mask in zip(sorted(d % x.ndim for d in dims), masks, strict=True):
-            x = x.index_select(dim, mask.nonzero().flatten().to(x.device))
-        return func(x, dims, *rest, **(kwargs or {}))
+            return func(*args, **kwargs)
+        return restricted(func, [torch.from_numpy(mask).to(args[0].device) for mask in masks], *args, **kwargs)
 
 
-def _mask(axis: Axis, masks: dict[Any, Any]) -> Tensor:
-    return torch.from_numpy(keep_mask(axis, masks))
+def _restricted_norm(name: str, args: tuple[Any, ...]) -> Callable[..., Any] | None:
+    """What stands in for the operator `name` where its statistics lose units; None for all that is no norm."""
+    if name in ("mean", "var", "var_mean", "std", "std_mean"):
+        return _statistic
+    if name.endswith("batch_norm"):  # in training it takes its own statistics: weight standardisation
+        return _batch_norm if next((a for a in args[1:] if isinstance(a, bool)), False) else None
+    if name == "native_group_norm":
+        return _group_norm
+    return _layer_norm if name in ("native_layer_norm", "_fused_rms_norm") else None
 
 
-def _layer_norm(masks: list[Tensor], x: Tensor, shape: list[int], weight: Any, bias: Any, eps: float) -> Any:
-    keep = _outer(masks).to(x)
-    dims = list(range(-len(shape), 0))
-    count = keep.sum()
-    mean = (x * keep).sum(dims, keepdim=True) / count
-    var = ((x - mean).square() * keep).sum(dims, keepdim=True) / count
-    return _affine((x - mean) * (var + eps).rsqrt() * keep, weight, bias), mean, (var + eps).rsqrt()
+def _statistic(func: Any, masks: list[Tensor], x: Tensor, *rest: Any, **kwargs: Any) -> Any:
+    dims = rest[0] if rest and isinstance(rest[0], list) else range(x.ndim)
+    return func(_cut(x, sorted(d % x.ndim for d in dims), masks), *rest, **kwargs)
 
 
-def _rms_norm(masks: list[Tensor], x: Tensor, shape: list[int], weight: Any, eps: float | None) -> Any:
-    keep = _outer(masks).to(x)
-    dims = list(range(-len(shape), 0))
-    square = (x.square() * keep).sum(dims, keepdim=True) / keep.sum()
-    scale = (square + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt()
-    return _affine(x * scale * keep, weight, None), scale
+def _batch_norm(func: Any, masks: list[Tensor], x: Tensor, *rest: Any) -> Any:
+    dims = [d for d in range(x.ndim) if d != 1]
+    out, *more = func(_cut(x, dims, masks), *rest)
+    return _put_back(out, dims, masks), *more
+
+
+def _layer_norm(func: Any, masks: list[Tensor], x: Tensor, shape: list[int], *rest: Any) -> Any:
+    dims = list(range(x.ndim - len(shape), x.ndim))
+    affine = [_cut(p, range(p.ndim), masks) if isinstance(p, Tensor) else p for p in rest]
+    out, *more = func(_cut(x, dims, masks), [int(mask.sum()) for mask in masks], *affine)
+    return _put_back(out, dims, masks), *more
 
 
 def _group_norm(
-    masks: list[Tensor], x: Tensor, weight: Any, bias: Any, n: int, c: int, hw: int, groups: int, eps: float
+    func: Any, masks: list[Tensor], x: Tensor, weight: Any, bias: Any, n: int, c: int, hw: int, groups: int, eps: float
 ) -> Any:
-    keep = _outer(masks).to(x)[None, :, :, None]
-    grouped = x.reshape(n, groups, c // groups, hw)
-    count = (keep.sum(2, keepdim=True) * hw).clamp(min=1)
-    mean = (grouped * keep).sum((2, 3), keepdim=True) / count
-    var = ((grouped - mean).square() * keep).sum((2, 3), keepdim=True) / count
-    out = ((grouped - mean) * (var + eps).rsqrt() * keep).reshape(x.shape)
-    channels = [1, c, *[1] * (x.ndim - 2)]
-    shaped = (None if p is None else p.reshape(channels) for p in (weight, bias))
-    return _affine(out, *shaped), mean.flatten(1), (var + eps).rsqrt().flatten(1)
+    channels = [torch.outer(*masks).flatten()]
+    affine = [None if p is None else _cut(p, [0], channels) for p in (weight, bias)]
+    sizes = int(channels[0].sum()), hw, int(masks[0].sum())
+    out, *more = func(_cut(x, [1], channels), *affine, n, *sizes, eps)
+    return _put_back(out, [1], channels), *more
 
 
-def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    x = x if weight is None else x * weight
-    return x if bias is None else x + bias
+def _cut(x: Tensor, dims: Iterable[int], masks: list[Tensor]) -> Tensor:
+    for dim, mask in zip(dims, masks, strict=True):
+        x = x.index_select(dim, mask.nonzero().flatten())
+    return x
 
 
-def _outer(masks: list[Tensor]) -> Tensor:
-    keep = masks[0]
-    for mask in masks[1:]:
-        keep = keep.unsqueeze(-1) & mask
-    return keep
-
-
-_NORMS: dict[str, Callable[..., Any]] = {
-    "aten::native_layer_norm": _layer_norm,
-    "aten::_fused_rms_norm": _rms_norm,
-    "aten::native_group_norm": _group_norm,
-}
+def _put_back(x: Tensor, dims: Iterable[int], masks: list[Tensor]) -> Tensor:
+    """Undo `_cut`, with zeros at the removed positions."""
+    for dim, mask in zip(dims, masks, strict=True):
+        full = x.new_zeros([*x.shape[:dim], len(mask), *x.shape[dim + 1 :]])
+        x = full.index_copy(dim, mask.nonzero().flatten(), x)
+    return x

@@ -4,15 +4,16 @@ A timm attention keeps `num_heads`, a split keeps its sizes, a group norm its nu
 must change when units are removed. While a model is traced these numbers are `Size`s, integers that remember which
 attribute they came from, through products, quotients and sums; what `Tensor.shape` gives are `Size`s too, and know
 their axis. Where one is handed to an operator as a size, the operator says which axis it measures; after surgery the
-attribute is set so that it measures the smaller axis. A size that is used as a quantity, such as a head size in an
-attention's scale, must not change: its axis is frozen.
+attribute is set so that it measures the smaller axis. An attribute that is only ever compared with the size of an
+axis, as in an assertion, follows that axis. A size that is used as a quantity, such as a head size in an attention's
+scale, must not change: its axis is frozen.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,41 +52,64 @@ Origin = Attribute | Formula | Axis | int  # an axis stands for its size, an int
 
 @dataclass(frozen=True)
 class Observation:
-    """`origin` was given to an operator as the size of `axis`."""
+    """`origin` was given to an operator in `module` as the size of `axis`, or just `compared` with it."""
 
     origin: Origin
     axis: Axis
+    module: str = ""
+    compared: bool = False
+
+
+@dataclass
+class Uses:
+    """What a model does with its sizes other than giving them to operators."""
+
+    quantities: list[Origin] = field(default_factory=list)  # used as numbers: they must not change
+    compared: list[Observation] = field(default_factory=list)
 
 
 class Size(int):
-    """An integer that remembers where it came from, and notes in `quantities` when it is used as more than a size."""
+    """An integer that remembers where it came from, and notes in `uses` when it is used as more than a size."""
 
     origin: Origin
-    quantities: list[Origin]
+    uses: Uses
 
     @classmethod
-    def of(cls, value: int, origin: Origin, quantities: list[Origin]) -> Size:
+    def of(cls, value: int, origin: Origin, uses: Uses) -> Size:
         size = cls(value)
-        size.origin, size.quantities = origin, quantities
+        size.origin, size.uses = origin, uses
         return size
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Size:
         return self
 
+    def __eq__(self, other: object) -> bool:
+        equal = int.__eq__(self, other) is True
+        if equal and isinstance(other, Size):
+            for one, two in ((self.origin, other.origin), (other.origin, self.origin)):
+                if isinstance(one, Attribute) and isinstance(two, tuple):
+                    self.uses.compared.append(Observation(one, two, compared=True))
+        return equal
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = int.__hash__
+
     def __float__(self) -> float:
-        self.quantities.append(self.origin)
+        self.uses.quantities.append(self.origin)
         return float(int(self))
 
     def __pow__(self, power: Any, modulo: Any = None) -> Any:
-        self.quantities.append(self.origin)
+        self.uses.quantities.append(self.origin)
         return pow(int(self), power, modulo)
 
     def __truediv__(self, other: Any) -> Any:
-        self.quantities.append(self.origin)
+        self.uses.quantities.append(self.origin)
         return int(self) / other
 
     def __rtruediv__(self, other: Any) -> Any:
-        self.quantities.append(self.origin)
+        self.uses.quantities.append(self.origin)
         return other / int(self)
 
 
@@ -99,7 +123,7 @@ def _remember(function: Callable[[Any, Any], Any], swapped: bool) -> Callable[[S
             return function(other, int(self)) if swapped else function(int(self), other)
         left, right = (other, self) if swapped else (self, other)
         value = function(int(left), int(right))
-        return Size.of(value, Formula(function, _origin(left), _origin(right)), self.quantities)
+        return Size.of(value, Formula(function, _origin(left), _origin(right)), self.uses)
 
     return method
 
@@ -109,16 +133,15 @@ for _name in ("add", "sub", "mul", "floordiv"):
     setattr(Size, f"__r{_name}__", _remember(getattr(operator, _name), swapped=True))
 
 
-def tag_sizes(model: nn.Module, quantities: list[Origin]) -> None:
+def tag_sizes(model: nn.Module, uses: Uses) -> None:
     """Replace the integers among the attributes of `model`'s modules, alone or in tuples and lists, by `Size`s."""
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             if type(value) is int:
-                vars(module)[name] = Size.of(value, Attribute(path, name), quantities)
+                vars(module)[name] = Size.of(value, Attribute(path, name), uses)
             elif type(value) in (tuple, list) and any(type(v) is int for v in value):
-                vars(module)[name] = type(value)(
-                    Size.of(v, Attribute(path, name, i), quantities) if type(v) is int else v for i, v in enumerate(value)
-                )
+                tagged = (Size.of(v, Attribute(path, name, i), uses) if type(v) is int else v for i, v in enumerate(value))
+                vars(module)[name] = type(value)(tagged)
 
 
 def observe(
@@ -128,20 +151,20 @@ def observe(
     if not (any(map(_has_size, args)) or any(map(_has_size, kwargs.values()))):
         return
     if function in _ARITHMETIC:
-        trace.quantities.extend(a.origin for a in args if isinstance(a, Size))
+        trace.uses.quantities.extend(a.origin for a in args if isinstance(a, Size))
     find = _SIZES.get(function)
     if find is not None:
         for size, axis in find(trace, args, kwargs, out):
             if isinstance(size, Size) and size >= 0:  # -1 stands for whatever is left
-                yield Observation(size.origin, axis)
+                yield Observation(size.origin, axis, trace.module)
 
 
 def sized_shape(trace: Trace, tensor: Tensor, shape: torch.Size | int, dim: int | None = None) -> Any:
     """What `Tensor.shape` or `Tensor.size(dim)` gave, as `Size`s that know their axes."""
     axes = trace.axes(tensor)
     if isinstance(shape, int):
-        return Size.of(shape, axes[dim or 0], trace.quantities)
-    return torch.Size(Size.of(n, axis, trace.quantities) for n, axis in zip(shape, axes, strict=True))
+        return Size.of(shape, axes[dim or 0], trace.uses)
+    return torch.Size(Size.of(n, axis, trace.uses) for n, axis in zip(shape, axes, strict=True))
 
 
 def _has_size(value: Any) -> bool:
@@ -245,10 +268,11 @@ _SIZES: dict[str, Callable[..., Pairs]] = {
 
 
 class Unsolvable(Exception):
-    """An attribute would have to take two values at once."""
+    """A number would have to take two values at once."""
 
-    def __init__(self, origin: Origin) -> None:
-        super().__init__(", ".join(sorted({str(a) for a in attributes(origin)})) or "a size computed in its forward")
+    def __init__(self, seen: Observation) -> None:
+        names = sorted(str(a) for a in attributes(seen.origin))
+        super().__init__(", ".join(names) or f"a size computed in the forward of {seen.module or 'the model'}")
 
 
 def solve(
@@ -263,23 +287,33 @@ def solve(
         Unsolvable: two sizes ask for different values of one attribute.
     """
     values: dict[Attribute, int] = {}
-    pending = [(w.origin, measure(w.axis)) for w in wanted]
+    pending = [seen for seen in wanted if not seen.compared]
     while pending:
-        left = [(origin, size) for origin, size in pending if not _settle(origin, size, values, measure)]
+        left = []
+        for seen in pending:
+            try:
+                settled = _settle(seen.origin, measure(seen.axis), values, measure)
+            except ValueError as error:
+                raise Unsolvable(seen) from error
+            if not settled:
+                left.append(seen)
         if len(left) == len(pending):  # everywhere two unknowns: a count of heads or paths is likelier to stay
-            unknown = {a for origin, _ in left for a in attributes(origin) if a not in values}
+            unknown = {a for seen in left for a in attributes(seen.origin) if a not in values}
             stays = min(unknown, key=lambda a: (old(a), str(a)))
             values[stays] = old(stays)
         pending = left
+    for seen in wanted:
+        if seen.compared and isinstance(seen.origin, Attribute):
+            values.setdefault(seen.origin, measure(seen.axis))
     return values
 
 
 def _settle(origin: Origin, size: int, values: dict[Attribute, int], measure: Callable[[Axis], int]) -> bool:
-    """Solve origin == size where it has at most one unknown; False while it has more."""
+    """Solve origin == size where it has at most one unknown; False while it has more; ValueError if nothing solves it."""
     unknown = {a for a in attributes(origin) if a not in values}
     if not unknown:
         if _value(origin, values, measure) != size:
-            raise Unsolvable(origin)
+            raise ValueError
         return True
     if isinstance(origin, Attribute):
         values[origin] = size
@@ -292,7 +326,7 @@ def _settle(origin: Origin, size: int, values: dict[Attribute, int], measure: Ca
         return False  # the unknown stands on both sides
     inverse = _invert(origin.function, in_left, size, _value(other, values, measure))
     if inverse is None:
-        raise Unsolvable(origin)
+        raise ValueError
     return _settle(inner, inverse, values, measure)
 
 

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mvp_deploy.structure import rules
 from mvp_deploy.structure.axes import Atoms, Axis, fixed
 from mvp_deploy.structure.graph import tag_constants
-from mvp_deploy.structure.sizes import Observation, Origin, observe, sized_shape, tag_sizes
+from mvp_deploy.structure.sizes import Observation, Uses, observe, sized_shape, tag_sizes
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Trace:
     norms: list[tuple[Axis, ...]] = field(default_factory=list)
     squares: set[int] = field(default_factory=set)  # ids of tensors that are squares of others
     observations: list[Observation] = field(default_factory=list)
-    quantities: list[Origin] = field(default_factory=list)  # sizes used as numbers: they must not change
+    uses: Uses = field(default_factory=Uses)
     unknown: dict[str, int] = field(default_factory=dict)  # operators without a rule, and how often they ran
     groups: Axis = ((),)  # the groups of the grouped operator that ran last
     why: str = ""  # the operator running now, and where
@@ -185,10 +185,10 @@ def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace) -> Any
     inputs = fake_inputs(example, fake, mode)
     run: Callable[..., Any] = fake
     if isinstance(fake, fx.GraphModule):
-        tag_constants(fake, trace.quantities)
+        tag_constants(fake, trace.uses)
         run = fx.Interpreter(fake).run
     else:
-        tag_sizes(fake, trace.quantities)
+        tag_sizes(fake, trace.uses)
 
     def enter(path: str) -> None:
         trace.module = path
