@@ -45,8 +45,8 @@ class TrainingSection(Section):
 class ExportSection(Section):
     """Which files to make of each model."""
 
-    targets: list[str] = Field(["onnx"], min_length=1, description="onnx, openvino, executorch, …")
-    precisions: list[str] = Field(["fp32"], min_length=1, description="fp32, fp16, int8.")
+    targets: list[Literal["onnx"]] = Field(["onnx"], min_length=1)
+    precisions: list[Literal["fp32"]] = Field(["fp32"], min_length=1)
 
 
 class BenchmarkSection(Section):
