@@ -95,6 +95,7 @@ def prune_task(
     train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
     state = bank.state()
     original = Original.create(bank.backbone, state, len(task.classes), device=device, seed=config.seed)
+    begun = _begin(work, task, bank, state, original, train, recipe, budget, config.seed, device, reporter)
     whole = train_unpruned(
         original,
         train,
@@ -106,7 +107,6 @@ def prune_task(
         inputs=common,
         reporter=reporter,
     )
-    begun = _begin(work, task, bank, state, original, train, recipe, budget, config.seed, device, reporter)
     model = original.pruned(begun.plan, begun.weights)
     cut = accuracy(model, test)
     reporter.say(f"pruned model: accuracy {cut:.1%} before fine-tuning")
@@ -127,7 +127,7 @@ def prune_task(
     for sentence in warnings:
         reporter.warn(sentence)
     key = digest(inputs)
-    full, small = original.cost(original.full), original.cost(begun.plan)
+    full, small = original.cost(), original.cost(begun.plan)
     info = {
         "format": FORMAT,
         "inputs": key,

@@ -12,7 +12,7 @@ import torch
 from mvp_deploy import __version__
 from mvp_deploy.bank.signature import sign
 from mvp_deploy.bank.store import Bank, Entry, Record
-from mvp_deploy.pruning.budget import Budget, units_kept
+from mvp_deploy.pruning.budget import Budget, counts_for, uniform, units_kept
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.iterative import Schedule, prune_iteratively
 from mvp_deploy.pruning.original import Original, check_exact
@@ -52,6 +52,7 @@ def add_task(
         train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
         state = bank.state()
         original = Original.create(bank.backbone, state, len(task.classes), device=device, seed=config.seed)
+        counts_for(original.structure, budget, uniform(original.structure))  # a hopeless budget fails at once
         whole = train_unpruned(
             original,
             train,
@@ -76,7 +77,7 @@ def add_task(
             reporter=reporter,
         )
         check_exact(original, result.plan, result.model, test)
-        full, small = original.cost(original.full), original.cost(result.plan)
+        full, small = original.cost(), original.cost(result.plan)
         last = result.rounds[-1]
         steps = [(whole.done.steps, full.macs)] + [(r.steps, r.macs) for r in result.rounds]
         record = Record(

@@ -64,7 +64,8 @@ class Original:
     def full(self) -> KeepPlan:
         return KeepPlan.full(self.structure)
 
-    def cost(self, plan: KeepPlan) -> Cost:
+    def cost(self, plan: KeepPlan | None = None) -> Cost:
+        """Of the unpruned model, or of the smaller one ``plan`` describes."""
         return self.structure.cost(plan)
 
     def copy(self) -> nn.Module:
@@ -109,16 +110,14 @@ def over(
 def check_exact(original: Original, plan: KeepPlan, model: nn.Module, images: Images) -> float:
     """Compare a pruned model with the full model whose removed units are silenced, on eight real images.
 
-    Both in fp32 on the CPU; the silenced one carries pretrained weights in its removed units, so they would show.
+    On the CPU in float64, where rounding is far below the limit, so that only a wrong removal can reach it.
     Returns the largest difference relative to the largest output. Raises DeployError (PARITY) at 1e-5 or more.
     """
-    full = copy.deepcopy(original.model).cpu()
-    state = {name: value.cpu() for name, value in model.state_dict().items()}
-    full.load_state_dict(over(original.structure, plan, state, full.state_dict()))
-    x, _ = next(iter(images.batches(8)))
+    full, small = (copy.deepcopy(either).cpu().double().eval() for either in (original.model, model))
+    full.load_state_dict(over(original.structure, plan, small.state_dict(), full.state_dict()))
+    x = next(iter(images.batches(8)))[0].cpu().double()
     with torch.no_grad():
-        expected = original.structure.silence(full.eval(), plan)(x.cpu().float())
-        got = copy.deepcopy(model).cpu().eval()(x.cpu().float())
+        expected, got = original.structure.silence(full, plan)(x), small(x)
     error = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
     if not error < TOLERANCE:
         raise DeployError(

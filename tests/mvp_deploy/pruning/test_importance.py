@@ -9,7 +9,9 @@ from torch.nn import functional
 
 from mvp_deploy.errors import DeployError
 from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform
+from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.importance import CRITERIA, score
+from mvp_deploy.training import accuracy
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -63,6 +65,21 @@ def test_a_dead_neuron_does_not_matter(vit, criterion: str) -> None:
     scores = score(criterion, vit.original.structure, model, vit.original.full, vit.train, batches=2)
     values = scores["blocks.2.mlp.fc1"]
     assert values[7] == 0 and (np.delete(values, 7) > 0).all()
+
+
+def test_what_taylor_keeps_is_worth_more_than_a_draw(cnn) -> None:
+    original, structure = cnn.original, cnn.original.structure
+    model = original.copy()
+    solve_head(model, cnn.train)
+    kept = {}
+    for criterion, seeds in (("taylor", range(1)), ("random", range(3))):
+        results = []
+        for seed in seeds:
+            scores = score(criterion, structure, model, original.full, cnn.train, seed=seed)
+            plan = keep_best(structure, scores, counts_for(structure, Budget(0.7), uniform(structure)))
+            results.append(accuracy(structure.prune(model, plan), cnn.test))
+        kept[criterion] = max(results)
+    assert kept["taylor"] > kept["random"]
 
 
 def test_scoring_leaves_the_model_as_it_was(cnn) -> None:

@@ -1,0 +1,156 @@
+"""`bank` and `prune` as a user calls them, killed at bad moments too."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mvp_deploy import runs
+from mvp_deploy.bank.store import Bank
+from mvp_deploy.cli import main
+from mvp_deploy.errors import ExitCode
+
+ADD = ("--keep", "0.4", "--steps", "4", "--rounds", "2", "--round-steps", "2", "--batch-size", "16", "--device", "cpu")
+PRUNE = ("--keep", "0.4", "--steps", "4", "--batch-size", "16", "--device", "cpu")
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def bank(cnn, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "bank"
+    begun = call("bank", "init", folder, "--backbone", "test_resnet", "--weights", cnn.weights, "--image-size", 32)
+    assert begun.exit_code == 0, begun.output
+    added = call("bank", "add", folder, "digits#3,4,5", "digits#1,2,3", *ADD, "--json", "--quiet")
+    assert added.exit_code == 0, added.output
+    assert [entry["task"] for entry in json.loads(added.stdout)["added"]] == ["digits#3,4,5", "digits#1,2,3"]
+    return folder
+
+
+def test_the_bank_is_listed_shown_and_verified(bank: Path) -> None:
+    listed = call("bank", "list", bank)
+    assert "digits#3,4,5" in listed.stdout and "2 tasks" in listed.stdout
+    tasks = json.loads(call("bank", "list", bank, "--json").stdout)["tasks"]
+    assert {task["task"] for task in tasks} == {"digits#3,4,5", "digits#1,2,3"} and tasks[0]["cost"]["steps"] == 8
+    shown = json.loads(call("bank", "show", bank, "digits#3,4,5", "--json").stdout)
+    assert len(shown["details"]["rounds"]) == 2 and shown["kept"]["layer1.0.conv1"][1] == 32
+    assert "layer1.0.conv1" in call("bank", "show", bank, "digits#3,4,5").stdout
+    assert "test_resnet" in call("bank", "show", bank).stdout
+    verified = call("bank", "verify", bank)
+    assert verified.exit_code == 0 and "as it was written" in verified.stdout
+
+
+def test_a_new_task_is_pruned(bank: Path, tmp_path: Path) -> None:
+    done = call("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", *PRUNE)
+    assert done.exit_code == 0, done.output
+    assert "unpruned" in done.stdout and "digits#1,2,3" in done.stdout and "unanimity" in done.stdout
+    info = runs.load(tmp_path / "run").info
+    assert info["recipe"]["name"] == "default" and info["metrics"]["pruned"]["units"] <= 0.4
+    again = call("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", "--recipe", "paper",
+                 "--macs", 0.5, "--neighbours", 1, "--set", "weighting=similarity", *PRUNE[2:], "--json", "-q")  # fmt: skip
+    assert again.exit_code == 0, again.output
+    changed = json.loads(again.stdout)
+    assert changed["metrics"]["pruned"]["macs"] <= 0.5 * changed["metrics"]["unpruned"]["macs"]
+    assert len(changed["votes"]["voters"]) == 1 and changed["recipe"]["weighting"] == "similarity"
+
+
+def test_one_task_s_failure_neither_stops_nor_hides(bank: Path) -> None:
+    result = call("bank", "add", bank, "digits#1,2,3", "digits#3,9x", "digits#7,8", *ADD, "--json")
+    assert result.exit_code == ExitCode.INPUT
+    told = json.loads(result.stdout)
+    assert [entry["task"] for entry in told["added"]] == ["digits#7,8"]
+    assert "--replace" in told["failed"][0]["error"] and "9x" in told["failed"][1]["error"]
+    assert "2 of 3 tasks were not added: digits#1,2,3, digits#3,9x" in result.stderr
+    Bank.open(bank).path("digits#7,8").unlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("bank", "list", "nowhere"), "is not a bank"),
+        (("bank", "add", "BANK", "digits#0,1", "--keep", "0.3", "--macs", "0.3"), "exclude each other"),
+        (("bank", "add", "BANK", "digits#0,1", "--keep", "2"), "above 0 and at most 1"),
+        (("bank", "show", "BANK", "digits#0,1"), "has no task"),
+        (("prune", "digits#0,1", "--bank", "BANK", "--out", "OUT", "--recipe", "soup"), "no recipe 'soup'"),
+        (("prune", "digits#0,1", "--bank", "BANK", "--out", "OUT", "--set", "own=9"), "between 0 and 1"),
+        (("prune", "digits#0,ten", "--bank", "BANK", "--out", "OUT"), "ten"),
+        (("prune", "digits#0,1", "--bank", "BANK", "--out", "OUT", "--params", "0.0001"), "cannot shrink"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_code_2(bank: Path, tmp_path: Path, arguments: tuple, sentence: str) -> None:
+    places = {"BANK": bank, "OUT": tmp_path / "out"}
+    result = call(*(places.get(word, word) for word in arguments))
+    assert result.exit_code == ExitCode.INPUT and sentence in result.stderr and "Traceback" not in result.output
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_a_damaged_bank_is_told_and_fails(bank: Path) -> None:
+    path = Bank.open(bank).path("digits#1,2,3")
+    good = path.read_bytes()
+    try:
+        path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        result = call("bank", "verify", bank)
+        assert result.exit_code == ExitCode.ERROR and str(path) in result.stderr
+    finally:
+        path.write_bytes(good)
+
+
+@pytest.mark.parametrize("command", [("bank",), ("bank", "init"), ("bank", "add"), ("bank", "list"), ("bank", "show"),
+                                     ("bank", "verify"), ("prune",)])  # fmt: skip
+def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
+    result = call(*command, "--help")
+    assert result.exit_code == 0
+    assert command == ("bank",) or f"mvp-deploy {' '.join(command)}" in result.output.split("Example:")[1]
+
+
+def killed(moment: str, *arguments: object) -> None:
+    """Run the command in a process of its own and kill -9 it as soon as it says ``moment`` (a regular expression)."""
+    code = "from mvp_deploy.cli import main; main()"
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert process.stderr is not None
+    seen = ""
+    while not re.search(moment, seen, re.MULTILINE):
+        line = process.stderr.readline()
+        assert line, f"it ended before it said {moment!r}: {seen}"
+        seen += line
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("moment", ["^unpruned model: accuracy", "^round 1 of 2: 1/2", "^round 2: "])
+def test_an_addition_killed_is_finished_by_the_next(bank: Path, moment: str) -> None:
+    killed(moment, "bank", "add", bank, "digits#6,8", *ADD)
+    folder = Bank.open(bank)
+    assert folder.verify() == [] and not folder.path("digits#6,8").exists()
+    assert call("bank", "list", bank).exit_code == 0
+    finished = call("bank", "add", bank, "digits#6,8", *ADD)
+    assert finished.exit_code == 0, finished.output
+    assert "reused" in finished.stderr  # it went on, it did not begin again
+    assert folder.verify() == [] and folder.entry("digits#6,8").metrics["accuracy"] > 0
+    assert not list((bank / "tasks").glob(".*"))
+    folder.path("digits#6,8").unlink()
+
+
+@pytest.mark.parametrize("moment", ["^unpruned model: accuracy", "before fine-tuning$", "^pruned model: .* after"])
+def test_a_run_killed_is_finished_by_the_next(bank: Path, tmp_path: Path, moment: str) -> None:
+    out = tmp_path / "run"
+    killed(moment, "prune", "digits#0,2", "--bank", bank, "--out", out, *PRUNE)
+    finished = call("prune", "digits#0,2", "--bank", bank, "--out", out, *PRUNE)
+    assert finished.exit_code == 0, finished.output
+    assert "reused" in finished.stderr
+    assert runs.load(out).pruned().classes == ("0", "2")
+    assert sorted(path.name for path in out.iterdir()) == ["pruned.safetensors", "run.json", "unpruned.safetensors"]

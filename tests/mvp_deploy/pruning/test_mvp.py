@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mvp_deploy.errors import DeployError
+from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform
+from mvp_deploy.pruning.mvp import decide, start
+from mvp_deploy.pruning.original import check_exact
+from mvp_deploy.pruning.recipes import RECIPES, Recipe
+from mvp_deploy.pruning.votes import Voter
+
+BUDGET = Budget(0.5)
+
+
+def voters_of(setting, number: int, *, scale: float = 1.0) -> list[Voter]:
+    """Neighbours that kept random halves; each multiplied the pretrained weights by its own number."""
+    original, structure = setting.original, setting.original.structure
+    voters = []
+    for index in range(number):
+        plan = keep_best(structure, {}, counts_for(structure, BUDGET, uniform(structure)), seed=index)
+        state = {
+            name: value * (index + 2) if value.is_floating_point() else value
+            for name, value in original.pruned(plan).state_dict().items()
+        }
+        scores = {group.name: np.arange(group.size, dtype=float) for group in structure.groups}
+        voters.append(Voter(f"task {index}", 0.9 - 0.2 * index, plan, scores, lambda state=state: state))
+    return voters
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_makes_an_exact_model_of_the_same_size(both, name: str) -> None:
+    recipe, original = RECIPES[name], both.original
+    decision = decide(original, both.train, voters_of(both, 3), recipe, BUDGET)
+    model = start(original, both.train, decision, recipe)
+    assert check_exact(original, decision.plan, model, both.test) < 1e-5
+    uniformly = counts_for(original.structure, BUDGET, uniform(original.structure))
+    assert {name: int(mask.sum()) for name, mask in decision.plan.masks.items()} == uniformly
+    assert decision.plan == decide(original, both.train, voters_of(both, 3), recipe, BUDGET).plan
+    assert bool(decision.voters) == recipe.asks_neighbours
+
+
+def test_unanimous_neighbours_get_what_they_want(cnn) -> None:
+    one = voters_of(cnn, 1)[0]
+    recipe = Recipe(own=0.0, lean=0.0)
+    decision = decide(cnn.original, cnn.train, [one, one, one], recipe, BUDGET)
+    assert decision.plan == one.plan and set(decision.unanimity.values()) == {1.0}
+    assert decision.own == 0 and not decision.warnings
+
+
+def test_score_votes_allow_any_size(cnn) -> None:
+    one = voters_of(cnn, 1)[0]
+    decision = decide(cnn.original, cnn.train, [one, one], RECIPES["one-shot"], Budget(0.25))
+    for group in cnn.original.structure.groups:
+        kept = np.flatnonzero(one.plan.masks[group.name])
+        assert np.flatnonzero(decision.plan.masks[group.name]).tolist() == kept[-decision.plan.kept(group.name) :].tolist()
+
+
+def test_weights_are_averaged_over_the_neighbours_that_kept_them(cnn) -> None:
+    original, voters = cnn.original, voters_of(cnn, 2)
+    recipe = Recipe(weighting="plain", own=0.0, weights="average", head="fresh", recalibrate=False)
+    decision = decide(original, cnn.train, voters, recipe, BUDGET)
+    state = start(original, cnn.train, decision, recipe).state_dict()
+    pretrained = original.model.state_dict()
+    factors: dict[tuple[bool, bool], float] = {(True, True): 2.5, (True, False): 2, (False, True): 3, (False, False): 1}
+    name, group = "bn1.weight", "layer1.0.conv1"
+    name = f"{group.removesuffix('conv1')}bn1.weight"
+    units = np.flatnonzero(decision.plan.masks[group])
+    for position, unit in enumerate(units):
+        kept = tuple(bool(voter.plan.masks[group][unit]) for voter in voters)
+        assert state[name][position] == pytest.approx(float(factors[kept] * pretrained[name][unit]), rel=1e-5)
+    torch.testing.assert_close(state["fc.bias"], pretrained["fc.bias"])  # a new task's head is nobody's average
+    nearest = start(original, cnn.train, replace(decision, initial="nearest"), recipe).state_dict()
+    for position, unit in enumerate(units):
+        factor = 2 if voters[0].plan.masks[group][unit] else 1
+        assert nearest[name][position] == pytest.approx(float(factor * pretrained[name][unit]), rel=1e-5)
+
+
+def test_one_neighbour_is_too_few_to_follow(cnn) -> None:
+    voter = voters_of(cnn, 1)
+    leaning = decide(cnn.original, cnn.train, voter, Recipe(own=0.1, weights="average"), BUDGET)
+    assert leaning.own == 0.8 and leaning.initial == "pretrained" and "Only 1 neighbour" in leaning.warnings[0]
+    wanted = decide(cnn.original, cnn.train, voter, Recipe(own=0.1, weights="average", neighbours=1), BUDGET)
+    assert wanted.own == 0.1 and wanted.initial == "average" and not wanted.warnings
+    paper = decide(cnn.original, cnn.train, voter, RECIPES["paper"], BUDGET)
+    assert paper.own == 0.0 and paper.initial == "average" and "expect little" in paper.warnings[0]
+
+
+def test_distant_neighbours_are_not_followed(cnn) -> None:
+    decision = decide(cnn.original, cnn.train, voters_of(cnn, 3), Recipe(own=0.1), BUDGET, too_distant=True)
+    assert decision.own == 0.8 and "no nearer" in decision.warnings[0]
+
+
+def test_without_neighbours_the_target_decides_alone_or_the_recipe_is_refused(cnn) -> None:
+    alone = decide(cnn.original, cnn.train, [], Recipe(), BUDGET)
+    assert alone.own == 1.0 and alone.warnings and alone.plan == decide(cnn.original, cnn.train, [], RECIPES["own"], BUDGET).plan
+    with pytest.raises(DeployError, match="--recipe own"):
+        decide(cnn.original, cnn.train, [], RECIPES["paper"], BUDGET)
+
+
+@pytest.mark.parametrize("scope", ["global", "neighbours"])
+def test_sizes_may_differ_between_groups(cnn, scope: str) -> None:
+    voters = voters_of(cnn, 2)
+    uneven = {
+        group.name: np.arange(group.size) < group.size * (0.75 if index % 2 else 0.25)
+        for index, group in enumerate(cnn.original.structure.groups)
+    }
+    voters = [replace(voter, plan=type(voter.plan)(uneven)) for voter in voters]
+    decision = decide(cnn.original, cnn.train, voters, Recipe(scope=scope), BUDGET)
+    shares = {name: mask.mean() for name, mask in decision.plan.masks.items()}
+    assert max(shares.values()) > min(shares.values()) + 0.1
+    if scope == "neighbours":
+        names = [group.name for group in cnn.original.structure.groups]
+        assert min(shares[n] for n in names[1::2]) > max(shares[n] for n in names[0::2])
