@@ -23,7 +23,8 @@ from mvp_deploy.errors import DeployError
 from mvp_deploy.files import atomic_write
 from mvp_deploy.reporter import Reporter
 
-TARGET = "tensorrt"
+MADE_FOR_IT = "tensorrt"  # the target of ONNX files that keep to TensorRT's rules
+ENGINE = "engine"  # the target of what is built from them
 LIST = "models.json"
 # How far an engine's logits may be from PyTorch's, relative to the largest: what other kernels and sums differ by.
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.25}
@@ -107,7 +108,7 @@ def _engine(bundle: Bundle, model: str, options: Options, offer: Offer) -> tuple
     file = replace(
         source,
         file=name,
-        target=TARGET,
+        target=ENGINE,
         precision=options.precision,
         accuracy=accuracy,
         parity=parity.relative,
@@ -121,7 +122,7 @@ def _engine(bundle: Bundle, model: str, options: Options, offer: Offer) -> tuple
 def _source(bundle: Bundle, model: str, precision: str, offer: Offer) -> ModelFile:
     """The ONNX file to build from: of the asked precision, but float32 for fp16 where flags decide."""
     files = {
-        (file.precision, file.target == TARGET): file
+        (file.precision, file.target == MADE_FOR_IT): file
         for file in bundle.models
         if file.model == model and file.file.endswith(".onnx")
     }

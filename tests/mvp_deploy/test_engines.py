@@ -46,7 +46,7 @@ def test_every_model_becomes_a_checked_engine(install, tmp_path: Path, home: Pat
     assert len(list(home.rglob("*.timing"))) == 1
 
     found = engines_of(bundle.read(path))
-    assert {file.target for file in found} == {"tensorrt"}
+    assert {file.target for file in found} == {"engine"}
     assert len(found) == 6
     runner = open_runner(path / found[0].file, device="auto")
     samples = bundle.read(path).samples
