@@ -84,8 +84,7 @@ def run_onnx(path: str | os.PathLike[str], images: np.ndarray, batch_size: int =
     session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     parts = [
-        session.run(None, {name: images[start : start + batch_size]})[0]
-        for start in range(0, len(images), batch_size)
+        session.run(None, {name: images[start : start + batch_size]})[0] for start in range(0, len(images), batch_size)
     ]
     return np.concatenate(parts)
 
@@ -101,9 +100,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _refuse_over_limit(model: torch.nn.Module) -> None:
     size = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
     if size > PROTOBUF_LIMIT:
-        raise DeployError(
-            f"the weights take {size / 2**30:.1f} GiB and one ONNX file holds 2: use a smaller backbone."
-        )
+        raise DeployError(f"the weights take {size / 2**30:.1f} GiB and one ONNX file holds 2: use a smaller backbone.")
 
 
 def _drop_traces(proto: Any) -> None:

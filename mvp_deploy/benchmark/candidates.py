@@ -10,12 +10,13 @@ from mvp_deploy.benchmark.runner import runtime_of
 from mvp_deploy.bundle import Bundle, ModelFile
 
 
-def of_bundle(bundle: Bundle) -> list[Candidate]:
-    """Every model of the bundle; the baseline is the unpruned model of the same target and precision.
+def of_bundle(bundle: Bundle, built: Sequence[ModelFile] = ()) -> list[Candidate]:
+    """Every model of the bundle, and of those ``built`` from it here.
 
-    Where the bundle has no such model, it is the target's unpruned fp32 model, then the first model.
+    The baseline is the unpruned model of the same target and precision; where there is none, the target's unpruned
+    fp32 model, then the first model.
     """
-    samples = bundle.samples
+    samples, models = bundle.samples, [*bundle.models, *built]
 
     def candidate(file: ModelFile) -> Candidate:
         path = bundle.path / file.file
@@ -25,12 +26,12 @@ def of_bundle(bundle: Bundle) -> list[Candidate]:
             file.precision,
             path,
             runtime_of(path),
-            _baseline(file, bundle),
+            _baseline(file, models),
             file.accuracy,
             expected,
         )
 
-    return [candidate(file) for file in bundle.models]
+    return [candidate(file) for file in models]
 
 
 def of_files(paths: Sequence[Path]) -> list[Candidate]:
@@ -47,9 +48,9 @@ def of_files(paths: Sequence[Path]) -> list[Candidate]:
     return [Candidate(file.stem, "", file, runtime_of(file), 0) for file in files]
 
 
-def _baseline(file: ModelFile, bundle: Bundle) -> int:
+def _baseline(file: ModelFile, models: Sequence[ModelFile]) -> int:
     for precision in (file.precision, "fp32"):
-        for index, other in enumerate(bundle.models):
+        for index, other in enumerate(models):
             if (other.model, other.target, other.precision) == ("unpruned", file.target, precision):
                 return index
     return 0

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from exporters.parity import check_parity, compare
-from mvp_deploy.benchmark.environment import environment
+from mvp_deploy.benchmark.environment import cores, environment, other_work
 from mvp_deploy.benchmark.measure import Settings, Timing, measure, speed_up
 from mvp_deploy.benchmark.memory import memory
 from mvp_deploy.benchmark.runner import Runner, logits, open_runner
 from mvp_deploy.benchmark.statistics import Interval
 from mvp_deploy.errors import DeployError, ExitCode
 from mvp_deploy.reporter import Reporter
+
+BUSY = 0.1  # share of the cores that other processes may use before times are called disturbed
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +67,7 @@ class Row:
 @dataclass(frozen=True)
 class Benchmark:
     rows: tuple[Row, ...]
-    environment: dict[str, object]
+    environment: dict[str, object]  # the machine; ``others``: cores that other processes kept busy, None where not told
 
     def to_json(self) -> dict[str, Any]:
         return {"environment": self.environment, "rows": [asdict(row) for row in self.rows]}
@@ -97,20 +99,28 @@ def benchmark(
 
     seed: of the noise that bare files are run on.
     """
-    machine = environment()
     rows: list[Row] = []
+    disturbed: list[float] = []
     for size in batches:
         with ExitStack() as stack:
             found = [_opened(index, candidates, size, threads, device, seed) for index in range(len(candidates))]
             runners = [stack.enter_context(closing(runner)) for _, runner in found if runner is not None]
             timings: Iterator[Timing] = iter(())
+            others: list[float] = []
             if runners:
                 images = _images(runners[0], candidates, size, seed)
-                with reporter.progress(f"timing at batch {size}") as step:
+                with reporter.progress(f"timing at batch {size}") as step, other_work() as others:
                     timings = iter(measure(runners, images, settings, progress=step))
             timed = [replace(row, timing=next(timings) if runner else None) for row, runner in found]
         rows += [_related(row, timed[candidate.baseline]) for row, candidate in zip(timed, candidates, strict=True)]
-    return Benchmark(tuple(rows), machine)
+        disturbed += others
+    busiest = round(max(disturbed), 2) if disturbed else None
+    if busiest and busiest > BUSY * cores():
+        reporter.warn(
+            f"other processes kept {busiest:.1f} of {cores()} cores busy: times are longer than on a quiet machine, "
+            "most for the models that need all cores. Measure again when nothing else runs."
+        )
+    return Benchmark(tuple(rows), environment() | {"others": busiest})
 
 
 def _opened(

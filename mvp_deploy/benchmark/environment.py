@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,11 +25,10 @@ PACKAGES = (
 
 
 def environment() -> dict[str, object]:
-    """CPU, cores, load, system, Python and the versions of the packages that matter, as JSON values."""
+    """CPU, cores, system, Python and the versions of the packages that matter, as JSON values."""
     return {
         "cpu": cpu_name(),
         "cores": cores(),
-        "load": round(os.getloadavg()[0], 2),  # processes that wanted a core in the last minute
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": versions(),
@@ -59,6 +61,30 @@ def cpu_name() -> str:
     if board.exists():
         return board.read_text(errors="replace").strip("\0\n ")
     return platform.processor() or platform.machine()
+
+
+@contextmanager
+def other_work() -> Iterator[list[float]]:
+    """Afterwards the list holds how many cores other processes kept busy meanwhile; nothing where it is not told.
+
+    Counted on the cores this process may use, and with what a hypervisor took away (Linux).
+    """
+    found: list[float] = []
+    begin, busy, own = time.perf_counter(), _busy_seconds(), time.process_time()
+    yield found
+    after = _busy_seconds()
+    if busy is not None and after is not None:
+        others = (after - busy) - (time.process_time() - own)
+        found.append(max(0.0, others / (time.perf_counter() - begin)))
+
+
+def _busy_seconds() -> float | None:
+    """Seconds that this process's cores have worked since the machine started."""
+    ours = {f"cpu{index}" for index in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
+    rows = [line.split() for line in _lines(Path("/proc/stat"))]
+    # user, nice, system, idle, iowait, irq, softirq, steal: all but idle and iowait
+    ticks = [sum(map(int, [*row[1:4], *row[6:9]])) for row in rows if row and row[0] in ours]
+    return sum(ticks) / os.sysconf("SC_CLK_TCK") if ticks else None
 
 
 def peak_memory() -> int | None:

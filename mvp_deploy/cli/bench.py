@@ -47,10 +47,12 @@ def command(
     from mvp_deploy.benchmark.candidates import of_bundle, of_files
     from mvp_deploy.benchmark.compare import benchmark
     from mvp_deploy.benchmark.measure import Settings
+    from mvp_deploy.engines import engines_of
     from mvp_deploy.files import atomic_write
 
     if len(models) == 1 and (models[0] / bundle.MANIFEST).is_file():
-        candidates = of_bundle(bundle.read(models[0]))
+        opened = bundle.read(models[0])
+        candidates = of_bundle(opened, engines_of(opened, device))
     else:
         candidates = of_files(models)
         console.say("Parity is not checked: bare files come without reference outputs.")
@@ -92,8 +94,6 @@ def show(result: Benchmark, console: Console) -> None:
     )
     machine = result.environment
     console.show(f"\n{machine['cpu']}, {machine['cores']} cores; {'; '.join(_runtimes(result))}")
-    if float(str(machine["load"])) > 0.5 * int(str(machine["cores"])):
-        console.warn(f"other work kept this machine busy (load {machine['load']}): times are longer than alone.")
 
 
 def _cells(row: Row) -> list[str]:

@@ -114,11 +114,11 @@ def _votes(run: Json) -> Section:
 
 
 def _machine(environment: Json, rows: Sequence[Json], run: Json) -> Section:
-    details = dict(rows[0]["details"])
-    facts = {key: environment[key] for key in ("cpu", "cores", "load", "system", "python")}
+    details, others = dict(rows[0]["details"]), environment["others"]
+    facts = {key: environment[key] for key in ("cpu", "cores", "system", "python")}
     facts |= details | environment["versions"] | {"seed": run["seed"], "backbone": run["backbone"]["name"]}
     return Section(
         "Measured on",
-        "Load is the number of processes that wanted a core in the minute before.",
+        "" if others is None else f"Other processes kept {others:.1f} of {environment['cores']} cores busy meanwhile.",
         Table(("", ""), [(str(key), str(value)) for key, value in facts.items()]),
     )

@@ -28,9 +28,7 @@ def small_model(name: str = "resnet18", seed: int = 0) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_onnx(
-        small_model(), torch.zeros(1, 3, 32, 32), tmp_path_factory.mktemp("o") / "a.onnx", METADATA
-    )
+    return export_onnx(small_model(), torch.zeros(1, 3, 32, 32), tmp_path_factory.mktemp("o") / "a.onnx", METADATA)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +14,7 @@ from samples import make_bundle, make_onnx
 from mvp_deploy import bundle
 from mvp_deploy.benchmark import compare
 from mvp_deploy.benchmark.candidates import of_bundle, of_files
-from mvp_deploy.benchmark.environment import cpu_name, environment
+from mvp_deploy.benchmark.environment import cores, cpu_name, environment, other_work
 from mvp_deploy.benchmark.measure import Settings
 from mvp_deploy.benchmark.memory import memory
 from mvp_deploy.benchmark.runner import logits, open_runner, runtime_of
@@ -117,3 +122,41 @@ def test_the_environment_names_machine_and_versions() -> None:
     assert cpu_name()
     assert found["cores"] >= 1  # type: ignore[operator]
     assert {"numpy", "onnxruntime"} <= found["versions"].keys()  # type: ignore[union-attr]
+
+
+def spin(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def test_the_work_of_others_is_told_from_ones_own() -> None:
+    with other_work() as alone:
+        spin(0.5)
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.2)
+        with other_work() as beside:
+            time.sleep(1.0)
+    finally:
+        child.kill()
+        child.wait()
+    if not alone:
+        pytest.skip("this system does not tell")
+    assert alone[0] < cores()
+    assert beside[0] > 0.2
+
+
+def test_a_disturbed_measurement_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def busy() -> Iterator[list[float]]:
+        yield [float(cores())]
+
+    told: list[str] = []
+    reporter = Silent()
+    monkeypatch.setattr(reporter, "warn", told.append, raising=False)
+    monkeypatch.setattr(compare, "other_work", busy)
+    candidates = of_files([make_onnx(tmp_path / "a.onnx")])
+    found = compare.benchmark(candidates, [1], QUICK, threads=1, device="cpu", reporter=reporter)
+    assert found.environment["others"] == cores()
+    assert "other processes" in told[0]

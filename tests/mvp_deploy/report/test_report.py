@@ -31,7 +31,7 @@ RUN = {
 }
 MEASUREMENTS = {
     "environment": {
-        "cpu": "EPYC", "cores": 2, "load": 0.1, "system": "Linux", "python": "3.11", "versions": {"onnxruntime": "1.3"},
+        "cpu": "EPYC", "cores": 2, "others": 0.1, "system": "Linux", "python": "3.11", "versions": {"onnx": "1.3"},
     },
     "rows": [
         {
