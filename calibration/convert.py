@@ -1,0 +1,94 @@
+"""From a float32 ONNX file and calibration images to fp16 and int8 files, checked on held-out images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+from onnx import ModelProto
+
+from calibration.fp16 import to_fp16
+from calibration.guard import MAX_DROP, Batches, guard
+from calibration.images import CalibrationImages
+from calibration.int8 import calibrate, quantize
+from calibration.layers import Target, int8_layers
+from calibration.ranges import Ranges, measure_ranges
+from exporters.errors import DeployError
+
+METHOD = "entropy"
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A float32 model, and what its tensors hold on the calibration images."""
+
+    model: ModelProto
+    images: CalibrationImages
+    ranges: Ranges
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A file in another precision, and the nodes that are not in it: they overflow fp16, or int8 costs too much."""
+
+    path: Path
+    kept: tuple[str, ...]
+
+
+def measure(path: str | os.PathLike[str], images: CalibrationImages) -> Measured:
+    """Read a float32 ONNX file with one input [batch, 3, H, W], and measure its tensors' ranges."""
+    model = onnx.load(os.fspath(path))
+    names = [node.name for node in model.graph.node]
+    if not all(names) or len(set(names)) < len(names):
+        raise DeployError(f"nodes of {Path(path).name} share a name or have none: export it again.")
+    return Measured(model, images, measure_ranges(model, images.images))
+
+
+def convert_fp16(measured: Measured, out: str | os.PathLike[str]) -> Converted:
+    """Write the model in fp16, with float32 input and output."""
+    model, kept = to_fp16(measured.model, measured.ranges)
+    return Converted(_write(model, out), kept)
+
+
+def convert_int8(
+    measured: Measured,
+    out: str | os.PathLike[str],
+    held_out: Batches,
+    *,
+    target: Target,
+    rest: Literal["fp32", "fp16"] = "fp32",
+    method: str = METHOD,
+    max_drop: float = MAX_DROP,
+) -> Converted:
+    """Write the model in int8, as ``target`` computes it fast.
+
+    Args:
+        rest: the precision of what is not int8. fp16 is for TensorRT from 10.12, which takes types from the graph.
+        method: how ranges are chosen: 'minmax', 'entropy', 'percentile' or 'mse'.
+        max_drop: the accuracy it may lose against float32 on ``held_out``.
+
+    Raises:
+        DeployError: (INPUT) nothing in the model is worth int8; (ACCURACY) it cannot meet ``max_drop``.
+    """
+    layers = int8_layers(measured.model, target)
+    if not layers:
+        raise DeployError(
+            "no layer of this model is wide enough for int8 to be faster: keep more channels, or use fp16."
+        )
+    ranges = calibrate(measured.model, measured.ranges, layers, measured.images.images, method)
+
+    def quantizer(chosen: Collection[str]) -> ModelProto:
+        model = quantize(measured.model, ranges, chosen, target)
+        return to_fp16(model, measured.ranges)[0] if rest == "fp16" else model
+
+    guarded = guard(measured.model, layers, quantizer, measured.images.images, held_out, max_drop)
+    return Converted(_write(guarded.model, out), guarded.returned)
+
+
+def _write(model: ModelProto, out: str | os.PathLike[str]) -> Path:
+    Path(out).write_bytes(model.SerializeToString(deterministic=True))
+    return Path(out)

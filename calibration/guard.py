@@ -1,0 +1,90 @@
+"""int8 that keeps its accuracy: the layers that cost most go back to higher precision, or it fails with the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto
+
+from calibration.ranges import open_session
+from exporters.errors import DeployError, ExitCode
+
+MAX_DROP = 0.01  # accuracy int8 may lose
+MAX_RETURNED = 0.5  # share of the layers that may go back; with more, the model would be int8 by name only
+PROBES = 64  # images a layer's cost is measured on
+
+Batches = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]  # images float32 [b, 3, H, W] and labels int64 [b]
+Quantizer = Callable[[Collection[str]], ModelProto]  # the model with these layers in int8
+
+
+@dataclass(frozen=True, eq=False)
+class Guarded:
+    """An int8 model within its limit."""
+
+    model: ModelProto
+    accuracy: float  # on the held-out images, 0..1
+    returned: tuple[str, ...]  # layers back in higher precision, the costliest first
+
+
+def accuracy(model: ModelProto, held_out: Batches) -> float:
+    """The share of the held-out images that the model classifies rightly, 0..1, in ONNX Runtime."""
+    session = open_session(model)
+    name = session.get_inputs()[0].name
+    hits = total = 0
+    for images, labels in held_out():
+        hits += int((session.run(None, {name: images})[0].argmax(1) == labels).sum())
+        total += len(labels)
+    return hits / total
+
+
+def guard(
+    model: ModelProto,
+    layers: Collection[str],
+    quantizer: Quantizer,
+    images: np.ndarray,
+    held_out: Batches,
+    max_drop: float = MAX_DROP,
+) -> Guarded:
+    """Quantise ``layers``; while that loses more than ``max_drop`` accuracy, return the costliest, one by one.
+
+    Args:
+        model: the float32 model, which accuracy is compared with.
+        images: calibration images float32 [n, 3, H, W], on which each layer's cost is measured.
+
+    Raises:
+        DeployError: (ACCURACY) the limit is not met with half of the layers returned.
+    """
+    limit = accuracy(model, held_out) - max_drop
+    quantized = quantizer(layers)
+    first = found = accuracy(quantized, held_out)
+    returned: list[str] = []
+    for layer in _costliest(model, layers, quantizer, images) if found < limit else ():
+        returned.append(layer)
+        quantized = quantizer([name for name in layers if name not in returned])
+        found = accuracy(quantized, held_out)
+        if found >= limit:
+            break
+    if found < limit:
+        raise DeployError(
+            f"int8 has {first:.1%} accuracy where float32 has {limit + max_drop:.1%}, and {found:.1%} with the "
+            f"{len(returned)} costliest of {len(layers)} layers left in float; at most {max_drop:.1%} may be lost: "
+            "allow more with --max-drop, or use fp16.",
+            ExitCode.ACCURACY,
+        )
+    return Guarded(quantized, found, tuple(returned))
+
+
+def _costliest(model: ModelProto, layers: Collection[str], quantizer: Quantizer, images: np.ndarray) -> list[str]:
+    """The layers that may be returned, by how far each, alone in int8, moves the logits (mean squared)."""
+    probes = images[:: -(-len(images) // PROBES)]
+    reference = _logits(model, probes)
+    costs = {name: float(((_logits(quantizer([name]), probes) - reference) ** 2).mean()) for name in layers}
+    return sorted(costs, key=costs.__getitem__, reverse=True)[: int(MAX_RETURNED * len(costs))]
+
+
+def _logits(model: ModelProto, images: np.ndarray) -> np.ndarray:
+    session = open_session(model)
+    logits: np.ndarray = session.run(None, {session.get_inputs()[0].name: images})[0]
+    return logits

@@ -1,0 +1,83 @@
+"""Representative images: what the ranges of fp16 and int8 models are measured on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from exporters.errors import DeployError
+
+COUNT = 128  # enough for stable ranges; each further image costs time and changes little
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationImages:
+    """Images as the model takes them, float32 [n, 3, H, W], and their labels int64 [n]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def sha256(self) -> str:
+        """A checksum of the images themselves, whatever file they lie in."""
+        return hashlib.sha256(np.ascontiguousarray(self.images).tobytes()).hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a compressed .npz with the checksum inside; equal images give equal bytes (numpy's own does not)."""
+        arrays = {"images": self.images, "labels": self.labels, "sha256": np.array(self.sha256)}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in arrays.items():
+                entry = zipfile.ZipInfo(f"{name}.npy")
+                entry.compress_type = zipfile.ZIP_DEFLATED
+                with archive.open(entry, "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> CalibrationImages:
+        """Read what `save` wrote.
+
+        Raises:
+            DeployError: it is no such file, or its images are not those that were saved.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = cls(file["images"], file["labels"])
+                expected = str(file["sha256"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DeployError(f"{Path(path)} holds no calibration images ({error}): export the model again.") from error
+        if found.sha256 != expected:
+            raise DeployError(f"the images in {Path(path)} do not fit their checksum: export the model again.")
+        return found
+
+
+def choose(labels: np.ndarray, count: int = COUNT, seed: int = 0) -> np.ndarray:
+    """Which images to calibrate on: sorted indices int64 [min(count, n)], classes as even as they can be.
+
+    Every class gives the same number; where one has too few, the others make up for it. Warns when there are fewer
+    than 128: ranges would then depend on which images those are.
+    """
+    count = min(count, len(labels))
+    if count < COUNT:
+        warnings.warn(
+            f"only {count} images to calibrate on, and ranges need {COUNT}: give the task more training images, or "
+            "do not trust int8 much.",
+            stacklevel=2,
+        )
+    generator = np.random.default_rng(seed)
+    shuffled = generator.permutation(len(labels))
+    turn = np.empty(len(labels), np.int64)  # how many images of its class come before each image
+    for label in np.unique(labels):
+        members = shuffled[labels[shuffled] == label]
+        turn[members] = np.arange(len(members))
+    order = shuffled[np.argsort(turn[shuffled], kind="stable")]
+    return np.sort(order[:count])

@@ -1,0 +1,113 @@
+"""What values each tensor of an ONNX model takes on real images, measured one image at a time.
+
+One at a time, so that memory does not grow with the number of images, and so that neither a batch size nor the
+images' order can change the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, helper
+
+from calibration.thresholds import BINS, METHODS
+
+Ranges = Mapping[str, tuple[float, float]]  # the least and the greatest value of each float tensor
+
+
+def with_shapes(model: ModelProto) -> ModelProto:
+    """The model with the type and shape of every tensor that can be inferred."""
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def float_tensors(model: ModelProto) -> list[str]:
+    """The names of all float32 tensors that are computed or given, weights left out."""
+    graph = model.graph
+    values = [*graph.input, *graph.value_info, *graph.output]
+    constants = {tensor.name for tensor in graph.initializer}
+    names = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+    return sorted(names - constants)
+
+
+def measure_ranges(model: ModelProto, images: Iterable[np.ndarray]) -> Ranges:
+    """The least and greatest value of every float tensor over the images, each float32 [3, H, W].
+
+    The extremes are taken inside the graph: no more memory than an ordinary inference.
+    """
+    names = float_tensors(with_shapes(model))
+    probe = _without_outputs(model)
+    for index, name in enumerate(names):
+        for reduce in ("ReduceMin", "ReduceMax"):
+            output = f"range/{index}/{reduce}"
+            probe.graph.node.append(helper.make_node(reduce, [name], [output], keepdims=0))
+            probe.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, []))
+    low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
+    for values in _run(probe, images):
+        extremes = np.array(values, np.float64).reshape(-1, 2)
+        low, high = np.minimum(low, extremes[:, 0]), np.maximum(high, extremes[:, 1])
+    return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+
+
+def clip_ranges(
+    model: ModelProto, ranges: Ranges, tensors: Collection[str], images: Iterable[np.ndarray], method: str
+) -> Ranges:
+    """``ranges`` with those of ``tensors`` cut to the threshold that ``method`` (of thresholds.METHODS) chooses."""
+    if method == "minmax":
+        return ranges
+    names = sorted(tensors)
+    reach = {name: max(abs(bound) for bound in ranges[name]) or 1.0 for name in names}
+    clipped = dict(ranges)
+    for name, histogram in _histograms(model, reach, names, images).items():
+        limit = METHODS[method](histogram) * reach[name]
+        low, high = ranges[name]
+        clipped[name] = (max(low, -limit), min(high, limit))
+    return clipped
+
+
+def _histograms(
+    model: ModelProto, reach: Mapping[str, float], names: Sequence[str], images: Iterable[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """How often |x| falls into each of ``BINS`` equal bins from 0 to ``reach``; int64 [BINS] per tensor."""
+    counts = {name: np.zeros(BINS, np.int64) for name in names}
+    probe = _without_outputs(model)
+    probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    for values in _run(probe, images):
+        for name, value in zip(names, values, strict=True):
+            index = (np.abs(value.ravel()) * (BINS / reach[name])).astype(np.int64)
+            counts[name] += np.bincount(np.minimum(index, BINS - 1), minlength=BINS)
+    return counts
+
+
+def _without_outputs(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    return copy
+
+
+def _run(model: ModelProto, images: Iterable[np.ndarray]) -> Iterator[list[Any]]:
+    session = open_session(model)
+    name = session.get_inputs()[0].name
+    for image in images:
+        yield session.run(None, {name: image[None]})
+
+
+def open_session(model: ModelProto) -> Any:
+    """The model in ONNX Runtime on the CPU, computed as the graph says.
+
+    One optimisation is left out: it would round the biases of models in TensorRT's form to int32 by way of fp16,
+    where they overflow.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # its warnings speak of optimisations, not to the user
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
+        disabled_optimizers=["WeightBiasQuantization"],
+    )

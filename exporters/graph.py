@@ -1,0 +1,35 @@
+"""The targets that are ONNX files themselves: for ONNX Runtime, and for TensorRT to build engines from."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from exporters.protocol import Artifact, Int8Form, Source
+
+
+class OnnxExporter:
+    """For ONNX Runtime; int8 as its CPU kernels take it."""
+
+    name = "onnx"
+    suffix = ".onnx"
+    needs = "pip install onnx onnxruntime onnxscript"
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    int8_form: Int8Form = "cpu"
+    notes: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Nothing to see: whoever has a `Source` has the file."""
+
+    def export(self, source: Source, path: Path) -> Artifact:
+        shutil.copyfile(source.onnx, path)
+        return Artifact(path, self.name, source.precision, path.stat().st_size, self.notes)
+
+
+class TensorRTExporter(OnnxExporter):
+    """What ``mvp-deploy build`` makes engines from, on the device that will run them; int8 by TensorRT's rules."""
+
+    name = "tensorrt"
+    suffix = ".tensorrt.onnx"
+    int8_form = "tensorrt"
+    notes = ("engines fit one GPU and one TensorRT: build them on the device with `mvp-deploy build BUNDLE`",)

@@ -1,0 +1,98 @@
+"""What an exporter is. Another package adds one under the entry points ``mvp_deploy.exporters`` (name = class)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from exporters.errors import DeployError, ExitCode
+
+if TYPE_CHECKING:
+    import torch
+
+GROUP = "mvp_deploy.exporters"
+Int8Form = Literal["cpu", "tensorrt"]  # as calibration.layers.Target
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One model in one precision, in the two forms an exporter may start from."""
+
+    precision: str  # 'fp32', 'fp16' or 'int8'
+    onnx: Path  # in that precision; int8 as Q/DQ in the exporter's ``int8_form``
+    model: torch.nn.Module  # float32, in eval mode, on the CPU
+    image_shape: tuple[int, int, int]  # channels, height, width
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What came out."""
+
+    path: Path
+    target: str
+    precision: str
+    bytes: int  # of all its files
+    notes: tuple[str, ...] = ()  # what its user must know
+
+
+class Exporter(Protocol):
+    """Makes the files of one runtime."""
+
+    name: str  # as in --target
+    suffix: str  # of its files: '.xml'
+    needs: str  # the command that installs what it needs
+    precisions: tuple[str, ...]  # those it can deliver
+    int8_form: Int8Form
+
+    def check(self) -> None:
+        """See whether this machine can export.
+
+        Raises:
+            DeployError: (ENVIRONMENT) something is missing; the sentence says how to install it.
+        """
+
+    def export(self, source: Source, path: Path) -> Artifact:
+        """Write the model to ``path``, which ends in ``suffix``.
+
+        Raises:
+            DeployError: the runtime cannot take the model.
+        """
+
+
+def exporters() -> tuple[str, ...]:
+    """The names of all exporters that are installed."""
+    return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
+
+
+def exporter(name: str) -> Exporter:
+    """The exporter called ``name``.
+
+    Raises:
+        DeployError: there is none of that name.
+    """
+    for entry in entry_points(group=GROUP, name=name):
+        found: Exporter = entry.load()()
+        return found
+    known = ", ".join(exporters()) or "none: install mvp-deploy with pip, for they are found by its metadata"
+    raise DeployError(f"there is no target {name!r}; installed: {known}.")
+
+
+def require(module: str, exporter: Exporter) -> None:
+    """Raise DeployError (ENVIRONMENT) with the install line where ``module`` is not installed."""
+    if find_spec(module) is None:
+        raise DeployError(
+            f"the target {exporter.name} needs {module}, which is not installed: {exporter.needs}",
+            ExitCode.ENVIRONMENT,
+        )
+
+
+def check_precision(exporter: Exporter, precision: str) -> None:
+    """Raise DeployError where the exporter does not deliver ``precision``: nothing is downgraded in silence."""
+    if precision not in exporter.precisions:
+        raise DeployError(
+            f"the target {exporter.name} does not deliver {precision}: ask for {' or '.join(exporter.precisions)}, or "
+            "for another target."
+        )

@@ -1,0 +1,63 @@
+"""ExecuTorch on the CPU through XNNPACK, by its Python runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from executorch.extension.pybindings import _portable_lib as threads_of
+from executorch.runtime import Runtime
+
+from mvp_deploy.benchmark.environment import cores
+from mvp_deploy.errors import DeployError, ExitCode
+
+
+class ExecuTorchRunner:
+    """A program for one image; a batch is run image by image."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        try:
+            self._program = Runtime.get().load_program(path)
+            self._method = self._program.load_method("forward")
+        except Exception as error:  # it raises types of its own
+            raise DeployError(f"ExecuTorch cannot load {path.name}: {error}") from error
+        if self._method is None:
+            raise DeployError(f"{path.name} has no method 'forward': export it with mvp-deploy.")
+        sizes = self._method.metadata.input_tensor_meta(0).sizes()
+        self.image_shape: tuple[int, int, int] = tuple(sizes[1:])
+        self._threads = threads or cores()
+        self._images: tuple[torch.Tensor, ...] = ()
+        self._logits: list[torch.Tensor] = []
+        self.name = "executorch CPU"
+        self.details: Mapping[str, str] = {
+            "runtime": f"executorch {version('executorch')}",
+            "device": "CPU",
+            "threads": str(self._threads),
+            "batch": "one image at a time",
+        }
+
+    def prepare(self, batch: np.ndarray) -> None:
+        self._images = torch.from_numpy(batch).split(1)
+
+    def run(self) -> None:
+        if threads_of._threadpool_get_thread_count() != self._threads:  # one pool for the whole process
+            threads_of._unsafe_reset_threadpool(self._threads)
+        self._logits = [self._method.execute([image])[0] for image in self._images]
+
+    def output(self) -> np.ndarray:
+        logits: np.ndarray = torch.cat(self._logits).numpy()
+        return logits
+
+    def close(self) -> None:
+        del self._method, self._program
+
+
+def open_runner(path: Path, *, threads: int | None, device: str) -> ExecuTorchRunner:
+    if device.partition(":")[0] not in ("auto", "cpu"):
+        raise DeployError(
+            f"{device} was asked for, and ExecuTorch runs on the CPU here: pass --device cpu.", ExitCode.ENVIRONMENT
+        )
+    return ExecuTorchRunner(path, threads)

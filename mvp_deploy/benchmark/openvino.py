@@ -1,0 +1,65 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import openvino
+
+from mvp_deploy.benchmark.environment import cores
+from mvp_deploy.errors import DeployError, ExitCode
+
+
+class OpenVinoRunner:
+    """An IR (or an ONNX file) in one compiled model.
+
+    Computed in float32 (what is not int8): on CPUs that have bfloat16 OpenVINO would else use that in silence.
+    """
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": threads or cores(),
+        }
+        try:
+            model = openvino.Core().compile_model(path, "CPU", settings)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise DeployError(f"OpenVINO cannot load {path.name}: {reason}") from error
+        shape = model.input(0).partial_shape
+        self.image_shape: tuple[int, int, int] = (
+            shape[1].get_length(),
+            shape[2].get_length(),
+            shape[3].get_length(),
+        )
+        self._request = model.create_infer_request()
+        self.name = "openvino CPU"
+        self.details: Mapping[str, str] = {
+            "runtime": f"openvino {openvino.__version__.split('-')[0]}",
+            "device": "CPU",
+            "threads": str(model.get_property("INFERENCE_NUM_THREADS")),
+        }
+
+    def prepare(self, batch: np.ndarray) -> None:
+        self._request.set_input_tensor(openvino.Tensor(np.ascontiguousarray(batch)))
+
+    def run(self) -> None:
+        self._request.infer()
+
+    def output(self) -> np.ndarray:
+        logits: np.ndarray = self._request.get_output_tensor().data
+        return logits
+
+    def close(self) -> None:
+        del self._request
+
+
+def open_runner(path: Path, *, threads: int | None, device: str) -> OpenVinoRunner:
+    if device.partition(":")[0] not in ("auto", "cpu"):
+        raise DeployError(
+            f"{device} was asked for, and OpenVINO runs on the CPU here: pass --device cpu.", ExitCode.ENVIRONMENT
+        )
+    return OpenVinoRunner(path, threads)
