@@ -202,8 +202,8 @@ def _library() -> Any:
         return ctypes.CDLL("libcuda.so.1")
     except OSError:
         raise DeployError(
-            "no NVIDIA driver here (libcuda.so.1 is not found): TensorRT needs an NVIDIA GPU, so run this on "
-            "a machine that has one.",
+            "no NVIDIA driver here (libcuda.so.1 is not found): this needs an NVIDIA GPU, so run it on a machine "
+            "that has one.",
             ExitCode.ENVIRONMENT,
         ) from None
 

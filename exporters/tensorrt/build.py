@@ -229,7 +229,7 @@ def _refused(what: str, errors: list[str], logged: list[str]) -> DeployError:
     """One message from what parser and builder said, the node first where any of them names it."""
     nodes = dict.fromkeys(match[0] for text in logged for match in re.finditer(r'\[\w+ -> "[^"]+"\]', text))
     lines = [text.strip().splitlines()[0] for text in errors or logged if text.strip()]
-    reasons = dict.fromkeys(line for line in lines if not line.startswith(("---", "While parsing")))
+    reasons = dict.fromkeys(line for line in lines if "--- " not in line and "While parsing" not in line)
     where = f" at {', '.join(nodes)}" if nodes else ""
     shown = "\n  ".join(list(reasons)[:SHOWN_ERRORS]) or "TensorRT gives no reason"
     return DeployError(f"{what}{where}:\n  {shown}\n`mvp-deploy check` knows the usual causes and their cures.")

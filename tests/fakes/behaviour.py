@@ -80,9 +80,14 @@ class OnnxParser:
             self._logger.log(trt.ILogger.ERROR, "the network must have an explicit batch dimension")
             return False
         for number, operator, name, why in trt.parser_errors:
-            self._logger.log(trt.ILogger.ERROR, f'While parsing node number {number} [{operator} -> "{name}_out"]:')
-            self._logger.log(trt.ILogger.ERROR, "--- Begin node ---")
-            self._logger.log(trt.ILogger.ERROR, f"ERROR: importer.cpp:1 In function parse:\n[8] {why}")
+            for line in (
+                f'While parsing node number {number} [{operator} -> "{name}_out"]:',
+                "--- Begin node ---",
+                f'name: "{name}"',
+                "--- End node ---",
+                f"ERROR: importer.cpp:1 In function parse:\n[8] {why}",
+            ):
+                self._logger.log(trt.ILogger.ERROR, f"ModelImporter.cpp:726: {line}")
         if not trt.parser_errors:
             self._network._onnx = Path(model).read_bytes()
         return not trt.parser_errors
