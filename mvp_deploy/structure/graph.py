@@ -23,7 +23,12 @@ _TRAINING_ARGUMENT = {"batch_norm": 5, "instance_norm": 5, "dropout": 2, "featur
 
 
 class TracedModel(fx.GraphModule):
-    """A traced program that trains, switches between train and eval, saves and exports like an ordinary module."""
+    """A traced program that trains, switches between train and eval, saves and exports like an ordinary module.
+
+    `why` says what kept the eager module from running at its new sizes.
+    """
+
+    why: str = ""
 
     def train(self, mode: bool = True) -> TracedModel:
         for node in self.graph.nodes:
@@ -37,7 +42,9 @@ class TracedModel(fx.GraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedModel:
         root = nn.Module()
         root.__dict__ = copy.deepcopy(self.__dict__, memo)
-        return TracedModel(root, root.__dict__["_graph"])
+        twin = TracedModel(root, root.__dict__["_graph"])
+        twin.why = self.why
+        return twin
 
 
 def _is_aten(node: fx.Node) -> bool:

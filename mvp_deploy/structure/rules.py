@@ -205,7 +205,9 @@ def unbind(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 
 @rule("slice")
 def slice_(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    x, dim, start, stop, step = (*args, *(0, None, None, 1)[len(args) - 1 :])
+    x: Tensor = args[0]
+    given: tuple[Any, ...] = args[1:]
+    dim, start, stop, step = given + (0, None, None, 1)[len(given) :]
     axes = list(trace.axes(x))
     size = x.shape[dim]
     start, stop = start or 0, size if stop is None else min(stop, size)
@@ -421,8 +423,8 @@ def convolution(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out
     if bias is not None:
         trace.unify(channels, trace.axis(bias, 0))
     trace.set(out, [trace.axis(x, 0), channels, *_convolved(trace, x, weight, args, out)])
-    spatial = x.shape[2:] if transposed else out.shape[2:]
-    trace.count(spatial.numel() * weight.shape[2:].numel(), trace.axis(x, 0), channels, for_in)
+    positions = trace.axes(x if transposed else out)[2:]
+    trace.count(weight.shape[2:].numel(), trace.axis(x, 0), channels, for_in, *positions)
 
 
 def _convolved(trace: Trace, x: Tensor, weight: Tensor, args: tuple[Any, ...], out: Tensor) -> list[Axis]:
@@ -455,8 +457,8 @@ def attention(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: 
         why, trace.why = trace.why, f"scale of {trace.why}, which follows from the head size"
         trace.freeze(trace.axis(q, -1))
         trace.why = why
-    if q.ndim > 3:
-        trace.atoms.mark(trace.axis(q, -3), "head")
+    for dim in range(q.ndim - 2):
+        trace.atoms.mark(trace.axis(q, dim), "head")
     trace.set(out, [*trace.axes(q)[:-1], trace.axis(v, -1)])
     mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
     if mask is not None:
@@ -560,13 +562,14 @@ def batch_norm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out:
 # ---- reductions ----
 
 
-def _reduced(x: Tensor, dims: int | Sequence[int] | None) -> set[int]:
+def _reduced(x: Tensor, dims: Any) -> set[int]:
+    """The dimensions that `dims` (a number, several, or None for all) means."""
     if dims is None or dims == []:
         return set(range(x.ndim))
     return {d % x.ndim for d in (dims if isinstance(dims, (list, tuple)) else [dims])} if x.ndim else set()
 
 
-def _reduce(trace: Trace, x: Tensor, dims: int | Sequence[int] | None, outs: Sequence[Any], freeze: bool) -> None:
+def _reduce(trace: Trace, x: Tensor, dims: Any, outs: Sequence[Any], freeze: bool) -> None:
     gone = _reduced(x, dims)
     axes = trace.axes(x)
     if freeze:
@@ -589,22 +592,26 @@ def total(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any)
 @rule("pow", "square")
 def power(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     pointwise(trace, args, kwargs, out)
-    if len(args) == 1 or args[1] == 2:
+    exponent = args[1] if len(args) > 1 else 2
+    if isinstance(exponent, (int, float)) and exponent == 2:
         trace.squares.add(id(out))
 
 
 @rule("var", "var_mean", "std", "std_mean")
-def norm_statistic(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, freeze: bool = False) -> None:
+def norm_statistic(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """What norms written out in full divide by: like theirs, taken over the units that stay."""
     x, dims = args[0], _dims(args, kwargs)
     trace.norms.append(tuple(trace.axis(x, d) for d in sorted(_reduced(x, dims))))
-    _reduce(trace, x, dims, out if isinstance(out, tuple) else [out], freeze)
+    _reduce(trace, x, dims, out if isinstance(out, tuple) else [out], freeze=False)
 
 
 @rule("mean")
 def mean(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """A mean of squares belongs to a norm; any other may be a feature of its own, so its units stay."""
-    norm_statistic(trace, args, kwargs, out, freeze=id(args[0]) not in trace.squares)
+    if id(args[0]) not in trace.squares:
+        for d in _reduced(args[0], _dims(args, kwargs)):
+            trace.freeze(trace.axis(args[0], d))
+    norm_statistic(trace, args, kwargs, out)
 
 
 @rule("amax", "amin", "logsumexp", "prod", "any", "all", "argmax")

@@ -140,8 +140,9 @@ def tag_sizes(model: nn.Module, uses: Uses) -> None:
             if type(value) is int:
                 vars(module)[name] = Size.of(value, Attribute(path, name), uses)
             elif type(value) in (tuple, list) and any(type(v) is int for v in value):
-                tagged = (Size.of(v, Attribute(path, name, i), uses) if type(v) is int else v for i, v in enumerate(value))
-                vars(module)[name] = type(value)(tagged)
+                vars(module)[name] = type(value)(
+                    v if type(v) is not int else Size.of(v, Attribute(path, name, i), uses) for i, v in enumerate(value)
+                )
 
 
 def observe(
@@ -309,7 +310,7 @@ def solve(
 
 
 def _settle(origin: Origin, size: int, values: dict[Attribute, int], measure: Callable[[Axis], int]) -> bool:
-    """Solve origin == size where it has at most one unknown; False while it has more; ValueError if nothing solves it."""
+    """Solve origin == size, or raise ValueError if nothing does; False while there is more than one unknown."""
     unknown = {a for a in attributes(origin) if a not in values}
     if not unknown:
         if _value(origin, values, measure) != size:

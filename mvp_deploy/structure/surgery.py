@@ -59,7 +59,7 @@ def prune(structure: Structure, model: nn.Module, plan: KeepPlan) -> nn.Module:
         if isinstance(model, fx.GraphModule):
             raise
         try:
-            return _prune_program(structure, model, plan)
+            return _prune_program(structure, model, plan, why=str(eager))
         except DeployError as traced:
             raise DeployError(f"{eager} And as a traced program: {traced}") from traced
 
@@ -77,10 +77,11 @@ def _prune_as_it_is(structure: Structure, model: nn.Module, plan: KeepPlan) -> n
     return small
 
 
-def _prune_program(structure: Structure, model: nn.Module, plan: KeepPlan) -> nn.Module:
+def _prune_program(structure: Structure, model: nn.Module, plan: KeepPlan, why: str) -> nn.Module:
     from mvp_deploy.structure.analysis import analyze  # a structure can prune, and pruning a program analyses it
 
     program = trace_program(model, structure.example)
+    program.why = why
     of_program = analyze(program, structure.example)
     return _prune_as_it_is(of_program, program, _translate(structure, of_program, plan)).train(model.training)
 
