@@ -1,9 +1,9 @@
 """A RUN folder: one task pruned by Meta-Vote Pruning beside its unpruned model, with everything that was decided.
 
-    RUN/pruned.safetensors     the pruned model
-    RUN/unpruned.safetensors   the unpruned model, fine-tuned on the same task by the same loop
-    RUN/run.json               task, backbone, metrics of both, votes, recipe; written last, so a run with it is whole
-    RUN/.work/                 what an interrupted run goes on from
+RUN/pruned.safetensors     the pruned model
+RUN/unpruned.safetensors   the unpruned model, fine-tuned on the same task by the same loop
+RUN/run.json               task, backbone, metrics of both, votes, recipe; written last, so a run with it is whole
+RUN/.work/                 what an interrupted run goes on from
 """
 
 from __future__ import annotations
@@ -11,30 +11,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from mvp_deploy import pruned, tensorfile
+from mvp_deploy import pruned as model_file
+from mvp_deploy import tensorfile
 from mvp_deploy.bank.add import versions
-from mvp_deploy.bank.nearest import neighbours
-from mvp_deploy.bank.signature import sign
+from mvp_deploy.bank.ask import begin
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.errors import DeployError
 from mvp_deploy.files import atomic_write
+from mvp_deploy.pruned import PrunedModel
 from mvp_deploy.pruning.budget import Budget, units_kept
-from mvp_deploy.pruning.mvp import Decision, decide, start
 from mvp_deploy.pruning.original import Original, check_exact
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.unpruned import digest, train_unpruned, workspace
 from mvp_deploy.reporter import Reporter
 from mvp_deploy.structure import KeepPlan
-from mvp_deploy.tasks import Images, Task, prepare
+from mvp_deploy.tasks import Task, prepare
 from mvp_deploy.training import TrainConfig, accuracy, fit
 
 FORMAT = 1
@@ -48,11 +46,11 @@ class Run:
     folder: Path
     info: dict[str, Any]
 
-    def pruned(self) -> pruned.PrunedModel:
-        return pruned.load(self.folder / "pruned.safetensors")
+    def pruned(self) -> PrunedModel:
+        return model_file.load(self.folder / "pruned.safetensors")
 
-    def unpruned(self) -> pruned.PrunedModel:
-        return pruned.load(self.folder / "unpruned.safetensors")
+    def unpruned(self) -> PrunedModel:
+        return model_file.load(self.folder / "unpruned.safetensors")
 
 
 def load(folder: str | os.PathLike[str]) -> Run:
@@ -61,7 +59,9 @@ def load(folder: str | os.PathLike[str]) -> Run:
     try:
         info = json.loads((folder / "run.json").read_text())
     except FileNotFoundError as error:
-        raise DeployError(f"{folder} is not a finished run: make one with `mvp-deploy prune TASK --out RUN`.") from error
+        raise DeployError(
+            f"{folder} is not a finished run: make one with `mvp-deploy prune TASK --out RUN`."
+        ) from error
     except (OSError, ValueError) as error:
         raise DeployError(f"{folder / 'run.json'} cannot be read ({error}): run `mvp-deploy prune` again.") from error
     if info.get("format") != FORMAT:
@@ -95,7 +95,7 @@ def prune_task(
     train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
     state = bank.state()
     original = Original.create(bank.backbone, state, len(task.classes), device=device, seed=config.seed)
-    begun = _begin(work, task, bank, state, original, train, recipe, budget, config.seed, device, reporter)
+    begun = begin(work, task, bank, state, original, train, recipe, budget, config.seed, device, reporter)
     whole = train_unpruned(
         original,
         train,
@@ -167,64 +167,11 @@ def prune_task(
         "versions": versions(),
     }
     extra = {"inputs": key, "task": task.name, "accuracy": final}
-    pruned.save(folder / "pruned.safetensors", model.state_dict(), bank.backbone, begun.plan, task.classes, extra)
+    model_file.save(folder / "pruned.safetensors", model.state_dict(), bank.backbone, begun.plan, task.classes, extra)
     with atomic_write(folder / "run.json") as temporary:
         temporary.write_text(json.dumps(info, indent=2, allow_nan=False) + "\n")
     shutil.rmtree(folder / ".work", ignore_errors=True)
     return Run(folder, info)
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """The pruned model before fine-tuning, and what run.json says of how it came about."""
-
-    plan: KeepPlan
-    weights: Mapping[str, Tensor]
-    info: Mapping[str, Any]
-
-
-def _begin(
-    work: Path,
-    task: Task,
-    bank: Bank,
-    state: Mapping[str, Tensor],
-    original: Original,
-    train: Images,
-    recipe: Recipe,
-    budget: Budget,
-    seed: int,
-    device: torch.device,
-    reporter: Reporter,
-) -> _Begun:
-    """Ask, vote, cut and prepare; kept in ``work``, so that a resumed run fine-tunes the very same model."""
-    file = work / "start.safetensors"
-    if not file.exists():
-        clock = time.perf_counter()
-        signature = sign(bank.backbone, state, train, len(task.classes), device)
-        found = neighbours(bank, signature, recipe, original, train, data=task.fingerprint, seed=seed)
-        decision = decide(
-            original, train, found.voters, recipe, budget, too_distant=found.too_distant, seed=seed
-        )
-        model = start(original, train, decision, recipe, seed=seed)
-        header = {"plan": decision.plan.to_json(), "info": _told(decision, time.perf_counter() - clock)}
-        tensorfile.save(file, header, {"weights": model.state_dict()})
-    header, sections = tensorfile.load(file)
-    for voter in header["info"]["votes"]["voters"]:
-        reporter.say(f"voter {voter['task']}: similarity {voter['similarity']:.3f}, weight {voter['weight']:.2f}")
-    return _Begun(KeepPlan.from_json(header["plan"]), sections["weights"], header["info"])
-
-
-def _told(decision: Decision, seconds: float) -> dict[str, Any]:
-    voters = [
-        {"task": voter.name, "similarity": voter.similarity, "weight": weight}
-        for voter, weight in zip(decision.voters, decision.weights, strict=True)
-    ]
-    return {
-        "votes": {"voters": voters, "own": decision.own, "initial_weights": decision.initial},
-        "unanimity": dict(decision.unanimity),
-        "warnings": list(decision.warnings),
-        "seconds": seconds,
-    }
 
 
 def _groups(original: Original, plan: KeepPlan, unanimity: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -246,9 +193,9 @@ def _advice(unpruned: float, cut: float, final: float, chance: float) -> list[st
         return []
     start = "and was no better than chance right after the cut, " if cut < 1.5 * chance else ""
     return [
-        f"The pruned model lost {unpruned - final:.1%} accuracy against the unpruned one, {start}so it was cut too deep "
-        "or tuned too little: try more --steps, a larger --keep, or a recipe that distils from the unpruned model "
-        "(--recipe default --set distill=0.5)."
+        f"The pruned model lost {unpruned - final:.1%} accuracy against the unpruned one, {start}so it was cut too "
+        "deep or tuned too little: try more --steps, a larger --keep, or distillation from the unpruned model "
+        "(--set distill=0.5)."
     ]
 
 
@@ -261,7 +208,11 @@ def _folder(out: str | os.PathLike[str]) -> Path:
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise DeployError(f"{folder} is a file: name a folder for the run.")
-    if folder.is_dir() and any(folder.iterdir()) and not ((folder / "run.json").exists() or (folder / ".work").exists()):
+    if (
+        folder.is_dir()
+        and any(folder.iterdir())
+        and not ((folder / "run.json").exists() or (folder / ".work").exists())
+    ):
         raise DeployError(f"{folder} holds something else than a run: name a new or empty folder.")
     for leftover in folder.glob(".*.tmp.*"):
         leftover.unlink(missing_ok=True)

@@ -124,7 +124,7 @@ def _too_distant(target: Signature, known: Sequence[Signature], order: np.ndarra
         return False
     prototypes = _unit([*known, target])
     among = _matches(prototypes[:-1], rows=min(len(known), 50))
-    pairs = among[~np.eye(*among.shape, dtype=bool)]
+    pairs = among[np.eye(*among.shape) == 0]
     to_target = _matches([prototypes[-1], *(prototypes[i] for i in order)])[0, 1:]
     return bool(to_target.mean() < np.median(pairs))
 

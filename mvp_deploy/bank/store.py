@@ -21,87 +21,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 from mvp_deploy import tensorfile
 from mvp_deploy.backbones import Backbone
-from mvp_deploy.bank.signature import Signature
+from mvp_deploy.bank.entry import Entry, Record
 from mvp_deploy.errors import DeployError
 from mvp_deploy.files import atomic_write
-from mvp_deploy.structure import KeepPlan
 
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Record:
-    """A task to store: what it is, how it was pruned, how good that is, what it cost."""
-
-    name: str
-    classes: tuple[str, ...]
-    data: str  # fingerprint of the task's images
-    plan: KeepPlan
-    weights: Mapping[str, Tensor]
-    scores: Mapping[str, np.ndarray]  # importance of every unit to the unpruned model, group -> [size]
-    signature: Signature
-    metrics: Mapping[str, float]  # accuracy, unpruned_accuracy (0..1), units (fraction), params, macs, unpruned_*
-    cost: Mapping[str, float]  # steps, seconds, macs
-    details: Mapping[str, Any]  # settings, rounds, versions
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What a listing tells of a stored task, from its header alone."""
-
-    name: str
-    path: Path
-    classes: tuple[str, ...]
-    data: str
-    backbone: str
-    metrics: Mapping[str, float]
-    cost: Mapping[str, float]
-    details: Mapping[str, Any]
-    plan_json: Mapping[str, Any]
-
-    @property
-    def plan(self) -> KeepPlan:
-        return KeepPlan.from_json(self.plan_json)
-
-    @classmethod
-    def read(cls, path: Path) -> Entry:
-        header = tensorfile.read_header(path)
-        if header.get("format") != FORMAT:
-            raise DeployError(
-                f"{path} has format {header.get('format')}, this version reads {FORMAT}: update mvp-deploy."
-            )
-        return cls(
-            header["name"],
-            path,
-            tuple(header["classes"]),
-            header["data"],
-            header["backbone"],
-            header["metrics"],
-            header["cost"],
-            header["details"],
-            header["plan"],
-        )
-
-    def weights(self) -> dict[str, Tensor]:
-        """The pruned model's weights (with its head)."""
-        return tensorfile.load(self.path, ["weights"])[1]["weights"]
-
-    def scores(self) -> dict[str, np.ndarray]:
-        """Importance of every unit, group name -> float64 [size]."""
-        stored = tensorfile.load(self.path, ["scores"])[1]["scores"]
-        return {name: value.double().numpy() for name, value in stored.items()}
-
-    def signature(self) -> Signature:
-        return Signature.from_tensors(tensorfile.load(self.path, ["signature"])[1]["signature"])
+FORMAT = 1  # of bank.json
 
 
 @dataclass(frozen=True)
@@ -212,20 +142,7 @@ class Bank:
         """Store a task, whole or not at all. Raises DeployError where its name is taken (unless ``replace``)."""
         with self.claim(record.name, replace=replace) as work:
             path = self.path(record.name)
-            header = {
-                "format": FORMAT,
-                "name": record.name,
-                "classes": list(record.classes),
-                "data": record.data,
-                "backbone": self.backbone.fingerprint,
-                "metrics": dict(record.metrics),
-                "cost": dict(record.cost),
-                "details": dict(record.details),
-                "plan": record.plan.to_json(),
-            }
-            scores = {name: torch.from_numpy(value.astype(np.float32)) for name, value in record.scores.items()}
-            sections = {"weights": record.weights, "scores": scores, "signature": record.signature.tensors()}
-            tensorfile.save(path, header, sections)
+            record.save(path, self.backbone.fingerprint)
             shutil.rmtree(work, ignore_errors=True)
         return Entry.read(path)
 

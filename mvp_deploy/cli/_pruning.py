@@ -43,9 +43,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--steps, --batch-size, --lr, --optimizer and --flip, for `train_config`."""
     for option in (
         click.option("--flip", is_flag=True, help="Mirror images left to right (not for digits or letters)."),
-        click.option(
-            "--optimizer", type=click.Choice(["sgd", "adamw"]), help="By the backbone's kind by default."
-        ),
+        click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="By the backbone's kind by default."),
         click.option("--lr", type=float, help="Highest learning rate; by the optimizer by default."),
         click.option("--batch-size", default=64, show_default=True, help="Images per step."),
         click.option("--steps", default=200, show_default=True, help="Fine-tuning steps."),
@@ -61,7 +59,5 @@ def train_config(backbone: Backbone, options: Mapping[str, Any], seed: int) -> T
     from mvp_deploy.pruning.original import suited
 
     config = suited(backbone, options["optimizer"])
-    given = {
-        name: options[name] for name in ("steps", "batch_size", "lr", "flip") if options[name] is not None
-    }
+    given = {name: options[name] for name in ("steps", "batch_size", "lr", "flip") if options[name] is not None}
     return replace(config, seed=seed, **given)

@@ -45,16 +45,12 @@ def init(
     from mvp_deploy import backbones
     from mvp_deploy.bank.store import Bank
 
-    backbone, state = backbones.create(
-        name, pretrained=pretrained, weights=weights, image_size=image_size, seed=seed
-    )
+    backbone, state = backbones.create(name, pretrained=pretrained, weights=weights, image_size=image_size, seed=seed)
     if not pretrained and weights is None:
         console.warn("the backbone's weights are random: give --pretrained or --weights for a useful bank.")
     bank = Bank.init(folder, backbone, state)
     console.show(f"{folder}: an empty bank for {backbone.name} ({backbone.weights})")
-    console.result(
-        {"bank": str(folder), "backbone": backbone.to_json(), "fingerprint": bank.backbone.fingerprint}
-    )
+    console.result({"bank": str(folder), "backbone": backbone.to_json(), "fingerprint": bank.backbone.fingerprint})
 
 
 @command.command()
@@ -63,9 +59,7 @@ def init(
 @budget_options
 @click.option("--rounds", default=5, show_default=True, help="Cuts until the budget is met.")
 @click.option("--round-steps", default=100, show_default=True, help="Fine-tuning steps after each cut.")
-@click.option(
-    "--criterion", default="taylor", show_default=True, help="taylor, activation, magnitude or random."
-)
+@click.option("--criterion", default="taylor", show_default=True, help="taylor, activation, magnitude or random.")
 @click.option("--scope", type=click.Choice(["uniform", "global"]), default="uniform", show_default=True,
               help="The same fraction of every group, or one threshold for all.")  # fmt: skip
 @training_options
@@ -118,9 +112,7 @@ def add(
             if task.skipped:
                 console.warn(f"{spec}: {task.skipped} unusable images or classes left out")
             added.append(
-                add_task(
-                    bank, task, budget, schedule, config, device=place, replace=replace, reporter=console
-                )
+                add_task(bank, task, budget, schedule, config, device=place, replace=replace, reporter=console)
             )
         except DeployError as error:
             console.warn(f"{spec} was not added: {error}")
@@ -136,9 +128,7 @@ def add(
     )
     if failed:
         names = ", ".join(spec for spec, _ in failed)
-        raise DeployError(
-            f"{len(failed)} of {len(tasks)} tasks were not added: {names}. See above.", failed[0][1].code
-        )
+        raise DeployError(f"{len(failed)} of {len(tasks)} tasks were not added: {names}. See above.", failed[0][1].code)
 
 
 @command.command(name="list")
@@ -203,9 +193,7 @@ def show(folder: Path, task: str | None, console: Console) -> None:
     console.table(("round aims at", "units", "accuracy after cut", "after tuning", "steps"), rows)
     console.show("")
     masks = entry.plan.masks
-    console.table(
-        ("group", "kept", "of"), [(name, int(mask.sum()), len(mask)) for name, mask in masks.items()]
-    )
+    console.table(("group", "kept", "of"), [(name, int(mask.sum()), len(mask)) for name, mask in masks.items()])
     console.result(
         {
             "task": entry.name,

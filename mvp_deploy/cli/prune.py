@@ -19,12 +19,8 @@ FOLDER = click.Path(path_type=Path)
 @budget_options
 @click.option("--recipe", default="default", show_default=True,
               help="default, paper, one-shot, own, magnitude or random.")  # fmt: skip
-@click.option(
-    "--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change one field of the recipe."
-)
-@click.option(
-    "--neighbours", type=int, help="How many tasks vote (0: all); the recipe's own number by default."
-)
+@click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change one field of the recipe.")
+@click.option("--neighbours", type=int, help="How many tasks vote (0: all); the recipe's own number by default.")
 @training_options
 @click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
 @common_options

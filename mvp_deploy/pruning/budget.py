@@ -76,7 +76,7 @@ def by_threshold(structure: Structure, scores: Scores) -> Profile:
     ranking = np.sort(np.concatenate(list(scaled.values()))) if scaled else np.zeros(1)
 
     def profile(level: float) -> dict[str, float]:
-        threshold = ranking[min(len(ranking) - 1, int(round((1 - level) * len(ranking))))]
+        threshold = ranking[min(len(ranking) - 1, round((1 - level) * len(ranking)))]
         return {name: float(np.sum(values >= threshold)) for name, values in scaled.items()}
 
     return profile

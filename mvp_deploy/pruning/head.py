@@ -15,7 +15,8 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 def classifier(model: nn.Module) -> nn.Linear | None:
     """The model's last linear layer as timm names it; None where it has another form of classifier."""
-    module = model.get_classifier() if hasattr(model, "get_classifier") else None
+    get = getattr(model, "get_classifier", None)
+    module = get() if callable(get) else None
     return module if isinstance(module, nn.Linear) else None
 
 

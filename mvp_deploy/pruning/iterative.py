@@ -144,18 +144,14 @@ class _State:
         return cls(KeepPlan.from_json(header["plan"]), sections["weights"], rounds, header["cut"])
 
 
-def _cut(
-    original: Original, state: _State, train: Images, budget: Budget, schedule: Schedule, seed: int
-) -> _State:
+def _cut(original: Original, state: _State, train: Images, budget: Budget, schedule: Schedule, seed: int) -> _State:
     """Score the model as it stands and remove the least important units."""
     structure = original.structure
     model = original.pruned(state.plan, state.weights)
     scores = score(
         schedule.criterion, structure, model, state.plan, train, batches=schedule.batches, seed=seed + len(state.rounds)
     )
-    profile = (
-        budgets.by_threshold(structure, scores) if schedule.scope == "global" else budgets.uniform(structure)
-    )
+    profile = budgets.by_threshold(structure, scores) if schedule.scope == "global" else budgets.uniform(structure)
     counts = budgets.counts_for(structure, budget, profile, within=state.plan)
     plan = budgets.keep_best(structure, scores, counts, within=state.plan, seed=seed)
     weights = structure.gather(original.widened(state.plan, state.weights), plan)

@@ -56,8 +56,14 @@ def prune(bank: Bank, out: Path, recipe: Recipe = RECIPES["default"], listener: 
 def test_the_bank_knows_what_a_task_cost_and_gave(bank: Bank, cnn) -> None:
     entry = bank.entry("digits#3,4,5")
     full = cnn.original.cost()
-    assert entry.metrics["unpruned_params"] == full.params > entry.metrics["params"] == cnn.original.cost(entry.plan).params
-    assert entry.cost["steps"] == 5 + 2 * 3 and entry.cost["seconds"] > 0
+    assert (
+        entry.metrics["unpruned_params"]
+        == full.params
+        > entry.metrics["params"]
+        == cnn.original.cost(entry.plan).params
+    )
+    assert entry.cost["steps"] == 5 + 2 * 3
+    assert entry.cost["seconds"] > 0
     assert entry.cost["macs"] > 3 * 16 * 5 * full.macs
     assert entry.signature().count.sum() == len(load_task("digits#3,4,5").train)
     assert {n: len(s) for n, s in entry.scores().items()} == {g.name: g.size for g in cnn.original.structure.groups}
@@ -70,12 +76,20 @@ def test_a_run_is_complete_and_reloads_to_the_bit(bank: Bank, tmp_path: Path) ->
     run = prune(bank, tmp_path / "run")
     again = runs.load(tmp_path / "run")
     assert again.info == run.info == json.loads((tmp_path / "run" / "run.json").read_text())
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["pruned.safetensors", "run.json", "unpruned.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "pruned.safetensors",
+        "run.json",
+        "unpruned.safetensors",
+    ]
     info, small, full = again.info, again.pruned(), again.unpruned()
-    assert info["task"] == "digits#0,1,2" and small.classes == ("0", "1", "2") == full.classes
+    assert info["task"] == "digits#0,1,2"
+    assert small.classes == ("0", "1", "2") == full.classes
     metrics = info["metrics"]
-    assert metrics["pruned"]["params"] == sum(p.numel() for p in small.model.parameters()) < metrics["unpruned"]["params"]
-    assert metrics["pruned"]["units"] <= 0.4 and metrics["pruned"]["exactness"] < 1e-5
+    assert (
+        metrics["pruned"]["params"] == sum(p.numel() for p in small.model.parameters()) < metrics["unpruned"]["params"]
+    )
+    assert metrics["pruned"]["units"] <= 0.4
+    assert metrics["pruned"]["exactness"] < 1e-5
     assert {g["name"]: g["kept"] for g in info["groups"]} == {n: int(m.sum()) for n, m in small.plan.masks.items()}
     assert {v["task"] for v in info["votes"]["voters"]} == {"digits#3,4,5", "digits#1,2,3"}
     assert all(0 <= g["unanimity"] <= 1 for g in info["groups"])
@@ -100,7 +114,8 @@ def test_the_same_run_again_gives_the_same_model_and_trains_no_baseline(bank: Ba
 
 def test_the_paper_s_recipe_and_distillation_run(bank: Bank, tmp_path: Path) -> None:
     paper = prune(bank, tmp_path / "paper", RECIPES["paper"]).info
-    assert paper["votes"]["initial_weights"] == "average" and paper["votes"]["own"] == 0
+    assert paper["votes"]["initial_weights"] == "average"
+    assert paper["votes"]["own"] == 0
     assert all(v["similarity"] <= 0 for v in paper["votes"]["voters"])  # LEEP is a log-likelihood
     listener = Listener()
     distilled = prune(bank, tmp_path / "paper", replace(RECIPES["default"], distill=0.5), listener).info

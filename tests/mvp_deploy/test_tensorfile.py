@@ -24,7 +24,8 @@ def test_what_was_written_is_read(file: Path) -> None:
     header, sections = tensorfile.load(file)
     assert header == {"name": "x", "numbers": [1, 2]} == tensorfile.read_header(file)
     assert torch.equal(sections["weights"]["a"], torch.arange(6.0).reshape(2, 3))
-    assert sections["weights"]["count"].shape == () and sections["weights"]["count"] == 7
+    assert sections["weights"]["count"].shape == ()
+    assert sections["weights"]["count"] == 7
     assert tensorfile.load(file, ["scores"])[1].keys() == {"scores"}
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import functools
 import multiprocessing
+import operator
 import os
 import time
 from dataclasses import replace
@@ -45,10 +47,13 @@ def bank(tmp_path: Path) -> Bank:
 def test_a_task_comes_back_as_it_was_stored(bank: Bank) -> None:
     bank.add(record("data/x.npz#cat,dog"))
     again = Bank.open(bank.folder)
-    assert again.backbone == BACKBONE and torch.equal(again.state()["w"], torch.ones(4))
+    assert again.backbone == BACKBONE
+    assert torch.equal(again.state()["w"], torch.ones(4))
     entry = again.entry("data/x.npz#cat,dog")
     original = record("data/x.npz#cat,dog")
-    assert entry.plan == original.plan and entry.classes == ("a", "b") and entry.metrics == original.metrics
+    assert entry.plan == original.plan
+    assert entry.classes == ("a", "b")
+    assert entry.metrics == original.metrics
     assert torch.equal(entry.weights()["conv.weight"], original.weights["conv.weight"])
     assert entry.scores()["g"].tolist() == [0.5, 0.0, 2.0]
     assert entry.signature().count.tolist() == [3, 4]
@@ -124,7 +129,8 @@ def test_a_damaged_header_hides_no_other_task(bank: Bank) -> None:
     bank.path("a").write_bytes(b"nonsense")
     damaged: list[str] = []
     assert [entry.name for entry in bank.entries(damaged)] == ["b"]
-    assert len(damaged) == 1 and str(bank.path("a")) in damaged[0]
+    assert len(damaged) == 1
+    assert str(bank.path("a")) in damaged[0]
 
 
 def test_listing_reads_no_weights(bank: Bank) -> None:
@@ -165,7 +171,7 @@ def test_many_processes_adding_at_once_lose_nothing(bank: Bank) -> None:
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 4
-    assert sorted(entry.name for entry in bank.entries()) == sorted(sum(names, []))
+    assert sorted(entry.name for entry in bank.entries()) == sorted(functools.reduce(operator.iadd, names, []))
     assert bank.verify() == []
 
 
@@ -180,7 +186,8 @@ def test_of_many_processes_adding_the_same_task_one_does(bank: Bank) -> None:
         worker.join()
     assert said.count("added") == 1
     assert all("already" in text or "another process" in text for text in said if text != "added")
-    assert bank.verify() == [] and [entry.name for entry in bank.entries()] == ["same"]
+    assert bank.verify() == []
+    assert [entry.name for entry in bank.entries()] == ["same"]
 
 
 def test_a_claim_keeps_others_out_and_ends_with_its_block(bank: Bank) -> None:

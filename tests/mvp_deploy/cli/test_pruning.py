@@ -39,29 +39,38 @@ def bank(cnn, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_bank_is_listed_shown_and_verified(bank: Path) -> None:
     listed = call("bank", "list", bank)
-    assert "digits#3,4,5" in listed.stdout and "2 tasks" in listed.stdout
+    assert "digits#3,4,5" in listed.stdout
+    assert "2 tasks" in listed.stdout
     tasks = json.loads(call("bank", "list", bank, "--json").stdout)["tasks"]
-    assert {task["task"] for task in tasks} == {"digits#3,4,5", "digits#1,2,3"} and tasks[0]["cost"]["steps"] == 8
+    assert {task["task"] for task in tasks} == {"digits#3,4,5", "digits#1,2,3"}
+    assert tasks[0]["cost"]["steps"] == 8
     shown = json.loads(call("bank", "show", bank, "digits#3,4,5", "--json").stdout)
-    assert len(shown["details"]["rounds"]) == 2 and shown["kept"]["layer1.0.conv1"][1] == 32
+    assert len(shown["details"]["rounds"]) == 2
+    assert shown["kept"]["layer1.0.conv1"][1] == 32
     assert "layer1.0.conv1" in call("bank", "show", bank, "digits#3,4,5").stdout
     assert "test_resnet" in call("bank", "show", bank).stdout
     verified = call("bank", "verify", bank)
-    assert verified.exit_code == 0 and "as it was written" in verified.stdout
+    assert verified.exit_code == 0
+    assert "as it was written" in verified.stdout
 
 
 def test_a_new_task_is_pruned(bank: Path, tmp_path: Path) -> None:
     done = call("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", *PRUNE)
     assert done.exit_code == 0, done.output
-    assert "unpruned" in done.stdout and "digits#1,2,3" in done.stdout and "unanimity" in done.stdout
+    assert "unpruned" in done.stdout
+    assert "digits#1,2,3" in done.stdout
+    assert "unanimity" in done.stdout
     info = runs.load(tmp_path / "run").info
-    assert info["recipe"]["name"] == "default" and info["metrics"]["pruned"]["units"] <= 0.4
-    again = call("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", "--recipe", "paper",
-                 "--macs", 0.5, "--neighbours", 1, "--set", "weighting=similarity", *PRUNE[2:], "--json", "-q")  # fmt: skip
+    assert info["recipe"]["name"] == "default"
+    assert info["metrics"]["pruned"]["units"] <= 0.4
+    paper = ("--recipe", "paper", "--macs", 0.5, "--neighbours", 1, "--set", "weighting=similarity")
+    options = (*PRUNE[2:], *paper, "--json", "-q")
+    again = call("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", *options)
     assert again.exit_code == 0, again.output
     changed = json.loads(again.stdout)
     assert changed["metrics"]["pruned"]["macs"] <= 0.5 * changed["metrics"]["unpruned"]["macs"]
-    assert len(changed["votes"]["voters"]) == 1 and changed["recipe"]["weighting"] == "similarity"
+    assert len(changed["votes"]["voters"]) == 1
+    assert changed["recipe"]["weighting"] == "similarity"
 
 
 def test_one_task_s_failure_neither_stops_nor_hides(bank: Path) -> None:
@@ -69,7 +78,8 @@ def test_one_task_s_failure_neither_stops_nor_hides(bank: Path) -> None:
     assert result.exit_code == ExitCode.INPUT
     told = json.loads(result.stdout)
     assert [entry["task"] for entry in told["added"]] == ["digits#7,8"]
-    assert "--replace" in told["failed"][0]["error"] and "9x" in told["failed"][1]["error"]
+    assert "--replace" in told["failed"][0]["error"]
+    assert "9x" in told["failed"][1]["error"]
     assert "2 of 3 tasks were not added: digits#1,2,3, digits#3,9x" in result.stderr
     Bank.open(bank).path("digits#7,8").unlink()
 
@@ -90,7 +100,9 @@ def test_one_task_s_failure_neither_stops_nor_hides(bank: Path) -> None:
 def test_a_mistake_is_one_sentence_and_code_2(bank: Path, tmp_path: Path, arguments: tuple, sentence: str) -> None:
     places = {"BANK": bank, "OUT": tmp_path / "out"}
     result = call(*(places.get(word, word) for word in arguments))
-    assert result.exit_code == ExitCode.INPUT and sentence in result.stderr and "Traceback" not in result.output
+    assert result.exit_code == ExitCode.INPUT
+    assert sentence in result.stderr
+    assert "Traceback" not in result.output
     assert not (tmp_path / "out" / "run.json").exists()
 
 
@@ -100,7 +112,8 @@ def test_a_damaged_bank_is_told_and_fails(bank: Path) -> None:
     try:
         path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
         result = call("bank", "verify", bank)
-        assert result.exit_code == ExitCode.ERROR and str(path) in result.stderr
+        assert result.exit_code == ExitCode.ERROR
+        assert str(path) in result.stderr
     finally:
         path.write_bytes(good)
 
@@ -135,12 +148,14 @@ def killed(moment: str, *arguments: object) -> None:
 def test_an_addition_killed_is_finished_by_the_next(bank: Path, moment: str) -> None:
     killed(moment, "bank", "add", bank, "digits#6,8", *ADD)
     folder = Bank.open(bank)
-    assert folder.verify() == [] and not folder.path("digits#6,8").exists()
+    assert folder.verify() == []
+    assert not folder.path("digits#6,8").exists()
     assert call("bank", "list", bank).exit_code == 0
     finished = call("bank", "add", bank, "digits#6,8", *ADD)
     assert finished.exit_code == 0, finished.output
     assert "reused" in finished.stderr  # it went on, it did not begin again
-    assert folder.verify() == [] and folder.entry("digits#6,8").metrics["accuracy"] > 0
+    assert folder.verify() == []
+    assert folder.entry("digits#6,8").metrics["accuracy"] > 0
     assert not list((bank / "tasks").glob(".*"))
     folder.path("digits#6,8").unlink()
 

@@ -22,10 +22,14 @@ def profile(scope: str, structure, seed: int = 0):
     return budgets.by_threshold(structure, {g.name: rng.lognormal(0, 2, g.size) for g in structure.groups})
 
 
-@given(size=st.integers(1, 600), round_to=st.sampled_from([1, 2, 8, 16, 32]), kind=st.sampled_from(["channel", "hidden"]))
+@given(
+    size=st.integers(1, 600), round_to=st.sampled_from([1, 2, 8, 16, 32]), kind=st.sampled_from(["channel", "hidden"])
+)
 def test_allowed_counts_suit_the_hardware_and_the_group(size: int, round_to: int, kind: str) -> None:
     counts = allowed_counts(UnitGroup("g", kind, size, ()), round_to)
-    assert counts[0] >= 1 and counts[-1] == size and (np.diff(counts) > 0).all()
+    assert counts[0] >= 1
+    assert counts[-1] == size
+    assert (np.diff(counts) > 0).all()
     if size >= 4 * round_to:
         assert all(count % round_to == 0 for count in counts[:-1])
     assert len(counts) >= min(size, 4)  # never so coarse that there is nothing to choose
@@ -40,17 +44,21 @@ def test_heads_go_one_by_one_and_what_lies_in_them_stays() -> None:
 @pytest.mark.parametrize("of", ["units", "macs", "params"])
 @settings(max_examples=15, deadline=None)
 @given(fraction=st.floats(0.12, 1.0), round_to=st.sampled_from([1, 8]), seed=st.integers(0, 99))
-def test_a_budget_is_kept_and_nearly_used_up(both, scope: str, of: str, fraction: float, round_to: int, seed: int) -> None:
+def test_a_budget_is_kept_and_nearly_used_up(
+    both, scope: str, of: str, fraction: float, round_to: int, seed: int
+) -> None:
     structure = both.original.structure
     try:
         counts = counts_for(structure, Budget(fraction, of, round_to), profile(scope, structure, seed))
     except DeployError:
-        assert of != "units" and fraction < 0.35  # a vit's few heads cannot be cut further
+        assert of != "units"
+        assert fraction < 0.35
         return
     plan = keep_best(structure, {}, counts)
     cost, full = structure.cost(plan), structure.cost()
     got = units_kept(structure, plan) if of == "units" else getattr(cost, of) / getattr(full, of)
-    assert got <= fraction + 1e-9 or all(c == allowed_counts(g, round_to)[0] for g, c in zip(structure.groups, counts.values()))
+    least = {group.name: allowed_counts(group, round_to)[0] for group in structure.groups}
+    assert got <= fraction + 1e-9 or counts == least
     assert all(plan.kept(group.name) >= 1 for group in structure.groups)
     if round_to == 1 and scope == "uniform" and of != "units":
         assert got > fraction - 0.25  # a step of heads is coarse

@@ -41,5 +41,6 @@ def test_statistics_are_those_of_the_new_images(cnn, vit) -> None:
         model(x)
     hook.remove()
     torch.testing.assert_close(model.bn1.running_mean, seen[0].mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
-    assert model.bn1.momentum == cnn.original.model.bn1.momentum and not model.training
+    assert model.bn1.momentum == cnn.original.model.bn1.momentum
+    assert not model.training
     assert not recalibrate(vit.original.copy(), vit.train)

@@ -22,8 +22,10 @@ def test_every_unit_gets_a_score_and_the_same_one_again(both, criterion: str) ->
         for _ in range(2)
     )
     for group in original.structure.groups:
-        assert first[group.name].shape == (group.size,) and first[group.name].dtype == np.float64
-        assert np.isfinite(first[group.name]).all() and first[group.name].max() > 0
+        assert first[group.name].shape == (group.size,)
+        assert first[group.name].dtype == np.float64
+        assert np.isfinite(first[group.name]).all()
+        assert first[group.name].max() > 0
         assert np.array_equal(first[group.name], second[group.name])
 
 
@@ -33,7 +35,8 @@ def test_a_pruned_model_is_scored_on_the_original_units(both, criterion: str) ->
     plan = keep_best(structure, {}, counts_for(structure, Budget(0.5), uniform(structure)), seed=5)
     scores = score(criterion, structure, original.pruned(plan), plan, both.train, batches=2)
     for name, mask in plan.masks.items():
-        assert (scores[name][~mask] == 0).all() and (scores[name][mask] > 0).any()
+        assert (scores[name][~mask] == 0).all()
+        assert (scores[name][mask] > 0).any()
 
 
 def test_taylor_is_the_squared_sum_of_weight_times_gradient(cnn) -> None:
@@ -64,7 +67,8 @@ def test_a_dead_neuron_does_not_matter(vit, criterion: str) -> None:
             tensor.zero_()
     scores = score(criterion, vit.original.structure, model, vit.original.full, vit.train, batches=2)
     values = scores["blocks.2.mlp.fc1"]
-    assert values[7] == 0 and (np.delete(values, 7) > 0).all()
+    assert values[7] == 0
+    assert (np.delete(values, 7) > 0).all()
 
 
 def test_what_taylor_keeps_is_worth_more_than_a_draw(cnn) -> None:
@@ -86,7 +90,8 @@ def test_scoring_leaves_the_model_as_it_was(cnn) -> None:
     model = cnn.original.copy().train()
     before = copy.deepcopy(model.state_dict())
     score("taylor", cnn.original.structure, model, cnn.original.full, cnn.train, batches=2)
-    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

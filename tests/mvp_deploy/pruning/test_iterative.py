@@ -56,11 +56,16 @@ def prune(setting, work: Path | None = None, reporter: Reporter | None = None, *
 def test_every_round_cuts_further_down_to_the_budget(both, scope: str) -> None:
     result = prune(both, scope=scope)
     units = [r.units for r in result.rounds]
-    assert len(units) == 3 and units[0] > units[1] > units[2]
+    assert len(units) == 3
+    assert units[0] > units[1] > units[2]
     assert [r.fraction for r in result.rounds] == pytest.approx([0.3 ** (1 / 3), 0.3 ** (2 / 3), 0.3])
     cost = both.original.cost(result.plan)
     assert (result.rounds[-1].params, result.rounds[-1].macs) == (cost.params, cost.macs)
-    assert sum(p.numel() for p in result.model.parameters()) == cost.params < both.original.cost(both.original.full).params / 3
+    assert (
+        sum(p.numel() for p in result.model.parameters())
+        == cost.params
+        < both.original.cost(both.original.full).params / 3
+    )
     assert check_exact(both.original, result.plan, result.model, both.test) < 1e-5
 
 

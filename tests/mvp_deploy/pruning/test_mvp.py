@@ -47,8 +47,10 @@ def test_unanimous_neighbours_get_what_they_want(cnn) -> None:
     one = voters_of(cnn, 1)[0]
     recipe = Recipe(own=0.0, lean=0.0)
     decision = decide(cnn.original, cnn.train, [one, one, one], recipe, BUDGET)
-    assert decision.plan == one.plan and set(decision.unanimity.values()) == {1.0}
-    assert decision.own == 0 and not decision.warnings
+    assert decision.plan == one.plan
+    assert set(decision.unanimity.values()) == {1.0}
+    assert decision.own == 0
+    assert not decision.warnings
 
 
 def test_score_votes_allow_any_size(cnn) -> None:
@@ -56,7 +58,9 @@ def test_score_votes_allow_any_size(cnn) -> None:
     decision = decide(cnn.original, cnn.train, [one, one], RECIPES["one-shot"], Budget(0.25))
     for group in cnn.original.structure.groups:
         kept = np.flatnonzero(one.plan.masks[group.name])
-        assert np.flatnonzero(decision.plan.masks[group.name]).tolist() == kept[-decision.plan.kept(group.name) :].tolist()
+        assert (
+            np.flatnonzero(decision.plan.masks[group.name]).tolist() == kept[-decision.plan.kept(group.name) :].tolist()
+        )
 
 
 def test_weights_are_averaged_over_the_neighbours_that_kept_them(cnn) -> None:
@@ -82,21 +86,30 @@ def test_weights_are_averaged_over_the_neighbours_that_kept_them(cnn) -> None:
 def test_one_neighbour_is_too_few_to_follow(cnn) -> None:
     voter = voters_of(cnn, 1)
     leaning = decide(cnn.original, cnn.train, voter, Recipe(own=0.1, weights="average"), BUDGET)
-    assert leaning.own == 0.8 and leaning.initial == "pretrained" and "Only 1 neighbour" in leaning.warnings[0]
+    assert leaning.own == 0.8
+    assert leaning.initial == "pretrained"
+    assert "Only 1 neighbour" in leaning.warnings[0]
     wanted = decide(cnn.original, cnn.train, voter, Recipe(own=0.1, weights="average", neighbours=1), BUDGET)
-    assert wanted.own == 0.1 and wanted.initial == "average" and not wanted.warnings
+    assert wanted.own == 0.1
+    assert wanted.initial == "average"
+    assert not wanted.warnings
     paper = decide(cnn.original, cnn.train, voter, RECIPES["paper"], BUDGET)
-    assert paper.own == 0.0 and paper.initial == "average" and "expect little" in paper.warnings[0]
+    assert paper.own == 0.0
+    assert paper.initial == "average"
+    assert "expect little" in paper.warnings[0]
 
 
 def test_distant_neighbours_are_not_followed(cnn) -> None:
     decision = decide(cnn.original, cnn.train, voters_of(cnn, 3), Recipe(own=0.1), BUDGET, too_distant=True)
-    assert decision.own == 0.8 and "no nearer" in decision.warnings[0]
+    assert decision.own == 0.8
+    assert "no nearer" in decision.warnings[0]
 
 
 def test_without_neighbours_the_target_decides_alone_or_the_recipe_is_refused(cnn) -> None:
     alone = decide(cnn.original, cnn.train, [], Recipe(), BUDGET)
-    assert alone.own == 1.0 and alone.warnings and alone.plan == decide(cnn.original, cnn.train, [], RECIPES["own"], BUDGET).plan
+    assert alone.own == 1.0
+    assert alone.warnings
+    assert alone.plan == decide(cnn.original, cnn.train, [], RECIPES["own"], BUDGET).plan
     with pytest.raises(DeployError, match="--recipe own"):
         decide(cnn.original, cnn.train, [], RECIPES["paper"], BUDGET)
 

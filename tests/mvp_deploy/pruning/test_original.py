@@ -33,7 +33,10 @@ def test_a_model_that_computes_something_else_is_not_let_through(both) -> None:
 
 def test_weights_widened_come_back(both) -> None:
     original, plan = both.original, some_plan(both.original)
-    state = {name: torch.randn_like(v) if v.is_floating_point() else v for name, v in original.pruned(plan).state_dict().items()}
+    state = {
+        name: torch.randn_like(v) if v.is_floating_point() else v
+        for name, v in original.pruned(plan).state_dict().items()
+    }
     back = original.structure.gather(original.widened(plan, state), plan)
     assert all(torch.equal(value, back[name]) for name, value in state.items())
 
@@ -41,7 +44,9 @@ def test_weights_widened_come_back(both) -> None:
 def test_another_number_of_classes_changes_the_head_alone(cnn) -> None:
     other = cnn.original.with_classes(7)
     assert other.model(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
-    assert [(g.name, g.size) for g in other.structure.groups] == [(g.name, g.size) for g in cnn.original.structure.groups]
+    assert [(g.name, g.size) for g in other.structure.groups] == [
+        (g.name, g.size) for g in cnn.original.structure.groups
+    ]
     own = other.model.state_dict()
     assert all(torch.equal(v, own[n]) for n, v in cnn.original.model.state_dict().items() if n not in other.head)
     assert other.head == {"fc.weight", "fc.bias"}
@@ -49,5 +54,6 @@ def test_another_number_of_classes_changes_the_head_alone(cnn) -> None:
 
 
 def test_transformers_are_tuned_with_adamw(cnn, vit) -> None:
-    assert suited(vit.backbone).optimizer == "adamw" and suited(cnn.backbone).optimizer == "sgd"
+    assert suited(vit.backbone).optimizer == "adamw"
+    assert suited(cnn.backbone).optimizer == "sgd"
     assert suited(vit.backbone, "sgd").optimizer == "sgd"

@@ -15,7 +15,9 @@ def test_the_paper_s_setting_is_the_published_one() -> None:
 def test_recipes_that_ask_nobody_decide_alone() -> None:
     for name in ("own", "magnitude", "random"):
         recipe = RECIPES[name]
-        assert not recipe.asks_neighbours and recipe.own == 1.0 and recipe.weights == "pretrained"
+        assert not recipe.asks_neighbours
+        assert recipe.own == 1.0
+        assert recipe.weights == "pretrained"
 
 
 def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:

@@ -29,7 +29,8 @@ def test_plain_votes_are_counts() -> None:
 def test_similar_voters_count_more_but_together_as_many() -> None:
     voters = [voter([1, 0, 0], 0.9), voter([0, 1, 0], 0.5), voter([0, 1, 0], 0.1)]
     weight = votes.weights(voters, "similarity")
-    assert weight[0] > weight[1] > weight[2] > 0 and weight.sum() == pytest.approx(3)
+    assert weight[0] > weight[1] > weight[2] > 0
+    assert weight.sum() == pytest.approx(3)
     assert votes.weights(voters, "plain").tolist() == [1, 1, 1]
     alike = [voter([1], -3.0), voter([1], -3.0)]
     assert votes.weights(alike, "similarity").tolist() == [1, 1]

@@ -1,0 +1,75 @@
+"""Asking the bank: from a task to its pruned model before fine-tuning, by the votes of its neighbours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvp_deploy import tensorfile
+from mvp_deploy.bank.nearest import neighbours
+from mvp_deploy.bank.signature import sign
+from mvp_deploy.bank.store import Bank
+from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.mvp import Decision, decide, start
+from mvp_deploy.pruning.original import Original
+from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.reporter import Reporter
+from mvp_deploy.structure import KeepPlan
+from mvp_deploy.tasks import Images, Task
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The pruned model before fine-tuning, and what run.json says of how it came about."""
+
+    plan: KeepPlan
+    weights: Mapping[str, Tensor]
+    info: Mapping[str, Any]
+
+
+def begin(
+    work: Path,
+    task: Task,
+    bank: Bank,
+    state: Mapping[str, Tensor],
+    original: Original,
+    train: Images,
+    recipe: Recipe,
+    budget: Budget,
+    seed: int,
+    device: torch.device,
+    reporter: Reporter,
+) -> Begun:
+    """Ask, vote, cut and prepare; kept in ``work``, so that a resumed run fine-tunes the very same model."""
+    file = work / "start.safetensors"
+    if not file.exists():
+        clock = time.perf_counter()
+        signature = sign(bank.backbone, state, train, len(task.classes), device)
+        found = neighbours(bank, signature, recipe, original, train, data=task.fingerprint, seed=seed)
+        decision = decide(original, train, found.voters, recipe, budget, too_distant=found.too_distant, seed=seed)
+        model = start(original, train, decision, recipe, seed=seed)
+        header = {"plan": decision.plan.to_json(), "info": _told(decision, time.perf_counter() - clock)}
+        tensorfile.save(file, header, {"weights": model.state_dict()})
+    header, sections = tensorfile.load(file)
+    for voter in header["info"]["votes"]["voters"]:
+        reporter.say(f"voter {voter['task']}: similarity {voter['similarity']:.3f}, weight {voter['weight']:.2f}")
+    return Begun(KeepPlan.from_json(header["plan"]), sections["weights"], header["info"])
+
+
+def _told(decision: Decision, seconds: float) -> dict[str, Any]:
+    voters = [
+        {"task": voter.name, "similarity": voter.similarity, "weight": weight}
+        for voter, weight in zip(decision.voters, decision.weights, strict=True)
+    ]
+    return {
+        "votes": {"voters": voters, "own": decision.own, "initial_weights": decision.initial},
+        "unanimity": dict(decision.unanimity),
+        "warnings": list(decision.warnings),
+        "seconds": seconds,
+    }

@@ -1,0 +1,102 @@
+"""A task on disk as the bank keeps it: one safetensors file with a JSON header."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvp_deploy import tensorfile
+from mvp_deploy.bank.signature import Signature
+from mvp_deploy.errors import DeployError
+from mvp_deploy.structure import KeepPlan
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """A task to store: what it is, how it was pruned, how good that is, what it cost."""
+
+    name: str
+    classes: tuple[str, ...]
+    data: str  # fingerprint of the task's images
+    plan: KeepPlan
+    weights: Mapping[str, Tensor]
+    scores: Mapping[str, np.ndarray]  # importance of every unit to the unpruned model, group -> [size]
+    signature: Signature
+    metrics: Mapping[str, float]  # accuracy, unpruned_accuracy (0..1), units (fraction), params, macs, unpruned_*
+    cost: Mapping[str, float]  # steps, seconds, macs
+    details: Mapping[str, Any]  # settings, rounds, versions
+
+    def save(self, path: Path, backbone: str) -> None:
+        """Write the task, whole or not at all; backbone: the fingerprint of the bank's."""
+        header = {
+            "format": FORMAT,
+            "name": self.name,
+            "classes": list(self.classes),
+            "data": self.data,
+            "backbone": backbone,
+            "metrics": dict(self.metrics),
+            "cost": dict(self.cost),
+            "details": dict(self.details),
+            "plan": self.plan.to_json(),
+        }
+        scores = {name: torch.from_numpy(value.astype(np.float32)) for name, value in self.scores.items()}
+        sections = {"weights": self.weights, "scores": scores, "signature": self.signature.tensors()}
+        tensorfile.save(path, header, sections)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a listing tells of a stored task, from its header alone."""
+
+    name: str
+    path: Path
+    classes: tuple[str, ...]
+    data: str
+    backbone: str
+    metrics: Mapping[str, float]
+    cost: Mapping[str, float]
+    details: Mapping[str, Any]
+    plan_json: Mapping[str, Any]
+
+    @property
+    def plan(self) -> KeepPlan:
+        return KeepPlan.from_json(self.plan_json)
+
+    @classmethod
+    def read(cls, path: Path) -> Entry:
+        header = tensorfile.read_header(path)
+        if header.get("format") != FORMAT:
+            raise DeployError(
+                f"{path} has format {header.get('format')}, this version reads {FORMAT}: update mvp-deploy."
+            )
+        return cls(
+            header["name"],
+            path,
+            tuple(header["classes"]),
+            header["data"],
+            header["backbone"],
+            header["metrics"],
+            header["cost"],
+            header["details"],
+            header["plan"],
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """The pruned model's weights (with its head)."""
+        return tensorfile.load(self.path, ["weights"])[1]["weights"]
+
+    def scores(self) -> dict[str, np.ndarray]:
+        """Importance of every unit, group name -> float64 [size]."""
+        stored = tensorfile.load(self.path, ["scores"])[1]["scores"]
+        return {name: value.double().numpy() for name, value in stored.items()}
+
+    def signature(self) -> Signature:
+        return Signature.from_tensors(tensorfile.load(self.path, ["signature"])[1]["signature"])
