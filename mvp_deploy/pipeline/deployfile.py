@@ -70,7 +70,7 @@ def _told(path: Path, root: yaml.Node, changed: Sequence[Location], data: Any, p
     where = _own(data, tuple(part for part in problem["loc"] if part != "[key]"))
     key = ".".join(map(str, where)) or "the file"
     place = f"{path}, line {_line(root, where)}"
-    if any(where[: len(at)] == at for at in changed):
+    if any(where[: len(at)] == at[: len(where)] for at in changed):
         place = "--set"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     if problem["type"] == "extra_forbidden":

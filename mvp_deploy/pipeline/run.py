@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +192,7 @@ def _build(work: Work | Failure, jobs: int, reporter: Reporter) -> Progress:
         return build(work, named)
     try:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, context, _share_cores, (jobs,)) as pool:
+        with ProcessPoolExecutor(1, context, initializer=_begin_worker, initargs=(jobs,)) as pool:
             return pool.submit(build, work, named).result()
     except BrokenProcessPool:
         message = "its process was killed, perhaps for want of memory: try fewer --jobs. A new run goes on from there."
@@ -203,9 +205,18 @@ def build(work: Work, reporter: Reporter) -> Progress:
     return _go(work, Progress(), work.keys, actions)
 
 
-def _share_cores(jobs: int) -> None:
+def _begin_worker(jobs: int) -> None:
+    """Take a fair share of the cores; and end with the parent, whose lock keeps other runs from the folder."""
     import torch
 
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
     torch.set_num_threads(max(1, cores() // jobs))
 
 

@@ -75,7 +75,10 @@ def test_one_tasks_failure_stops_no_other_and_is_told_everywhere(run) -> None:
     assert done.exit_code == ExitCode.INPUT
     tasks = report()["tasks"]
     assert (tasks["ones"]["outcome"], tasks["twos"]["outcome"]) == ("error", "met")
-    for text in (done.stderr, *(Path("deploy", name).read_text() for name in ("summary.md", "report.html", "junit.xml"))):
+    for text in (
+        done.stderr,
+        *(Path("deploy", name).read_text() for name in ("summary.md", "report.html", "junit.xml")),
+    ):
         assert "there is no file or folder nowhere" in text
 
 
@@ -143,6 +146,6 @@ def test_the_summary_is_appended_for_github(run, monkeypatch: pytest.MonkeyPatch
 def test_the_page_needs_no_network_and_no_script(finished: Path) -> None:
     page = (finished / "deploy/report.html").read_text()
     assert "<script" not in page
-    for attribute in ("src=", "href=\"http", "url(http", "@import"):
+    for attribute in ("src=", 'href="http', "url(http", "@import"):
         assert attribute not in page
     assert page.count("<svg") == 6  # accuracy against latency, latencies and units kept, of two tasks

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mvp_deploy import bundle
+
+COMMAND = [sys.executable, "-c", "from mvp_deploy.cli import main; main()", "run", "--quiet"]
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL)
+
+
+def kill_when(process: subprocess.Popen[bytes], pattern: str) -> list[psutil.Process]:
+    """Kill the process as soon as a file of that name is there; gives its children."""
+    while not list(Path("deploy").glob(pattern)):
+        assert process.poll() is None, f"it ended before there was {pattern}"
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    return children
+
+
+@pytest.mark.usefixtures("project")
+def test_a_run_killed_again_and_again_ends_as_an_unbroken_one(finished: Path) -> None:
+    shutil.rmtree("deploy")
+    for moment in (
+        "work/ones/run/.work/*",
+        "work/ones/prune.done",
+        "work/ones/.exported.partial",
+        "work/ones/export.done",
+    ):
+        kill_when(start("--only", "ones"), moment)
+    assert start("--only", "ones").wait() == 0
+    for file in ("run/pruned.safetensors", "run/unpruned.safetensors", "exported/models/pruned.fp32.onnx"):
+        ours, unbroken = (folder / "deploy/work/ones" / file for folder in (Path(), finished))
+        assert ours.read_bytes() == unbroken.read_bytes(), file
+    assert bundle.verify("deploy/bundles/ones") == []
+    steps = json.loads(Path("deploy/report.json").read_text())["tasks"]["ones"]["steps"]
+    assert [step["status"] for step in steps] == ["unchanged", "unchanged", "done", "done"]
+
+
+@pytest.mark.usefixtures("project")
+def test_jobs_work_in_processes_that_end_with_the_command() -> None:
+    shutil.rmtree("deploy")
+    workers = kill_when(start("--jobs", "2"), "work/*/run/.work/*")
+    assert workers
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+    assert start("--jobs", "2").wait() == 0
+    assert all(bundle.verify(f"deploy/bundles/{task}") == [] for task in ("ones", "twos"))
