@@ -24,7 +24,8 @@ class Settings:
     window: float = 0.05  # seconds a model runs before the next has its turn (one run at least)
     warm_up: float = 0.3  # seconds each model runs untimed at first
     min_rounds: int = 10  # before the spread is judged
-    spread: float = 0.02  # stable: each median's 95 % interval is within this share of it, to both sides
+    spread: float = 0.02  # stable: each median's 95 % interval is within this share of it, to both sides,
+    scatter: float = 0.2  # and four fifths of the windows' medians lie within this share of it
 
 
 DEFAULT = Settings()
@@ -111,7 +112,11 @@ def _turn(runner: Runner, seconds: float, record: _Record, clock: Clock) -> None
 def _stable(records: Sequence[_Record], settings: Settings) -> bool:
     if len(records[0].windows) < settings.min_rounds:
         return False
-    return all(median_interval(np.array(r.windows)).spread <= settings.spread for r in records)
+    return all(
+        median_interval(windows).spread <= settings.spread
+        and np.subtract(*np.percentile(windows, [90, 10])) <= settings.scatter * np.median(windows)
+        for windows in (np.array(record.windows) for record in records)
+    )
 
 
 def _done(records: Sequence[_Record], settings: Settings) -> bool:

@@ -38,7 +38,7 @@ def accuracy_against_latency(names: Sequence[str], milliseconds: Sequence[float]
     with _plot(2.6) as (axes, svg):
         for index, (name, x, y) in enumerate(zip(names, milliseconds, accuracies, strict=True)):
             axes.plot(x, 100 * y, "o", color=SECOND if index == 0 else FIRST, markersize=8)
-            axes.annotate(name, (x, 100 * y), xytext=(0, 9), textcoords="offset points", ha="center")
+            axes.annotate(name, (x, 100 * y), xytext=(8, 4), textcoords="offset points")
         low, high = 100 * min(accuracies), 100 * max(accuracies)
         axes.set(xlabel="median latency, ms", ylabel="accuracy, %", xlim=(0, 1.25 * max(milliseconds)))
         axes.set_ylim(max(0, low - max(2, high - low)), high + max(2, high - low))

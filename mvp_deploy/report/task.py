@@ -9,7 +9,7 @@ from mvp_deploy.report import plots
 from mvp_deploy.report.page import Figure, Section, Table, page
 
 Json = Mapping[str, Any]
-COLUMNS = ("model", "batch", "accuracy", "params", "MMACs", "MB", "p50 ms", "p90 ms", "p99 ms", "speed-up")
+COLUMNS = ("model", "batch", "speed-up", "accuracy", "p50 ms", "p90 ms", "p99 ms", "params", "MMACs", "MB")
 
 
 def task_page(run: Json, measurements: Json) -> str:
@@ -30,8 +30,12 @@ def task_page(run: Json, measurements: Json) -> str:
 def summary(run: Json, rows: Sequence[Json]) -> str:
     """The result in one sentence."""
     pruned, unpruned = (run["metrics"][name] for name in ("pruned", "unpruned"))
-    gains = [row for row in rows if row["speed_up"]]
-    times = ", ".join(f"{row['speed_up']['value']:.1f} times faster at batch {row['batch']}" for row in gains)
+    gains = [row for row in rows if row["speed_up"] and row["runtime"].startswith("onnxruntime")]
+    times = ", ".join(
+        f"{row['precision']} is {row['speed_up']['value']:.1f} times faster at batch {row['batch']}"
+        + ("" if row["timing"]["stable"] else " (not stable)")
+        for row in gains
+    )
     return (
         f"{pruned['params'] / unpruned['params']:.0%} of the parameters and {pruned['macs'] / unpruned['macs']:.0%} of "
         f"the MACs remain; accuracy is {pruned['accuracy']:.1%}, unpruned {unpruned['accuracy']:.1%}"
@@ -45,12 +49,12 @@ def table(run: Json, rows: Sequence[Json]) -> list[tuple[str, ...]]:
         (
             f"{row['model']} {row['precision']}",
             str(row["batch"]),
+            _gain(row["speed_up"]),
             f"{row['accuracy']:.1%}",
+            *(f"{row['timing'][key]:.3f}" for key in ("p50", "p90", "p99")),
             f"{run['metrics'][row['model']]['params']:,}",
             f"{run['metrics'][row['model']]['macs'] / 1e6:.2f}",
             f"{row['size'] / 1e6:.2f}",
-            *(f"{row['timing'][key]:.3f}" for key in ("p50", "p90", "p99")),
-            _gain(row["speed_up"]),
         )
         for row in rows
     ]

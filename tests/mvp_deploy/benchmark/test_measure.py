@@ -127,3 +127,20 @@ def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     random = np.random.default_rng(0)
     draws = [median_interval(random.normal(1.0, 0.1, 40)) for _ in range(200)]
     assert 0.88 < np.mean([i.low <= 1.0 <= i.high for i in draws]) <= 1.0
+
+
+def test_windows_that_jump_between_a_few_speeds_are_not_stable_even_if_the_median_is_one_of_them() -> None:
+    turn = iter([2, 12, 12, 22, 12, 12] * 1000)
+
+    class Jumping(Scripted):
+        def run(self) -> dict[str, float]:
+            if not self.machine.order or self.machine.order[-1] != self.name:
+                self.pace = next(turn) / 1000
+            return super().run()
+
+    machine = Machine()
+    runners = [Jumping(machine, "A", lambda now: runners[0].pace), Scripted(machine, "B", lambda now: 0.01)]
+    jumping, steady = measure(runners, BATCH, SETTINGS, clock=machine.clock)
+    assert jumping.median.spread < SETTINGS.spread
+    assert not jumping.stable
+    assert steady.stable
