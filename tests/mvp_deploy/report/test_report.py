@@ -35,7 +35,8 @@ MEASUREMENTS = {
     },
     "rows": [
         {
-            "model": name, "precision": "fp32", "runtime": "onnxruntime CPU", "batch": 1, "accuracy": accuracy, "size": 4_000_000, "timing": TIMING,
+            "model": name, "precision": "fp32", "runtime": "onnxruntime CPU",
+            "batch": 1, "accuracy": accuracy, "size": 4_000_000, "timing": TIMING,
             "details": {"runtime": "onnxruntime 1.3", "threads": "2"}, "speed_up": ratio,
         }
         for name, accuracy, ratio in (
