@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from mvp_deploy.errors import DeployError
-from mvp_deploy.structure.axes import Atom, Axis, atoms_in, axis_size, keep_mask, kept_size, reasons, unit_index
+from mvp_deploy.structure.axes import (
+    Atom,
+    Axis,
+    atoms_in,
+    axis_size,
+    fixed,
+    keep_mask,
+    kept_size,
+    reasons,
+    unit_index,
+)
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.silence import silence
 from mvp_deploy.structure.sizes import Formula, Observation, Origin, attributes, measured
@@ -83,7 +93,8 @@ class Structure:
             raise DeployError(f"The keep plan is for another model: {', '.join(odd[:3])} is in only one of the two.")
         for name, mask in plan.masks.items():
             if len(mask) != sizes[name]:
-                raise DeployError(f"The keep plan is for another model: {name} has {sizes[name]}, not {len(mask)} units.")
+                units = f"{name} has {sizes[name]}, not {len(mask)} units"
+                raise DeployError(f"The keep plan is for another model: {units}.")
 
     def cost(self, plan: KeepPlan | None = None) -> Cost:
         """Parameters and MACs of the smaller model, without building it."""
@@ -215,10 +226,11 @@ def _freeze_quantities(trace: Trace) -> None:
     for origin in trace.uses.quantities:
         for axis in measured(origin):
             trace.atoms.freeze(axis, "its size is used as a quantity in the forward")
-    used = set().union(*map(attributes, trace.uses.quantities)) if trace.uses.quantities else set()
+    used = {attribute for origin in trace.uses.quantities for attribute in attributes(origin)}
     for seen in trace.observations:
-        if used & attributes(seen.origin):
+        if attributes(seen.origin) and attributes(seen.origin) <= used:
             trace.atoms.freeze(seen.axis, "an attribute that holds its size is used as a quantity in the forward")
+    trace.observations.extend(Observation(attribute, fixed(attribute.value)) for attribute in used)
 
 
 def _settle(trace: Trace, by_name: Mapping[str, list[Axis]]) -> dict[str, tuple[Axis, ...]]:

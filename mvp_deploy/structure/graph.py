@@ -82,7 +82,7 @@ def constants(program: fx.GraphModule) -> Iterator[tuple[Attribute, int]]:
         if node.op == "call_function":
             for place, value in enumerate(tree_flatten((node.args, node.kwargs))[0]):
                 if isinstance(value, int) and not isinstance(value, bool):
-                    yield Attribute(node.name, "constant", place), value
+                    yield Attribute(node.name, "constant", place, value), value
 
 
 def tag_constants(program: fx.GraphModule, uses: Uses) -> None:

@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Attribute:
-    """The number at `module.name`, or at `module.name[index]` where that is a tuple or list."""
+    """The number at `module.name`, or at `module.name[index]` where that is a tuple or list, and its present value."""
 
     module: str
     name: str
     index: int | None = None
+    value: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         place = "" if self.index is None else f"[{self.index}]"
@@ -138,10 +139,11 @@ def tag_sizes(model: nn.Module, uses: Uses) -> None:
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             if type(value) is int:
-                vars(module)[name] = Size.of(value, Attribute(path, name), uses)
+                vars(module)[name] = Size.of(value, Attribute(path, name, value=value), uses)
             elif type(value) in (tuple, list) and any(type(v) is int for v in value):
                 vars(module)[name] = type(value)(
-                    v if type(v) is not int else Size.of(v, Attribute(path, name, i), uses) for i, v in enumerate(value)
+                    v if type(v) is not int else Size.of(v, Attribute(path, name, i, v), uses)
+                    for i, v in enumerate(value)
                 )
 
 
@@ -276,13 +278,10 @@ class Unsolvable(Exception):
         super().__init__(", ".join(names) or f"a size computed in the forward of {seen.module or 'the model'}")
 
 
-def solve(
-    wanted: Sequence[Observation], measure: Callable[[Axis], int], old: Callable[[Attribute], int]
-) -> dict[Attribute, int]:
+def solve(wanted: Sequence[Observation], measure: Callable[[Axis], int]) -> dict[Attribute, int]:
     """New values of attributes such that every observed size measures its smaller axis.
 
-    `measure` gives the new size of an axis, `old` the value an attribute has now. Attributes nothing is known of
-    keep their value and are left out.
+    `measure` gives the new size of an axis. Attributes nothing is known of keep their value and are left out.
 
     Raises:
         Unsolvable: two sizes ask for different values of one attribute.
@@ -300,8 +299,8 @@ def solve(
                 left.append(seen)
         if len(left) == len(pending):  # everywhere two unknowns: a count of heads or paths is likelier to stay
             unknown = {a for seen in left for a in attributes(seen.origin) if a not in values}
-            stays = min(unknown, key=lambda a: (old(a), str(a)))
-            values[stays] = old(stays)
+            stays = min(unknown, key=lambda a: (a.value, str(a)))
+            values[stays] = stays.value
         pending = left
     for seen in wanted:
         if seen.compared and isinstance(seen.origin, Attribute):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mvp_deploy.errors import DeployError
 from mvp_deploy.structure.axes import kept_size
-from mvp_deploy.structure.graph import constants, set_constants, trace_program
+from mvp_deploy.structure.graph import set_constants, trace_program
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.sizes import Attribute, Unsolvable, solve
 from mvp_deploy.structure.trace import fake_copy, fake_inputs, module_paths, named_tensors
@@ -66,7 +66,7 @@ def prune(structure: Structure, model: nn.Module, plan: KeepPlan) -> nn.Module:
 
 def _prune_as_it_is(structure: Structure, model: nn.Module, plan: KeepPlan) -> nn.Module:
     masks = structure.tensor_masks(plan)
-    sizes = _attribute_sizes(structure, model, plan)
+    sizes = _attribute_sizes(structure, plan)
     _rehearse(structure, model, masks, sizes)
     memo: dict[int, Any] = {}
     for name, tensor in named_tensors(model):
@@ -110,24 +110,13 @@ def _places(mask: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.flatnonzero(mask)).to(device)
 
 
-def _attribute_sizes(structure: Structure, model: nn.Module, plan: KeepPlan) -> dict[Attribute, int]:
+def _attribute_sizes(structure: Structure, plan: KeepPlan) -> dict[Attribute, int]:
     """The new value of every integer attribute that measures an axis."""
     counts = {atom: int(mask.sum()) for atom, mask in structure.masks(plan).items()}
     try:
-        return solve(structure.observations, lambda axis: kept_size(axis, counts), _current_sizes(model))
+        return solve(structure.observations, lambda axis: kept_size(axis, counts))
     except Unsolvable as error:
         raise DeployError(f"The smaller model cannot run: {error} would need two values at once.") from error
-
-
-def _current_sizes(model: nn.Module) -> Callable[[Attribute], int]:
-    if isinstance(model, fx.GraphModule):
-        return dict(constants(model)).__getitem__
-
-    def current(attribute: Attribute) -> int:
-        value = getattr(model.get_submodule(attribute.module), attribute.name)
-        return value if attribute.index is None else value[attribute.index]
-
-    return current
 
 
 def _rehearse(

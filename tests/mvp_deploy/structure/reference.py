@@ -22,18 +22,16 @@ Masks = Sequence[np.ndarray | None]  # of one tensor: per dimension which positi
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give norms, running statistics, scales and zero-initialised weights values that removal errors show up in."""
+    """Give norms, running statistics, scales and weights that start near zero values that removal errors show up in."""
     generator = torch.Generator().manual_seed(seed)
 
     def noise(tensor: Tensor, scale: float) -> Tensor:
         return scale * torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor)
 
     for parameter in model.parameters():
-        flat = parameter.detach().flatten()
-        if parameter.ndim < 2:
-            parameter.data += noise(parameter, 0.3)
-        elif (flat == flat[0]).all():
-            parameter.data += noise(parameter, min(0.3, (parameter.shape[0] / parameter.numel()) ** 0.5))
+        natural = (parameter.shape[0] / parameter.numel()) ** 0.5 if parameter.ndim > 1 else 0.3  # one over fan-in
+        if parameter.ndim < 2 or parameter.detach().std() < 0.1 * natural:
+            parameter.data += noise(parameter, min(0.3, natural))
     for name, buffer in model.named_buffers():
         if name.endswith("running_var"):
             buffer *= 0.5 + torch.rand(buffer.shape, generator=generator)
