@@ -26,7 +26,7 @@ import mvp_deploy
 from mvp_deploy import bundle
 from mvp_deploy.benchmark.environment import cores, cpu_name, environment, versions
 from mvp_deploy.errors import DeployError
-from mvp_deploy.files import atomic_write
+from mvp_deploy.files import atomic_write, sha256
 from mvp_deploy.pipeline.config import TaskSection
 from mvp_deploy.pipeline.places import content
 from mvp_deploy.reporter import Reporter
@@ -93,11 +93,10 @@ def key(**inputs: Any) -> str:
 
 @lru_cache(maxsize=1)
 def code() -> str:
-    """A checksum of the code that makes the models."""
-    return key(code=[content(str(Path(str(module.__file__)).parent)) for module in _PACKAGES])
-
-
-_PACKAGES = (mvp_deploy, exporters, calibration)
+    """A checksum of the code that makes the models, and of the digits that come with it."""
+    folders = [Path(str(package.__file__)).parent for package in (calibration, exporters, mvp_deploy)]
+    files = sorted(file for folder in folders for file in folder.rglob("*") if file.suffix in (".py", ".npz"))
+    return key(files=[sha256(file) for file in files])
 
 
 @lru_cache(maxsize=4)
