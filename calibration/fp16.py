@@ -65,6 +65,9 @@ def _join(model: ModelProto) -> None:
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     for node in [node for node in casts.values() if node.output[0] not in used]:
         graph.node.remove(node)
+    made = {name for node in graph.node for name in node.output}
+    for value in [value for value in graph.value_info if value.name not in made]:
+        graph.value_info.remove(value)
 
 
 def _greatest(node: NodeProto, reach: dict[str, float]) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -31,6 +30,16 @@ class CalibrationImages:
     def sha256(self) -> str:
         """A checksum of the images themselves, whatever file they lie in."""
         return hashlib.sha256(np.ascontiguousarray(self.images).tobytes()).hexdigest()
+
+    @property
+    def warning(self) -> str | None:
+        """What to tell the user where there are too few images; None where there are enough."""
+        if len(self) >= COUNT:
+            return None
+        return (
+            f"only {len(self)} images to calibrate on: ranges depend on which images those are when there are fewer "
+            f"than {COUNT}. Give the task more training images, or do not trust int8 much."
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a compressed .npz with the checksum inside; equal images give equal bytes (numpy's own does not)."""
@@ -63,16 +72,9 @@ class CalibrationImages:
 def choose(labels: np.ndarray, count: int = COUNT, seed: int = 0) -> np.ndarray:
     """Which images to calibrate on: sorted indices int64 [min(count, n)], classes as even as they can be.
 
-    Every class gives the same number; where one has too few, the others make up for it. Warns when there are fewer
-    than 128: ranges would then depend on which images those are.
+    Every class gives the same number; where one has too few, the others make up for it.
     """
     count = min(count, len(labels))
-    if count < COUNT:
-        warnings.warn(
-            f"only {count} images to calibrate on, and ranges need {COUNT}: give the task more training images, or "
-            "do not trust int8 much.",
-            stacklevel=2,
-        )
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(len(labels))
     turn = np.empty(len(labels), np.int64)  # how many images of its class come before each image

@@ -6,6 +6,7 @@
     labels.json         class names, in the order of the logits
     preprocessing.json  from an image to the input
     keep_plan.json      which units of the original backbone stayed
+    calibration.npz     training images, prepared: what the ranges of fp16 and int8 models were measured on
     samples.npz         held-out images, prepared, with labels and the PyTorch models' logits, for parity
     measurements.json   latencies measured before the bundle was written
     example.py          classifies an image with numpy, Pillow and onnxruntime alone
@@ -51,6 +52,7 @@ class ModelFile:
     tolerance: float  # how large that may be
     params: int
     macs: int  # multiply-accumulates for one image
+    kept: tuple[str, ...] = ()  # ONNX nodes left in a higher precision: they overflow fp16, or int8 costs too much
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from mvp_deploy.bundle import Bundle, ModelFile
 
 
 def of_bundle(bundle: Bundle, built: Sequence[ModelFile] = ()) -> list[Candidate]:
-    """Every model of the bundle, and of those ``built`` from it here.
+    """Every model of the bundle that runs as it is, and of those ``built`` from it here.
 
     The baseline is the unpruned model of the same target and precision; where there is none, the target's unpruned
     fp32 model, then the first model.
     """
-    samples, models = bundle.samples, [*bundle.models, *built]
+    samples = bundle.samples
+    models = [file for file in [*bundle.models, *built] if not _material(file)]
 
     def candidate(file: ModelFile) -> Candidate:
         path = bundle.path / file.file
@@ -46,6 +47,11 @@ def of_files(paths: Sequence[Path]) -> list[Candidate]:
         )
     ]
     return [Candidate(file.stem, "", file, runtime_of(file), 0) for file in files]
+
+
+def _material(file: ModelFile) -> bool:
+    """Whether engines are built from the file, and it is not run itself."""
+    return file.target == "tensorrt" and file.file.endswith(".onnx")
 
 
 def _baseline(file: ModelFile, models: Sequence[ModelFile]) -> int:

@@ -157,7 +157,7 @@ def _row(candidate: Candidate, baseline: Candidate, size: int) -> Row:
         precision=candidate.precision,
         runtime=candidate.runtime,
         batch=size,
-        size=_size(candidate.path),
+        size=size_of(candidate.path),
         accuracy=candidate.accuracy,
         baseline=f"{baseline.model} {baseline.precision}".strip(),
         details={},
@@ -183,7 +183,7 @@ def _images(runner: Runner, candidates: Sequence[Candidate], size: int, seed: in
     return np.random.default_rng(seed).standard_normal((size, *runner.image_shape), np.float32)
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
     """Bytes of a model's file, with the weights that some formats keep beside it (OpenVINO's .bin)."""
     files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
     return sum(file.stat().st_size for file in files if file.is_file())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mvp_deploy.cli._common import Console, batch_sizes, common_options
+from mvp_deploy.errors import DeployError
 
 if TYPE_CHECKING:
     from mvp_deploy.benchmark.compare import Benchmark, Row
@@ -53,6 +54,8 @@ def command(
     if len(models) == 1 and (models[0] / bundle.MANIFEST).is_file():
         opened = bundle.read(models[0])
         candidates = of_bundle(opened, engines_of(opened, device))
+        if not candidates:
+            raise DeployError(f"nothing in {models[0]} runs as it is: build its engines with `mvp-deploy build` first.")
     else:
         candidates = of_files(models)
         console.say("Parity is not checked: bare files come without reference outputs.")

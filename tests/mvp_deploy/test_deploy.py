@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from exporters.onnx import read_metadata, run_onnx
-from mvp_deploy import backbones, bundle, deploy, runs
+from mvp_deploy import artefacts, backbones, bundle, deploy, runs
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.cli import main
 from mvp_deploy.errors import DeployError, ExitCode
@@ -82,7 +82,7 @@ def test_equal_runs_give_equal_bundles(run: runs.Run, exported: bundle.Bundle, t
 
 
 def test_without_parity_there_is_no_bundle(run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = deploy.export_onnx
+    real = artefacts.export_onnx
 
     def wrong(model: torch.nn.Module, *rest: object) -> Path:
         """An exporter that gets one layer a little wrong, as in pytorch#166797."""
@@ -90,7 +90,7 @@ def test_without_parity_there_is_no_bundle(run: runs.Run, tmp_path: Path, monkey
             model.get_classifier().weight *= 1.001  # type: ignore[operator]
         return real(model, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(deploy, "export_onnx", wrong)
+    monkeypatch.setattr(artefacts, "export_onnx", wrong)
     done = CliRunner().invoke(main, ["export", str(run.folder), "--out", str(tmp_path / "bundle")])
     assert done.exit_code == ExitCode.PARITY
     assert list(tmp_path.iterdir()) == []
