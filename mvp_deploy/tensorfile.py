@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEY = "mvp-deploy"  # in safetensors' metadata: SHA-256 of the JSON text, then the text
+BEGIN = f'{{"__metadata__":{{"{KEY}":'  # how safetensors begins a file of ours
 Sections = Mapping[str, Mapping[str, "Tensor"]]
 
 
@@ -72,14 +73,15 @@ def _content(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, st
             size = int.from_bytes(file.read(8), "little")
             if size > os.fstat(file.fileno()).st_size:
                 raise _damaged(path, "it is cut short")
-            text = json.loads(file.read(size))["__metadata__"][KEY]
+            head = file.read(size).decode()
+        if not head.startswith(BEGIN):
+            raise DeployError(f"{Path(path)} was not written by mvp-deploy: it has no header of ours.")
+        text = json.JSONDecoder().raw_decode(head, len(BEGIN))[0]  # the table of tensors behind it is not parsed
         if text[:64] != _digest(text[64:]):
             raise _damaged(path, "the checksum of its header does not match")
         content = json.loads(text[64:])
     except FileNotFoundError as error:
         raise DeployError(f"{Path(path)} does not exist.") from error
-    except KeyError as error:
-        raise DeployError(f"{Path(path)} was not written by mvp-deploy: it has no header of ours.") from error
     except (OSError, ValueError, TypeError) as error:
         raise _damaged(path, str(error)) from error
     return content["header"], content["sections"]

@@ -21,7 +21,7 @@ SHORT_LIST = 3  # LEEP runs a neighbour's model on the target's images: only for
 
 @dataclass(frozen=True)
 class Neighbours:
-    """voters: nearest first. too_distant: they are no nearer than the bank's tasks are to each other."""
+    """voters: nearest first. too_distant: they are farther from the target than the bank's tasks from each other."""
 
     voters: tuple[Voter, ...]
     too_distant: bool
@@ -33,17 +33,8 @@ def similarities(target: Signature, others: Sequence[Signature]) -> np.ndarray:
     Prototypes are centred on the mean of all of them and compared by cosine; two tasks are as similar as each
     class is, on average over both tasks' classes, to its best match in the other task.
     """
-    return _matches(_unit([target, *others]))[0, 1:]
-
-
-def _matches(prototypes: Sequence[np.ndarray], rows: int = 1) -> np.ndarray:
-    """Similarity of the first ``rows`` tasks to all, float64 [rows, tasks]."""
-    result = np.zeros((rows, len(prototypes)))
-    for i in range(rows):
-        for j, other in enumerate(prototypes):
-            cosine = prototypes[i] @ other.T
-            result[i, j] = (cosine.max(1).mean() + cosine.max(0).mean()) / 2
-    return result
+    prototypes = _unit([target, *others])
+    return _matches(prototypes[0], prototypes[1:])
 
 
 def _unit(signatures: Sequence[Signature]) -> list[np.ndarray]:
@@ -51,6 +42,36 @@ def _unit(signatures: Sequence[Signature]) -> list[np.ndarray]:
     centre = np.mean([signature.mean.mean(0, dtype=np.float64) for signature in signatures], axis=0)
     centred = [signature.mean - centre for signature in signatures]
     return [value / np.maximum(np.linalg.norm(value, axis=1, keepdims=True), 1e-12) for value in centred]
+
+
+def _matches(one: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+    """Similarity of one task's unit prototypes to each other task's, float64 [others]."""
+    sizes = np.array([len(other) for other in others])
+    starts = np.cumsum(sizes) - sizes
+    cosine = one @ np.concatenate(others).T
+    ours = np.maximum.reduceat(cosine, starts, axis=1).mean(0)
+    theirs = np.add.reduceat(cosine.max(0), starts) / sizes
+    return np.asarray((ours + theirs) / 2)
+
+
+def too_distant(target: Signature, known: Sequence[Signature], wanted: int) -> bool:
+    """Whether the target is farther from its ``wanted`` nearest tasks than every one of the bank's is from its own.
+
+    Tried on fifty of the bank's tasks, each against all others. False where the bank has fewer than four tasks:
+    too few to know what is usual.
+    """
+    if len(known) < 4:
+        return False
+    prototypes = _unit([*known, target])
+    checked = np.random.default_rng(0).permutation(len(known))[:50]
+
+    def closeness(index: int) -> float:
+        similarity = _matches(prototypes[index], prototypes[:-1])
+        if index < len(known):
+            similarity = np.delete(similarity, index)
+        return float(np.sort(similarity)[-wanted:].mean())
+
+    return closeness(len(known)) < min(closeness(index) for index in checked)
 
 
 def leep(probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -104,7 +125,8 @@ def neighbours(
         scored = np.array([_leep_of(entries[i], sized[len(entries[i].classes)], train, seed) for i in order])
         best = np.argsort(-scored, kind="stable")[:wanted]
         order, similarity = order[best], _placed(similarity, order, scored)
-    distant = _too_distant(signature, known, order)
+    chosen_near = recipe.nearest_by in ("prototypes", "leep")  # the controls are far on purpose
+    distant = chosen_near and too_distant(signature, known, wanted)
     return Neighbours(tuple(_voter(entries[i], float(similarity[i])) for i in order), distant)
 
 
@@ -116,17 +138,6 @@ def _placed(similarity: np.ndarray, order: np.ndarray, scored: np.ndarray) -> np
     result = similarity.copy()
     result[order] = scored
     return result
-
-
-def _too_distant(target: Signature, known: Sequence[Signature], order: np.ndarray) -> bool:
-    """Whether the chosen tasks are less similar to the target than two tasks of the bank typically are."""
-    if len(known) < 3:
-        return False
-    prototypes = _unit([*known, target])
-    among = _matches(prototypes[:-1], rows=min(len(known), 50))
-    pairs = among[np.eye(*among.shape) == 0]
-    to_target = _matches([prototypes[-1], *(prototypes[i] for i in order)])[0, 1:]
-    return bool(to_target.mean() < np.median(pairs))
 
 
 def _leep_of(entry: Entry, original: Original, train: Images, seed: int, limit: int = 512) -> float:

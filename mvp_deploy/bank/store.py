@@ -101,13 +101,17 @@ class Bank:
 
         A damaged file raises DeployError, or, where ``damaged`` is given, adds its sentence there.
         """
-        for path in sorted(path for path in (self.folder / "tasks").glob("*.safetensors") if path.name[0] != "."):
+        for path in self._files():
             try:
                 yield Entry.read(path)
             except DeployError as error:
                 if damaged is None:
                     raise
                 damaged.append(str(error))
+
+    def _files(self) -> list[Path]:
+        found = (path for path in (self.folder / "tasks").glob("*.safetensors") if path.name[0] != ".")
+        return sorted(found, key=lambda path: path.name)
 
     def entry(self, name: str) -> Entry:
         """The stored task of that name. Raises DeployError where there is none."""
@@ -153,7 +157,7 @@ class Bank:
             self.state()
         except DeployError as error:
             problems.append(str(error))
-        paths = sorted(path for path in (self.folder / "tasks").glob("*.safetensors") if path.name[0] != ".")
+        paths = self._files()
         for index, path in enumerate(paths):
             try:
                 entry = Entry.read(path)

@@ -56,7 +56,7 @@ def decide(
 ) -> Decision:
     """Choose which units stay.
 
-    voters: nearest first, already chosen; too_distant: they are no nearer than tasks drawn blindly.
+    voters: nearest first, already chosen; too_distant: they are farther than the bank's tasks are from each other.
     Raises DeployError where the recipe asks neighbours and there is none, unless it may lean on the target's own
     importance.
     """
@@ -120,7 +120,7 @@ def _trust(recipe: Recipe, voters: Sequence[Voter], too_distant: bool) -> tuple[
     if len(voters) < min(ENOUGH_VOTERS, recipe.neighbours or ENOUGH_VOTERS):
         reason = f"only {len(voters)} neighbour voted"
     elif too_distant:
-        reason = "the nearest tasks are no nearer to this one than the bank's tasks are to each other"
+        reason = "the nearest tasks are farther from this one than the bank's tasks are from each other"
     if reason is None:
         return recipe.own, recipe.weights, ()
     if not recipe.lean:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mvp_deploy.bank.nearest import leep, similarities
+from mvp_deploy.bank.nearest import leep, similarities, too_distant
 from mvp_deploy.bank.signature import Signature, sign
 
 
@@ -32,6 +32,19 @@ def test_similarity_knows_no_order_of_classes_and_is_mutual() -> None:
     assert similarities(first, [second, third]) == pytest.approx(similarities(turned, [second, third]))
     assert similarities(first, [second, third])[0] == pytest.approx(similarities(second, [first, third])[0])
     assert similarities(first, [first, second])[0] == pytest.approx(1)
+
+
+def test_a_target_is_too_distant_where_the_bank_s_tasks_are_nearer_to_each_other() -> None:
+    rng = np.random.default_rng(2)
+    world = rng.normal(size=(12, 64))  # what the bank's classes are mixed of
+
+    def task() -> Signature:
+        return signature_of(*(rng.dirichlet(np.ones(12), 5) @ world))
+
+    bank = [task() for _ in range(30)]
+    assert sum(too_distant(task(), bank, 5) for _ in range(20)) <= 2
+    assert too_distant(signature_of(*rng.normal(size=(5, 64))), bank, 5)
+    assert not too_distant(signature_of(*rng.normal(size=(5, 64))), bank[:3], 5)  # who can tell
 
 
 def test_leep_of_a_source_that_tells_all_or_nothing() -> None:

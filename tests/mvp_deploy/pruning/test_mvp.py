@@ -102,7 +102,7 @@ def test_one_neighbour_is_too_few_to_follow(cnn) -> None:
 def test_distant_neighbours_are_not_followed(cnn) -> None:
     decision = decide(cnn.original, cnn.train, voters_of(cnn, 3), Recipe(own=0.1), BUDGET, too_distant=True)
     assert decision.own == 0.8
-    assert "no nearer" in decision.warnings[0]
+    assert "farther from this one" in decision.warnings[0]
 
 
 def test_without_neighbours_the_target_decides_alone_or_the_recipe_is_refused(cnn) -> None:
