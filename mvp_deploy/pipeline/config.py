@@ -45,8 +45,12 @@ class TrainingSection(Section):
 class ExportSection(Section):
     """Which files to make of each model."""
 
-    targets: list[Literal["onnx"]] = Field(["onnx"], min_length=1)
-    precisions: list[Literal["fp32"]] = Field(["fp32"], min_length=1)
+    targets: list[str] = Field(["onnx"], min_length=1, description="onnx, openvino, executorch, tensorrt, …")
+    precisions: list[Literal["fp32", "fp16", "int8"]] = Field(["fp32"], min_length=1)
+    int8_method: Literal["minmax", "entropy", "percentile", "mse"] = Field(
+        "entropy", description="How int8's ranges are chosen."
+    )
+    max_drop: Share = Field(0.01, description="Accuracy that fp16 and int8 may lose against fp32, 0 to 1.")
 
 
 class BenchmarkSection(Section):
@@ -80,7 +84,7 @@ class GatesSection(Section):
     max_drop: Share | None = Field(None, description="Accuracy lost against the unpruned model, 0 to 1.")
     max_size_mb: float | None = Field(None, gt=0, description="Of every exported pruned model's file.")
     max_parity: float | None = Field(
-        None, gt=0, description="Difference from PyTorch's logits, relative to the largest of them."
+        None, gt=0, description="Difference of fp32 files from PyTorch's logits, relative to the largest of them."
     )
     latency: list[LatencyLimit] = []
     speed_up: list[SpeedUpLimit] = []

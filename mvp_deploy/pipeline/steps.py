@@ -160,10 +160,15 @@ def export(work: Work, reporter: Reporter) -> None:
     """Every file asked for, checked against PyTorch, as a bundle without measurements."""
     from mvp_deploy.deploy import export_run
     from mvp_deploy.devices import resolve
+    from mvp_deploy.graphs import Precision
 
+    asked = work.task.export
     export_run(
         work.output("prune"),
         work.output("export"),
+        targets=asked.targets,
+        precisions=asked.precisions,
+        reduced=Precision(asked.int8_method, asked.max_drop),
         device=resolve(work.device),
         seed=work.seed,
         reporter=reporter,
@@ -207,10 +212,12 @@ def pack(work: Work) -> None:
 
 def facts(work: Work) -> dict[str, Any]:
     """What was found of the task, for gates and reports: JSON values from what the steps wrote."""
+    from mvp_deploy.benchmark.compare import size_of
+
     run = json.loads((work.output("prune") / "run.json").read_text())
     exported = work.output("export")
     info = json.loads((exported / "bundle.json").read_text())
-    models = [model | {"bytes": (exported / model["file"]).stat().st_size} for model in info["models"]]
+    models = [model | {"bytes": size_of(exported / model["file"])} for model in info["models"]]
     shown = ("metrics", "images", "classes", "groups", "votes", "recipe", "budget", "seed", "warnings")
     return {name: run[name] for name in shown} | {
         "models": models,

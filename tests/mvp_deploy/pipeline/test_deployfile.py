@@ -102,7 +102,10 @@ def test_init_writes_a_file_that_loads_and_names_every_key(tmp_path: Path) -> No
     assert CliRunner().invoke(main, ["init", str(file)]).exit_code == 0
     config = load(file)
     text = file.read_text()
-    for section in (Config, *(type(getattr(config, name)) for name in ("budget", "recipe", "training", "gates"))):
+    for section in (
+        Config,
+        *(type(getattr(config, name)) for name in ("budget", "recipe", "training", "export", "gates")),
+    ):
         for name in section.model_fields:
             assert f"{name}:" in text
     plain = yaml.safe_load(text)
