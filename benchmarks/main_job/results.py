@@ -54,7 +54,8 @@ def table(result: dict[str, Any]) -> list[str]:
         faster = f"{gain['value']:.2f}x ({gain['low']:.2f}-{gain['high']:.2f})" if gain else "baseline"
         lines.append(
             f"| {row['model']} | {row['accuracy']:.1%} | {cost['params']:,} | {cost['macs']:,} | "
-            f"{row['size'] / 1e6:.2f} | {row['batch']} | {row['p50']:.3f} | {row['p90']:.3f} | {row['p99']:.3f} | {faster} |"
+            f"{row['size'] / 1e6:.2f} | {row['batch']} | "
+            f"{row['p50']:.3f} | {row['p90']:.3f} | {row['p99']:.3f} | {faster} |"
         )
     return lines
 

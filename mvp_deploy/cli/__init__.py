@@ -19,7 +19,8 @@ from mvp_deploy import __version__
 from mvp_deploy.errors import DeployError, ExitCode
 
 NAMES = (
-    "demo", "doctor", "bank", "prune", "export", "bench", "verify", "build", "check", "structure", "init", "run", "schema",
+    "demo", "doctor", "bank", "prune", "export", "bench", "verify", "build", "check", "structure", "init",
+    "run", "schema",
 )  # fmt: skip
 
 
