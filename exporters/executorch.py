@@ -38,7 +38,8 @@ class ExecuTorchExporter:
                 lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
                 buffer = lowered.to_executorch().buffer
             except Exception as error:  # each of its passes raises what it likes
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                cause = error.__cause__ or error
+                reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
                 raise DeployError(f"ExecuTorch cannot take this model: {reason}") from error
         path.write_bytes(buffer)
         return Artifact(path, self.name, source.precision, len(buffer), ("takes one image at a time",))

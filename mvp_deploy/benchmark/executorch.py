@@ -5,20 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import torch
-from executorch.extension.pybindings import _portable_lib as threads_of
+from executorch.extension.pybindings import _portable_lib as pool
 from executorch.runtime import Runtime
 
 from mvp_deploy.benchmark.environment import cores
 from mvp_deploy.errors import DeployError, ExitCode
+
+_alive: WeakSet[ExecuTorchRunner] = WeakSet()
 
 
 class ExecuTorchRunner:
     """A program for one image; a batch is run image by image."""
 
     def __init__(self, path: Path, threads: int | None) -> None:
+        _set_threads(threads or cores())
         try:
             self._program = Runtime.get().load_program(path)
             self._method = self._program.load_method("forward")
@@ -28,14 +32,14 @@ class ExecuTorchRunner:
             raise DeployError(f"{path.name} has no method 'forward': export it with mvp-deploy.")
         sizes = self._method.metadata.input_tensor_meta(0).sizes()
         self.image_shape: tuple[int, int, int] = tuple(sizes[1:])
-        self._threads = threads or cores()
+        _alive.add(self)
         self._images: tuple[torch.Tensor, ...] = ()
         self._logits: list[torch.Tensor] = []
         self.name = "executorch CPU"
         self.details: Mapping[str, str] = {
             "runtime": f"executorch {version('executorch')}",
             "device": "CPU",
-            "threads": str(self._threads),
+            "threads": str(pool._threadpool_get_thread_count()),
             "batch": "one image at a time",
         }
 
@@ -43,8 +47,6 @@ class ExecuTorchRunner:
         self._images = torch.from_numpy(batch).split(1)
 
     def run(self) -> None:
-        if threads_of._threadpool_get_thread_count() != self._threads:  # one pool for the whole process
-            threads_of._unsafe_reset_threadpool(self._threads)
         self._logits = [self._method.execute([image])[0] for image in self._images]
 
     def output(self) -> np.ndarray:
@@ -53,6 +55,19 @@ class ExecuTorchRunner:
 
     def close(self) -> None:
         del self._method, self._program
+        _alive.discard(self)
+
+
+def _set_threads(wanted: int) -> None:
+    """One pool serves the whole process, and loaded programs hold on to it: it may change only between them."""
+    if pool._threadpool_get_thread_count() == wanted:
+        return
+    if _alive:
+        raise DeployError(
+            f"ExecuTorch runs other programs here with {pool._threadpool_get_thread_count()} threads, so {wanted} "
+            "cannot be had: time them in another process."
+        )
+    pool._unsafe_reset_threadpool(wanted)
 
 
 def open_runner(path: Path, *, threads: int | None, device: str) -> ExecuTorchRunner:
