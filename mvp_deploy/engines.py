@@ -59,9 +59,9 @@ def build_engines(
         DeployError: (ENVIRONMENT) no GPU or no TensorRT.
     """
     offer = probe(gpu_index(device))
-    onnx = [file for file in bundle.models if file.file.endswith(".onnx")]
-    names = dict.fromkeys(file.model for file in onnx)
-    wanted = [(m, p) for m in names for p in precisions or dict.fromkeys(f.precision for f in onnx if f.model == m)]
+    onnx = [file for file in bundle.models if _may_be_built(file)]
+    chosen = precisions or tuple(dict.fromkeys(file.precision for file in onnx))
+    wanted = [(model, precision) for model in dict.fromkeys(file.model for file in onnx) for precision in chosen]
     engines, models = [], []
     for model, precision in wanted:
         reporter.say(f"building {model} {precision} for {offer.gpu.name} (this can take minutes)")
@@ -122,21 +122,28 @@ def _engine(bundle: Bundle, model: str, options: Options, offer: Offer) -> tuple
 
 
 def _source(bundle: Bundle, model: str, precision: str, offer: Offer) -> ModelFile:
-    """The ONNX file to build from: of the asked precision, but float32 for fp16 where flags decide."""
+    """The ONNX file to build from: of the asked precision, but float32 for fp16 where flags decide.
+
+    Files made for TensorRT come first.
+    """
     files = {
         (file.precision, file.target == MADE_FOR_IT): file
         for file in bundle.models
-        if file.model == model and file.file.endswith(".onnx")
+        if file.model == model and _may_be_built(file)
     }
     wanted = ["fp32", "fp16"] if precision == "fp16" and not offer.typed else [precision]
-    for name in wanted:
-        for made_for_it in (True, False):
-            if (name, made_for_it) in files:
-                return files[name, made_for_it]
+    for key in [(name, made) for name in wanted for made in (True, False)]:
+        if key in files:
+            return files[key]
     raise DeployError(
-        f"the bundle has no {wanted[0]} ONNX file of the {model} model, which TensorRT {offer.version} needs for "
-        f"{precision}: add {wanted[0]} to `mvp-deploy export … --precision`."
+        f"the bundle has no {wanted[0]} ONNX file of the {model} model for TensorRT {offer.version}, which {precision} "
+        f"needs: export it again with `--target tensorrt` and {wanted[0]} among `--precision`."
     )
+
+
+def _may_be_built(file: ModelFile) -> bool:
+    """Whether it is an ONNX file that TensorRT takes: int8 in the form of CPUs is none."""
+    return file.file.endswith(".onnx") and (file.target == MADE_FOR_IT or file.precision != "int8")
 
 
 def _check(

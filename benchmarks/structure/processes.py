@@ -68,7 +68,7 @@ def child(measure: Callable[[str, list[str]], Result]) -> None:
     import torch
 
     warnings.filterwarnings("ignore")
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     place = sys.argv.index("--child")
     name, answer, *flags = sys.argv[place + 1 :]
     try:

@@ -8,6 +8,7 @@ way a program is a module whose attributes are those constants, and the same ana
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -73,7 +74,16 @@ def trace_program(model: nn.Module, example: tuple[Tensor, ...]) -> TracedModel:
     for node in reversed(program.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             program.graph.erase_node(node)
+        elif node.target in (operator.add, operator.sub, operator.mul, operator.floordiv):
+            _copy_for_each_user(node)
     return TracedModel(program, program.graph)
+
+
+def _copy_for_each_user(node: fx.Node) -> None:
+    """torch.export computes equal sizes once («batch times heads» of all layers); cut, they may differ."""
+    for user in list(node.users)[1:]:
+        with node.graph.inserting_before(user):
+            user.replace_input_with(node, node.graph.node_copy(node))
 
 
 def constants(program: fx.GraphModule) -> Iterator[tuple[Attribute, int]]:

@@ -243,6 +243,18 @@ def split(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any)
         trace.set(part, axes)
 
 
+@rule("glu")
+def glu(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """One half of a dimension times the gate that the other half is."""
+    axes = list(trace.axes(args[0]))
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
+    half = out.shape[dim]
+    first, second = (trace.atoms.cut(axes[dim], start, start + half, trace.why) for start in (0, half))
+    trace.unify(first, second)
+    axes[dim] = first
+    trace.set(out, axes)
+
+
 @rule("cat")
 def cat(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     tensors = [t for t in args[0] if t.ndim == out.ndim]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import BaseTorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvp_deploy.structure.axes import keep_mask
@@ -34,7 +35,8 @@ def silence(structure: Structure, model: nn.Module, plan: KeepPlan) -> Callable[
     full = copy.deepcopy(model, memo).eval()
 
     def forward(*inputs: Tensor) -> Any:
-        with torch.no_grad(), _MaskedNorms(structure, plan):
+        # a function mode keeps torch.nn.TransformerEncoderLayer off its fast path, whose norms could not be masked
+        with torch.no_grad(), BaseTorchFunctionMode(), _MaskedNorms(structure, plan):
             return full(*inputs)
 
     return forward

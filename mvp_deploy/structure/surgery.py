@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import BaseTorchFunctionMode
 
 from mvp_deploy.errors import DeployError
 from mvp_deploy.structure.axes import kept_size
@@ -134,7 +136,8 @@ def _rehearse(
     inputs = fake_inputs(structure.example, fake, mode)
     where = [""]
     try:
-        with torch.no_grad(), mode, module_paths(fake, lambda path: where.__setitem__(0, path)):
+        # under a function mode torch.nn.TransformerEncoderLayer takes no fast path, which checks no shapes
+        with torch.no_grad(), mode, BaseTorchFunctionMode(), module_paths(fake, partial(where.__setitem__, 0)):
             fake(*inputs)
     except Exception as error:
         raise DeployError(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx, nn
@@ -174,6 +175,16 @@ def module_paths(model: nn.Module, enter: Callable[[str], None]) -> Iterator[Non
             hook.remove()
 
 
+@contextmanager
+def _open_functionals() -> Iterator[None]:
+    """Let the Python functions of torch.nn.functional run as they are, so that the functions they call are seen."""
+    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(patch.object(torch.nn.functional, name, lambda *_: False))
+        yield
+
+
 def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace) -> Any:
     """Run `model` on fakes of `example`, filling `trace`; returns the fake outputs."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -194,7 +205,7 @@ def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace) -> Any
         trace.module = path
 
     operators = _Operators(trace)
-    with torch.no_grad(), mode, module_paths(fake, enter), operators, _Functions(trace, operators):
+    with torch.no_grad(), mode, module_paths(fake, enter), _open_functionals(), operators, _Functions(trace, operators):
         return run(*inputs)
 
 

@@ -28,7 +28,8 @@ def tiny_bundle(path: Path, precisions: Sequence[str] = ("fp32", "fp16", "int8")
             for precision in precisions:
                 file = f"models/{model}.{precision}.onnx"
                 classifier(folder / file, precision, opset=opset, channels=channels)
-                models.append(ModelFile(file, model, "onnx", precision, 0.9, 1e-5, TOLERANCE[precision], 100, 1000))
+                target = "tensorrt" if precision == "int8" else "onnx"
+                models.append(ModelFile(file, model, target, precision, 0.9, 1e-5, TOLERANCE[precision], 100, 1000))
             reference = classifier(folder / "reference.onnx", channels=channels)
             session = onnxruntime.InferenceSession(reference)
             arrays[model] = session.run(None, {"input": images})[0]

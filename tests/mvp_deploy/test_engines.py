@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +67,15 @@ def test_a_missing_source_names_the_cure_and_the_rest_goes_on(install, tmp_path:
     engines = built(tiny_bundle(tmp_path / "b", ["fp32"]), "int8", "fp32")
     assert [e.error is None for e in engines] == [False, True, False, True]
     assert "no int8 ONNX file of the unpruned model" in str(engines[0].error)
-    assert "add int8 to `mvp-deploy export" in str(engines[0].error)
+    assert "export it again with `--target tensorrt` and int8 among" in str(engines[0].error)
+
+
+def test_int8_for_cpus_is_no_source(install, tmp_path: Path) -> None:
+    install("10.3.0")
+    whole = bundle.read(tiny_bundle(tmp_path / "b"))
+    cpus = replace(whole, models=tuple(replace(file, target="onnx") for file in whole.models))
+    engines = build_engines(cpus, ["int8"], Options(), device="auto", reporter=Silent())
+    assert all("--target tensorrt" in str(engine.error) for engine in engines)
 
 
 def test_engines_are_kept_until_something_changes(install, tmp_path: Path) -> None:

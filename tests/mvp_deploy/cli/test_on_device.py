@@ -60,7 +60,7 @@ def test_build_verify_and_bench_run_there(tmp_path: Path) -> None:
     together = on_device("bench", path, "--duration", "0.1", "--json", home=tmp_path)
     assert together.returncode == 0, together.stderr
     named = [(row["model"], row["precision"], row["runtime"]) for row in json.loads(together.stdout)["rows"]]
-    assert ("pruned", "int8", "onnxruntime CPU") in named
+    assert ("pruned", "fp32", "onnxruntime CPU") in named
     assert ("pruned", "int8", "tensorrt CUDA") in named
 
 

@@ -1,0 +1,264 @@
+"""Beside Torch-Pruning 1.6.1: what each handles of timm, exactly or not, how much of it, in what time and memory.
+
+    pip install torch-pruning==1.6.1
+    python benchmarks/structure/compare_torch_pruning.py
+
+Half of every unit group goes. Torch-Pruning gets the best of three settings per model: whole heads, positions in all
+heads, and attention left alone (MLPs and convolutions only). Sizes that timm's attention keeps as attributes are set
+for it afterwards, as its own examples do, and every run gets fresh dictionaries (its default ones are shared between
+pruners). Each side may take a minute per model and setting. What was removed is read off the smaller weights, so both
+are held against the same reference (tests/mvp_deploy/structure/reference.py).
+
+Results go to benchmarks/structure/results/torch_pruning.json, the table to docs/structure-comparison.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+ROOT = Path(__file__).parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/mvp_deploy/structure"), str(Path(__file__).parent)]
+
+from models import MODELS, build  # noqa: E402
+from processes import child, run_each  # noqa: E402
+from reference import Masks, randomise, relative_error, silenced  # noqa: E402
+
+from mvp_deploy.structure import KeepPlan, analyze  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results/torch_pruning.json"
+SECONDS = 60
+KEEP = 0.5
+SETTINGS = ("heads", "head sizes", "no attention")
+
+
+def prune_ours(model: nn.Module, images: Tensor) -> nn.Module:
+    structure = analyze(model, images[:1])
+    masks = {g.name: np.arange(g.size) % 2 == 0 for g in structure.groups}
+    return structure.prune(model, KeepPlan(masks))
+
+
+def prune_theirs(setting: str) -> Callable[[nn.Module, Tensor], nn.Module]:
+    def prune(model: nn.Module, images: Tensor) -> nn.Module:
+        import torch_pruning as tp
+
+        model = copy.deepcopy(model)  # it works in place
+        heads = _fused_projections(model)
+        ignored = _classifiers(model)
+        if setting == "no attention":
+            ignored += [m for name, m in model.named_modules() if re.search(r"(^|\.)\w*attn\w*(\.|$)", name)]
+            heads = {}
+        pruner = tp.pruner.BasePruner(
+            model,
+            images[:1],
+            importance=tp.importance.MagnitudeImportance(p=2),
+            pruning_ratio=1 - KEEP,
+            ignored_layers=ignored,
+            in_channel_groups={},
+            out_channel_groups={},
+            channel_groups={},
+            num_heads=dict(heads),
+            prune_num_heads=setting == "heads",
+            prune_head_dims=setting == "head sizes",
+            head_pruning_ratio=1 - KEEP,
+        )
+        pruner.step()
+        for module in model.modules():
+            if getattr(module, "qkv", None) in heads:
+                module.num_heads = pruner.num_heads[module.qkv]
+                module.head_dim = module.qkv.out_features // (3 * module.num_heads)
+                module.attn_dim = module.num_heads * module.head_dim
+        return model
+
+    return prune
+
+
+def _fused_projections(model: nn.Module) -> dict[nn.Module, int]:
+    """timm's fused qkv layers and their number of heads, which Torch-Pruning must be told."""
+    return {
+        m.qkv: m.num_heads
+        for m in model.modules()
+        if isinstance(getattr(m, "qkv", None), nn.Linear) and isinstance(getattr(m, "num_heads", None), int)
+    }
+
+
+def _classifiers(model: nn.Module) -> list[nn.Module]:
+    found = model.get_classifier()
+    return [m for m in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(m, nn.Module)]
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Both on one model: {"ours": …, "theirs": the best setting's …, "settings": all of theirs}."""
+    model, images = build(name)
+    randomise(model)
+    _warm_up()
+    ours = _measured(prune_ours, model, images)
+    theirs = {setting: _measured(prune_theirs(setting), model, images) for setting in SETTINGS}
+    best = max(theirs.values(), key=lambda r: (r.get("error", 1) < 1e-5, r.get("prunable", 0)))
+    return {"ours": ours, "theirs": best, "settings": theirs}
+
+
+def _warm_up() -> None:
+    tiny = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
+    tiny.get_classifier = lambda: tiny[2]  # type: ignore[assignment]
+    for prune in (prune_ours, prune_theirs("heads")):
+        prune(tiny, torch.zeros(1, 3, 8, 8))
+
+
+def _measured(prune: Callable[[nn.Module, Tensor], nn.Module], model: nn.Module, images: Tensor) -> dict[str, Any]:
+    _reset_peak()
+    before = _memory_mb("VmRSS")
+    start = time.perf_counter()
+    try:
+        with time_limit(SECONDS):
+            small = prune(model, images)
+        seconds = time.perf_counter() - start
+        peak = _memory_mb("VmHWM") - before
+        with torch.no_grad():
+            got = small.eval()(images)
+        masks = kept_positions(model, small)
+        with torch.no_grad():
+            wanted = silenced(model, masks, images)(images)
+        return {
+            "seconds": seconds,
+            "peak_mb": peak,
+            "error": relative_error(got, wanted),
+            "prunable": _share(model, masks),
+            "params_left": sum(p.numel() for p in small.parameters()) / sum(p.numel() for p in model.parameters()),
+        }
+    except Exception as error:
+        return {"failed": f"{type(error).__name__}: {error}"[:300], "seconds": time.perf_counter() - start}
+
+
+def kept_positions(model: nn.Module, small: nn.Module) -> dict[str, Masks]:
+    """Per tensor and dimension the positions of `model` that `small` still has, found by their values.
+
+    Raises:
+        ValueError: the smaller model's weights are not the larger one's, or lie in another order.
+    """
+    out = {}
+    smaller = dict(small.named_parameters())
+    for name, parameter in model.named_parameters():
+        full, part = parameter.detach().numpy(), smaller[name].detach().numpy()
+        if full.shape == part.shape:
+            if not np.array_equal(full, part):
+                raise ValueError(f"{name} was permuted or changed")
+            continue
+        values, places = np.unique(full, return_index=True)
+        found = places[np.searchsorted(values, part).clip(max=len(places) - 1)]
+        indices = [np.unique(i) for i in np.unravel_index(found, full.shape)]
+        if not np.array_equal(full[np.ix_(*indices)], part):
+            raise ValueError(f"{name} was permuted or changed")
+        out[name] = [
+            None if len(kept) == size else np.isin(np.arange(size), kept)
+            for kept, size in zip(indices, full.shape, strict=True)
+        ]
+    return out
+
+
+def _share(model: nn.Module, masks: dict[str, Masks]) -> float:
+    head = {id(p) for m in _classifiers(model) for p in m.parameters()}
+    body = {n: p.numel() for n, p in model.named_parameters() if id(p) not in head}
+    return sum(n for name, n in body.items() if name in masks) / sum(body.values())
+
+
+@contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise TimeoutError(f"no end within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _reset_peak() -> None:
+    """Let the kernel count this process's peak memory afresh (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _memory_mb(field: str) -> float:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def write_table(results: dict[str, Any], path: Path) -> None:
+    from mvp_deploy.files import atomic_write
+
+    done = {name: results[name] for name in MODELS if name in results and "failed" not in results[name]}
+    sides = {side: [r[side] for r in done.values()] for side in ("ours", "theirs")}
+    both = [r for r in done.values() if all("error" in r[side] for side in sides)]
+
+    def row(what: str, value: Callable[[list[dict[str, Any]]], str], of: dict[str, Any] = sides) -> str:
+        return f"| {what} | {value(of['ours'])} | {value(of['theirs'])} |"
+
+    def median(key: str) -> Callable[[list[dict[str, Any]]], str]:
+        return lambda rows: f"{np.median([r[key] for r in rows]):.2f}"
+
+    shared = {side: [r[side] for r in both] for side in sides}
+    lines = [
+        "# Beside Torch-Pruning 1.6.1",
+        "",
+        *(__doc__ or "").split("\n\n", 2)[2].split("Results go to")[0].strip().splitlines(),
+        "",
+        "| | mvp-deploy | Torch-Pruning, best of three settings |",
+        "| --- | --: | --: |",
+        row("pruned and running", lambda rows: f"{sum('error' in r for r in rows)} of {len(rows)}"),
+        row("equal to the silenced model (1e-5)", lambda rows: f"{sum(r.get('error', 1) < 1e-5 for r in rows)}"),
+        row("equal, and 95 % of the body's weights cut", lambda rows: f"{sum(map(_full, rows))}"),
+        row("no end within a minute", lambda rows: f"{sum('no end' in r.get('failed', '') for r in rows)}"),
+        row(f"median seconds (the {len(both)} both run)", median("seconds"), shared),
+        row(f"median peak memory, MB (the {len(both)} both run)", median("peak_mb"), shared),
+        row(
+            f"seconds in all (the {len(both)} both run)", lambda rows: f"{sum(r['seconds'] for r in rows):.0f}", shared
+        ),
+        "",
+        "Per model: error, share of the body's weights cut, seconds.",
+        "",
+        "| model | mvp-deploy | Torch-Pruning |",
+        "| --- | --- | --- |",
+        *(f"| {name} | {_cell(r['ours'])} | {_cell(r['theirs'])} |" for name, r in done.items()),
+    ]
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n")
+
+
+def _full(result: dict[str, Any]) -> bool:
+    return result.get("error", 1) < 1e-5 and result["prunable"] >= 0.95
+
+
+def _cell(result: dict[str, Any]) -> str:
+    if "failed" in result:
+        return re.sub(r"[|\n]", " ", result["failed"][:80])
+    return f"{result['error']:.0e}, {result['prunable']:.0%}, {result['seconds']:.2f} s"
+
+
+@click.command()
+@click.argument("models", nargs=-1)
+@click.option("--again", is_flag=True, help="Also the models that have a result.")
+def main(models: tuple[str, ...], again: bool) -> None:
+    results = run_each(__file__, models or MODELS, RESULTS, limit=8 * SECONDS, again=again)
+    write_table(results, ROOT / "docs/structure-comparison.md")
+
+
+if __name__ == "__main__":
+    if "--child" in sys.argv:
+        child(lambda name, _: measure(name))
+    else:
+        main()

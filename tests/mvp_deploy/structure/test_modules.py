@@ -1,0 +1,400 @@
+"""Models that are nobody's zoo: modules of torch.nn and ways of writing a forward, each cut and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import random_plan, randomise, relative_error, silenced
+from torch import Tensor, nn
+
+from mvp_deploy.errors import DeployError
+from mvp_deploy.structure import KeepPlan, Structure, analyze
+
+
+class Net(nn.Module):
+    """`forward(modules, x)` as a model: embeds 6 features or channels, ends in 3 outputs."""
+
+    def __init__(self, forward: Callable[..., Tensor], **modules: nn.Module | nn.Parameter) -> None:
+        super().__init__()
+        for name, module in modules.items():
+            setattr(self, name, module)
+        self.run = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def check(model: nn.Module, x: Tensor, plans: int = 3, macs: bool = True) -> Structure:
+    """The smaller model equals the silenced one, by the engine's account and by the reference's, and still trains."""
+    torch.manual_seed(0)
+    randomise(model.eval())
+    structure = analyze(model, x[:1])
+    for seed in range(plans):
+        plan = random_plan(structure, seed)
+        small = structure.prune(model, plan).eval()
+        with torch.no_grad():
+            got, full = small(x), model(x)
+            by_hooks = silenced(model, structure.tensor_masks(plan), x)(x)
+            by_engine = structure.silence(model, plan)(x)
+        assert relative_error(got, by_hooks) < 1e-5
+        assert relative_error(got, by_engine) < 1e-5
+        assert relative_error(got, full) > 1e-3  # else the comparison proves nothing
+        assert structure.cost(plan).params == sum(p.numel() for p in small.parameters())
+        assert not macs or structure.cost(plan).macs == analyze(small, x[:1]).cost().macs
+    small.train()(x).square().mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in small.parameters())
+    return structure
+
+
+def sizes(structure: Structure) -> dict[str, int]:
+    return {group.name: group.size for group in structure.groups}
+
+
+def kinds(structure: Structure) -> dict[str, set[int]]:
+    out: dict[str, set[int]] = {}
+    for group in structure.groups:
+        out.setdefault(group.kind, set()).add(group.size)
+    return out
+
+
+IMAGES = torch.randn(2, 6, 8, 8, generator=torch.Generator().manual_seed(1))
+TOKENS = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
+
+
+def test_grouped_and_depthwise_convolutions_lose_whole_groups_and_places_inside() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(6, 16, 3),
+        nn.Conv2d(16, 24, 3, groups=4),
+        nn.BatchNorm2d(24),
+        nn.ReLU(),
+        nn.Conv2d(24, 24, 3, padding=1, groups=24),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(24, 3),
+    )
+    structure = check(model, IMAGES)
+    assert kinds(structure) == {"group": {4}, "group_dim": {4, 6}}
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_transposed_convolutions(groups: int) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(6, 8, 3),
+        nn.ConvTranspose2d(8, 12, 2, stride=2, groups=groups),
+        nn.GELU(),
+        nn.Conv2d(12, 3, 1),
+    )
+    structure = check(model, IMAGES)
+    assert sum(group.size for group in structure.groups) >= 8
+
+
+def test_one_dimensional_and_volume_convolutions() -> None:
+    model = Net(
+        lambda m, x: m.head(m.volume(m.line(x.flatten(2)).unflatten(2, (1, 7, 8))).mean((2, 3, 4))),
+        line=nn.Conv1d(6, 10, 9),
+        volume=nn.Conv3d(10, 12, (1, 3, 3)),
+        head=nn.Linear(12, 3),
+    )
+    assert sizes(check(model, IMAGES)) == {"line": 10, "volume": 12}
+
+
+def test_shared_weights_are_cut_once() -> None:
+    body = nn.Linear(12, 12)
+    model = nn.Sequential(nn.Linear(6, 12), body, nn.ReLU(), body, nn.Linear(12, 3))
+    structure = check(model, TOKENS)
+    assert sizes(structure) == {"0": 12}
+
+
+def test_tied_embedding_and_output_weights_are_one_tensor_afterwards() -> None:
+    first, last = nn.Linear(6, 12, bias=False), nn.Linear(12, 6, bias=False)
+    last.weight = nn.Parameter(first.weight.detach())
+    model = Net(lambda m, x: m.head(F.linear(m.first(x), m.first.weight.t())), first=first, head=nn.Linear(6, 3))
+    assert sizes(check(model, TOKENS)) == {"first": 12}
+
+
+def test_a_module_called_twice() -> None:
+    model = Net(
+        lambda m, x: m.head(m.norm(m.block(m.norm(m.block(m.embed(x)))))),
+        embed=nn.Linear(6, 16),
+        block=nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16)),
+        norm=nn.LayerNorm(16),
+        head=nn.Linear(16, 3),
+    )
+    assert sizes(check(model, TOKENS)) == {"embed": 16, "block.0": 32}
+
+
+def test_a_residual_stream_is_one_group() -> None:
+    model = Net(
+        lambda m, x: m.head((m.a(x) + m.b(m.a(x).relu())).mean((2, 3))),
+        a=nn.Conv2d(6, 10, 3),
+        b=nn.Conv2d(10, 10, 3, padding=1),
+        head=nn.Linear(10, 3),
+    )
+    assert sizes(check(model, IMAGES)) == {"a": 10}
+
+
+def test_buffers_are_cut_with_their_units() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Linear(6, 12), nn.Linear(12, 3)
+            self.register_buffer("mask", torch.rand(12))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.embed(x) * self.mask)
+
+    model = Masked()
+    structure = check(model, TOKENS)
+    plan = random_plan(structure, 0)
+    small = structure.prune(model, plan)
+    assert torch.equal(small.mask, model.mask[torch.from_numpy(plan.masks["embed"])])
+
+
+def test_an_attention_mask_in_a_buffer_stays() -> None:
+    class Causal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.head = nn.Linear(6, 48), nn.Linear(16, 3)
+            self.register_buffer("mask", torch.full((5, 5), float("-inf")).triu(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).unflatten(-1, (3, 4, 4)).permute(2, 0, 3, 1, 4)
+            return self.head(F.scaled_dot_product_attention(q, k, v, self.mask).transpose(1, 2).flatten(2))
+
+    structure = check(Causal(), TOKENS)
+    assert kinds(structure) == {"head": {4}}
+    assert any("follows from the head size" in why for frozen in structure.frozen for why in frozen.why)
+
+
+@pytest.mark.parametrize(
+    "equation", ["bnhd,bmhd->bhnm", "bnhd,bmhd->bnmh", "bnhd,bmhd->hbnm"], ids=["heads", "last", "first"]
+)
+def test_einsum(equation: str) -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        q, k = m.q(x).unflatten(-1, (4, 4)), m.k(x).unflatten(-1, (4, 4))
+        attention = torch.einsum(equation, q, k)
+        dims = [d for d, letter in enumerate(equation[-4:]) if letter in "bn"]
+        return m.head(attention.movedim(dims, (0, 1)).sum(-2 if equation.endswith("h") else -1))
+
+    model = Net(forward, q=nn.Linear(6, 16), k=nn.Linear(6, 16), head=nn.Linear(4, 3))
+    assert "head" in kinds(check(model, TOKENS, macs=False))  # einsum multiplies otherwise where one place is left
+
+
+def test_branches_of_a_chunk_and_a_concatenation() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        a, b = m.stem(x).chunk(2, 1)
+        return m.head(torch.cat([m.left(a), b, m.right(b).sigmoid()], 1).mean((2, 3)))
+
+    model = Net(
+        forward,
+        stem=nn.Conv2d(6, 16, 3),
+        left=nn.Conv2d(8, 5, 1),
+        right=nn.Conv2d(8, 7, 1),
+        head=nn.Linear(20, 3),
+    )
+    assert sizes(check(model, IMAGES)) == {"stem": 8, "left": 5, "right": 7}
+
+
+@pytest.mark.parametrize("gate", ["glu", "swiglu", "split"])
+def test_gated_units(gate: str) -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        if gate == "glu":
+            return m.head(F.glu(m.up(x)))
+        a, b = m.up(x).chunk(2, -1) if gate == "swiglu" else m.up(x).split([12, 12], -1)
+        return m.head(F.silu(a) * b)
+
+    model = Net(forward, up=nn.Linear(6, 24), head=nn.Linear(12, 3))
+    assert sizes(check(model, TOKENS)) == {"up": 12}
+
+
+def test_rotary_halves_lose_the_same_places() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        q = m.q(x)
+        half = q.shape[-1] // 2
+        turned = torch.cat([-q[..., half:], q[..., :half]], -1)
+        return m.head(q * m.cos + turned * m.sin)
+
+    model = Net(
+        forward,
+        q=nn.Linear(6, 16),
+        cos=nn.Parameter(torch.rand(16)),
+        sin=nn.Parameter(torch.rand(16)),
+        head=nn.Linear(16, 3),
+    )
+    assert sizes(check(model, TOKENS)) == {"q": 8}
+
+
+def test_rotary_pairs_lose_whole_pairs() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        q = m.q(x)
+        turned = torch.stack([-q[..., 1::2], q[..., ::2]], -1).reshape(q.shape)
+        return m.head(q + 0.5 * turned)
+
+    model = Net(forward, q=nn.Linear(6, 16), head=nn.Linear(16, 3))
+    assert sizes(check(model, TOKENS)) == {"q": 8}
+
+
+def test_pixel_shuffle_and_channel_shuffle() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        x = F.pixel_shuffle(m.stem(x), 2)
+        x = x.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2)
+        return m.head(m.depthwise(x).mean((2, 3)))
+
+    model = Net(
+        forward, stem=nn.Conv2d(6, 32, 3), depthwise=nn.Conv2d(8, 8, 3, groups=8), head=nn.Linear(8, 3)
+    )
+    assert kinds(check(model, IMAGES))
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("both_ways", [False, True])
+def test_recurrent_layers(kind: type[nn.RNNBase], both_ways: bool) -> None:
+    model = Net(
+        lambda m, x: m.head(m.rnn(m.embed(x))[0][:, -1]),
+        embed=nn.Linear(6, 10),
+        rnn=kind(10, 8, num_layers=2, batch_first=True, bidirectional=both_ways),
+        head=nn.Linear(16 if both_ways else 8, 3),
+    )
+    structure = check(model, TOKENS)
+    assert sorted(sizes(structure).values()) == [8, 10]
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm(12), nn.RMSNorm(12), nn.GroupNorm(3, 12), nn.InstanceNorm1d(12)])
+def test_norms_are_taken_over_what_stays(norm: nn.Module) -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        x = m.embed(x)
+        x = m.norm(x) if hasattr(m.norm, "normalized_shape") else m.norm(x.transpose(1, 2)).transpose(1, 2)
+        return m.head(x.square())
+
+    model = Net(forward, embed=nn.Linear(6, 12), norm=norm, head=nn.Linear(12, 3))
+    assert check(model, TOKENS).groups
+
+
+def test_a_norm_written_out_is_a_norm() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        x = m.embed(x)
+        return m.head(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+    torch.manual_seed(0)
+    model = randomise(Net(forward, embed=nn.Linear(6, 12), head=nn.Linear(12, 3)).eval())
+    structure = analyze(model, TOKENS[:1])
+    assert sizes(structure) == {"embed": 12}
+    plan = random_plan(structure, 0)
+    with torch.no_grad():
+        assert relative_error(structure.prune(model, plan)(TOKENS), structure.silence(model, plan)(TOKENS)) < 1e-5
+
+
+def test_multihead_attention() -> None:
+    model = Net(
+        lambda m, x: m.head(m.attention(m.embed(x), m.embed(x), m.embed(x), need_weights=False)[0]),
+        embed=nn.Linear(6, 16),
+        attention=nn.MultiheadAttention(16, 4, batch_first=True),
+        head=nn.Linear(16, 3),
+    )
+    structure = check(model, TOKENS, plans=2)
+    assert {group.name: group.size for group in structure.groups} == {
+        "embed": 16,
+        "attention.in_proj_weight:heads": 4,
+        "attention.out_proj": 16,
+    }
+
+
+def test_transformer_encoder() -> None:
+    layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    structure = check(nn.Sequential(nn.Linear(6, 16), encoder, nn.Linear(16, 3)), TOKENS, plans=2)
+    assert kinds(structure) == {"channel": {16}, "head": {4}, "hidden": {24}}
+
+
+def test_transformer_encoder_stays_one_where_only_hidden_units_go() -> None:
+    layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    model = randomise(nn.Sequential(nn.Linear(6, 16), encoder, nn.Linear(16, 3)).eval())
+    structure = analyze(model, TOKENS)
+    masks = dict(KeepPlan.full(structure).masks)
+    masks["1.layers.0.linear1"] = np.arange(24) % 3 > 0
+    plan = KeepPlan(masks)
+    small = structure.prune(model, plan)
+    assert isinstance(small[1], nn.TransformerEncoder)
+    with torch.no_grad():
+        assert relative_error(small(TOKENS), silenced(model, structure.tensor_masks(plan), TOKENS)(TOKENS)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "mix"),
+    [
+        ("softmax", lambda m, x: F.softmax(x, -1)),
+        ("mean", lambda m, x: x - x.mean(-1, keepdim=True)),
+        ("amax", lambda m, x: x / (1 + x.amax(-1, keepdim=True).abs())),
+        ("cumsum", lambda m, x: x.cumsum(-1)),
+        ("sort", lambda m, x: x.sort(-1).values),
+        ("flip", lambda m, x: x.flip(-1)),
+        ("convolution", lambda m, x: m.mix(x.flatten(0, 1).unsqueeze(1)).reshape(x.shape)),
+        ("fft_rfft", lambda m, x: torch.fft.rfft(x, n=23, dim=-1).abs()),
+    ],
+)
+def test_what_mixes_units_freezes_them_and_is_named(name: str, mix: Callable[..., Tensor]) -> None:
+    model = Net(
+        lambda m, x: m.head(mix(m, m.embed(x))),
+        embed=nn.Linear(6, 12),
+        mix=nn.Conv1d(1, 1, 3, padding=1),
+        head=nn.Linear(12, 3),
+    )
+    structure = analyze(model, TOKENS)
+    assert not structure.groups
+    why = next(frozen.why for frozen in structure.frozen if frozen.member.tensor == "embed.weight")
+    assert name.split("_")[0] in why[0]
+
+
+def test_unknown_operators_are_listed() -> None:
+    model = Net(lambda m, x: m.head(torch.special.i0e(m.embed(x)) + torch.linalg.qr(m.embed(x)).Q.sum()),
+                embed=nn.Linear(6, 4), head=nn.Linear(4, 3))  # fmt: skip
+    structure = analyze(model, TOKENS)
+    assert "linalg_qr" in structure.unknown
+    assert not structure.groups
+
+
+def test_parameters_the_forward_does_not_use_stay() -> None:
+    model = nn.Sequential(nn.Linear(6, 12), nn.Linear(12, 3))
+    model.register_parameter("spare", nn.Parameter(torch.zeros(12)))
+    structure = check(model, TOKENS)
+    assert sizes(structure) == {"0": 12}
+    why = next(frozen.why for frozen in structure.frozen if frozen.member.tensor == "spare")
+    assert why == ("not used by the model's forward",)
+
+
+def test_several_inputs_and_outputs() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.one, self.two = nn.Linear(6, 8), nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            stream = self.a(x) + self.b(y)
+            return {"one": self.one(stream), "two": self.two(stream)}
+
+    model = randomise(Two().eval())
+    inputs = (torch.randn(2, 6), torch.randn(2, 4))
+    structure = analyze(model, inputs)
+    assert sizes(structure) == {"a": 8}
+    plan = random_plan(structure, 0)
+    with torch.no_grad():
+        got, wanted = structure.prune(model, plan)(*inputs), structure.silence(model, plan)(*inputs)
+    assert relative_error(got, wanted) < 1e-5
+
+
+def test_a_wrong_input_is_refused_by_name() -> None:
+    with pytest.raises(DeployError, match=r"Sequential cannot be traced .*in 0"):
+        analyze(nn.Sequential(nn.Linear(6, 3)), torch.zeros(1, 7))
+
+
+def test_a_billion_parameters_are_analysed_without_memory() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(*[nn.Linear(16384, 16384, bias=False) for _ in range(4)], nn.Linear(16384, 3))
+    structure = analyze(model, torch.empty(1, 16384, device="meta"))
+    assert structure.cost().params > 1e9
+    assert set(sizes(structure).values()) == {16384}
