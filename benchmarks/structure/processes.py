@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,8 @@ def run_each(
 ) -> dict[str, Result]:
     """Run `script --child NAME` for every name without a (complete) result in the file `results`; returns them all.
 
-    The file is written after every model, so a killed run goes on where it was.
+    A model has `limit` seconds of processor time. The file is written after every model, so a killed run goes on where
+    it was.
     """
     from mvp_deploy.files import atomic_write
 
@@ -52,12 +54,16 @@ def _run(script: str, name: str, limit: int, flags: list[str]) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder, "answer.json")
         command = [sys.executable, script, "--child", name, str(answer), *flags]
-        try:
-            ended = subprocess.run(command, timeout=limit, capture_output=True, text=True)
-        except subprocess.TimeoutExpired:
-            return {"failed": f"no end within {limit} s"}
+        ended = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (limit, limit)),
+        )
         if answer.exists():
             return json.loads(answer.read_text()) | {"seconds": time.perf_counter() - start}
+    if -ended.returncode in (signal.SIGXCPU, signal.SIGKILL):
+        return {"failed": f"no end within {limit} s"}
     return {"failed": f"exit code {ended.returncode}: {(ended.stderr or 'no message')[-300:]}"}
 
 

@@ -85,9 +85,7 @@ def keep_mask(axis: Axis, masks: dict[Atom, np.ndarray]) -> np.ndarray:
 
 def kept_size(axis: Axis, counts: dict[Atom, int]) -> int:
     """Number of positions left of a resolved `axis` when each atom keeps its count; absent atoms stay whole."""
-    return sum(
-        math.prod(f if isinstance(f, int) else counts.get(f, f.size) for f in segment) for segment in axis
-    )
+    return sum(math.prod(f if isinstance(f, int) else counts.get(f, f.size) for f in segment) for segment in axis)
 
 
 def unit_index(axis: Axis, atom: Atom) -> np.ndarray:

@@ -44,8 +44,7 @@ class KeepPlan:
     def to_json(self) -> dict[str, Any]:
         """Compact and readable: per group the number of units and its mask as hexadecimal digits, first unit first."""
         return {
-            name: {"units": len(mask), "kept": np.packbits(mask).tobytes().hex()}
-            for name, mask in self.masks.items()
+            name: {"units": len(mask), "kept": np.packbits(mask).tobytes().hex()} for name, mask in self.masks.items()
         }
 
     @classmethod
