@@ -12,7 +12,7 @@ import onnx
 from onnx import ModelProto
 
 from calibration.fp16 import to_fp16
-from calibration.guard import MAX_DROP, Batches, guard
+from calibration.guard import Limit, guard
 from calibration.images import CalibrationImages
 from calibration.int8 import calibrate, quantize
 from calibration.layers import Target, int8_layers
@@ -57,22 +57,21 @@ def convert_fp16(measured: Measured, out: str | os.PathLike[str]) -> Converted:
 def convert_int8(
     measured: Measured,
     out: str | os.PathLike[str],
-    held_out: Batches,
+    limit: Limit,
     *,
     target: Target,
     rest: Literal["fp32", "fp16"] = "fp32",
     method: str = METHOD,
-    max_drop: float = MAX_DROP,
 ) -> Converted:
     """Write the model in int8, as ``target`` computes it fast.
 
     Args:
+        limit: the accuracy to keep; layers that cost too much are not quantised.
         rest: the precision of what is not int8. fp16 is for TensorRT from 10.12, which takes types from the graph.
         method: how ranges are chosen: 'minmax', 'entropy', 'percentile' or 'mse'.
-        max_drop: the accuracy it may lose against float32 on ``held_out``.
 
     Raises:
-        DeployError: (INPUT) nothing in the model is worth int8; (ACCURACY) it cannot meet ``max_drop``.
+        DeployError: (INPUT) nothing in the model is worth int8; (ACCURACY) it cannot keep within the limit.
     """
     layers = int8_layers(measured.model, target)
     if not layers:
@@ -85,7 +84,7 @@ def convert_int8(
         model = quantize(measured.model, ranges, chosen, target)
         return to_fp16(model, measured.ranges)[0] if rest == "fp16" else model
 
-    guarded = guard(measured.model, layers, quantizer, measured.images.images, held_out, max_drop)
+    guarded = guard(measured.model, layers, quantizer, measured.images.images, limit)
     return Converted(_write(guarded.model, out), guarded.returned)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,20 @@ MAX_DROP = 0.01  # accuracy int8 may lose
 MAX_RETURNED = 0.5  # share of the layers that may go back; with more, the model would be int8 by name only
 PROBES = 64  # images a layer's cost is measured on
 
-Batches = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]  # images float32 [b, 3, H, W] and labels int64 [b]
 Quantizer = Callable[[Collection[str]], ModelProto]  # the model with these layers in int8
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The accuracy to keep, 0..1, and how to measure that of a model in the runtime it is for."""
+
+    accuracy_of: Callable[[ModelProto], float]
+    reference: float  # the float32 model's
+    max_drop: float = MAX_DROP
+
+    @property
+    def least(self) -> float:
+        return self.reference - self.max_drop
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,49 +40,32 @@ class Guarded:
     returned: tuple[str, ...]  # layers back in higher precision, the costliest first
 
 
-def accuracy(model: ModelProto, held_out: Batches) -> float:
-    """The share of the held-out images that the model classifies rightly, 0..1, in ONNX Runtime."""
-    session = open_session(model)
-    name = session.get_inputs()[0].name
-    hits = total = 0
-    for images, labels in held_out():
-        hits += int((session.run(None, {name: images})[0].argmax(1) == labels).sum())
-        total += len(labels)
-    return hits / total
-
-
 def guard(
-    model: ModelProto,
-    layers: Collection[str],
-    quantizer: Quantizer,
-    images: np.ndarray,
-    held_out: Batches,
-    max_drop: float = MAX_DROP,
+    model: ModelProto, layers: Collection[str], quantizer: Quantizer, images: np.ndarray, limit: Limit
 ) -> Guarded:
-    """Quantise ``layers``; while that loses more than ``max_drop`` accuracy, return the costliest, one by one.
+    """Quantise ``layers``; while that loses more accuracy than the limit, return the costliest, one by one.
 
     Args:
-        model: the float32 model, which accuracy is compared with.
+        model: the float32 model.
         images: calibration images float32 [n, 3, H, W], on which each layer's cost is measured.
 
     Raises:
         DeployError: (ACCURACY) the limit is not met with half of the layers returned.
     """
-    limit = accuracy(model, held_out) - max_drop
     quantized = quantizer(layers)
-    first = found = accuracy(quantized, held_out)
+    first = found = limit.accuracy_of(quantized)
     returned: list[str] = []
-    for layer in _costliest(model, layers, quantizer, images) if found < limit else ():
+    for layer in _costliest(model, layers, quantizer, images) if found < limit.least else ():
         returned.append(layer)
         quantized = quantizer([name for name in layers if name not in returned])
-        found = accuracy(quantized, held_out)
-        if found >= limit:
+        found = limit.accuracy_of(quantized)
+        if found >= limit.least:
             break
-    if found < limit:
+    if found < limit.least:
         raise DeployError(
-            f"int8 has {first:.1%} accuracy where float32 has {limit + max_drop:.1%}, and {found:.1%} with the "
-            f"{len(returned)} costliest of {len(layers)} layers left in float; at most {max_drop:.1%} may be lost: "
-            "allow more with --max-drop, or use fp16.",
+            f"int8 has {first:.1%} accuracy where float32 has {limit.reference:.1%}, and {found:.1%} with the "
+            f"{len(returned)} costliest of {len(layers)} layers left in float; at most {limit.max_drop:.1%} may be "
+            "lost: allow more with --max-drop, or use fp16.",
             ExitCode.ACCURACY,
         )
     return Guarded(quantized, found, tuple(returned))

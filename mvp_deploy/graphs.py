@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from calibration.convert import METHOD, Converted, Measured, convert_fp16, convert_int8, measure
-from calibration.guard import MAX_DROP, Batches
+from calibration.guard import MAX_DROP, Limit
 from calibration.images import CalibrationImages
 from exporters.opset import lower_opset, read_opset
 from exporters.protocol import Int8Form
@@ -25,51 +27,41 @@ class Precision:
 
 @dataclass(eq=False)
 class Graphs:
-    """The ONNX files of one model. ``held_out`` are the images that int8 must keep its accuracy on."""
+    """The ONNX files of one model."""
 
     fp32: Path
     images: CalibrationImages | None  # None: only float32 will be asked for
-    held_out: Batches
     asked: Precision
     folder: Path  # for files on the way
-    _made: dict[tuple[str, Int8Form], Converted] = field(default_factory=dict)
-    _measured: Measured | None = None
 
-    def get(self, precision: str, form: Int8Form) -> Converted:
-        """The model in 'fp32', 'fp16' or 'int8', as runtimes of this form take it.
+    def get(self, precision: str, form: Int8Form, limit: Limit) -> Converted:
+        """The model in 'fp32', 'fp16' or 'int8', as runtimes of this form take it; int8 within the limit.
 
         Raises:
             DeployError: (ACCURACY) int8 cannot meet the limit; (INPUT) the model has nothing to quantise, or cannot
                 be said in the asked opset.
         """
-        key = (precision, form)
-        if key not in self._made:
-            self._made[key] = self._lowered(self._make(precision, form), form)
-        return self._made[key]
+        return self._lowered(self._make(precision, form, limit), form)
 
-    def _make(self, precision: str, form: Int8Form) -> Converted:
+    def _make(self, precision: str, form: Int8Form, limit: Limit) -> Converted:
         if precision == "fp32":
             return Converted(self.fp32, ())
-        out = self.folder / f"{precision}.{form}.onnx"
         if precision == "fp16":
-            return convert_fp16(self._ranges(), out)
+            return self._fp16
+        out = self.folder / f"int8.{form}.onnx"
         typed = form == "tensorrt" and (self.asked.opset or QDQ_OPSET) >= QDQ_OPSET
-        return convert_int8(
-            self._ranges(),
-            out,
-            self.held_out,
-            target=form,
-            rest="fp16" if typed else "fp32",
-            method=self.asked.method,
-            max_drop=self.asked.max_drop,
-        )
+        rest: Literal["fp16", "fp32"] = "fp16" if typed else "fp32"
+        return convert_int8(self._measured, out, limit, target=form, rest=rest, method=self.asked.method)
 
-    def _ranges(self) -> Measured:
-        if self._measured is None:
-            if self.images is None:
-                raise ValueError("reduced precisions need calibration images")
-            self._measured = measure(self.fp32, self.images)
-        return self._measured
+    @cached_property
+    def _fp16(self) -> Converted:
+        return convert_fp16(self._measured, self.folder / "fp16.onnx")
+
+    @cached_property
+    def _measured(self) -> Measured:
+        if self.images is None:
+            raise ValueError("reduced precisions need calibration images")
+        return measure(self.fp32, self.images)
 
     def _lowered(self, made: Converted, form: Int8Form) -> Converted:
         opset = self.asked.opset

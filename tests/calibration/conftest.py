@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from calibration.convert import Measured, measure
+from calibration.guard import MAX_DROP, Limit
 from calibration.images import CalibrationImages, choose
+from calibration.ranges import open_session
 from exporters.onnx import export_onnx
 from mvp_deploy.tasks import load_task
 
@@ -52,8 +54,13 @@ class Trained:
     images: np.ndarray
     labels: np.ndarray
 
-    def held_out(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        yield self.images, self.labels
+    def accuracy_of(self, model: ModelProto) -> float:
+        session = open_session(model)
+        (logits,) = session.run(None, {"input": self.images})
+        return float((logits.argmax(1) == self.labels).mean())
+
+    def limit(self, max_drop: float = MAX_DROP, reference: ModelProto | None = None) -> Limit:
+        return Limit(self.accuracy_of, self.accuracy_of(reference or self.measured.model), max_drop)
 
 
 @pytest.fixture(scope="session")

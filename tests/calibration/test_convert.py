@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from calibration.convert import Measured, convert_fp16, convert_int8, measure
-from calibration.guard import accuracy
+from calibration.guard import Limit
 from calibration.layers import Target
 from exporters.errors import DeployError, ExitCode
 
@@ -41,21 +40,21 @@ def test_the_layer_that_costs_the_accuracy_goes_back_and_is_named(
     trained: Trained, target: Target, tmp_path: Path
 ) -> None:
     measured, guilty = spoil(trained, tmp_path / "spoilt.onnx")
-    converted = convert_int8(measured, tmp_path / "m.onnx", trained.held_out, target=target, method="minmax")
+    limit = trained.limit(reference=measured.model)
+    converted = convert_int8(measured, tmp_path / "m.onnx", limit, target=target, method="minmax")
     assert guilty in converted.kept
     assert len(converted.kept) <= 2  # on the CPU the layer that gives the huge channel may cost as much
-    got, wanted = accuracy(onnx.load(converted.path), trained.held_out), accuracy(measured.model, trained.held_out)
-    assert got >= wanted - 0.01
+    assert trained.accuracy_of(onnx.load(converted.path)) >= limit.reference - 0.01
 
 
 def test_a_sound_model_keeps_all_its_layers_in_int8(trained: Trained, tmp_path: Path) -> None:
-    converted = convert_int8(trained.measured, tmp_path / "m.onnx", trained.held_out, target="cpu", max_drop=0.02)
+    converted = convert_int8(trained.measured, tmp_path / "m.onnx", trained.limit(0.02), target="cpu")
     assert converted.kept == ()
 
 
 def test_a_limit_that_cannot_be_met_fails_with_the_numbers(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(DeployError, match=r"int8 has \d+\.\d% accuracy where float32 has \d+\.\d%") as error:
-        convert_int8(trained.measured, tmp_path / "m.onnx", trained.held_out, target="tensorrt", max_drop=-0.5)
+        convert_int8(trained.measured, tmp_path / "m.onnx", trained.limit(-0.5), target="tensorrt")
     assert error.value.code == ExitCode.ACCURACY
     assert "2 costliest of 4 layers" in str(error.value)
     assert not (tmp_path / "m.onnx").exists()
@@ -66,24 +65,23 @@ def test_the_order_of_the_calibration_images_changes_no_byte(trained: Trained, t
     order = np.random.default_rng(0).permutation(len(images))
     shuffled = measure(trained.path, type(images)(images.images[order], images.labels[order]))
     for name, measured in (("a", trained.measured), ("b", shuffled)):
-        convert_int8(measured, tmp_path / name, trained.held_out, target="cpu", max_drop=1.0)
+        convert_int8(measured, tmp_path / name, trained.limit(1.0), target="cpu")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_int8_with_the_rest_in_fp16_keeps_its_accuracy_too(trained: Trained, tmp_path: Path) -> None:
-    limit = {"target": "tensorrt", "max_drop": 0.02}
-    whole = convert_int8(trained.measured, tmp_path / "a.onnx", trained.held_out, **limit)
-    mixed = convert_int8(trained.measured, tmp_path / "b.onnx", trained.held_out, rest="fp16", **limit)
-    found, wanted = (accuracy(onnx.load(each.path), trained.held_out) for each in (mixed, whole))
+    limit = trained.limit(0.02)
+    whole = convert_int8(trained.measured, tmp_path / "a.onnx", limit, target="tensorrt")
+    mixed = convert_int8(trained.measured, tmp_path / "b.onnx", limit, target="tensorrt", rest="fp16")
+    found, wanted = (trained.accuracy_of(onnx.load(each.path)) for each in (mixed, whole))
     assert abs(found - wanted) < 0.02
     assert mixed.path.stat().st_size < 0.7 * whole.path.stat().st_size
 
 
 def test_fp16_is_written_as_a_file(trained: Trained, tmp_path: Path) -> None:
     converted = convert_fp16(trained.measured, tmp_path / "m.onnx")
-    assert accuracy(onnx.load(converted.path), trained.held_out) == pytest.approx(
-        accuracy(trained.measured.model, trained.held_out), abs=0.01
-    )
+    found, wanted = (trained.accuracy_of(model) for model in (onnx.load(converted.path), trained.measured.model))
+    assert found == pytest.approx(wanted, abs=0.01)
 
 
 def test_a_model_too_narrow_for_int8_is_refused(trained: Trained, tmp_path: Path) -> None:
@@ -92,12 +90,9 @@ def test_a_model_too_narrow_for_int8_is_refused(trained: Trained, tmp_path: Path
     path = make_onnx(tmp_path / "narrow.onnx")
     images = type(trained.measured.images)(np.zeros((2, 3, 8, 8), np.float32), np.zeros(2, np.int64))
 
-    def held_out() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        yield images.images, images.labels
-
     model = onnx.load(path)
     for index, node in enumerate(model.graph.node):
         node.name = f"node{index}"
     onnx.save(model, path)
     with pytest.raises(DeployError, match="wide enough"):
-        convert_int8(measure(path, images), tmp_path / "m.onnx", held_out, target="tensorrt")
+        convert_int8(measure(path, images), tmp_path / "m.onnx", Limit(lambda model: 1.0, 1.0), target="tensorrt")
