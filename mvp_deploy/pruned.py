@@ -67,8 +67,7 @@ def load(path: str | os.PathLike[str]) -> PrunedModel:
 
 def rebuild(backbone: Backbone, plan: KeepPlan, num_classes: int, weights: Mapping[str, Tensor]) -> nn.Module:
     """The model of ``plan`` with ``weights``: the full model is built for its shapes, with random weights, and cut."""
-    _, shapes = backbones.create(backbone.name, image_size=backbone.image_size)
-    full = backbones.build(backbone, shapes, num_classes)
+    full = backbones.build(backbone, None, num_classes)
     structure = analyze(full, torch.zeros(2, *backbone.preprocessing.input_size))
     if {group.name: group.size for group in structure.groups} != {n: len(m) for n, m in plan.masks.items()}:
         raise DeployError(

@@ -22,6 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mvp_deploy.benchmark.environment import cpu_name
+
 START = [sys.executable, "-c", "from mvp_deploy.cli import main; main()"]
 SMALL = ["--keep", "0.4", "--batch-size", "16", "--steps", "40", "--device", "cpu"]
 LONG = [*SMALL, "--rounds", "3", "--round-steps", "20"]
@@ -93,7 +95,7 @@ def main() -> None:
         ]
         stored = json.loads(call("bank", "list", str(bank), "--json").stdout)["tasks"]
     result = {
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
         "versions": {name: version(name) for name in ("torch", "timm", "safetensors", "filelock")}
         | {"python": platform.python_version()},
         "seed": options.seed,

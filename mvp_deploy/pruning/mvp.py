@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mvp_deploy.errors import DeployError
 from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning import votes
-from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.head import recalibrate, solve_head
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.original import Original
@@ -52,19 +52,22 @@ def decide(
     budget: Budget,
     *,
     too_distant: bool = False,
+    importance: Scores | None = None,
     seed: int = 0,
 ) -> Decision:
     """Choose which units stay.
 
     voters: nearest first, already chosen; too_distant: they are farther than the bank's tasks are from each other.
+    importance: the target's own (`own_importance`) by the recipe's criterion, where it is known already.
     Raises DeployError where the recipe asks neighbours and there is none, unless it may lean on the target's own
     importance.
     """
     structure = original.structure
     voters = tuple(voters) if recipe.asks_neighbours else ()
     own, initial, warnings = _trust(recipe, voters, too_distant)
-    importance = {group.name: np.zeros(group.size) for group in structure.groups}
-    if own > 0 or recipe.scope == "global":
+    if own == 0 and recipe.scope != "global":
+        importance = {group.name: np.zeros(group.size) for group in structure.groups}
+    elif importance is None:
         importance = own_importance(original, train, recipe.criterion, seed=seed)
     wishes = importance
     if voters:
