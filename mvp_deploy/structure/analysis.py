@@ -24,11 +24,12 @@ from mvp_deploy.structure.axes import (
     reasons,
     unit_index,
 )
+from mvp_deploy.structure.graph import Recorder
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.silence import silence
 from mvp_deploy.structure.sizes import Formula, Observation, Origin, attributes, measured
 from mvp_deploy.structure.surgery import gather, prune, scatter
-from mvp_deploy.structure.trace import MacTerm, Trace, named_tensors, run_fake
+from mvp_deploy.structure.trace import RECORDED_BATCH, MacTerm, Trace, named_tensors, run_fake
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,28 @@ def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Structure
     Raises:
         DeployError: the model cannot be run on such an input.
     """
-    inputs = example if isinstance(example, tuple) else (example,)
-    trace = Trace()
+    return _analyze(model, example if isinstance(example, tuple) else (example,), Trace())
+
+
+def record(model: nn.Module, example: tuple[Tensor, ...]) -> tuple[Structure, Recorder, Atom]:
+    """`analyze`, and besides the run's calls as a program for any batch size, which the atom stands for.
+
+    Raises:
+        DeployError: the model cannot be run on such an input, or does not treat the inputs of a batch alike.
+    """
+    recorder = Recorder()
+    trace = Trace(recorder=recorder)
+    inputs = tuple(t.new_empty((RECORDED_BATCH, *t.shape[1:])) for t in example)
+    structure = _analyze(model, inputs, trace)
+    batch = trace.atoms.segment(trace.batch, "")
+    if len(batch) > 1 or not isinstance(batch[0], Atom):
+        why = next(reasons(trace.batch), "it is taken apart")
+        raise DeployError(f"{type(model).__name__} cannot be recorded for any batch size: {why}.")
+    recorder.constants = [replace(c, axis=trace.atoms.resolve(c.axis)) for c in recorder.constants]
+    return structure, recorder, batch[0]
+
+
+def _analyze(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> Structure:
     try:
         outputs = run_fake(model, inputs, trace)
     except Exception as error:
@@ -208,7 +229,9 @@ def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Structure
     for tensor in tree_leaves(outputs):
         if isinstance(tensor, Tensor):
             for axis in trace.axes(tensor):
-                trace.atoms.freeze(axis, "output of the model")
+                batch = set(atoms_in(trace.atoms.resolve(trace.batch)))
+                for atom in set(atoms_in(trace.atoms.resolve(axis))) - batch:
+                    trace.atoms.freeze(((atom,),), "output of the model")
     by_name = dict(trace.initial)
     for name in trace.names.values():
         for axis in by_name[name]:
@@ -238,6 +261,7 @@ def _settle(trace: Trace, by_name: Mapping[str, list[Axis]]) -> dict[str, tuple[
     everything = [a for axes in by_name.values() for a in axes]
     everything += [a for term in trace.macs for a in term.axes] + [a for axes in trace.norms for a in axes]
     everything += [o.axis for o in trace.observations]
+    everything += [c.axis for c in trace.recorder.constants] if trace.recorder else []
     while True:
         before = [trace.atoms.resolve(axis) for axis in everything]
         if before == [trace.atoms.resolve(axis) for axis in everything]:
@@ -265,7 +289,7 @@ def _structure(
     groups: list[UnitGroup] = []
     by_group: dict[str, Atom] = {}
     for atom, places in members.items():
-        if not any(m.tensor in trained for m in places):
+        if not any(m.tensor in trained for m in places) or ((atom,),) == resolve(trace.batch):
             continue
         kind = _kind(atom, places, inside, axes)
         name = _unique(_group_name(places, kind), by_group)

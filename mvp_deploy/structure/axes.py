@@ -249,6 +249,12 @@ class Atoms:
                     return
                 a, b = _merge_numbers((*a[:-1], n // common)), _merge_numbers((*b[:-1], m // common))
                 continue
+            elif isinstance(p, int) and n % m == 0:  # some of the positions that must stay
+                self.freeze(((q,),), _why(p) or why)
+                a, b = (*a[:-1], _number(n // m, p)), b[:-1]
+            elif isinstance(q, int) and m % n == 0:
+                self.freeze(((p,),), _why(q) or why)
+                a, b = a[:-1], (*b[:-1], _number(m // n, q))
             elif n == m:
                 self.unify(((p,),), ((q,),), why)
                 a, b = a[:-1], b[:-1]
@@ -286,8 +292,12 @@ def reasons(axis: Axis) -> Iterator[str]:
 
 def _number(size: int, *parts: Factor) -> int:
     """`size` positions made of `parts`, frozen for the first reason that any of them gives."""
-    why = next((p.why for p in parts if isinstance(p, Still)), None)
+    why = next(filter(None, map(_why, parts)), None)
     return size if why is None else Still.of(size, why)
+
+
+def _why(factor: Factor) -> str | None:
+    return factor.why if isinstance(factor, Still) else None
 
 
 def _is_fixed(segment: Segment) -> bool:

@@ -1,30 +1,37 @@
-"""The graph form: the smaller model as a traced program, for modules whose forward cannot take the new sizes.
+"""The graph form: the smaller model as a recorded program, for modules whose forward cannot take the new sizes.
 
 Some forwards compute one size from another («channels // heads» where both shrink on their own), so no attribute
-makes them right. The program that torch.export records has every size as a constant of one of its nodes. Seen that
-way a program is a module whose attributes are those constants, and the same analysis and the same solver set them.
+makes them right. `Recorder` writes down every call of a run on fake tensors as a node of an fx graph. The numbers that
+were given as sizes are known by the axes they measure, so for any plan they can be written anew: a plain number, or
+a multiple of the batch size.
 """
 
 from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.fx.node import map_aggregate
+from torch.utils._pytree import tree_leaves
 
-from mvp_deploy.errors import DeployError
-from mvp_deploy.structure.sizes import Attribute, Size, Uses
+from mvp_deploy.structure.axes import Axis
+from mvp_deploy.structure.sizes import Attribute, Size, Uses, sizes_given
+
+if TYPE_CHECKING:
+    from mvp_deploy.structure.trace import Trace
 
 _TRAINING_ARGUMENT = {"batch_norm": 5, "instance_norm": 5, "dropout": 2, "feature_dropout": 2, "alpha_dropout": 2}
-"""Operators that behave differently in training, and the place of the argument that says so."""
+"""Functions that behave differently in training, and the place of the argument that says so."""
 
 
 class TracedModel(fx.GraphModule):
-    """A traced program that trains, switches between train and eval, saves and exports like an ordinary module.
+    """A recorded program that trains, switches between train and eval, saves and exports like an ordinary module.
 
     `why` says what kept the eager module from running at its new sizes.
     """
@@ -33,8 +40,8 @@ class TracedModel(fx.GraphModule):
 
     def train(self, mode: bool = True) -> TracedModel:
         for node in self.graph.nodes:
-            place = _TRAINING_ARGUMENT.get(node.target._schema.name.removeprefix("aten::")) if _is_aten(node) else None
-            if place is not None and len(node.args) > place:
+            place = node.meta.get("training")
+            if place is not None:
                 node.update_arg(place, mode)
         self.recompile()
         super().train(mode)
@@ -44,68 +51,144 @@ class TracedModel(fx.GraphModule):
         root = nn.Module()
         root.__dict__ = copy.deepcopy(self.__dict__, memo)
         twin = TracedModel(root, root.__dict__["_graph"])
+        twin.__dict__.update(
+            {name: root.__dict__[name] for name in ("_parameters", "_buffers", "_modules", "training")}
+        )
+        twin._non_persistent_buffers_set = set(self._non_persistent_buffers_set)
         twin.why = self.why
         return twin
 
 
-def _is_aten(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == "aten"
+def _changes_its_input(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op in ("placeholder", "output") or name.endswith("_")
 
 
-def trace_program(model: nn.Module, example: tuple[Tensor, ...]) -> TracedModel:
-    """`model` as a program with the same parameters (not copies) under the same names, for any batch size.
+@dataclass(frozen=True)
+class Constant:
+    """The number at `place` among the arguments of `node` measures `axis`."""
 
-    Raises:
-        DeployError: torch.export cannot record the model.
-    """
-    device = next((t.device for t in model.parameters()), torch.device("cpu"))
-    inputs = tuple(torch.zeros((max(2, t.shape[0]), *t.shape[1:]), dtype=t.dtype, device=device) for t in example)
-    training = {m for m in model.modules() if m.training}
-    model.eval()
-    try:
-        batch = torch.export.Dim("batch")
-        exported = torch.export.export(model, inputs, dynamic_shapes=[{0: batch} for _ in inputs], strict=False)
-        program = exported.module(check_guards=False)
-    except Exception as error:
-        raise DeployError(f"torch.export cannot record {type(model).__name__}: {error}") from error
-    finally:
-        for module in training:
-            module.training = True
-    for node in reversed(program.graph.nodes):
-        if node.target is torch.ops.aten._assert_tensor_metadata.default:
-            program.graph.erase_node(node)
-        elif node.target in (operator.add, operator.sub, operator.mul, operator.floordiv):
-            _copy_for_each_user(node)
-    return TracedModel(program, program.graph)
+    node: fx.Node
+    place: int
+    axis: Axis
 
 
-def _copy_for_each_user(node: fx.Node) -> None:
-    """torch.export computes equal sizes once («batch times heads» of all layers); cut, they may differ."""
-    for user in list(node.users)[1:]:
-        with node.graph.inserting_before(user):
-            user.replace_input_with(node, node.graph.node_copy(node))
+@dataclass
+class Recorder:
+    """Writes the calls of a run down as a graph."""
+
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    constants: list[Constant] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # that the forward used and that are no parameters
+    _nodes: dict[int, tuple[Any, fx.Node]] = field(default_factory=dict)  # objects are held, so that ids stay theirs
+
+    def inputs(self, tensors: Iterable[Tensor]) -> None:
+        for number, tensor in enumerate(tensors):
+            self._bind(tensor, self.graph.placeholder(f"input_{number}"))
+
+    def state(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        for name, tensor in tensors:
+            self._bind(tensor, self.graph.get_attr(name))
+
+    def output(self, out: Any) -> None:
+        self.graph.output(torch.utils._pytree.tree_map(self._argument, out))
+        self.graph.eliminate_dead_code(_changes_its_input)
+
+    def call(self, trace: Trace, func: Any, name: str, args: Any, kwargs: dict[str, Any], out: Any) -> None:
+        """Note one call; those that neither give nor change a tensor only told the forward something."""
+        if name != "__setitem__" and not any(isinstance(t, Tensor) for t in tree_leaves(out)):
+            return
+        given = map_aggregate(args, self._argument), map_aggregate(kwargs, self._argument)
+        if name == "__get__":  # x.T and its like
+            node = self.graph.call_function(getattr, (given[0][0], func.__self__.__name__))
+        elif func is getattr(torch.Tensor, name, None) or getattr(func, "__module__", "") == "torch._tensor":
+            node = self.graph.call_method(name, *given)
+        else:
+            node = self.graph.call_function(func, *given)
+        place = _TRAINING_ARGUMENT.get(name)
+        if place is not None and len(args) > place and args[place] is False:  # statistics of its own stay its own
+            node.meta["training"] = place
+        node.meta["module"] = trace.module
+        self._note_sizes(trace, node, name, args, kwargs, out)
+        self._bind(out, node)
+
+    def _note_sizes(self, trace: Trace, node: fx.Node, name: str, args: Any, kwargs: Any, out: Any) -> None:
+        place, uses = -1, Uses()
+
+        def number(value: Any) -> Any:
+            nonlocal place
+            place += 1
+            is_number = isinstance(value, int) and not isinstance(value, bool)
+            return Size.of(int(value), Attribute("", "constant", place), uses) if is_number else value
+
+        numbered = map_aggregate(args, number), map_aggregate(kwargs, number)
+        for size, axis in sizes_given(trace, name, *numbered, out):
+            if isinstance(size, Size) and isinstance(size.origin, Attribute):
+                self.constants.append(Constant(node, size.origin.index or 0, axis))
+
+    def _bind(self, value: Any, node: fx.Node) -> None:
+        if isinstance(value, Tensor):
+            self._nodes[id(value)] = value, node
+        elif isinstance(value, (tuple, list)):
+            for place, part in enumerate(value):
+                if isinstance(part, (Tensor, tuple, list)):
+                    self._bind(part, self.graph.call_function(operator.getitem, (node, place)))
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, Size):
+            return int(value)
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) not in self._nodes:
+            name = f"recorded_{len(self.tensors)}"
+            self.tensors[name] = value
+            self._bind(value, self.graph.get_attr(name))
+        return self._nodes[id(value)][1]
 
 
-def constants(program: fx.GraphModule) -> Iterator[tuple[Attribute, int]]:
-    """Every integer among the arguments of the program's operators, as an attribute of its node."""
-    for node in program.graph.nodes:
-        if node.op == "call_function":
-            for place, value in enumerate(tree_flatten((node.args, node.kwargs))[0]):
-                if isinstance(value, int) and not isinstance(value, bool):
-                    yield Attribute(node.name, "constant", place, value), value
+def set_constants(graph: fx.Graph, constants: Iterable[Constant], measure: Callable[[Axis, int], int]) -> None:
+    """Write sizes anew; `measure(axis, batch)` says how many positions an axis has in a batch of that size."""
+    batch: fx.Node | None = None
+    first = next(iter(graph.nodes))
+    wanted: dict[fx.Node, dict[int, Any]] = {}
+    for constant in constants:
+        rest = measure(constant.axis, 0)
+        times = measure(constant.axis, 1) - rest
+        value: Any = rest
+        if times:
+            if batch is None:
+                with graph.inserting_after(first):
+                    batch = graph.call_method("size", (first, 0))
+            with graph.inserting_before(constant.node):
+                value = batch if times == 1 else graph.call_function(operator.mul, (batch, times))
+                value = graph.call_function(operator.add, (value, rest)) if rest else value
+        wanted.setdefault(constant.node, {})[constant.place] = value
+    for node, values in wanted.items():
+
+        def new(old: Any, values: dict[int, Any] = values, places: Iterator[int] = count()) -> Any:  # noqa: B008
+            return values.get(next(places), old)
+
+        node.args, node.kwargs = map_aggregate(node.args, new), map_aggregate(node.kwargs, new)
 
 
-def tag_constants(program: fx.GraphModule, uses: Uses) -> None:
-    """Replace the program's integer constants by `Size`s."""
-    set_constants(program, {a: Size.of(value, a, uses) for a, value in constants(program)})
+def assemble(graph: fx.Graph, state: Mapping[str, Tensor], kept_out: set[str]) -> TracedModel:
+    """A module that runs `graph` on `state`; the buffers in `kept_out` are not saved with it."""
+    root = nn.Module()
+    _fill(root, state, kept_out)
+    program = TracedModel(root, graph)
+    _fill(program, state, kept_out)  # also what the graph does not use
+    return program
 
 
-def set_constants(program: fx.GraphModule, sizes: Mapping[Attribute, int]) -> None:
-    """Give constants new values; attributes that are none of this program's constants are left out."""
-    for node in program.graph.nodes:
-        if node.op == "call_function":
-            leaves, spec = tree_flatten((node.args, node.kwargs))
-            new = [sizes.get(Attribute(node.name, "constant", place), leaf) for place, leaf in enumerate(leaves)]
-            if any(a is not b for a, b in zip(leaves, new, strict=True)):
-                node.args, node.kwargs = tree_unflatten(new, spec)
-    program.recompile()
+def _fill(module: nn.Module, state: Mapping[str, Tensor], kept_out: set[str]) -> None:
+    for name, tensor in state.items():
+        *path, last = name.split(".")
+        owner = module
+        for part in path:
+            if part not in owner._modules:
+                owner.add_module(part, nn.Module())
+            owner = owner._modules[part]  # type: ignore[assignment]
+        if isinstance(tensor, nn.Parameter):
+            owner._parameters[last] = tensor
+        else:
+            owner.register_buffer(last, tensor, persistent=name not in kept_out)

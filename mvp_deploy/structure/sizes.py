@@ -61,6 +61,9 @@ class Observation:
     compared: bool = False
 
 
+Pairs = Iterator[tuple[Any, Axis]]
+
+
 @dataclass
 class Uses:
     """What a model does with its sizes other than giving them to operators."""
@@ -155,11 +158,17 @@ def observe(
         return
     if function in _ARITHMETIC:
         trace.uses.quantities.extend(a.origin for a in args if isinstance(a, Size))
+    for size, axis in sizes_given(trace, function, args, kwargs, out):
+        if isinstance(size, Size):
+            yield Observation(size.origin, axis, trace.module)
+
+
+def sizes_given(trace: Trace, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
+    """The numbers among the arguments of a call that are sizes, and the axes they measure."""
     find = _SIZES.get(function)
-    if find is not None:
-        for size, axis in find(trace, args, kwargs, out):
-            if isinstance(size, Size) and size >= 0:  # -1 stands for whatever is left
-                yield Observation(size.origin, axis, trace.module)
+    for size, axis in find(trace, args, kwargs, out) if find else ():
+        if isinstance(size, int) and size >= 0:  # -1 stands for whatever is left
+            yield size, axis
 
 
 def sized_shape(trace: Trace, tensor: Tensor, shape: torch.Size | int, dim: int | None = None) -> Any:
@@ -176,9 +185,6 @@ def _has_size(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
         return any(map(_has_size, value))
     return isinstance(value, Size)
-
-
-Pairs = Iterator[tuple[Any, Axis]]
 
 
 def _flat(args: tuple[Any, ...]) -> list[Any]:

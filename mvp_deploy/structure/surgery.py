@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import BaseTorchFunctionMode
 
 from mvp_deploy.errors import DeployError
 from mvp_deploy.structure.axes import kept_size
-from mvp_deploy.structure.graph import set_constants, trace_program
+from mvp_deploy.structure.graph import TracedModel, assemble, set_constants
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.sizes import Attribute, Unsolvable, solve
 from mvp_deploy.structure.trace import fake_copy, fake_inputs, module_paths, named_tensors
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.analysis import Structure
+
+
+Masks = Any  # of one tensor: per dimension the boolean mask of the positions that stay, None for all
 
 
 def gather(structure: Structure, state: Mapping[str, Tensor], plan: KeepPlan) -> dict[str, Tensor]:
@@ -55,13 +58,13 @@ def prune(structure: Structure, model: nn.Module, plan: KeepPlan) -> nn.Module:
         DeployError: the plan is for another model, or it cannot run smaller in either form (the module is named).
     """
     structure.check(plan)
+    if isinstance(model, TracedModel):
+        return _prune_program(structure, model, plan, model.why)
     try:
         return _prune_as_it_is(structure, model, plan)
     except DeployError as eager:
-        if isinstance(model, fx.GraphModule):
-            raise
         try:
-            return _prune_program(structure, model, plan, why=str(eager))
+            return _prune_program(structure, model, plan, str(eager))
         except DeployError as traced:
             raise DeployError(f"{eager} And as a traced program: {traced}") from traced
 
@@ -70,22 +73,41 @@ def _prune_as_it_is(structure: Structure, model: nn.Module, plan: KeepPlan) -> n
     masks = structure.tensor_masks(plan)
     sizes = _attribute_sizes(structure, plan)
     _rehearse(structure, model, masks, sizes)
-    memo: dict[int, Any] = {}
-    for name, tensor in named_tensors(model):
-        cut = _cut(tensor.detach(), masks.get(name, ())).clone()
-        memo[id(tensor)] = nn.Parameter(cut, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut
-    small = copy.deepcopy(model, memo)
+    small = copy.deepcopy(model, dict(_cut_tensors(model, masks)))
     _set_sizes(small, sizes)
     return small
 
 
-def _prune_program(structure: Structure, model: nn.Module, plan: KeepPlan, why: str) -> nn.Module:
-    from mvp_deploy.structure.analysis import analyze  # a structure can prune, and pruning a program analyses it
+def _cut_tensors(model: nn.Module, masks: Mapping[str, Masks]) -> Iterator[tuple[int, Tensor]]:
+    """The smaller copy of every parameter and buffer, by the id of the full one."""
+    for name, tensor in named_tensors(model):
+        cut = _cut(tensor.detach(), masks.get(name, ()))
+        cut = cut.clone() if cut.data_ptr() == tensor.data_ptr() else cut
+        yield id(tensor), nn.Parameter(cut, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut
 
-    program = trace_program(model, structure.example)
+
+def _prune_program(structure: Structure, model: nn.Module, plan: KeepPlan, why: str) -> nn.Module:
+    from mvp_deploy.structure.analysis import record  # a structure can prune, and pruning a program makes one
+
+    recorded, recorder, batch = record(model, structure.example)
+    plan = _translate(structure, recorded, plan)
+    counts = {atom: int(mask.sum()) for atom, mask in recorded.masks(plan).items()}
+    set_constants(recorder.graph, recorder.constants, lambda axis, n: kept_size(axis, counts | {batch: n}))
+    cut = dict(_cut_tensors(model, recorded.tensor_masks(plan)))
+    state = {
+        name: cut[id(tensor)]
+        for name, tensor in (
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        )
+    }
+    not_saved = {
+        f"{path}.{name}".strip(".") for path, m in model.named_modules() for name in m._non_persistent_buffers_set
+    }
+    program = assemble(recorder.graph, state | recorder.tensors, not_saved | recorder.tensors.keys())
     program.why = why
-    of_program = analyze(program, structure.example)
-    return _prune_as_it_is(of_program, program, _translate(structure, of_program, plan)).train(model.training)
+    _rehearse(structure, program, {}, {})
+    return program.train(model.training)
 
 
 def _translate(structure: Structure, other: Structure, plan: KeepPlan) -> KeepPlan:
@@ -121,9 +143,7 @@ def _attribute_sizes(structure: Structure, plan: KeepPlan) -> dict[Attribute, in
         raise DeployError(f"The smaller model cannot run: {error} would need two values at once.") from error
 
 
-def _rehearse(
-    structure: Structure, model: nn.Module, masks: Mapping[str, list[np.ndarray | None]], sizes: dict[Attribute, int]
-) -> None:
+def _rehearse(structure: Structure, model: nn.Module, masks: Mapping[str, Masks], sizes: dict[Attribute, int]) -> None:
     """Run the smaller model on fake tensors, so that what cannot work is refused by name before anything is cut."""
 
     def shape(name: str, tensor: Tensor) -> list[int]:
@@ -148,9 +168,6 @@ def _rehearse(
 
 def _set_sizes(model: nn.Module, sizes: Mapping[Attribute, int]) -> None:
     """Set attributes in place, and what torch.nn's own layers print of their weights' shapes."""
-    if isinstance(model, fx.GraphModule):
-        set_constants(model, sizes)
-        return
     for attribute, size in sizes.items():
         module = model.get_submodule(attribute.module)
         if attribute.index is None:

@@ -15,15 +15,18 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvp_deploy.structure import rules
 from mvp_deploy.structure.axes import Atoms, Axis, fixed
-from mvp_deploy.structure.graph import tag_constants
+from mvp_deploy.structure.graph import Recorder
 from mvp_deploy.structure.sizes import Observation, Uses, observe, sized_shape, tag_sizes
+
+RECORDED_BATCH = 7
+"""Batch size of a run that is recorded: a number that is no size of anything else."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Trace:
     observations: list[Observation] = field(default_factory=list)
     uses: Uses = field(default_factory=Uses)
     unknown: dict[str, int] = field(default_factory=dict)  # operators without a rule, and how often they ran
+    recorder: Recorder | None = None
+    batch: Axis = ()  # the inputs' first axis, where it is recorded for any batch size
     groups: Axis = ((),)  # the groups of the grouped operator that ran last
     why: str = ""  # the operator running now, and where
     module: str = ""
@@ -117,7 +122,10 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _SHAPES:
             return sized_shape(self.trace, args[0], func(*args, **kwargs), *args[1:], **kwargs)
-        name = getattr(func, "__name__", "").partition(".")[0]  # 'view.default' in a traced program
+        name = getattr(func, "__name__", "")
+        if name == "__iter__":
+            func, name = torch.Tensor.unbind, "unbind"
+            return iter(self.__torch_function__(func, types, args, kwargs))
         whole = rules.FUNCTIONS.get(name)
         if whole is None:
             out = func(*args, **kwargs)
@@ -130,6 +138,8 @@ class _Functions(TorchFunctionMode):
             self.trace.why = f"{name} in {self.trace.module or 'the model'}"
             whole(self.trace, args, kwargs, out)
         self.trace.observations.extend(observe(self.trace, name, args, kwargs, out))
+        if self.trace.recorder is not None:
+            self.trace.recorder.call(self.trace, func, name, args, kwargs, out)
         return out
 
 
@@ -193,20 +203,25 @@ def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace) -> Any
         trace.initial[name] = [trace.atoms.new(n) for n in tensor.shape]
         trace.set(tensor, trace.initial[name])
         trace.names[id(tensor)] = name
+    tag_sizes(fake, trace.uses)
     inputs = fake_inputs(example, fake, mode)
-    run: Callable[..., Any] = fake
-    if isinstance(fake, fx.GraphModule):
-        tag_constants(fake, trace.uses)
-        run = fx.Interpreter(fake).run
-    else:
-        tag_sizes(fake, trace.uses)
+    recorder = trace.recorder
+    if recorder is not None:
+        trace.batch = trace.atoms.new(RECORDED_BATCH)
+        for tensor in inputs:
+            trace.set(tensor, [trace.batch, *map(fixed, tensor.shape[1:])])
+        recorder.inputs(inputs)
+        recorder.state(named_tensors(fake))
 
     def enter(path: str) -> None:
         trace.module = path
 
     operators = _Operators(trace)
     with torch.no_grad(), mode, module_paths(fake, enter), _open_functionals(), operators, _Functions(trace, operators):
-        return run(*inputs)
+        out = fake(*inputs)
+    if recorder is not None:
+        recorder.output(out)
+    return out
 
 
 def fake_inputs(example: tuple[Tensor, ...], model: nn.Module, mode: FakeTensorMode) -> list[Tensor]:
