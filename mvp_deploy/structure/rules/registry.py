@@ -1,0 +1,35 @@
+"""Where rules are kept, and how one is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mvp_deploy.structure.trace import Trace
+
+Rule = Callable[["Trace", tuple[Any, ...], dict[str, Any], Any], None]
+
+OPERATORS: dict[str, Rule] = {}
+"""By ATen name, without namespace; 'add' stands for 'add_' too."""
+
+FUNCTIONS: dict[str, Rule] = {}
+"""By the name of the Python function: those that are kept whole instead of taken apart into operators."""
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """The decorated function is the rule of the operators `names`."""
+    return _register(OPERATORS, names)
+
+
+def function_rule(*names: str) -> Callable[[Rule], Rule]:
+    """The decorated function is the rule of the Python functions `names`."""
+    return _register(FUNCTIONS, names)
+
+
+def _register(where: dict[str, Rule], names: tuple[str, ...]) -> Callable[[Rule], Rule]:
+    def register(function: Rule) -> Rule:
+        where.update(dict.fromkeys(names, function))
+        return function
+
+    return register

@@ -1,0 +1,120 @@
+"""Views: the same values in other dimensions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from mvp_deploy.structure.axes import Axis, fixed, product
+from mvp_deploy.structure.rules.registry import rule
+
+if TYPE_CHECKING:
+    from mvp_deploy.structure.trace import Trace
+
+
+@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy")
+def view(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    x: Tensor = args[0]
+    if list(x.shape) == list(out.shape):
+        trace.set(out, trace.axes(x))
+        return
+    axes: list[Axis] = []
+    for sources, targets in _matching_dims(list(x.shape), list(out.shape)):
+        whole = product([trace.axis(x, d) for d in sources], trace.atoms, trace.why)
+        parts = [trace.atoms.new(out.shape[d]) for d in targets]
+        if len(parts) == 1:
+            axes.append(whole)
+        else:
+            trace.unify(whole, product(parts, trace.atoms, trace.why))
+            axes.extend(parts)
+    trace.set(out, axes)
+
+
+def _matching_dims(before: list[int], after: list[int]) -> list[tuple[list[int], list[int]]]:
+    """The smallest runs of dimensions, before and after a view, that hold the same elements."""
+    runs: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        sources: list[int] = []
+        targets: list[int] = []
+        n = m = 1
+        while (n != m or not sources or not targets) and (i < len(before) or j < len(after)):
+            if i < len(before) and (n < m or not sources or j >= len(after)):
+                n, i, sources = n * before[i], i + 1, [*sources, i]
+            else:
+                m, j, targets = m * after[j], j + 1, [*targets, j]
+        while i < len(before) and before[i] == 1 and (j >= len(after) or after[j] != 1):
+            i, sources = i + 1, [*sources, i]
+        while j < len(after) and after[j] == 1 and i >= len(before):
+            j, targets = j + 1, [*targets, j]
+        runs.append((sources, targets))
+    return runs
+
+
+@rule("permute")
+def permute(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    trace.set(out, [trace.axis(args[0], d) for d in args[1]])
+
+
+@rule("transpose", "t", "swapaxes")
+def transpose(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    axes = list(trace.axes(args[0]))
+    if len(axes) > 1:
+        a, b = args[1:] or (0, 1)
+        axes[a], axes[b] = axes[b], axes[a]
+    trace.set(out, axes)
+
+
+@rule("unsqueeze")
+def unsqueeze(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    axes = list(trace.axes(args[0]))
+    axes.insert(args[1] % out.ndim, fixed(1))
+    trace.set(out, axes)
+
+
+@rule("squeeze")
+def squeeze(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    x: Tensor = args[0]
+    wanted = range(x.ndim) if len(args) == 1 else args[1] if isinstance(args[1], (list, tuple)) else [args[1]]
+    gone = {d % x.ndim for d in wanted if x.shape[d] == 1} if x.ndim else set()
+    trace.set(out, [axis for d, axis in enumerate(trace.axes(x)) if d not in gone])
+
+
+@rule("expand")
+def expand(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    axes = [trace.atoms.new(n) for n in out.shape]
+    x: Tensor = args[0]
+    for dim in range(-x.ndim, 0):
+        if x.shape[dim] == out.shape[dim]:
+            axes[dim] = trace.axis(x, dim)
+    trace.set(out, axes)
+
+
+@rule("repeat")
+def repeat(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    x: Tensor = args[0]
+    axes = [fixed(1)] * (out.ndim - x.ndim) + list(trace.axes(x))
+    trace.set(out, [product([fixed(n), a], trace.atoms, trace.why) for n, a in zip(args[1], axes, strict=True)])
+
+
+@rule("flip", "roll")
+def reorder(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    dims = args[-1] if len(args) > 1 else kwargs.get("dims", range(out.ndim))
+    for dim in dims if isinstance(dims, (list, tuple, range)) else [dims]:
+        trace.freeze(trace.axis(args[0], dim))
+    trace.set(out, list(trace.axes(args[0])))
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    channels = trace.atoms.new(out.shape[-3])
+    trace.unify(trace.axis(args[0], -3), product([channels, fixed(args[1] ** 2)], trace.atoms, trace.why))
+    trace.set(out, [*trace.axes(args[0])[:-3], channels, *map(fixed, out.shape[-2:])])
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    axes = trace.axes(args[0])
+    channels = product([axes[-3], fixed(args[1] ** 2)], trace.atoms, trace.why)
+    trace.set(out, [*axes[:-3], channels, *map(fixed, out.shape[-2:])])
