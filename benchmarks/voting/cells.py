@@ -102,7 +102,7 @@ class Target:
         if (seed, steps) not in self.unpruned:
             begun = time.perf_counter()
             model = self.original.copy()
-            solve_head(model, self.train)
+            solve_head(model, self.original.classifier, self.train)
             before = accuracy(model, self.test)
             config = training(self.bank.backbone, self.setting, steps=max(1, steps), seed=seed)
             if steps:

@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from mvp_deploy.tasks import Images
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-def classifier(model: nn.Module) -> nn.Linear | None:
-    """The model's last linear layer as timm names it; None where it has another form of classifier."""
+def classifier(model: nn.Module) -> str | None:
+    """The name of an eager model's last linear layer as timm gives it; None where it has another classifier."""
     get = getattr(model, "get_classifier", None)
-    module = get() if callable(get) else None
-    return module if isinstance(module, nn.Linear) else None
+    last = get() if callable(get) else None
+    return next((name for name, module in model.named_modules() if module is last and type(last) is nn.Linear), None)
 
 
-def solve_head(model: nn.Module, images: Images, *, limit: int = 2048) -> bool:
+def solve_head(model: nn.Module, classifier: str | None, images: Images, *, limit: int = 2048) -> bool:
     """Set the classifier, in place, to ridge regression of the classes on its features, scaled to probabilities.
 
     Penalty and scale are those with the lowest leave-one-out cross-entropy, which ridge regression gives in closed
-    form; computed in float64 on the CPU from at most ``limit`` images' features. Returns False, changing nothing,
-    where the classifier is not a linear layer.
+    form; computed in float64 on the CPU from at most ``limit`` images' features. Works on eager and traced models
+    alike. Returns False, changing nothing, where ``classifier`` (the linear layer's name) is None.
     """
-    head = classifier(model)
-    if head is None:
+    if classifier is None:
         return False
-    weight, bias = _ridge(*_features(model, head, images, limit), head.out_features)
+    weight = model.get_parameter(f"{classifier}.weight")
+    bias = dict(model.named_parameters()).get(f"{classifier}.bias")
+    solved, offset = _ridge(*_features(model, weight, images, limit), len(weight))
     with torch.no_grad():
-        head.weight.copy_(weight)
-        if head.bias is not None:
-            head.bias.copy_(bias)
+        weight.copy_(solved)
+        if bias is not None:
+            bias.copy_(offset)
     return True
 
 
@@ -84,20 +87,29 @@ def recalibrate(model: nn.Module, images: Images, *, batches: int = 16, batch_si
     return True
 
 
-def _features(model: nn.Module, head: nn.Linear, images: Images, limit: int) -> tuple[Tensor, Tensor]:
+class _Inputs(TorchFunctionMode):
+    """Collects, on the CPU in float64, what ``weight`` is multiplied with by linear layers."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+        self.seen: list[Tensor] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is functional.linear and args[1] is self.weight:
+            self.seen.append(args[0].detach().double().cpu())
+        return function(*args, **(kwargs or {}))
+
+
+def _features(model: nn.Module, weight: Tensor, images: Images, limit: int) -> tuple[Tensor, Tensor]:
     """What the classifier is given, float64 [n, features] on the CPU, and the labels int64 [n]."""
-    seen: list[Tensor] = []
     labels: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().double().cpu()))
     model.eval()
     generator = torch.Generator().manual_seed(0)
-    try:
-        with torch.no_grad():
-            for x, y in images.batches(256, shuffle=True, generator=generator):
-                model(x)
-                labels.append(y.cpu())
-                if sum(map(len, labels)) >= limit:
-                    break
-    finally:
-        hook.remove()
-    return torch.cat(seen), torch.cat(labels)
+    with torch.no_grad(), _Inputs(weight) as inputs:
+        for x, y in images.batches(256, shuffle=True, generator=generator):
+            model(x)
+            labels.append(y.cpu())
+            if sum(map(len, labels)) >= limit:
+                break
+    return torch.cat(inputs.seen), torch.cat(labels)

@@ -92,7 +92,7 @@ def decide(
 def own_importance(original: Original, train: Images, criterion: str, *, seed: int = 0) -> dict[str, np.ndarray]:
     """The target's own importance on the pretrained backbone, one-shot: under a head solved in closed form."""
     model = original.copy()
-    solve_head(model, train)
+    solve_head(model, original.classifier, train)
     return score(criterion, original.structure, model, original.full, train, seed=seed)
 
 
@@ -105,7 +105,7 @@ def start(original: Original, train: Images, decision: Decision, recipe: Recipe,
     if recipe.recalibrate:
         recalibrate(model, train, seed=seed)
     if recipe.head == "closed-form":
-        solve_head(model, train)
+        solve_head(model, original.classifier, train)
     return model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from mvp_deploy import backbones
 from mvp_deploy.backbones import Backbone, build
 from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.pruning.head import classifier
 from mvp_deploy.structure import Cost, KeepPlan, Structure, analyze
 from mvp_deploy.tasks import Images
 from mvp_deploy.training import TrainConfig
@@ -59,6 +61,11 @@ class Original:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @cached_property
+    def classifier(self) -> str | None:
+        """The name of its last linear layer, of which smaller models keep the input's units; None: of another form."""
+        return classifier(self.model)
 
     @property
     def full(self) -> KeepPlan:

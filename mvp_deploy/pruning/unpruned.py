@@ -52,7 +52,7 @@ def train_unpruned(
         model.load_state_dict(sections["weights"], strict=True)
         reporter.say(f"unpruned model reused from {file}")
         return Unpruned(model.eval(), header["extra"]["accuracy"], FitResult(**header["extra"]["fit"]))
-    solve_head(model, train)
+    solve_head(model, original.classifier, train)
     with reporter.progress("unpruned model") as step:
         done = fit(model, train, config, checkpoint=work / "unpruned.checkpoint", progress=step)
     result = Unpruned(model.eval(), accuracy(model, test), done)

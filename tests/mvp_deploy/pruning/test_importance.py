@@ -74,7 +74,7 @@ def test_a_dead_neuron_does_not_matter(vit, criterion: str) -> None:
 def test_what_taylor_keeps_is_worth_more_than_a_draw(cnn) -> None:
     original, structure = cnn.original, cnn.original.structure
     model = original.copy()
-    solve_head(model, cnn.train)
+    solve_head(model, cnn.original.classifier, cnn.train)
 
     def after_cut(criterion: str, seed: int) -> float:
         scores = score(criterion, structure, model, original.full, cnn.train, seed=seed)
