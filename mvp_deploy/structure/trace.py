@@ -50,6 +50,7 @@ class Trace:
     macs: list[MacTerm] = field(default_factory=list)
     norms: list[tuple[Axis, ...]] = field(default_factory=list)
     squares: set[int] = field(default_factory=set)  # ids of tensors that are squares of others
+    loud: set[int] = field(default_factory=set)  # ids of tensors that are not zero where units are silent
     observations: list[Observation] = field(default_factory=list)
     uses: Uses = field(default_factory=Uses)
     unknown: dict[str, int] = field(default_factory=dict)  # operators without a rule, and how often they ran
@@ -137,6 +138,7 @@ class _Functions(TorchFunctionMode):
                 self.operators.paused = False
             self.trace.why = f"{name} in {self.trace.module or 'the model'}"
             whole(self.trace, args, kwargs, out)
+            rules.silent.follow(self.trace, name, func, args, kwargs, out)
         self.trace.observations.extend(observe(self.trace, name, args, kwargs, out))
         if self.trace.recorder is not None:
             self.trace.recorder.call(self.trace, func, name, args, kwargs, out)

@@ -10,21 +10,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from mvp_deploy.structure.rules import norms, parts, pointwise, products, recurrent, reductions, shapes, windows
-from mvp_deploy.structure.rules.registry import FUNCTIONS, OPERATORS
+from mvp_deploy.structure.rules import norms, parts, pointwise, products, recurrent, reductions, shapes, silent, windows
+from mvp_deploy.structure.rules.registry import FUNCTIONS, OPERATORS, is_pointwise
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.trace import Trace
 
-__all__ = [
-    "FUNCTIONS", "apply", "norms", "parts", "pointwise", "products", "recurrent", "reductions", "shapes", "windows",
-]  # fmt: skip
+__all__ = ["FUNCTIONS", "apply", "families", "silent"]
 
-_UNTAGGED_POINTWISE = {"hardswish", "hardsigmoid", "hardtanh", "mish", "silu", "leaky_relu", "relu6", "elu"}
+families = (norms, parts, pointwise, products, recurrent, reductions, shapes, windows)  # imported, so registered
 
 
 def apply(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -35,10 +32,11 @@ def apply(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     name = func._schema.name.removeprefix("aten::")
     plain = name.removesuffix("_")  # in place or not makes no difference
     found = OPERATORS.get(name) or OPERATORS.get(plain)
-    if found is None and (torch.Tag.pointwise in func.tags or plain in _UNTAGGED_POINTWISE):
+    if found is None and is_pointwise(func, plain):
         found = pointwise.pointwise
     if found is not None:
         found(trace, args, kwargs, out)
+        silent.follow(trace, plain, func, args, kwargs, out)
         return
     for axis in (axis for tensor in inputs for axis in trace.axes(tensor)):
         trace.freeze(axis)

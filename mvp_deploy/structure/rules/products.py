@@ -84,9 +84,10 @@ def _convolved(trace: Trace, x: Tensor, weight: Tensor, args: tuple[Any, ...], o
 def attention(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Scaled dot-product attention, softmax(q k^T * scale) v, on [..., heads, tokens, head size]."""
     q, k, v = args[:3]
-    if kwargs.get("enable_gqa"):
-        for axis in (trace.axis(t, -3) for t in (q, k, v)):
-            trace.freeze(axis)
+    if kwargs.get("enable_gqa"):  # every key's head serves several queries' heads, one after the other
+        per_key = fixed(q.shape[-3] // k.shape[-3])
+        trace.unify(trace.axis(k, -3), trace.axis(v, -3))
+        trace.unify(trace.axis(q, -3), product([trace.axis(k, -3), per_key], trace.atoms, trace.why))
     for dim in range(-q.ndim, -2):
         for other in (k, v):
             if other.shape[dim] == q.shape[dim]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 if TYPE_CHECKING:
     from mvp_deploy.structure.trace import Trace
 
@@ -15,6 +17,14 @@ OPERATORS: dict[str, Rule] = {}
 
 FUNCTIONS: dict[str, Rule] = {}
 """By the name of the Python function: those that are kept whole instead of taken apart into operators."""
+
+
+_UNTAGGED_POINTWISE = {"hardswish", "hardsigmoid", "hardtanh", "mish", "silu", "leaky_relu", "relu6", "elu"}
+
+
+def is_pointwise(func: Any, name: str) -> bool:
+    """Whether operator `func` (its `name` without the underscore of in-place forms) treats every position alike."""
+    return torch.Tag.pointwise in getattr(func, "tags", ()) or name in _UNTAGGED_POINTWISE
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:

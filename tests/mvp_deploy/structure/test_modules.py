@@ -244,9 +244,7 @@ def test_pixel_shuffle_and_channel_shuffle() -> None:
         x = x.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2)
         return m.head(m.depthwise(x).mean((2, 3)))
 
-    model = Net(
-        forward, stem=nn.Conv2d(6, 32, 3), depthwise=nn.Conv2d(8, 8, 3, groups=8), head=nn.Linear(8, 3)
-    )
+    model = Net(forward, stem=nn.Conv2d(6, 32, 3), depthwise=nn.Conv2d(8, 8, 3, groups=8), head=nn.Linear(8, 3))
     assert kinds(check(model, IMAGES))
 
 
@@ -348,6 +346,35 @@ def test_what_mixes_units_freezes_them_and_is_named(name: str, mix: Callable[...
     assert not structure.groups
     why = next(frozen.why for frozen in structure.frozen if frozen.member.tensor == "embed.weight")
     assert name.split("_")[0] in why[0]
+
+
+@pytest.mark.parametrize(
+    ("add_up", "free"),
+    [
+        (lambda x: x.relu().sum(-1, keepdim=True), True),
+        (lambda x: x.sigmoid().sum(-1, keepdim=True), False),
+        (lambda x: (x + 1).norm(dim=-1, keepdim=True), False),
+        (lambda x: (x.sigmoid() * x).sum(-1, keepdim=True), True),
+        (lambda x: x.exp() @ x.cos().transpose(-2, -1), False),
+        (lambda x: x.exp() @ x.transpose(-2, -1), True),
+        (lambda x: F.pad(x, (0, 2), value=1.0) @ F.pad(x, (0, 2)).transpose(-2, -1), True),
+    ],
+)
+def test_units_that_are_not_zero_when_silent_cannot_be_added_up(add_up: Callable[..., Tensor], free: bool) -> None:
+    width = add_up(torch.zeros(1, 5, 12)).shape[-1]
+    model = Net(lambda m, x: m.head(add_up(m.embed(x))), embed=nn.Linear(6, 12), head=nn.Linear(width, 3))
+    structure = check(model, TOKENS) if free else analyze(model, TOKENS)
+    assert bool(structure.groups) is free
+
+
+def test_grouped_query_attention_loses_keys_with_their_queries() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        q, k, v = (m.q(x).unflatten(-1, (6, 4)), m.k(x).unflatten(-1, (2, 4)), m.v(x).unflatten(-1, (2, 4)))
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        return m.head(F.scaled_dot_product_attention(q, k, v, scale=0.5, enable_gqa=True).transpose(1, 2).flatten(2))
+
+    model = Net(forward, q=nn.Linear(6, 24), k=nn.Linear(6, 8), v=nn.Linear(6, 8), head=nn.Linear(24, 3))
+    assert kinds(check(model, TOKENS, plans=2))["head"] == {2}
 
 
 def test_unknown_operators_are_listed() -> None:
