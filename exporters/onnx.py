@@ -38,6 +38,8 @@ def export_onnx(
     import onnx
     import torch
 
+    from exporters.translations import TRANSLATIONS
+
     model = copy.deepcopy(model).cpu().eval()
     _refuse_over_limit(model)
     with warnings.catch_warnings():
@@ -52,6 +54,7 @@ def export_onnx(
                 output_names=[OUTPUT],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
+                custom_translation_table=TRANSLATIONS,
             )
         except torch.onnx.OnnxExporterError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]

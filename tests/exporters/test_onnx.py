@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
+from torch.nn import functional
 
 from exporters.errors import DeployError
 from exporters.onnx import export_onnx, read_metadata, run_onnx
@@ -70,6 +72,40 @@ def test_a_transformer_exports_too(tmp_path: Path) -> None:
     export_onnx(model, images, tmp_path / "vit.onnx", {})
     with torch.no_grad():
         check_parity(model(images).numpy(), run_onnx(tmp_path / "vit.onnx", images.numpy(), 1))
+
+
+def test_onnx_runtime_knows_the_gelu_and_computes_no_shape_of_attention(tmp_path: Path) -> None:
+    """torch's own spelling of both cost a small transformer a quarter of its speed."""
+    options = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 5}
+    path = export_onnx(timm().models.VisionTransformer(**options), torch.zeros(1, 3, 32, 32), tmp_path / "v.onnx", {})
+    settings = onnxruntime.SessionOptions()
+    settings.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    nodes = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert nodes.count("BiasGelu") + nodes.count("Gelu") == 2
+    assert "Erf" not in nodes
+    assert nodes.count("Shape") <= 1  # the batch size, for the class token
+
+
+class Attention(torch.nn.Module):
+    """Attention of every kind that falls back to torch's own spelling."""
+
+    def __init__(self, mask: torch.Tensor | None, causal: bool) -> None:
+        super().__init__()
+        self.mask, self.causal = mask, causal
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = functional.scaled_dot_product_attention(x, 2 * x, x, self.mask, is_causal=self.causal, scale=0.3)
+        return functional.gelu(found, approximate="tanh").mean((1, 2))
+
+
+@pytest.mark.parametrize(("mask", "causal"), [(None, False), (torch.eye(8).bool(), False), (None, True)])
+def test_masked_attention_and_other_gelus_are_exported_as_well(
+    mask: torch.Tensor | None, causal: bool, tmp_path: Path
+) -> None:
+    model, images = Attention(mask, causal), torch.randn(4, 3, 8, 8)
+    path = export_onnx(model, images, tmp_path / "m.onnx", {})
+    check_parity(model(images).numpy(), run_onnx(path, images.numpy(), 2))
 
 
 def test_a_model_that_cannot_be_traced_is_an_expected_error(tmp_path: Path) -> None:
