@@ -17,7 +17,7 @@ from mvp_deploy.files import atomic_write
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Schedule
 from mvp_deploy.pruning.original import suited
-from mvp_deploy.tasks import Images, prepare
+from mvp_deploy.tasks import prepare
 from mvp_deploy.training import TrainConfig, accuracy, fit
 
 NETS = {"resnet": study_resnet.__name__, "vit": study_vit.__name__}
@@ -41,10 +41,6 @@ def training(backbone: Backbone, setting: Setting, *, steps: int = STEPS, seed: 
     )
 
 
-def images(backbone: Backbone, task, device: torch.device) -> tuple[Images, Images]:  # type: ignore[no-untyped-def]
-    return tuple(prepare(part, backbone.preprocessing, device) for part in (task.train, task.test))  # type: ignore[return-value]
-
-
 def pretrained(setting: Setting, net: str, work: Path, device: torch.device) -> Path:
     """The weights of the setting's backbone, trained on the bank's side of the classes."""
     out = work / f"{setting.backbone_name}-{net}.safetensors"
@@ -54,7 +50,8 @@ def pretrained(setting: Setting, net: str, work: Path, device: torch.device) -> 
 
     backbone, state = backbones.create(NETS[net], image_size=SIZE)
     model = backbones.build(backbone, state, len(setting.pretrain.classes))
-    train, test = images(backbone, setting.pretrain, device)
+    parts = (setting.pretrain.train, setting.pretrain.test)
+    train, test = (prepare(part, backbone.preprocessing, device) for part in parts)
     base = suited(backbone)
     config = TrainConfig(
         steps=PRETRAIN_STEPS[net],
@@ -70,7 +67,8 @@ def pretrained(setting: Setting, net: str, work: Path, device: torch.device) -> 
         fit(model.to(device), train, config, checkpoint=out.with_suffix(".checkpoint"), progress=step)
     print(f"{out.stem}: {accuracy(model, test):.1%} on {len(setting.pretrain.classes)} classes", flush=True)
     with atomic_write(out) as temporary:
-        save_file({key: value.cpu().contiguous() for key, value in model.state_dict().items() if key in state}, temporary)
+        body = {key: value.cpu().contiguous() for key, value in model.state_dict().items() if key in state}
+        save_file(body, temporary)
     return out
 
 

@@ -1,0 +1,47 @@
+"""`bank evaluate`: does voting help on this bank?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mvp_deploy.cli._common import Console, common_options
+
+
+@click.command("evaluate")
+@click.argument("folder", metavar="BANK", type=click.Path(path_type=Path))
+@click.argument("tasks", nargs=-1)
+@click.option("--recipe", default="default", show_default=True, help="The voting recipe to try.")
+@click.option("--steps", default=60, show_default=True, type=click.IntRange(1), help="Fine-tuning steps.")
+@click.option("--repeats", default=1, show_default=True, type=click.IntRange(1), help="Seeds per task.")
+@common_options
+def evaluate(
+    folder: Path, tasks: tuple[str, ...], recipe: str, steps: int, repeats: int, device: str, seed: int,
+    console: Console,
+) -> None:  # fmt: skip
+    """Leave every task (or TASKS) out in turn: does voting help, with how many neighbours, how many steps does it save?
+
+    \b
+    Example:
+      mvp-deploy bank evaluate BANK --steps 60
+    """
+    from mvp_deploy import devices
+    from mvp_deploy.bank.evaluate import evaluate as leave_out
+    from mvp_deploy.bank.store import Bank
+    from mvp_deploy.pruning.recipes import recipe_named
+
+    recipe_named(recipe)
+    verdict = leave_out(
+        Bank.open(folder),
+        tasks,
+        steps,
+        range(seed, seed + repeats),
+        recipe=recipe,
+        device=devices.resolve(device),
+        reporter=console,
+    )
+    rows = [(arm, f"{value:.1%}") for arm, value in verdict.accuracy.items()]
+    console.table(("arm", "accuracy"), rows)
+    console.show(f"\n{verdict.sentence}")
+    console.result(verdict.to_json())
