@@ -46,6 +46,9 @@ MAIN: Mapping[str, Recipe] = {
     "blend+average": replace(VOTES, own=0.5, weights="average"),
     "own+average": replace(VOTES, own=1.0, weights="average"),
     "nearest one": replace(VOTES, neighbours=1, weights="nearest"),
+    "nearest one by features": replace(VOTES, nearest_by="features", neighbours=1, weights="nearest"),
+    "votes+average by features": replace(VOTES, nearest_by="features", weights="average"),
+    "blend+average by features": replace(VOTES, nearest_by="features", own=0.5, weights="average"),
     "random one": replace(VOTES, nearest_by="random", neighbours=1, weights="nearest"),
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,12 +11,13 @@ import torch
 
 from mvp_deploy.bank.signature import Signature
 from mvp_deploy.bank.store import Bank, Entry
+from mvp_deploy.pruning.head import recalibrate, separability
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.votes import Voter
 from mvp_deploy.tasks import Images
 
-SHORT_LIST = 3  # LEEP runs a neighbour's model on the target's images: only for this many times the voters wanted
+SHORT_LIST = 3  # some scores run a neighbour's model on the target's images: only for this many times the voters wanted
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,14 @@ def neighbours(
         order = np.argsort(similarity, kind="stable")[:wanted]
     else:
         order = np.argsort(-similarity, kind="stable")[:wanted]
-    if recipe.nearest_by == "leep":
+    if recipe.nearest_by in RUN_MODELS:
         order = np.argsort(-similarity, kind="stable")[: wanted * SHORT_LIST]
         sized = {n: original.with_classes(n) for n in {len(entries[i].classes) for i in order}}
-        scored = np.array([_leep_of(entries[i], sized[len(entries[i].classes)], train, seed) for i in order])
+        score = RUN_MODELS[recipe.nearest_by]
+        scored = np.array([score(entries[i], sized[len(entries[i].classes)], train, seed) for i in order])
         best = np.argsort(-scored, kind="stable")[:wanted]
         order, similarity = order[best], _placed(similarity, order, scored)
-    chosen_near = recipe.nearest_by in ("prototypes", "leep")  # the controls are far on purpose
+    chosen_near = recipe.nearest_by not in ("random", "farthest")  # the controls are far on purpose
     distant = chosen_near and too_distant(signature, known, wanted)
     return Neighbours(tuple(_voter(entries[i], float(similarity[i])) for i in order), distant)
 
@@ -151,3 +153,16 @@ def _leep_of(entry: Entry, original: Original, train: Images, seed: int, limit: 
             probabilities.append(model(x).float().softmax(1).cpu().numpy())
             labels.append(y.cpu().numpy())
     return leep(np.concatenate(probabilities), np.concatenate(labels))
+
+
+def _features_of(entry: Entry, original: Original, train: Images, seed: int) -> float:
+    """How well a stored task's pruned model tells the target's classes apart, its batch norms measured anew."""
+    model = original.pruned(entry.plan, entry.weights())
+    recalibrate(model, train, batches=4, seed=seed)
+    return separability(model, original.classifier, train)
+
+
+RUN_MODELS: Mapping[str, Callable[[Entry, Original, Images, int], float]] = {
+    "leep": _leep_of,
+    "features": _features_of,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from typing import Any
 
@@ -33,7 +34,7 @@ def solve_head(model: nn.Module, classifier: str | None, images: Images, *, limi
         return False
     weight = model.get_parameter(f"{classifier}.weight")
     bias = dict(model.named_parameters()).get(f"{classifier}.bias")
-    solved, offset = _ridge(*_features(model, weight, images, limit), len(weight))
+    solved, offset, _ = _ridge(*_features(model, weight, images, limit), len(weight))
     with torch.no_grad():
         weight.copy_(solved)
         if bias is not None:
@@ -41,8 +42,18 @@ def solve_head(model: nn.Module, classifier: str | None, images: Images, *, limi
     return True
 
 
-def _ridge(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Weights [classes, features] and bias [classes], float64."""
+def separability(model: nn.Module, classifier: str | None, images: Images, *, limit: int = 512) -> float:
+    """How well the classes can be told from the classifier's input: minus the leave-one-out cross-entropy, in nats,
+    of the ridge regression that `solve_head` takes. Minus infinity where ``classifier`` is None."""
+    if classifier is None:
+        return -math.inf
+    weight = model.get_parameter(f"{classifier}.weight")
+    features, labels = _features(model, weight, images, limit)
+    return -_ridge(features, labels, int(images.labels.max()) + 1)[2]
+
+
+def _ridge(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor, float]:
+    """Weights [classes, features] and bias [classes], float64, and their leave-one-out cross-entropy."""
     target = functional.one_hot(labels, classes).double()
     centre, share = features.mean(0), target.mean(0)
     centred, wanted = features - centre, target - share
@@ -60,9 +71,9 @@ def _ridge(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tens
             loss = functional.cross_entropy(scale * left_out, labels)
             if loss < best[0]:
                 best = (loss, penalty, scale)
-    _, penalty, scale = best
+    loss, penalty, scale = best
     weight = (vectors @ (covariance / (values + penalty)[:, None])).T
-    return scale * weight, scale * (share - weight @ centre)
+    return scale * weight, scale * (share - weight @ centre), float(loss)
 
 
 def recalibrate(model: nn.Module, images: Images, *, batches: int = 16, batch_size: int = 64, seed: int = 0) -> bool:

@@ -14,8 +14,9 @@ class Recipe:
     """How a new task's model is made from its neighbours'.
 
     votes: neighbours say what they kept ('mask') or how important it was ('score'); 'none' asks nobody.
-    nearest_by: how neighbours are chosen: distance of class prototypes, LEEP over a short list, or the controls
-        'random' and 'farthest'. neighbours: how many (0: every task of the bank).
+    nearest_by: how neighbours are chosen: distance of class prototypes; over a short list of these, LEEP or how
+        well a neighbour's features tell the target's classes apart; or the controls 'random' and 'farthest'.
+    neighbours: how many (0: every task of the bank).
     weighting: neighbours count alike, or by their similarity.
     select: in each group the best units stay, or units are sampled from the softmax of their votes.
     own: share of the target's own importance in the score, 0 (votes alone) to 1 (own alone).
@@ -32,7 +33,7 @@ class Recipe:
     """
 
     votes: Literal["mask", "score", "none"] = "mask"
-    nearest_by: Literal["prototypes", "leep", "random", "farthest"] = "prototypes"
+    nearest_by: Literal["prototypes", "leep", "features", "random", "farthest"] = "prototypes"
     neighbours: int = 5
     weighting: Literal["plain", "similarity"] = "similarity"
     select: Literal["top", "sample"] = "top"
