@@ -30,12 +30,13 @@ class Backbone:
     weights_sha256: str  # of names, types, shapes and values; no matter in which file they lay
     preprocessing: Preprocessing
     license: str | None  # of the pretrained weights, where timm knows it
+    allow_inexact: bool = False  # whether units that an operator mixes with others may go all the same
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over architecture, weights and preprocessing: equal only for interchangeable backbones."""
         parts = (self.name.partition(".")[0], self.image_size, self.weights_sha256, self.preprocessing)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        return hashlib.sha256((repr(parts) + " inexact" * self.allow_inexact).encode()).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"preprocessing": self.preprocessing.to_json()}

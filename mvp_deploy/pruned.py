@@ -68,7 +68,7 @@ def load(path: str | os.PathLike[str]) -> PrunedModel:
 def rebuild(backbone: Backbone, plan: KeepPlan, num_classes: int, weights: Mapping[str, Tensor]) -> nn.Module:
     """The model of ``plan`` with ``weights``: the full model is built for its shapes, with random weights, and cut."""
     full = backbones.build(backbone, None, num_classes)
-    structure = analyze(full, torch.zeros(2, *backbone.preprocessing.input_size))
+    structure = analyze(full, torch.zeros(2, *backbone.preprocessing.input_size), allow_inexact=backbone.allow_inexact)
     if {group.name: group.size for group in structure.groups} != {n: len(m) for n, m in plan.masks.items()}:
         raise DeployError(
             f"The keep plan was made for another structure of {backbone.name} than the installed timm gives: "

@@ -124,6 +124,8 @@ def prune_task(
     reporter.say(f"pruned model: accuracy {final:.1%} after {done.steps} steps")
     error = check_exact(original, begun.plan, model, test)
     warnings = [*begun.info["warnings"], *_advice(whole.accuracy, cut, final, 1 / len(task.classes))]
+    if original.structure.inexact:
+        warnings.append(f"units were removed inexactly: the model differs from the silenced one by {error:.1e}")
     for sentence in warnings:
         reporter.warn(sentence)
     key = digest(inputs)

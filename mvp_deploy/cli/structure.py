@@ -12,9 +12,10 @@ from mvp_deploy.cli._common import Console, output_options
 @click.command()
 @click.argument("backbone")
 @click.option("--image-size", type=int, help="Height and width of the input.  [default: the backbone's own]")
+@click.option("--allow-inexact", is_flag=True, help="Also units that an operator mixes with others (GRN, ECA, gates).")
 @click.option("--frozen", "show_frozen", is_flag=True, help="List every dimension that must stay whole, and why.")
 @output_options
-def command(backbone: str, image_size: int | None, show_frozen: bool, console: Console) -> None:
+def command(backbone: str, image_size: int | None, show_frozen: bool, allow_inexact: bool, console: Console) -> None:
     """Map the unit groups of timm's BACKBONE: what MVP can keep or remove in it.
 
     The backbone is built with random weights: its structure does not depend on them.
@@ -34,7 +35,7 @@ def command(backbone: str, image_size: int | None, show_frozen: bool, console: C
     recipe, state = backbones.create(backbone, image_size=image_size)
     model = backbones.build(recipe, state, num_classes=1000)
     start = time.perf_counter()
-    structure = analyze(model, torch.zeros(1, *recipe.preprocessing.input_size))
+    structure = analyze(model, torch.zeros(1, *recipe.preprocessing.input_size), allow_inexact=allow_inexact)
     seconds = time.perf_counter() - start
     cost = structure.cost()
     console.result(
@@ -45,6 +46,7 @@ def command(backbone: str, image_size: int | None, show_frozen: bool, console: C
             "seconds": round(seconds, 3),
             "groups": [asdict(group) for group in structure.groups],
             "frozen": [asdict(frozen) for frozen in structure.frozen],
+            "inexact": list(structure.inexact),
             "unknown_operators": dict(structure.unknown),
         }
     )
@@ -53,6 +55,8 @@ def command(backbone: str, image_size: int | None, show_frozen: bool, console: C
         [(g.name, g.kind, g.size, f"{len(g.members)} tensor dimensions") for g in structure.groups],
     )
     console.show(f"\n{cost.params:,} parameters, {cost.macs:,} multiply-accumulates, analysed in {seconds:.2f} s.")
+    if structure.inexact:
+        console.show(f"Removed inexactly, for what mixes them: {', '.join(structure.inexact)}.")
     if structure.unknown:
         console.show(f"Operators without a rule (what they touch stays whole): {', '.join(structure.unknown)}.")
     if show_frozen:

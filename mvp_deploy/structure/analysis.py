@@ -81,6 +81,8 @@ class Structure:
     example: tuple[Tensor, ...]
     axes: Mapping[str, tuple[Axis, ...]] = field(repr=False)  # per parameter and buffer
     norms: tuple[tuple[Axis, ...], ...] = field(repr=False)
+    allow_inexact: bool
+    inexact: tuple[str, ...]  # operators, and where, that mix units which can be removed because that was allowed
     observations: tuple[Observation, ...] = field(repr=False)
     _atoms: Mapping[str, Atom] = field(repr=False)  # per group
     _macs: tuple[MacTerm, ...] = field(repr=False)
@@ -189,25 +191,31 @@ class Structure:
         return sum(n for name, n in sizes.items() if name not in free) / max(sum(sizes.values()), 1)
 
 
-def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Structure:
+def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, allow_inexact: bool = False) -> Structure:
     """Find what can be removed from `model`, from one run on fake tensors shaped like `example`.
 
     The model is neither changed nor run on real data. `example` is its input, or a tuple of its inputs, batch first.
 
+    Units that an operator mixes (a mean over channels, a convolution along them) stay whole. With `allow_inexact`
+    they can be removed all the same; `Structure.inexact` then says what the smaller model computes otherwise.
+
     Raises:
         DeployError: the model cannot be run on such an input.
     """
-    return _analyze(model, example if isinstance(example, tuple) else (example,), Trace())
+    inputs = example if isinstance(example, tuple) else (example,)
+    return _analyze(model, inputs, Trace(allow_inexact=allow_inexact))
 
 
-def record(model: nn.Module, example: tuple[Tensor, ...]) -> tuple[Structure, Recorder, Atom]:
+def record(
+    model: nn.Module, example: tuple[Tensor, ...], *, allow_inexact: bool = False
+) -> tuple[Structure, Recorder, Atom]:
     """`analyze`, and besides the run's calls as a program for any batch size, which the atom stands for.
 
     Raises:
         DeployError: the model cannot be run on such an input, or does not treat the inputs of a batch alike.
     """
     recorder = Recorder()
-    trace = Trace(recorder=recorder)
+    trace = Trace(recorder=recorder, allow_inexact=allow_inexact)
     inputs = tuple(t.new_empty((RECORDED_BATCH, *t.shape[1:])) for t in example)
     structure = _analyze(model, inputs, trace)
     batch = trace.atoms.segment(trace.batch, "")
@@ -302,6 +310,8 @@ def _structure(
         example=tuple(torch.empty(t.shape, dtype=t.dtype, device="meta") for t in inputs),
         axes=axes,
         norms=tuple(tuple(map(resolve, norm)) for norm in trace.norms),
+        inexact=tuple(dict.fromkeys(why for why, axis in trace.inexact if any(True for _ in atoms_in(resolve(axis))))),
+        allow_inexact=trace.allow_inexact,
         observations=tuple(
             dict.fromkeys(
                 replace(seen, origin=_resolved(trace, seen.origin), axis=resolve(seen.axis))

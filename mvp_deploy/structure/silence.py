@@ -43,7 +43,10 @@ def silence(structure: Structure, model: nn.Module, plan: KeepPlan) -> Callable[
 
 
 class _MaskedNorms(TorchDispatchMode):
-    """Runs the i-th normalisation on the units that stay and puts zeros for the others."""
+    """Runs the i-th normalisation or mean on the units that stay and puts zeros for the others.
+
+    Means that are no normalisations have no axes in `Structure.norms`: they run on all units.
+    """
 
     def __init__(self, structure: Structure, plan: KeepPlan) -> None:
         super().__init__()

@@ -89,7 +89,7 @@ def _cut_tensors(model: nn.Module, masks: Mapping[str, Masks]) -> Iterator[tuple
 def _prune_program(structure: Structure, model: nn.Module, plan: KeepPlan, why: str) -> nn.Module:
     from mvp_deploy.structure.analysis import record  # a structure can prune, and pruning a program makes one
 
-    recorded, recorder, batch = record(model, structure.example)
+    recorded, recorder, batch = record(model, structure.example, allow_inexact=structure.allow_inexact)
     plan = _translate(structure, recorded, plan)
     counts = {atom: int(mask.sum()) for atom, mask in recorded.masks(plan).items()}
     set_constants(recorder.graph, recorder.constants, lambda axis, n: kept_size(axis, counts | {batch: n}))

@@ -54,6 +54,8 @@ class Trace:
     observations: list[Observation] = field(default_factory=list)
     uses: Uses = field(default_factory=Uses)
     unknown: dict[str, int] = field(default_factory=dict)  # operators without a rule, and how often they ran
+    allow_inexact: bool = False
+    inexact: list[tuple[str, Axis]] = field(default_factory=list)  # what mixes units that may go all the same
     recorder: Recorder | None = None
     batch: Axis = ()  # the inputs' first axis, where it is recorded for any batch size
     groups: Axis = ((),)  # the groups of the grouped operator that ran last
@@ -76,6 +78,13 @@ class Trace:
 
     def freeze(self, axis: Axis) -> None:
         self.atoms.freeze(axis, self.why)
+
+    def mix(self, axis: Axis) -> None:
+        """The operator mixes the units of `axis`: none of them goes, unless inexact removal is allowed."""
+        if self.allow_inexact:
+            self.inexact.append((self.why, axis))
+        else:
+            self.freeze(axis)
 
     def count(self, factor: int, *axes: Axis) -> None:
         """Note multiply-accumulates: `factor` times the sizes of `axes`."""

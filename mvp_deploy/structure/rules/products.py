@@ -75,8 +75,8 @@ def _convolved(trace: Trace, x: Tensor, weight: Tensor, args: tuple[Any, ...], o
     for place, dim in enumerate(range(2, x.ndim)):
         one = weight.shape[dim] == 1 and all(a[place % len(a)] == n for a, n in zip(args[3:5], (1, 0), strict=True))
         if not one:
-            trace.freeze(trace.axis(x, dim))
-        axes.append(trace.axis(x, dim) if one else fixed(out.shape[dim]))
+            trace.mix(trace.axis(x, dim))
+        axes.append(trace.axis(x, dim) if x.shape[dim] == out.shape[dim] else fixed(out.shape[dim]))
     return axes
 
 

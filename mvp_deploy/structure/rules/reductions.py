@@ -22,12 +22,12 @@ def _reduced(x: Tensor, dims: Any) -> set[int]:
     return {d % x.ndim for d in (dims if isinstance(dims, (list, tuple)) else [dims])} if x.ndim else set()
 
 
-def _reduce(trace: Trace, x: Tensor, dims: Any, outs: Sequence[Any], freeze: bool) -> None:
+def _reduce(trace: Trace, x: Tensor, dims: Any, outs: Sequence[Any], mixes: bool) -> None:
     gone = _reduced(x, dims)
     axes = trace.axes(x)
-    if freeze:
+    if mixes:
         for d in gone:
-            trace.freeze(axes[d])
+            trace.mix(axes[d])
     for out in outs:
         keeps = out.ndim == x.ndim
         trace.set(out, [fixed(1) if d in gone else a for d, a in enumerate(axes) if keeps or d not in gone])
@@ -39,7 +39,7 @@ def total(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any)
     is_norm = len(args) > 1 and isinstance(args[1], (int, float))
     euclidean = not is_norm or args[1] in (1, 2)
     dims = args[2] if is_norm and len(args) > 2 else None if is_norm or len(args) < 2 else args[1]
-    _reduce(trace, args[0], dims, [out], freeze=not euclidean)
+    _reduce(trace, args[0], dims, [out], mixes=not euclidean)
 
 
 @rule("var", "var_mean", "std", "std_mean")
@@ -47,21 +47,23 @@ def norm_statistic(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], 
     """What norms written out in full divide by: like theirs, taken over the units that stay."""
     x, dims = args[0], _dims(args, kwargs)
     trace.norms.append(tuple(trace.axis(x, d) for d in sorted(_reduced(x, dims))))
-    _reduce(trace, x, dims, out if isinstance(out, tuple) else [out], freeze=False)
+    _reduce(trace, x, dims, out if isinstance(out, tuple) else [out], mixes=False)
 
 
 @rule("mean")
 def mean(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """A mean of squares belongs to a norm; any other may be a feature of its own, so its units stay."""
-    if id(args[0]) not in trace.squares:
-        for d in _reduced(args[0], _dims(args, kwargs)):
-            trace.freeze(trace.axis(args[0], d))
-    norm_statistic(trace, args, kwargs, out)
+    x, dims = args[0], _dims(args, kwargs)
+    if id(x) in trace.squares:
+        norm_statistic(trace, args, kwargs, out)
+        return
+    _reduce(trace, x, dims, [out], mixes=True)
+    trace.norms.append(())
 
 
 @rule("amax", "amin", "logsumexp", "prod", "any", "all", "argmax")
 def statistic(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    _reduce(trace, args[0], _dims(args, kwargs), out if isinstance(out, tuple) else [out], freeze=True)
+    _reduce(trace, args[0], _dims(args, kwargs), out if isinstance(out, tuple) else [out], mixes=True)
 
 
 def _dims(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

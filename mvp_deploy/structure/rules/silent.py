@@ -49,7 +49,7 @@ def _is_loud(
         return _multiplied(trace, name, [t for t in args if isinstance(t, Tensor)])
     if name == "scaled_dot_product_attention":
         if _both(trace, *args[:2]):
-            trace.freeze(trace.axis(args[0], -1))
+            trace.mix(trace.axis(args[0], -1))
         return id(args[2]) in trace.loud
     if is_pointwise(func, name) and isinstance(out, Tensor):
         return _loud_at_zero(trace, func, args, kwargs, out)
@@ -61,7 +61,7 @@ def _is_loud(
         left = [trace.atoms.resolve(axis) for axis in trace.axes(out)]
         for axis in trace.axes(args[0]):
             if trace.atoms.resolve(axis) not in left:
-                trace.freeze(axis)
+                trace.mix(axis)
     return loud
 
 
@@ -74,10 +74,10 @@ def _multiplied(trace: Trace, name: str, tensors: list[Tensor]) -> bool:
     a, b = tensors[start:][:2]
     if start == 0:  # a convolution's output channels are zero where its weight and bias are
         if _both(trace, a, b):
-            trace.freeze(trace.axis(a, 1))
+            trace.mix(trace.axis(a, 1))
         return False
     if _both(trace, a, b):
-        trace.freeze(trace.axis(a, -1))
+        trace.mix(trace.axis(a, -1))
         return True
     rows = id(a) in trace.loud and a.ndim > 1 and _has_units(trace, trace.axis(a, -2))
     return rows or (id(b) in trace.loud and b.ndim > 1 and _has_units(trace, trace.axis(b, -1)))

@@ -377,6 +377,44 @@ def test_grouped_query_attention_loses_keys_with_their_queries() -> None:
     assert kinds(check(model, TOKENS, plans=2))["head"] == {2}
 
 
+def grn(m: Net, x: Tensor) -> Tensor:
+    strength = x.norm(dim=1, keepdim=True)
+    return x * strength / (strength.mean(-1, keepdim=True) + 1e-6)
+
+
+def eca(m: Net, x: Tensor) -> Tensor:
+    return x * m.mix(x.mean(1).unsqueeze(1)).sigmoid()
+
+
+@pytest.mark.parametrize(("name", "mix"), [("mean", grn), ("convolution", eca)])
+def test_units_that_are_mixed_go_only_where_inexact_removal_is_allowed(name: str, mix: Callable[..., Tensor]) -> None:
+    model = Net(
+        lambda m, x: m.head(mix(m, m.embed(x))),
+        embed=nn.Linear(6, 12),
+        mix=nn.Conv1d(1, 1, 3, padding=1),
+        head=nn.Linear(12, 3),
+    )
+    randomise(model.eval())
+    assert not analyze(model, TOKENS).groups
+    structure = analyze(model, TOKENS, allow_inexact=True)
+    assert sizes(structure) == {"embed": 12}
+    assert any(why.startswith(name) for why in structure.inexact)
+    plan = random_plan(structure, 0)
+    with torch.no_grad():
+        small = structure.prune(model, plan)(TOKENS)
+        error = relative_error(small, structure.silence(model, plan)(TOKENS))
+        by_hooks = relative_error(small, silenced(model, structure.tensor_masks(plan), TOKENS)(TOKENS))
+    assert error > 1e-3
+    assert error == pytest.approx(by_hooks, rel=1e-3)
+
+
+def test_nothing_is_inexact_where_nothing_is_mixed() -> None:
+    model = nn.Sequential(nn.Linear(6, 12), nn.LayerNorm(12), nn.GELU(), nn.Linear(12, 3))
+    structure = analyze(model, TOKENS, allow_inexact=True)
+    assert sizes(structure) == {"0": 12}
+    assert not structure.inexact
+
+
 def test_unknown_operators_are_listed() -> None:
     model = Net(lambda m, x: m.head(torch.special.i0e(m.embed(x)) + torch.linalg.qr(m.embed(x)).Q.sum()),
                 embed=nn.Linear(6, 4), head=nn.Linear(4, 3))  # fmt: skip
