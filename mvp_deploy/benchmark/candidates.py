@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mvp_deploy.benchmark.compare import Candidate, Expected
@@ -33,6 +34,40 @@ def of_bundle(bundle: Bundle, built: Sequence[ModelFile] = ()) -> list[Candidate
         )
 
     return [candidate(file) for file in models]
+
+
+def only(candidates: Sequence[Candidate], runtimes: Collection[str], precisions: Collection[str]) -> list[Candidate]:
+    """Those that run in one of the runtimes and are in one of the precisions (none: all), with their baselines.
+
+    A baseline that is left out is replaced by the first that stays.
+    """
+    kept = [
+        index
+        for index, candidate in enumerate(candidates)
+        if (not runtimes or candidate.runtime in runtimes) and (not precisions or candidate.precision in precisions)
+    ]
+    place = {index: number for number, index in enumerate(kept)}
+    return [replace(candidates[index], baseline=place.get(candidates[index].baseline, 0)) for index in kept]
+
+
+def by_provider(candidates: Sequence[Candidate], providers: Sequence[str], device: str) -> list[Candidate]:
+    """ONNX files once for each of ONNX Runtime's providers, beside their baselines in the same one."""
+    if not providers:
+        return list(candidates)
+    number = device.partition(":")[2]
+    keys = [
+        (index, provider)
+        for index, candidate in enumerate(candidates)
+        for provider in (providers if candidate.runtime == "onnxruntime" else [None])
+    ]
+    found = []
+    for index, provider in keys:
+        candidate = candidates[index]
+        wanted = [(candidate.baseline, provider), (candidate.baseline, None), (candidate.baseline, providers[0])]
+        on = None if provider is None else f"{provider}:{number}" if number and provider != "cpu" else provider
+        baseline = next(keys.index(key) for key in wanted if key in keys)
+        found.append(replace(candidate, baseline=baseline, device=on))
+    return found
 
 
 def of_files(paths: Sequence[Path]) -> list[Candidate]:

@@ -42,6 +42,7 @@ class Candidate:
     baseline: int
     accuracy: float | None = None
     expected: Expected | None = None  # None: bare files, of which only finite outputs can be asked
+    device: str | None = None  # None: the one asked for all
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ class Benchmark:
             return None
         first = failed[0]
         return DeployError(
-            f"{len(failed)} of {len(self.rows)} rows could not be measured; the first, {first.model} "
-            f"{first.precision} at batch {first.batch}: {first.error}",
+            f"{len(failed)} of {len(self.rows)} rows could not be measured; the first, "
+            f"{f'{first.model} {first.precision}'.strip()} at batch {first.batch}: {first.error}",
             first.code,
         )
 
@@ -128,6 +129,7 @@ def _opened(
 ) -> tuple[Row, Runner | None]:
     """A candidate's row and its runner; without one, the row says why. Others can then still be measured."""
     candidate = candidates[index]
+    device = candidate.device or device
     row = _row(candidate, candidates[candidate.baseline], size)
     runner = None
     try:
@@ -155,7 +157,7 @@ def _row(candidate: Candidate, baseline: Candidate, size: int) -> Row:
     return Row(
         model=candidate.model,
         precision=candidate.precision,
-        runtime=candidate.runtime,
+        runtime=" ".join(filter(None, (candidate.runtime, candidate.device))),
         batch=size,
         size=size_of(candidate.path),
         accuracy=candidate.accuracy,

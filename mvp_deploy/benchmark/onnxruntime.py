@@ -1,4 +1,4 @@
-"""ONNX Runtime: on the CPU, or on a CUDA GPU where its package brings that."""
+"""ONNX Runtime: on the CPU, or on a GPU by its CUDA or TensorRT provider where its package brings that."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from mvp_deploy.errors import DeployError, ExitCode
 
 # Rounds float biases beside Q/DQ to int32 by way of fp16 where the rest is fp16, and there they overflow.
 UNSOUND = ["WeightBiasQuantization"]
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+LIBRARIES = {PROVIDERS["cuda"]: "CUDA and cuDNN", PROVIDERS["tensorrt"]: "TensorRT, CUDA and cuDNN"}
 
 
 class OnnxRunner:
@@ -32,8 +34,8 @@ class OnnxRunner:
             raise DeployError(f"ONNX Runtime cannot load {path.name}: {str(error).splitlines()[0]}") from error
         if self._session.get_providers()[0] != provider:  # it falls back to the CPU with no more than a log line
             raise DeployError(
-                f"ONNX Runtime has {provider} but could not start it: install the CUDA and cuDNN libraries "
-                "it was built for (`mvp-deploy doctor`), or pass --device cpu.",
+                f"ONNX Runtime has {provider} but could not start it: install the {LIBRARIES[provider]} libraries "
+                "it was built for (`mvp-deploy doctor`), or time it on the CPU.",
                 ExitCode.ENVIRONMENT,
             )
         self._binding = self._session.io_binding()
@@ -66,15 +68,21 @@ def open_runner(path: Path, *, threads: int | None, device: str) -> OnnxRunner:
 
 
 def _provider(device: str) -> tuple[str, dict[str, str]]:
+    """The provider for «auto», «cpu», «cuda», «cuda:N», «tensorrt» or «tensorrt:N», and its settings.
+
+    Raises:
+        DeployError: (ENVIRONMENT) this onnxruntime is built without it; (INPUT) no such device.
+    """
     kind, _, index = device.partition(":")
-    if kind == "cpu" or (kind == "auto" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers()):
-        return "CPUExecutionProvider", {}
-    if kind not in ("auto", "cuda"):
-        raise DeployError(f"unknown device {device!r}: write auto, cpu, cuda or cuda:N.")
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if kind == "auto":
+        kind = "cuda" if PROVIDERS["cuda"] in onnxruntime.get_available_providers() else "cpu"
+    if kind not in PROVIDERS:
+        raise DeployError(f"unknown device {device!r}: write auto, {', '.join(PROVIDERS)} or cuda:N.")
+    provider = PROVIDERS[kind]
+    if provider not in onnxruntime.get_available_providers():
         raise DeployError(
-            f"{device} was asked for, and this onnxruntime is built without CUDA: pip uninstall onnxruntime "
-            "&& pip install onnxruntime-gpu, or pass --device cpu.",
+            f"{device} was asked for, and this onnxruntime is built without {provider}: pip uninstall onnxruntime "
+            "&& pip install onnxruntime-gpu, or time it on the CPU.",
             ExitCode.ENVIRONMENT,
         )
-    return "CUDAExecutionProvider", {"device_id": index or "0"}
+    return provider, {} if kind == "cpu" else {"device_id": index or "0"}

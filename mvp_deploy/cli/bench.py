@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 @click.option("--batch", default="1", show_default=True, callback=batch_sizes, help="Batch sizes, as 1,8,32.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of each runtime.  [default: one per core]")
 @click.option("--duration", default=10.0, show_default=True, help="Seconds of timed runs per model, at most.")
+@click.option("--runtime", multiple=True, help="Only files for it: onnxruntime, openvino, …  [default: all]")
+@click.option("--precision", default="", help="Only these of a bundle, as fp32,int8.  [default: all]")
+@click.option(
+    "--provider",
+    multiple=True,
+    type=click.Choice(["cpu", "cuda", "tensorrt"]),
+    help="Of ONNX Runtime; one row for each.  [default: as --device]",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write the result as JSON to this file as well.")
 @common_options
 def command(
@@ -26,6 +34,9 @@ def command(
     batch: tuple[int, ...],
     threads: int | None,
     duration: float,
+    runtime: tuple[str, ...],
+    precision: str,
+    provider: tuple[str, ...],
     out: Path | None,
     device: str,
     seed: int,
@@ -40,12 +51,13 @@ def command(
     \b
     Examples:
       mvp-deploy bench bundles/dogs --batch 1,8,32
+      mvp-deploy bench bundles/dogs --runtime onnxruntime --precision int8 --provider cpu --provider cuda
       mvp-deploy bench unpruned.onnx pruned.onnx other.onnx --threads 1 --json
     """
     import json
 
     from mvp_deploy import bundle
-    from mvp_deploy.benchmark.candidates import of_bundle, of_files
+    from mvp_deploy.benchmark.candidates import by_provider, of_bundle, of_files, only
     from mvp_deploy.benchmark.compare import benchmark
     from mvp_deploy.benchmark.measure import Settings
     from mvp_deploy.engines import engines_of
@@ -59,8 +71,12 @@ def command(
     else:
         candidates = of_files(models)
         console.say("Parity is not checked: bare files come without reference outputs.")
+    chosen = only(candidates, runtime, [name.strip() for name in precision.split(",") if name.strip()])
+    if not chosen:
+        there = ", ".join(sorted({f"{each.runtime} {each.precision}".strip() for each in candidates}))
+        raise DeployError(f"none of the models is for that: there are {there}.")
     result = benchmark(
-        candidates,
+        by_provider(chosen, provider, device),
         batch,
         Settings(duration=duration),
         threads=threads,
@@ -78,7 +94,8 @@ def command(
 
 
 def show(result: Benchmark, console: Console) -> None:
-    """Print the benchmark as a table, and what it was measured on."""
+    """Print the benchmark as a table, why rows have no time, and what it was measured on."""
+    reasons = list(dict.fromkeys(row.error for row in result.rows if row.error))
     console.table(
         [
             "model",
@@ -93,20 +110,23 @@ def show(result: Benchmark, console: Console) -> None:
             "RAM MB",
             "",
         ],
-        [_cells(row) for row in result.rows],
+        [_cells(row, reasons) for row in result.rows],
     )
+    for number, reason in enumerate(reasons, 1):
+        console.show(f"[{number}] {reason}")
     machine = result.environment
     console.show(f"\n{machine['cpu']}, {machine['cores']} cores; {'; '.join(_runtimes(result))}")
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, reasons: list[str]) -> list[str]:
     name = " ".join(part for part in (row.model, row.precision, row.runtime) if part)
     accuracy = "" if row.accuracy is None else f"{row.accuracy:.1%}"
     memory = "" if row.memory is None else f"{row.memory / 1e6:.0f}"
     size = f"{row.size / 1e6:.2f}"
     time = row.timing
     if time is None:
-        return [name, str(row.batch), "", "", "", "", "", accuracy, size, memory, f"failed: {row.error}"]
+        why = f"failed [{reasons.index(row.error) + 1}]" if row.error in reasons else ""
+        return [name, str(row.batch), "", "", "", "", "", accuracy, size, memory, why]
     ratio = row.speed_up
     gain = "baseline" if ratio is None else f"{ratio.value:.2f}x ({ratio.low:.2f}-{ratio.high:.2f})"
     numbers = [f"{value:.3f}" for value in (time.p50, time.p90, time.p99)]

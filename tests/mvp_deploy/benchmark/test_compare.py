@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from samples import make_bundle, make_onnx
 
 from mvp_deploy import bundle
 from mvp_deploy.benchmark import compare
-from mvp_deploy.benchmark.candidates import of_bundle, of_files
+from mvp_deploy.benchmark.candidates import by_provider, of_bundle, of_files, only
 from mvp_deploy.benchmark.environment import cores, cpu_name, environment, other_work
 from mvp_deploy.benchmark.measure import Settings
 from mvp_deploy.benchmark.memory import memory
@@ -49,6 +50,22 @@ def test_a_bundle_is_timed_against_its_unpruned_model(tmp_path: Path) -> None:
         assert (row.speed_up is None) == (row.model == "unpruned")
         assert row.details["threads"] == "1"
     assert result.failure() is None
+
+
+def test_each_provider_has_its_own_baseline(tmp_path: Path) -> None:
+    read = bundle.read(make_bundle(tmp_path / "b"))
+    found = by_provider(of_bundle(read), ["cpu", "tensorrt"], "cuda:1")
+    assert [(each.model, each.device, each.baseline) for each in found] == [
+        ("unpruned", "cpu", 0), ("unpruned", "tensorrt:1", 1), ("pruned", "cpu", 0), ("pruned", "tensorrt:1", 1),
+    ]  # fmt: skip
+
+
+def test_baselines_are_found_again_among_those_that_are_left(tmp_path: Path) -> None:
+    files = [make_onnx(tmp_path / f"{name}.onnx") for name in "abc"]
+    first, second, third = of_files(files)
+    spread = [replace(first, precision="fp32"), replace(second, precision="int8")]
+    spread.append(replace(third, precision="int8", baseline=1))
+    assert [(each.path.stem, each.baseline) for each in only(spread, [], ["int8"])] == [("b", 0), ("c", 0)]
 
 
 def test_a_model_without_parity_is_not_timed_and_the_failure_has_its_code(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 from samples import make_bundle, make_onnx
@@ -56,7 +57,8 @@ def test_a_row_that_fails_says_why_and_decides_the_exit_code(tmp_path: Path) -> 
     folder = make_bundle(tmp_path / "b", spoil=True)
     done = CliRunner().invoke(main, ["bench", str(folder), *QUICK])
     assert done.exit_code == ExitCode.PARITY
-    assert "failed: the exported model's logits" in done.stdout
+    assert "failed [1]" in done.stdout
+    assert "[1] the exported model's logits" in done.stdout
 
 
 def test_an_altered_bundle_is_not_timed(tmp_path: Path) -> None:
@@ -66,6 +68,35 @@ def test_an_altered_bundle_is_not_timed(tmp_path: Path) -> None:
         done = CliRunner().invoke(main, command)
         assert done.exit_code == ExitCode.INPUT
         assert "labels.json is changed" in done.output
+
+
+def test_a_provider_this_onnxruntime_lacks_is_no_run_on_the_cpu(tmp_path: Path) -> None:
+    file = str(make_onnx(tmp_path / "a.onnx"))
+    done = CliRunner().invoke(main, ["bench", file, "--provider", "cpu", "--provider", "tensorrt", "--json", *QUICK])
+    assert done.exit_code == ExitCode.ENVIRONMENT
+    here, missing = json.loads(done.stdout)["rows"]
+    assert here["timing"]["p50"] > 0
+    assert missing["timing"] is None
+    assert missing["runtime"] == "onnxruntime tensorrt"
+    assert "without TensorrtExecutionProvider: pip" in missing["error"]
+
+
+def test_a_provider_that_onnxruntime_has_but_cannot_start_is_no_run_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    done = CliRunner().invoke(main, ["bench", str(make_onnx(tmp_path / "a.onnx")), "--provider", "cuda", *QUICK])
+    assert done.exit_code == ExitCode.ENVIRONMENT
+    assert "could not start it: install the CUDA and cuDNN libraries" in done.output
+
+
+def test_only_the_asked_runtimes_and_precisions_of_a_bundle_are_timed(tmp_path: Path) -> None:
+    folder = str(make_bundle(tmp_path / "b"))
+    done = CliRunner().invoke(main, ["bench", folder, "--runtime", "onnxruntime", "--precision", "fp32", *QUICK])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(main, ["bench", folder, "--precision", "int8", *QUICK])
+    assert done.exit_code == ExitCode.INPUT
+    assert "there are onnxruntime fp32" in done.output
 
 
 @pytest.mark.parametrize("batch", ["0", "a", "1,-2"])
