@@ -10,6 +10,7 @@
     samples.npz         held-out images, prepared, with labels and the PyTorch models' logits, for parity
     measurements.json   latencies measured before the bundle was written
     example.py          classifies an image with numpy, Pillow and onnxruntime alone
+    model.sig           the owner's signature of all this, where it was signed; not in the manifest
     built/              what was built from it on the machine where it lies (engines); not in the manifest
 
 Needs numpy alone: a device reads and verifies bundles.
@@ -35,6 +36,7 @@ from mvp_deploy.files import flush, sha256
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "model.sig"  # OpenSSF Model Signing's usual name
 BUILT = "built"
 MAX_SAMPLES = 64
 
@@ -120,7 +122,8 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
             problems.append(f"{name} is missing")
         elif file.stat().st_size != expected["bytes"] or sha256(file) != expected["sha256"]:
             problems.append(f"{name} is changed")
-    added = [name for name in _names(path) if name not in listed and not name.startswith(f"{BUILT}/")]
+    extra = (name for name in _names(path) if name != SIGNATURE and not name.startswith(f"{BUILT}/"))
+    added = [name for name in extra if name not in listed]
     return problems + [f"{name} is added" for name in added]
 
 

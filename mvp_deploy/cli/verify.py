@@ -12,15 +12,18 @@ from mvp_deploy.errors import DeployError
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--public-key", type=click.Path(path_type=Path), help="Ask for a signature by this key's owner, too.")
 @output_options
-def command(bundle: Path, console: Console) -> None:
-    """Check every file of BUNDLE against its manifest. Needs numpy and click alone.
+def command(bundle: Path, public_key: Path | None, console: Console) -> None:
+    """Check every file of BUNDLE against its manifest. Needs numpy and click alone, but for signatures.
 
-    Changed, missing and added files are listed, and the exit code is then 2.
+    Changed, missing and added files are listed, and the exit code is then 2, as for a signature that is missing or
+    wrong.
 
     \b
-    Example:
+    Examples:
       mvp-deploy verify bundles/dogs
+      mvp-deploy verify bundles/dogs --public-key team.pub
     """
     from mvp_deploy.bundle import verify
 
@@ -30,4 +33,8 @@ def command(bundle: Path, console: Console) -> None:
         console.show(problem)
     if problems:
         raise DeployError(f"{bundle} is not as it was written: copy it again, or export it again.")
-    console.show(f"{bundle} is whole.")
+    if public_key is not None:
+        from mvp_deploy import signing
+
+        signing.verify(bundle, public_key)
+    console.show(f"{bundle} is whole" + ("." if public_key is None else f", and signed by the owner of {public_key}."))
