@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 
@@ -28,3 +29,26 @@ class Silent:
     @contextmanager
     def progress(self, label: str) -> Iterator[Callable[..., Any]]:
         yield lambda *args: None
+
+
+@dataclass(frozen=True)
+class Named:
+    """Speaks of one task of many; without ``bars`` it shows no progress (several would write over each other)."""
+
+    reporter: Reporter
+    name: str
+    bars: bool = True
+
+    def say(self, text: str) -> None:
+        self.reporter.say(f"{self.name}: {text}")
+
+    def warn(self, text: str) -> None:
+        self.reporter.warn(f"{self.name}: {text}")
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Callable[..., Any]]:
+        if not self.bars:
+            yield lambda *args: None
+            return
+        with self.reporter.progress(f"{self.name}: {label}") as step:
+            yield step

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, common_options, output_options
 from mvp_deploy.cli._pruning import budget_options, make_budget, training_options
 from mvp_deploy.errors import DeployError, ExitCode
+
+if TYPE_CHECKING:
+    from mvp_deploy.cluster import Cluster
 
 FOLDER = click.Path(path_type=Path)
 
@@ -27,8 +31,6 @@ def command() -> None:
 @click.option("--weights", type=FOLDER, help="With the weights in this .safetensors or .pth file.")
 @click.option("--image-size", type=int, help="Edge of the input in pixels; the model's own by default.")
 @click.option("--seed", default=0, show_default=True, help="Of random weights, where no others are given.")
-@click.option("--allow-inexact", is_flag=True, help="Let `bank add` and `prune` also remove units that an operator "
-              "mixes with others (GRN, ECA, spatial gates), and report the error.")  # fmt: skip
 @output_options
 def init(
     folder: Path,
@@ -37,7 +39,6 @@ def init(
     weights: Path | None,
     image_size: int | None,
     seed: int,
-    allow_inexact: bool,
     console: Console,
 ) -> None:
     """Start an empty bank for one backbone.
@@ -52,7 +53,7 @@ def init(
     backbone, state = backbones.create(name, pretrained=pretrained, weights=weights, image_size=image_size, seed=seed)
     if not pretrained and weights is None:
         console.warn("the backbone's weights are random: give --pretrained or --weights for a useful bank.")
-    bank = Bank.init(folder, replace(backbone, allow_inexact=allow_inexact), state)
+    bank = Bank.init(folder, backbone, state)
     console.show(f"{folder}: an empty bank for {backbone.name} ({backbone.weights})")
     console.result({"bank": str(folder), "backbone": backbone.to_json(), "fingerprint": bank.backbone.fingerprint})
 
@@ -69,6 +70,7 @@ def init(
 @training_options
 @click.option("--replace", is_flag=True, help="Prune tasks anew that the bank has already.")
 @click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
+@cluster_options
 @common_options
 def add(
     folder: Path,
@@ -83,6 +85,7 @@ def add(
     scope: str,
     replace: bool,
     skip_bad: bool,
+    cluster: Cluster | None,
     device: str,
     seed: int,
     console: Console,
@@ -91,36 +94,36 @@ def add(
     """Prune tasks the long way (train, then cut and fine-tune in rounds) and store them.
 
     A task that fails does not stop the others; the exit code then is its own. Killed and called again, it goes on.
+    With --ray, tasks are pruned at once on a Ray cluster whose machines share the folders of bank and data.
 
     \b
     Example:
       mvp-deploy bank add BANK digits#0,1,2 digits#3,4,5 --keep 0.3
     """
-    from mvp_deploy.bank.add import add_task
+    from mvp_deploy.bank.many import Additions
     from mvp_deploy.bank.store import Bank
     from mvp_deploy.cli._pruning import train_config
     from mvp_deploy.devices import resolve
     from mvp_deploy.pruning.iterative import Schedule
-    from mvp_deploy.tasks import load_task
 
-    bank = Bank.open(folder)
-    place = resolve(device)
-    budget = make_budget(keep, macs, params, round_to)
-    schedule = Schedule(rounds, round_steps, criterion, scope)
-    config = train_config(bank.backbone, training, seed)
+    if cluster is None:
+        resolve(device)  # what cannot be is said before any task is begun; on a cluster, by its machines
+    additions = Additions(
+        bank=folder,
+        budget=make_budget(keep, macs, params, round_to),
+        schedule=Schedule(rounds, round_steps, criterion, scope),
+        config=train_config(Bank.open(folder).backbone, training, seed),
+        device=device,
+        replace=replace,
+        skip_bad=skip_bad,
+    )
     added, failed = [], []
-    for index, spec in enumerate(tasks):
-        console.say(f"task {index + 1} of {len(tasks)}: {spec}")
-        try:
-            task = load_task(spec, seed=seed, skip_bad=skip_bad)
-            if task.skipped:
-                console.warn(f"{spec}: {task.skipped} unusable images or classes left out")
-            added.append(
-                add_task(bank, task, budget, schedule, config, device=place, replace=replace, reporter=console)
-            )
-        except DeployError as error:
-            console.warn(f"{spec} was not added: {error}")
-            failed.append((spec, error))
+    for spec, found in additions.add_all(tasks, cluster, console):
+        if isinstance(found, DeployError):
+            console.warn(f"{spec} was not added: {found}")
+            failed.append((spec, found))
+        else:
+            added.append(found)
     rows = [_row(entry.name, entry.metrics, entry.cost) for entry in added]
     if rows:
         console.table(COLUMNS, rows)

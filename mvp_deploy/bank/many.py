@@ -1,0 +1,63 @@
+"""Adding many tasks to a bank, one after the other here, or at once on a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from mvp_deploy.bank.add import add_task
+from mvp_deploy.bank.store import Bank, Entry
+from mvp_deploy.cluster import Cluster, spread
+from mvp_deploy.devices import resolve
+from mvp_deploy.errors import DeployError
+from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.iterative import Schedule
+from mvp_deploy.reporter import Reporter
+from mvp_deploy.tasks import load_task
+from mvp_deploy.training import TrainConfig
+
+
+@dataclass(frozen=True)
+class Additions:
+    """How tasks are to be added; travels to workers, who open the bank and choose the device themselves."""
+
+    bank: Path
+    budget: Budget
+    schedule: Schedule
+    config: TrainConfig
+    device: str
+    replace: bool
+    skip_bad: bool
+
+    def add(self, spec: str, reporter: Reporter) -> Entry:
+        """Add one task. Raises DeployError where that cannot be."""
+        bank, device = Bank.open(self.bank), resolve(self.device)
+        task = load_task(spec, seed=self.config.seed, skip_bad=self.skip_bad)
+        if task.skipped:
+            reporter.warn(f"{spec}: {task.skipped} unusable images or classes left out")
+        return add_task(
+            bank,
+            task,
+            self.budget,
+            self.schedule,
+            self.config,
+            device=device,
+            replace=self.replace,
+            reporter=reporter,
+        )
+
+    def add_all(
+        self, specs: Sequence[str], cluster: Cluster | None, reporter: Reporter
+    ) -> Iterator[tuple[str, Entry | DeployError]]:
+        """Add all tasks; gives each one's entry, or why it was not added: no task's trouble is another's."""
+        if cluster is not None:
+            yield from spread(cluster, {spec: partial(self.add, spec) for spec in specs}, reporter)
+            return
+        for index, spec in enumerate(specs):
+            reporter.say(f"task {index + 1} of {len(specs)}: {spec}")
+            try:
+                yield spec, self.add(spec, reporter)
+            except DeployError as error:
+                yield spec, error
