@@ -26,6 +26,12 @@ class Table:
     rows: Sequence[Sequence[str]]
     highlight: int | None = None
 
+    @property
+    def numeric(self) -> list[bool]:
+        """For each column, whether it holds numbers: those are aligned right."""
+        columns = zip(*self.rows, strict=True) if self.rows else ([] for _ in self.columns)
+        return [all(not cell or cell[0] in "-0123456789" for cell in column) for column in columns]
+
 
 @dataclass(frozen=True)
 class Section:
@@ -37,9 +43,12 @@ class Section:
     figures: Sequence[Figure] = ()
 
 
+BAD = {"failed", "error", "too noisy to tell", "not measured", "regression"}
+
+
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:
     """The page's HTML. Everything but the figures is escaped."""
-    return _template().render(title=title, lead=lead, sections=sections)
+    return _template().render(title=title, lead=lead, sections=sections, bad=BAD)
 
 
 @cache

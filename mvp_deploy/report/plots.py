@@ -35,27 +35,47 @@ WIDTH = 4.8  # inches: at 400 pixels of width the text still has about 9 pixels
 
 def accuracy_against_latency(names: Sequence[str], milliseconds: Sequence[float], accuracies: Sequence[float]) -> str:
     """One point per model: median latency in milliseconds, and accuracy (0..1). The first is the baseline."""
-    with _plot(2.6) as (axes, svg):
-        for index, (name, x, y) in enumerate(zip(names, milliseconds, accuracies, strict=True)):
-            axes.plot(x, 100 * y, "o", color=SECOND if index == 0 else FIRST, markersize=8)
-            axes.annotate(name, (x, 100 * y), xytext=(8, 4), textcoords="offset points")
+    with _plot(max(2.6, 0.5 + 0.22 * len(names))) as (axes, svg):
         low, high = 100 * min(accuracies), 100 * max(accuracies)
-        axes.set(xlabel="median latency, ms", ylabel="accuracy, %", xlim=(0, 1.25 * max(milliseconds)))
-        axes.set_ylim(max(0, low - max(2, high - low)), high + max(2, high - low))
+        margin = max(2, high - low)
+        bottom, top = max(0, low - margin), min(100, high + margin)
+        axes.set(xlabel="median latency, ms", ylabel="accuracy, %")
+        axes.set(xlim=(0, 1.05 * max(milliseconds)), ylim=(bottom, top))
+        order = sorted(range(len(names)), key=lambda index: accuracies[index])
+        for place, index in enumerate(order):  # names stand in a column on the right, where none hides another
+            x, y = milliseconds[index], 100 * accuracies[index]
+            axes.plot(x, y, "o", color=SECOND if index == 0 else FIRST, markersize=8, clip_on=False, zorder=3)
+            axes.annotate(
+                names[index],
+                (x, y),
+                xytext=(1.06, (place + 0.5) / len(names)),
+                textcoords="axes fraction",
+                verticalalignment="center",
+                arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 5},
+            )
     return svg[0]
 
 
 def latencies(names: Sequence[str], windows: Sequence[Sequence[float]], p99: Sequence[float]) -> str:
-    """One line per model: the median latency of each window (dots) and the 99th percentile of all runs (bar), in ms."""
-    import numpy as np
+    """One line per model: the median latency of each window (dots) and the 99th percentile of all runs (bar), in ms.
 
-    with _plot(0.9 + 0.5 * len(names)) as (axes, svg):
+    On a logarithmic axis: equal distances are equal speed-ups, and one slow window does not squeeze the rest.
+    """
+    import numpy as np
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    with _plot(0.9 + 0.4 * len(names)) as (axes, svg):
         for row, (values, tail) in enumerate(zip(windows, p99, strict=True)):
             spread = np.random.default_rng(row).uniform(-0.18, 0.18, len(values))
             axes.plot(values, row + spread, "o", markersize=3, alpha=0.4, color=SECOND if row == 0 else FIRST)
             axes.plot([tail, tail], [row - 0.25, row + 0.25], color=INK, linewidth=1.5)
         axes.set_yticks(range(len(names)), names)
-        axes.set(xlabel="latency, ms", xlim=(0, None), ylim=(len(names) - 0.5, -0.5))
+        axes.set(xlabel="latency, ms", xscale="log", ylim=(len(names) - 0.5, -0.5))
+        found = [value for values in windows for value in values]
+        wide = max(*found, *p99) > 50 * min(found)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=8))
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.xaxis.set_minor_locator(NullLocator())
     return svg[0]
 
 

@@ -99,7 +99,20 @@ def test_a_task_page_tells_the_result_and_escapes_what_users_named() -> None:
     assert html.count("<svg") == 3
 
 
+def test_numbers_stand_right_and_what_is_wrong_stands_out() -> None:
+    table = Table(("gate", "outcome", "found"), [("max_drop", "failed", "0.1"), ("latency", "met", "")])
+    html = page("t", "l", [Section("s", "", table)])
+    assert '<td>max_drop</td><td class="bad">failed</td><td class="n">0.1</td>' in html
+    assert '<td>latency</td><td>met</td><td class="n"></td>' in html
+
+
+def test_accuracy_never_passes_a_hundred_percent() -> None:
+    svg = plots.accuracy_against_latency(["a", "b"], [2.0, 1.0], [1.0, 0.6])
+    ticks = [float(text) for text in re.findall(r">(\d+)</text>", svg)]
+    assert max(ticks) == 100
+
+
 def test_tables_scroll_by_themselves_on_narrow_screens() -> None:
     html = page("t", "l", [Section("s", "", Table(("a", "b"), [("1", "2")], 0), [Figure("<svg/>", "c")])])
     assert re.search(r'class="scroll"[^>]*>\s*<table', html)
-    assert '<tr class="mark"><td>1</td><td>2</td></tr>' in html
+    assert '<tr class="mark"><td class="n">1</td><td class="n">2</td></tr>' in html
