@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, output_options
 from mvp_deploy.errors import DeployError, ExitCode
 
 if TYPE_CHECKING:
+    from mvp_deploy.cluster import Cluster
     from mvp_deploy.pipeline.config import Config
 
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     "--baseline", type=click.Path(path_type=Path), help="report.json of the last accepted run, to compare with."
 )
 @click.option("--set", "changes", multiple=True, metavar="A.B=VALUE", help="Put a value in place of FILE's.")
+@click.option("--sign-key", type=click.Path(path_type=Path), help="Sign bundles with this private key (PEM).")
+@click.option("--mlflow", metavar="URI", help="Log results to the MLflow tracking server or store there.")
+@cluster_options
 @output_options
 def command(
     file: Path,
@@ -33,6 +38,9 @@ def command(
     dry_run: bool,
     baseline: Path | None,
     changes: tuple[str, ...],
+    sign_key: Path | None,
+    mlflow: str | None,
+    cluster: Cluster | None,
     console: Console,
 ) -> None:
     """Prune, export, check, benchmark, judge and bundle every task of FILE (deploy.yaml).
@@ -50,21 +58,37 @@ def command(
     Example:
       mvp-deploy run deploy.yaml --jobs 2 --baseline accepted/report.json
     """
+    from mvp_deploy import tracking
     from mvp_deploy.pipeline import deployfile, report
     from mvp_deploy.pipeline.baseline import read_report
     from mvp_deploy.pipeline.html import OVERVIEW
-    from mvp_deploy.pipeline.run import run
+    from mvp_deploy.pipeline.places import is_url, publish
+    from mvp_deploy.pipeline.run import folder, run
 
     config = deployfile.load(file, changes)
     if dry_run:
         _show_plan(config, file.parent, only, console)
         return
     before = None if baseline is None else read_report(baseline)
-    found = run(config, file.parent, only=only, jobs=jobs, baseline=before, reporter=console)
-    out = file.parent / config.out
+    store = None if mlflow is None else tracking.Store.open(mlflow)
+    found = run(
+        config,
+        file.parent,
+        only=only,
+        jobs=jobs,
+        cluster=cluster,
+        baseline=before,
+        sign_key=sign_key,
+        reporter=console,
+    )
+    out = folder(config, file.parent)
     report.write(found, out)
+    if store is not None:
+        store.log(found, out)
+    if is_url(config.out):
+        publish(out, config.out)
     console.table(OVERVIEW, [report.row(task) for task in found["tasks"].items()])
-    console.show(f"\nReport: {out / 'report.html'}")
+    console.show(f"\nReport: {config.out if is_url(config.out) else out}/report.html")
     console.result(found)
     bad = {name: task for name, task in found["tasks"].items() if task["code"]}
     if bad:
@@ -78,7 +102,9 @@ def command(
 
 
 def _show_plan(config: Config, base: Path, only: tuple[str, ...], console: Console) -> None:
-    from mvp_deploy.pipeline.run import Failure, plan, settle
+    from mvp_deploy.pipeline.build import plan
+    from mvp_deploy.pipeline.progress import Failure
+    from mvp_deploy.pipeline.run import settle
 
     plans = {
         name: {"error": work.message} if isinstance(work, Failure) else {d.step: d.status for d in plan(work)}

@@ -11,10 +11,12 @@ from typing import Any
 
 from mvp_deploy.errors import DeployError, ExitCode
 from mvp_deploy.pipeline.gates import (
+    NOISY,
     Facts,
     Outcome,
     Verdict,
     at_most,
+    disturbed,
     exact,
     model_name,
     pruned_models,
@@ -84,7 +86,10 @@ def _times(now: Facts, before: Facts, allowed: float) -> Iterator[Verdict]:
             continue
         # Turned round, so that a regression is always a value below its limit.
         found = _verdict(gate, row_name(row), -value, -high, -low, -(1 + allowed), ExitCode.LATENCY)
-        yield Verdict(gate, found.subject, value, low, high, 1 + allowed, found.outcome, found.code)
+        noisy = found.outcome == "failed" and (disturbed(now) or disturbed(before))
+        outcome: Outcome = "too noisy to tell" if noisy else found.outcome
+        advice = NOISY if noisy else ""
+        yield Verdict(gate, found.subject, value, low, high, 1 + allowed, outcome, found.code, advice)
 
 
 def _verdict(gate: str, subject: str, value: float, low: float, high: float, limit: float, code: ExitCode) -> Verdict:

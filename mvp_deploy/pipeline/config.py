@@ -114,7 +114,7 @@ class Config(Section):
 
     bank: str = Field(description="The bank whose tasks vote: a folder, or the URL of one.")
     backbone: str | None = Field(None, description="The bank's backbone; a bank of another one is refused.")
-    out: str = Field("deploy", description="Folder for bundles, reports and unfinished work.")
+    out: str = Field("deploy", description="Folder for bundles, reports and unfinished work; or a URL.")
     device: str = Field("auto", description="For training: auto, cpu, cuda or cuda:N.")
     seed: int = Field(0, ge=0, lt=2**31)
     budget: BudgetSection = BudgetSection()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mvp_deploy.pipeline.gates import disturbed
 from mvp_deploy.report import plots
 from mvp_deploy.report.page import Figure, Section, Table, page
 
 Json = Mapping[str, Any]
 OVERVIEW = ("task", "outcome", "accuracy", "unpruned", "speed-up", "MB")
-GATES = ("gate", "of", "found", "95 % interval", "limit", "outcome")
+GATES = ("gate", "outcome", "found", "limit", "95 % interval", "of")
 
 
 def report_page(report: Json, rows: Sequence[Sequence[str]]) -> str:
@@ -25,7 +26,7 @@ def report_page(report: Json, rows: Sequence[Sequence[str]]) -> str:
 def _changes(report: Json) -> Iterator[Section]:
     """Regressions and improvements since the baseline."""
     found = [
-        (name, f"{gate['gate']}, {gate['subject']}", _number(gate["value"]), _interval(gate), _change(gate))
+        (name, _change(gate), gate["gate"], _number(gate["value"]), _interval(gate), gate["subject"])
         for name, task in report["tasks"].items()
         for gate in task["gates"]
         if gate["gate"] in CHANGES
@@ -33,7 +34,7 @@ def _changes(report: Json) -> Iterator[Section]:
     gone = f" No more in the config: {', '.join(report['gone'])}." if report["gone"] else ""
     if found:
         text = "A change that its noise may explain is no change: judged are intervals, not values." + gone
-        columns = ("task", "of", "found", "95 % interval", "change")
+        columns = ("task", "change", "in", "found", "95 % interval", "of")
         yield Section("Since the baseline", text, Table(columns, found))
     elif gone:
         yield Section("Since the baseline", gone)
@@ -44,7 +45,7 @@ CHANGES = {"accuracy change": 0.0, "size growth": 1.0, "latency growth": 1.0, "s
 
 def _change(gate: Json) -> str:
     if gate["code"]:
-        return "regression"
+        return "regression" if gate["outcome"] == "failed" else str(gate["outcome"])
     better = gate["low"] > 0 if gate["gate"] == "accuracy change" else gate["high"] < CHANGES[gate["gate"]]
     return "improvement" if better else "none beyond noise or limit"
 
@@ -52,9 +53,10 @@ def _change(gate: Json) -> str:
 def _tasks(tasks: Json) -> Iterator[Section]:
     for name, task in tasks.items():
         steps = "; ".join(f"{done['step']} {done['status']} ({done['seconds']:.1f} s)" for done in task["steps"])
-        told = [*filter(None, [task["error"]]), *task.get("warnings", ()), f"Steps: {steps}." if steps else ""]
+        told = [*filter(None, [task["error"]]), *task.get("warnings", ()), *_busy(task)]
+        told.append(f"Steps: {steps}." if steps else "")
         gates = [
-            (g["gate"], g["subject"], _number(g["value"]), _interval(g), _number(g["limit"]), g["outcome"])
+            (g["gate"], g["outcome"], _number(g["value"]), _number(g["limit"]), _interval(g), g["subject"])
             for g in task["gates"]
             if g["gate"] not in CHANGES
         ]
@@ -63,18 +65,31 @@ def _tasks(tasks: Json) -> Iterator[Section]:
         yield Section(f"{name}: {task['outcome']}", " ".join(told), table, figures)
         voters = task.get("votes", {}).get("voters", ())
         if voters:
-            cells = [(v["task"], f"{v['similarity']:.3f}", f"{v['weight']:.2f}") for v in voters]
+            cells = [(_short(v["task"]), f"{v['similarity']:.3f}", f"{v['weight']:.2f}") for v in voters]
             yield Section(f"{name}: who voted", "", Table(("neighbour", "similarity", "weight"), cells))
+
+
+def _busy(task: Json) -> Iterator[str]:
+    if "times" in task and disturbed(task):
+        found = task["times"]["environment"]
+        yield (
+            f"Other processes kept {found['others']:.1f} of {found['cores']} cores busy while this was timed, so its "
+            "times and speed-ups say little."
+        )
 
 
 def _figures(task: Json) -> Iterator[Figure]:
     rows = [row for row in task["times"]["rows"] if row["timing"]]
     for batch in dict.fromkeys(row["batch"] for row in rows):
         at = [row for row in rows if row["batch"] == batch]
-        names = [f"{row['model']} {row['precision']} {row['runtime']}" for row in at]
+        runtimes = {row["runtime"] for row in at}
+        names = [f"{row['model']} {row['precision']} {row['runtime'] if len(runtimes) > 1 else ''}" for row in at]
         medians = [row["timing"]["median"]["value"] for row in at]
         against = plots.accuracy_against_latency(names, medians, [row["accuracy"] for row in at])
-        yield Figure(against, f"Accuracy on {task['images']['test']} held-out images against latency, batch {batch}.")
+        where = f" in {runtimes.pop()}" if len(runtimes) == 1 else ""
+        yield Figure(
+            against, f"Accuracy on {task['images']['test']} held-out images against latency{where}, batch {batch}."
+        )
         windows = [row["timing"]["windows"] for row in at]
         spread = plots.latencies(names, windows, [row["timing"]["p99"] for row in at])
         yield Figure(spread, f"Batch {batch}: the median of each window, and the 99th percentile of all runs (bar).")
@@ -85,6 +100,12 @@ def _figures(task: Json) -> Iterator[Figure]:
         [group["unanimity"] for group in groups],
     )
     yield Figure(kept, f"Units kept in each of the {len(groups)} unit groups, and how unanimous the voters were.")
+
+
+def _short(task: str) -> str:
+    """A task's source without its folders, and its classes."""
+    source, mark, classes = task.partition("#")
+    return source.rpartition("/")[2] + mark + classes.replace(",", ", ")
 
 
 def _machine(report: Json) -> Section:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mvp_deploy.errors import ExitCode
 from mvp_deploy.files import atomic_write
+from mvp_deploy.pipeline.gates import disturbed
 from mvp_deploy.pipeline.html import report_page
 
 Report = Mapping[str, Any]
@@ -73,6 +74,7 @@ def markdown(report: Report) -> str:
         if task["error"]:
             lines.append(f"- **{name}**: {_inline(task['error'])}")
         lines += [f"- **{name}**: {_inline(told(gate))}" for gate in task["gates"] if gate["code"]]
+        lines += [f"- {name}: {_inline(warning)}" for warning in task.get("warnings", ())]
     lines += [f"- **{name}** was in the baseline and is in the config no more" for name in report["gone"]]
     return "\n".join(lines) + "\n\n"
 
@@ -90,7 +92,9 @@ def row(item: tuple[str, Report]) -> list[str]:
         task["outcome"],
         f"{max(model['accuracy'] for model in models):.1%}",
         f"{task['metrics']['unpruned']['accuracy']:.1%}",
-        f"{best['value']:.2f}x ({best['low']:.2f}-{best['high']:.2f})" if best else "",
+        f"{best['value']:.2f}x ({best['low']:.2f}-{best['high']:.2f})" + (", disturbed" if disturbed(task) else "")
+        if best
+        else "",
         f"{min(model['bytes'] for model in models) / 1e6:.2f}",
     ]
 

@@ -1,84 +1,34 @@
-"""All tasks of a deploy.yaml: models first, in as many processes as asked; then, one by one, times and gates."""
+"""All tasks of a deploy.yaml: models first, several at once; then, one by one, times, gates and bundles."""
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
 import shutil
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mvp_deploy.benchmark.environment import cores, environment
+from mvp_deploy import signing
+from mvp_deploy.benchmark.environment import environment
+from mvp_deploy.cluster import Cluster
 from mvp_deploy.errors import DeployError, ExitCode
 from mvp_deploy.pipeline import steps
 from mvp_deploy.pipeline.baseline import SCHEMA, compare
+from mvp_deploy.pipeline.build import build_all
 from mvp_deploy.pipeline.config import Config
 from mvp_deploy.pipeline.gates import Verdict, judge
-from mvp_deploy.pipeline.places import local
-from mvp_deploy.pipeline.steps import Done, Work
-from mvp_deploy.reporter import Reporter
-
-# Of several failures the first of these decides: what stopped the work before what the work found.
-WORST = (
-    ExitCode.ERROR,
-    ExitCode.ENVIRONMENT,
-    ExitCode.INPUT,
-    ExitCode.PARITY,
-    ExitCode.ACCURACY,
-    ExitCode.LATENCY,
-    ExitCode.OK,
-)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a task's steps could not go on."""
-
-    message: str
-    code: ExitCode
-
-
-@dataclass(frozen=True)
-class Progress:
-    """A task on its way: what was done, and what stopped it, if anything did."""
-
-    done: tuple[Done, ...] = ()
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True)
-class Named:
-    """Speaks of one task; without ``bars`` it shows no progress (several tasks would write over each other)."""
-
-    reporter: Reporter
-    name: str
-    bars: bool = True
-
-    def say(self, text: str) -> None:
-        self.reporter.say(f"{self.name}: {text}")
-
-    def warn(self, text: str) -> None:
-        self.reporter.warn(f"{self.name}: {text}")
-
-    @contextmanager
-    def progress(self, label: str) -> Iterator[Callable[..., Any]]:
-        if not self.bars:
-            yield lambda *args: None
-            return
-        with self.reporter.progress(f"{self.name}: {label}") as step:
-            yield step
+from mvp_deploy.pipeline.places import cache, is_url, local
+from mvp_deploy.pipeline.progress import Failure, Progress, caught, go_on, worst
+from mvp_deploy.pipeline.steps import Work
+from mvp_deploy.pipeline.times import measure
+from mvp_deploy.reporter import Named, Reporter
 
 
 def run(
@@ -87,7 +37,9 @@ def run(
     *,
     only: Sequence[str] = (),
     jobs: int = 1,
+    cluster: Cluster | None = None,
     baseline: Mapping[str, Any] | None = None,
+    sign_key: Path | None = None,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Bring every task up to date and judge it; gives what report.json holds. A task's failure is told in there.
@@ -96,20 +48,27 @@ def run(
         base: what the config's paths are relative to.
         only: names of tasks; all if empty.
         jobs: how many tasks are pruned and exported at once, each in a process of its own.
+        cluster: where they are pruned and exported instead.
         baseline: the report of the last accepted run.
+        sign_key: the private key bundles are signed with.
 
     Raises:
-        DeployError: (INPUT) no such task or no bank; (ENVIRONMENT) another run is at work in the same folder.
+        DeployError: (INPUT) no such task, no bank, no usable key; (ENVIRONMENT) another run is at work in the same
+            folder, or what the key or the cluster needs is missing.
     """
-    out = Path(os.path.relpath(base / config.out))
-    with _locked(out):
+    if sign_key is not None:
+        signing.public_half(sign_key)  # a key that is none fails before hours of work
+    with _locked(folder(config, base)):
         works = settle(config, base, only)
-        with ThreadPoolExecutor(jobs) as pool:
-            built = list(pool.map(lambda work: _build(work, jobs, reporter), works.values()))
-        tasks = {
-            name: _finish(work, progress, baseline, Named(reporter, name))
-            for (name, work), progress in zip(works.items(), built, strict=True)
-        }
+        built = build_all(
+            {name: work for name, work in works.items() if isinstance(work, Work)}, jobs, cluster, reporter
+        )
+        tasks = {}
+        for name, work in works.items():
+            if isinstance(work, Failure):
+                tasks[name] = _told(Progress(failure=work), [], {})
+            else:
+                tasks[name] = _finish(work, built[name], baseline, sign_key, Named(reporter, name))
     code = worst(ExitCode(task["code"]) for task in tasks.values())
     return {
         "schema": SCHEMA,
@@ -127,28 +86,21 @@ def settle(config: Config, base: Path, only: Sequence[str] = ()) -> dict[str, Wo
     if unknown := [name for name in only if name not in config.tasks]:
         raise DeployError(f"there is no task {unknown[0]!r}: the config has {', '.join(config.tasks)}.")
     bank = _bank(config, base)
-    out = Path(os.path.relpath(base / config.out))
+    out = folder(config, base)
 
     def settled(name: str) -> Work:
         task = config.tasks[name]
         data = local(task.data, base)
         return steps.settle(name, task, data, bank, device=config.device, seed=config.seed, out=out)
 
-    return {name: _caught(partial(settled, name)) for name in only or config.tasks}
+    return {name: caught(partial(settled, name)) for name in only or config.tasks}
 
 
-def plan(work: Work) -> list[Done]:
-    """What a run would do now: each step 'unchanged' or 'to do'."""
-    found: list[Done] = []
-    for step in ("prune", "export", "benchmark"):
-        fresh = all(done.status == "unchanged" for done in found) and steps.is_done(work, step, work.keys[step])
-        found.append(Done(step, "unchanged" if fresh else "to do"))
-    return found
-
-
-def worst(codes: Iterator[ExitCode]) -> ExitCode:
-    """What the command ends with when its tasks would end with these."""
-    return min(codes, key=WORST.index, default=ExitCode.OK)
+def folder(config: Config, base: Path) -> Path:
+    """Where the run's files lie on this machine; for an ``out`` elsewhere, where they wait to be published."""
+    if is_url(config.out):
+        return cache() / "out" / steps.key(out=config.out)[:16]
+    return Path(os.path.relpath(base / config.out))
 
 
 def _bank(config: Config, base: Path) -> Path:
@@ -158,8 +110,6 @@ def _bank(config: Config, base: Path) -> Path:
             f"{config.bank} is not a bank: make one with `mvp-deploy bank init {config.bank} --backbone resnet18`."
         )
     if config.backbone is not None:
-        import json
-
         found = json.loads((bank / "bank.json").read_text())["backbone"]["name"]
         if found != config.backbone:
             raise DeployError(f"the bank {config.bank} is of {found}, the config asks for {config.backbone}.")
@@ -183,77 +133,11 @@ def _locked(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _build(work: Work | Failure, jobs: int, reporter: Reporter) -> Progress:
-    """Prune and export one task; with several jobs in a process of its own, so that its death harms no other."""
-    if isinstance(work, Failure):
-        return Progress(failure=work)
-    named = Named(reporter, work.name, bars=jobs == 1)
-    if jobs == 1 or plan(work)[1].status == "unchanged":
-        return build(work, named)
-    try:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, context, initializer=_begin_worker, initargs=(jobs,)) as pool:
-            return pool.submit(build, work, named).result()
-    except BrokenProcessPool:
-        message = "its process was killed, perhaps for want of memory: try fewer --jobs. A new run goes on from there."
-        return Progress(failure=Failure(message, ExitCode.ERROR))
-
-
-def build(work: Work, reporter: Reporter) -> Progress:
-    """The steps that may share the machine with other tasks'."""
-    actions = {"prune": lambda: steps.prune(work, reporter), "export": lambda: steps.export(work, reporter)}
-    return _go(work, Progress(), work.keys, actions)
-
-
-def _begin_worker(jobs: int) -> None:
-    """Take a fair share of the cores; and end with the parent, whose lock keeps other runs from the folder."""
-    import torch
-
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            wait([parent.sentinel])
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-    torch.set_num_threads(max(1, cores() // jobs))
-
-
-def _go(work: Work, progress: Progress, keys: Mapping[str, str], actions: Mapping[str, Callable[[], None]]) -> Progress:
-    for step, action in actions.items():
-        if progress.failure:
-            break
-        found = _caught(partial(steps.once, work, step, keys[step], action), work.folder)
-        if isinstance(found, Failure):
-            progress = Progress((*progress.done, Done(step, "failed")), found)
-        else:
-            progress = Progress((*progress.done, found))
-    return progress
-
-
-def _caught(action: Callable[[], Any], folder: Path | None = None) -> Any:
-    """What ``action`` gives, or the failure that stopped it: no task's trouble is another's."""
-    try:
-        return action()
-    except DeployError as error:
-        return Failure(str(error), error.code)
-    except Exception as error:
-        where = ""
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "error.txt").write_text(traceback.format_exc())
-            where = f" (traceback in {folder / 'error.txt'})"
-        return Failure(f"unexpected {type(error).__name__}: {error}{where}", ExitCode.ERROR)
-
-
 def _finish(
-    work: Work | Failure, progress: Progress, baseline: Mapping[str, Any] | None, reporter: Named
+    work: Work, progress: Progress, baseline: Mapping[str, Any] | None, sign_key: Path | None, reporter: Named
 ) -> dict[str, Any]:
     """Time, judge and bundle one task, alone on the machine; gives its part of report.json."""
-    if isinstance(work, Failure):
-        return _told(progress, [], {})
-    progress = _go(work, progress, work.keys, {"benchmark": lambda: steps.measure(work, reporter)})
+    progress = go_on(work, progress, work.keys, {"benchmark": lambda: measure(work, reporter)})
     verdicts: list[Verdict] = []
     facts: dict[str, Any] = {}
     if progress.failure is None:
@@ -263,8 +147,9 @@ def _finish(
         if before and before.get("models"):
             verdicts += compare(facts, before, work.task.gates.max_regression)
     if progress.failure is None and not any(verdict.code for verdict in verdicts):
-        keys = {"bundle": steps.key(after=work.keys["benchmark"])}
-        progress = _go(work, progress, keys, {"bundle": lambda: steps.pack(work)})
+        signed_by = None if sign_key is None else signing.public_half(sign_key)
+        keys = {"bundle": steps.key(after=work.keys["benchmark"], signed_by=signed_by)}
+        progress = go_on(work, progress, keys, {"bundle": lambda: steps.pack(work, sign_key)})
     else:
         shutil.rmtree(work.bundle, ignore_errors=True)  # nobody should take an older run's bundle for this one's
     if progress.failure:

@@ -23,12 +23,13 @@ from typing import Any
 import calibration
 import exporters
 import mvp_deploy
-from mvp_deploy import bundle
-from mvp_deploy.benchmark.environment import cores, cpu_name, environment, versions
+from mvp_deploy import bundle, signing
+from mvp_deploy.benchmark.environment import cores, cpu_name, versions
 from mvp_deploy.errors import DeployError
 from mvp_deploy.files import atomic_write, sha256
 from mvp_deploy.pipeline.config import TaskSection
 from mvp_deploy.pipeline.places import content
+from mvp_deploy.pipeline.times import gpu
 from mvp_deploy.reporter import Reporter
 
 STEPS = ("prune", "export", "benchmark", "bundle")  # gates are judged each time: that takes no time
@@ -82,7 +83,8 @@ def settle(name: str, task: TaskSection, data: str, bank: Path, *, device: str, 
         task=task.model_dump(mode="json", include={"skip_bad", "budget", "recipe", "training"}),
     )
     export = key(after=prune, export=task.export.model_dump())
-    times = key(after=export, benchmark=task.benchmark.model_dump(), cpu=cpu_name(), cores=cores())
+    machine = {"cpu": cpu_name(), "cores": cores(), "gpu": gpu() if "tensorrt" in task.export.targets else None}
+    times = key(after=export, benchmark=task.benchmark.model_dump(), **machine)
     return Work(name, task, data, bank, device, seed, out, {"prune": prune, "export": export, "benchmark": times})
 
 
@@ -109,9 +111,16 @@ def is_done(work: Work, step: str, step_key: str) -> bool:
     output = work.output(step)
     try:
         mark = json.loads((work.folder / f"{step}.done").read_text())
-        return bool(mark == {"key": step_key, "content": content(str(output))} and output.exists())
+        return bool(mark == {"key": step_key, "content": _given(output)})
     except (OSError, ValueError, DeployError):
         return False
+
+
+def _given(output: Path) -> str:
+    """A checksum of what a step gave. A bundle's is that of its manifest: what is built in it later does not count."""
+    if not (output / bundle.MANIFEST).is_file():
+        return content(str(output))
+    return key(manifest=sha256(output / bundle.MANIFEST), signed=signing.is_signed(output), wrong=bundle.verify(output))
 
 
 def once(work: Work, step: str, step_key: str, action: Callable[[], None]) -> Done:
@@ -121,7 +130,7 @@ def once(work: Work, step: str, step_key: str, action: Callable[[], None]) -> Do
     start = time.perf_counter()
     action()
     with atomic_write(work.folder / f"{step}.done") as temporary:
-        temporary.write_text(json.dumps({"key": step_key, "content": content(str(work.output(step)))}))
+        temporary.write_text(json.dumps({"key": step_key, "content": _given(work.output(step))}))
     return Done(step, "done", time.perf_counter() - start)
 
 
@@ -175,39 +184,17 @@ def export(work: Work, reporter: Reporter) -> None:
     )
 
 
-def measure(work: Work, reporter: Reporter) -> None:
-    """times.json: every exported model timed in turns with the others, on the CPU."""
-    from mvp_deploy.benchmark.candidates import of_bundle
-    from mvp_deploy.benchmark.compare import benchmark
-    from mvp_deploy.benchmark.measure import Settings
-
-    asked = work.task.benchmark
-    times: dict[str, Any] = {"environment": environment(), "rows": []}
-    if asked.batches:
-        candidates = of_bundle(bundle.read(work.output("export")))
-        found = benchmark(
-            candidates,
-            asked.batches,
-            Settings(duration=asked.duration),
-            threads=asked.threads,
-            device="cpu",
-            seed=work.seed,
-            reporter=reporter,
-        )
-        if error := found.failure():
-            raise error
-        times = found.to_json()
-    with atomic_write(work.output("benchmark")) as temporary:
-        bundle.write_json(temporary, times)
-
-
-def pack(work: Work) -> None:
-    """The bundle: what was exported, with its measurements."""
+def pack(work: Work, sign_key: Path | None) -> None:
+    """The bundle: what was exported, with its measurements; signed where there is a key."""
     exported = work.output("export")
     bundle.read(exported)  # refuses what is not as it was written
     with bundle.writing(work.bundle) as folder:
-        shutil.copytree(exported, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(bundle.MANIFEST))
+        shutil.copytree(
+            exported, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(bundle.MANIFEST, bundle.BUILT)
+        )
         shutil.copyfile(work.output("benchmark"), folder / "measurements.json")
+    if sign_key is not None:
+        signing.sign(work.bundle, sign_key)
 
 
 def facts(work: Work) -> dict[str, Any]:
@@ -218,8 +205,10 @@ def facts(work: Work) -> dict[str, Any]:
     exported = work.output("export")
     info = json.loads((exported / "bundle.json").read_text())
     models = [model | {"bytes": size_of(exported / model["file"])} for model in info["models"]]
-    shown = ("metrics", "images", "classes", "groups", "votes", "recipe", "budget", "seed", "warnings")
+    times = json.loads(work.output("benchmark").read_text())
+    shown = ("metrics", "images", "classes", "groups", "votes", "recipe", "budget", "seed")
     return {name: run[name] for name in shown} | {
         "models": models,
-        "times": json.loads(work.output("benchmark").read_text()),
+        "times": times,
+        "warnings": [*run["warnings"], *filter(None, [times["no_engines"]])],
     }

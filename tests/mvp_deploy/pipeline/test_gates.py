@@ -12,7 +12,7 @@ from mvp_deploy.errors import ExitCode
 from mvp_deploy.pipeline.baseline import compare
 from mvp_deploy.pipeline.config import GatesSection
 from mvp_deploy.pipeline.gates import at_least, at_most, judge
-from mvp_deploy.pipeline.run import WORST, worst
+from mvp_deploy.pipeline.progress import WORST, worst
 
 numbers = st.floats(-1e6, 1e6)
 Facts = dict[str, Any]
@@ -24,6 +24,7 @@ def make(
     gain: tuple[float, float, float] = (1.5, 1.4, 1.6),
     windows: int = 20,
     cpu: str = "one",
+    others: float | None = None,
     size: int = 1_000_000,
 ) -> Facts:
     """What was found of a task: one pruned model, timed at batch 1. Intervals as (value, low, high)."""
@@ -43,7 +44,10 @@ def make(
         "metrics": {"unpruned": {"accuracy": 0.95}},
         "images": {"test": 1000},
         "models": [model],
-        "times": {"environment": {"cpu": cpu, "cores": 2}, "rows": [row | {"timing": timing, "speed_up": speed_up}]},
+        "times": {
+            "environment": {"cpu": cpu, "cores": 2, "others": others},
+            "rows": [row | {"timing": timing, "speed_up": speed_up}],
+        },
     }
 
 
@@ -107,6 +111,22 @@ def test_too_noisy_to_tell_is_no_pass_and_says_what_to_do(gates: dict[str, Any])
 def test_too_few_windows_have_no_interval_to_judge_by() -> None:
     [verdict] = judge(make(windows=5), GatesSection.model_validate({"latency": [{"at_most_ms": 100}]}))
     assert verdict.outcome == "too noisy to tell"
+
+
+def test_on_a_busy_machine_only_a_latency_that_is_met_says_anything() -> None:
+    def outcome(gates: dict[str, Any], others: float) -> str:
+        [verdict] = judge(make(others=others), GatesSection.model_validate(gates))
+        assert (verdict.code == ExitCode.OK) == (verdict.outcome == "met")
+        return verdict.outcome
+
+    for others, failed in ((0.1, "failed"), (0.5, "too noisy to tell")):  # of two cores
+        assert outcome({"latency": [{"at_most_ms": 2.1}]}, others) == "met"
+        assert outcome({"latency": [{"at_most_ms": 1.0}]}, others) == failed
+        assert outcome({"speed_up": [{"at_least": 5}]}, others) == failed
+    assert outcome({"speed_up": [{"at_least": 1}]}, 0.1) == "met"
+    assert outcome({"speed_up": [{"at_least": 1}]}, 0.5) == "too noisy to tell"
+    [_, _, growth] = compare(make(latency=(9.0, 9.0, 9.0), others=0.5), make(), 0.05)
+    assert (growth.outcome, growth.code) == ("too noisy to tell", ExitCode.LATENCY)
 
 
 @pytest.mark.parametrize("where", [{"runtime": "openvino"}, {"precision": "int8"}, {"batch": 8}])

@@ -83,16 +83,14 @@ def test_one_tasks_failure_stops_no_other_and_is_told_everywhere(run) -> None:
 
 
 def test_an_unexpected_error_in_a_step_is_that_tasks_failure(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mvp_deploy.pipeline import steps
-
-    measure = steps.measure
+    from mvp_deploy.pipeline.run import measure
 
     def broken(work, reporter) -> None:
         if work.name == "ones":
             raise KeyError("sky")
         measure(work, reporter)
 
-    monkeypatch.setattr(steps, "measure", broken)
+    monkeypatch.setattr("mvp_deploy.pipeline.run.measure", broken)
     done = run("--set", "benchmark.duration=0.3")
     assert done.exit_code == ExitCode.ERROR
     assert statuses("ones")["benchmark"] == "failed"
@@ -141,6 +139,17 @@ def test_the_summary_is_appended_for_github(run, monkeypatch: pytest.MonkeyPatch
     text = summary.read_text()
     assert text.startswith("what others wrote\n## mvp-deploy: 2 of 2 tasks met their gates")
     assert text.count("| ones | met |") == 1
+
+
+def test_times_of_a_busy_machine_are_marked_as_such(finished: Path) -> None:
+    from mvp_deploy.pipeline.html import report_page
+    from mvp_deploy.pipeline.report import markdown, row
+
+    found = json.loads((finished / "deploy/report.json").read_text())
+    for task, others in (("ones", 0.9 * found["environment"]["cores"]), ("twos", 0.0)):
+        found["tasks"][task]["times"]["environment"]["others"] = others
+    assert markdown(found).count(", disturbed |") == 1
+    assert report_page(found, [row(task) for task in found["tasks"].items()]).count("so its times and speed-ups") == 1
 
 
 def test_the_page_needs_no_network_and_no_script(finished: Path) -> None:

@@ -1,0 +1,104 @@
+"""The steps that may share machines with other tasks': prune and export, here, in processes, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from multiprocessing.connection import wait
+
+from mvp_deploy.benchmark.environment import cores, versions
+from mvp_deploy.cluster import Cluster, spread
+from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.pipeline import steps
+from mvp_deploy.pipeline.progress import Failure, Progress, go_on
+from mvp_deploy.pipeline.steps import Done, Work
+from mvp_deploy.reporter import Named, Reporter
+
+
+def build_all(works: Mapping[str, Work], jobs: int, cluster: Cluster | None, reporter: Reporter) -> dict[str, Progress]:
+    """Bring each task's models up to date, ``jobs`` at once in processes of their own, or on the cluster."""
+    fresh = {name for name, work in works.items() if plan(work)[1].status == "unchanged"}
+    here = {name: build(work, reporter) for name, work in works.items() if name in fresh}  # takes no time
+    left = {name: work for name, work in works.items() if name not in fresh}
+    if not left:
+        made = {}
+    elif cluster is not None:
+        made = _on_cluster(left, cluster, reporter)
+    elif jobs == 1:
+        made = {name: build(work, Named(reporter, name)) for name, work in left.items()}
+    else:
+        with ThreadPoolExecutor(jobs) as pool:
+            done = pool.map(lambda item: _in_process(item[1], jobs, Named(reporter, item[0], bars=False)), left.items())
+            made = dict(zip(left, done, strict=True))
+    return here | made
+
+
+def build(work: Work, reporter: Reporter) -> Progress:
+    """Prune and export one task."""
+    actions = {"prune": lambda: steps.prune(work, reporter), "export": lambda: steps.export(work, reporter)}
+    return go_on(work, Progress(), work.keys, actions)
+
+
+def plan(work: Work) -> list[Done]:
+    """What a run would do now: each step 'unchanged' or 'to do'."""
+    found: list[Done] = []
+    for step in ("prune", "export", "benchmark"):
+        fresh = all(done.status == "unchanged" for done in found) and steps.is_done(work, step, work.keys[step])
+        found.append(Done(step, "unchanged" if fresh else "to do"))
+    return found
+
+
+def _in_process(work: Work, jobs: int, reporter: Reporter) -> Progress:
+    """Build in a process of its own, so that its death harms no other task."""
+    try:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, context, initializer=_begin_worker, initargs=(jobs,)) as pool:
+            return pool.submit(build, work, reporter).result()
+    except BrokenProcessPool:
+        message = "its process was killed, perhaps for want of memory: try fewer --jobs. A new run goes on from there."
+        return Progress(failure=Failure(message, ExitCode.ERROR))
+
+
+def _begin_worker(jobs: int) -> None:
+    """Take a fair share of the cores; and end with the parent, whose lock keeps other runs from the folder."""
+    import torch
+
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            wait([parent.sentinel])
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    torch.set_num_threads(max(1, cores() // jobs))
+
+
+def _on_cluster(works: Mapping[str, Work], cluster: Cluster, reporter: Reporter) -> dict[str, Progress]:
+    made_with = _made_with()
+    pieces = {name: partial(_build_alike, work, made_with) for name, work in works.items()}
+    made = {}
+    for name, found in spread(cluster, pieces, reporter):
+        made[name] = Progress(failure=Failure(str(found), found.code)) if isinstance(found, DeployError) else found
+    return {name: made[name] for name in works}
+
+
+def _build_alike(work: Work, made_with: str, reporter: Reporter) -> Progress:
+    """Build on another machine, with the code and libraries that the task's keys speak of."""
+    if _made_with() != made_with:
+        raise DeployError(
+            f"{platform.node()} has another mvp-deploy or other libraries than the machine that started the run: "
+            "install the same on all.",
+            ExitCode.ENVIRONMENT,
+        )
+    return build(work, reporter)
+
+
+def _made_with() -> str:
+    return steps.key(code=steps.code(), versions=versions())
