@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ def command() -> None:
 @click.option("--weights", type=FOLDER, help="With the weights in this .safetensors or .pth file.")
 @click.option("--image-size", type=int, help="Edge of the input in pixels; the model's own by default.")
 @click.option("--seed", default=0, show_default=True, help="Of random weights, where no others are given.")
+@click.option("--allow-inexact", is_flag=True, help="Let `bank add` and `prune` also remove units that an operator "
+              "mixes with others (GRN, ECA, spatial gates), and report the error.")  # fmt: skip
 @output_options
 def init(
     folder: Path,
@@ -39,6 +42,7 @@ def init(
     weights: Path | None,
     image_size: int | None,
     seed: int,
+    allow_inexact: bool,
     console: Console,
 ) -> None:
     """Start an empty bank for one backbone.
@@ -53,7 +57,7 @@ def init(
     backbone, state = backbones.create(name, pretrained=pretrained, weights=weights, image_size=image_size, seed=seed)
     if not pretrained and weights is None:
         console.warn("the backbone's weights are random: give --pretrained or --weights for a useful bank.")
-    bank = Bank.init(folder, backbone, state)
+    bank = Bank.init(folder, replace(backbone, allow_inexact=allow_inexact), state)
     console.show(f"{folder}: an empty bank for {backbone.name} ({backbone.weights})")
     console.result({"bank": str(folder), "backbone": backbone.to_json(), "fingerprint": bank.backbone.fingerprint})
 
