@@ -47,30 +47,29 @@ class NewTask:
         original = Original.create(bank.backbone, state, len(task.classes), device=device)
         return cls(task, bank, original, train, test, sign(bank.backbone, state, train, len(task.classes), device))
 
-    def attempt(
-        self, recipe: Recipe, budget: Budget, config: TrainConfig, *, teacher: torch.nn.Module | None = None
-    ) -> Trial:
-        """Prune by the recipe and fine-tune; teacher: the unpruned model, where the recipe distils."""
-        begun = time.perf_counter()
+    def decide(self, recipe: Recipe, budget: Budget, seed: int = 0) -> Decision:
+        """Ask the neighbours that the recipe names, and choose the units that stay."""
         found = neighbours(
-            self.bank,
-            self.signature,
-            recipe,
-            self.original,
-            self.train,
-            data=self.task.fingerprint,
-            seed=config.seed,
+            self.bank, self.signature, recipe, self.original, self.train, data=self.task.fingerprint, seed=seed
         )
-        decision = decide(
+        own = self._known(recipe.criterion, seed)
+        return decide(
             self.original,
             self.train,
             found.voters,
             recipe,
             budget,
             too_distant=found.too_distant,
-            importance=self._known(recipe.criterion, config.seed),
-            seed=config.seed,
+            importance=own,
+            seed=seed,
         )
+
+    def attempt(
+        self, recipe: Recipe, budget: Budget, config: TrainConfig, *, teacher: torch.nn.Module | None = None
+    ) -> Trial:
+        """Prune by the recipe and fine-tune; teacher: the unpruned model, where the recipe distils."""
+        begun = time.perf_counter()
+        decision = self.decide(recipe, budget, config.seed)
         model = start(self.original, self.train, decision, recipe, seed=config.seed)
         before = accuracy(model, self.test)
         fit(model, self.train, config, teacher=teacher)

@@ -1,0 +1,160 @@
+"""Beside Torch-Pruning's group Taylor: the same backbone, task, share of units and steps, the same loop and runtime.
+
+    python benchmarks/voting/peer.py disjoint resnet --data FOLDER --work WORK [--keep 0.3] [--recipe default]
+
+Torch-Pruning 1.6.1 (pip install torch-pruning) prunes the backbone under the same solved head, by the same eight
+batches' gradients, every group to the same share, in multiples of eight. Both then get batch-norm statistics, a solved
+head and the fine-tuning of the study, and are timed in turns in ONNX Runtime beside the unpruned model.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import torch_pruning as tp
+from prepare import NETS, bank, training
+from run import RESULTS
+from settings import SETTINGS, setting
+from torch import nn
+from torch.nn import functional
+
+from exporters.onnx import export_onnx
+from mvp_deploy import devices
+from mvp_deploy.bank.evaluate import interval
+from mvp_deploy.bank.trial import NewTask
+from mvp_deploy.benchmark.compare import Candidate, benchmark
+from mvp_deploy.benchmark.measure import Settings
+from mvp_deploy.cli._common import Console
+from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.head import recalibrate, solve_head
+from mvp_deploy.pruning.mvp import start
+from mvp_deploy.pruning.recipes import recipe_named
+from mvp_deploy.training import TrainConfig, accuracy, fit
+
+ROUND_TO = 8
+
+
+def torch_pruning(task: NewTask, keep: float, config: TrainConfig) -> tuple[nn.Module, float]:
+    """Torch-Pruning's smaller model, fine-tuned, and the seconds it took."""
+    begun = time.perf_counter()
+    original = task.original
+    model = original.copy()
+    solve_head(model, original.classifier, task.train)
+    fused = {m.qkv: m.num_heads for m in model.modules() if isinstance(getattr(m, "qkv", None), nn.Linear)}
+    example = torch.zeros(1, *original.backbone.preprocessing.input_size, device=original.device)
+    pruner = tp.pruner.BasePruner(
+        model,
+        example,
+        importance=tp.importance.GroupTaylorImportance(),
+        pruning_ratio=1 - keep,
+        round_to=ROUND_TO,
+        ignored_layers=[model.get_submodule(original.classifier or "")],
+        num_heads=fused,
+        prune_num_heads=bool(fused),
+        head_pruning_ratio=1 - keep,
+    )
+    generator = torch.Generator().manual_seed(config.seed)
+    for x, y in islice(task.train.batches(64, shuffle=True, generator=generator), 8):
+        functional.cross_entropy(model(x), y).backward()
+    pruner.step()
+    model.zero_grad()
+    for module in model.modules():
+        if getattr(module, "qkv", None) in fused:
+            module.num_heads = pruner.num_heads[module.qkv]
+            module.head_dim = module.qkv.out_features // (3 * module.num_heads)
+            module.attn_dim = module.num_heads * module.head_dim
+    recalibrate(model, task.train, seed=config.seed)
+    solve_head(model, original.classifier, task.train)
+    fit(model, task.train, config)
+    return model, time.perf_counter() - begun
+
+
+def ours(task: NewTask, keep: float, recipe: str, config: TrainConfig) -> tuple[nn.Module, float]:
+    """The recipe's smaller model, fine-tuned, and the seconds it took, neighbours and votes included."""
+    begun = time.perf_counter()
+    chosen = recipe_named(recipe)
+    decision = task.decide(chosen, Budget(keep, round_to=ROUND_TO), config.seed)
+    model = start(task.original, task.train, decision, chosen, seed=config.seed)
+    fit(model, task.train, config)
+    return model, time.perf_counter() - begun
+
+
+def latency(models: dict[str, nn.Module], task: NewTask, threads: int) -> dict[str, Any]:
+    """In ONNX Runtime, in turns, the first as the baseline: name -> batch -> median and speed-up."""
+    with tempfile.TemporaryDirectory() as folder:
+        example = torch.zeros(2, *task.original.backbone.preprocessing.input_size)
+        files = [export_onnx(model, example, Path(folder, f"{name}.onnx"), {}) for name, model in models.items()]
+        candidates = [
+            Candidate(name, "fp32", file, "onnxruntime", 0) for name, file in zip(models, files, strict=True)
+        ]
+        done = benchmark(
+            candidates, (1, 32), Settings(duration=4.0), threads=threads, device="cpu", reporter=Console(quiet=True)
+        ).to_json()
+    return {
+        f"{row['model']} at batch {row['batch']}": {"p50_ms": row["timing"]["p50"], "speed_up": row["speed_up"]}
+        for row in done["rows"]
+    } | {"environment": done["environment"]}
+
+
+@click.command()
+@click.argument("setting_name", type=click.Choice(SETTINGS))
+@click.argument("net", type=click.Choice(list(NETS)))
+@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--work", type=click.Path(path_type=Path), required=True)
+@click.option("--keep", default=0.3, show_default=True)
+@click.option("--recipe", default="default", show_default=True)
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--threads", type=int, default=2, show_default=True)
+def main(
+    setting_name: str, net: str, data: Path, work: Path, keep: float, recipe: str, seeds: int, device: str, threads: int
+) -> None:
+    torch.set_num_threads(threads)
+    where, chosen = devices.resolve(device), setting(setting_name, data)
+    store = bank(chosen, net, keep, work, where)
+    found: dict[str, list[dict[str, float]]] = {"ours": [], "torch-pruning": []}
+    timed: dict[str, Any] = {}
+    for task in chosen.targets:
+        new = NewTask.of(task, store, where)
+        for seed in range(seeds):
+            config = training(store.backbone, chosen, seed=seed)
+            models = {"unpruned": new.original.copy()}
+            for name, (model, seconds) in (
+                ("ours", ours(new, keep, recipe, config)),
+                ("torch-pruning", torch_pruning(new, keep, config)),
+            ):
+                models[name] = model
+                size = sum(p.numel() for p in model.parameters())
+                found[name].append({"accuracy": accuracy(model, new.test), "seconds": seconds, "params": size})
+            timed = timed or latency(models, new, threads)
+        print(task.name, {name: round(float(np.mean([c["accuracy"] for c in v])), 4) for name, v in found.items()})
+    means = {name: {key: float(np.mean([c[key] for c in v])) for key in v[0]} for name, v in found.items()}
+    pairs = [[c["accuracy"] for c in found[name]] for name in ("ours", "torch-pruning")]
+    difference = (np.array(pairs[0]) - np.array(pairs[1])).reshape(-1, seeds).mean(1)
+    low, high = interval(difference)
+    result = {
+        "setting": setting_name,
+        "net": net,
+        "keep": keep,
+        "recipe": recipe,
+        "targets": len(chosen.targets),
+        "seeds": seeds,
+        "means": means,
+        "accuracy_difference": {"mean": float(difference.mean()), "low": low, "high": high},
+        "latency": timed,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"peer-{setting_name}-{net}-{keep}.json").write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result["means"]), json.dumps(result["accuracy_difference"]))
+
+
+if __name__ == "__main__":
+    main()
