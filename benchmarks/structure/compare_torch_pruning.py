@@ -102,12 +102,25 @@ def _classifiers(model: nn.Module) -> list[nn.Module]:
 def measure(name: str) -> dict[str, Any]:
     """Both on one model: {"ours": …, "theirs": the best setting's …, "settings": all of theirs}."""
     model, images = build(name)
-    randomise(model)
+    _make_distinct(randomise(model))
     _warm_up()
     ours = _measured(prune_ours, model, images)
     theirs = {setting: _measured(prune_theirs(setting), model, images) for setting in SETTINGS}
     best = max(theirs.values(), key=lambda r: (r.get("error", 1) < 1e-5, r.get("prunable", 0)))
     return {"ours": ours, "theirs": best, "settings": theirs}
+
+
+def _make_distinct(model: nn.Module) -> None:
+    """Draw again where a parameter has the same value twice, so that its values say what was kept of it."""
+    generator = torch.Generator().manual_seed(2)
+    for parameter in model.parameters():
+        flat = parameter.data.view(-1)
+        while len(flat) > 1:
+            values, order = flat.sort()
+            twice = order[1:][values[1:] == values[:-1]]
+            if not len(twice):
+                break
+            flat[twice] += 0.1 * flat.std().clamp(min=1e-3) * torch.randn(len(twice), generator=generator)
 
 
 def _warm_up() -> None:
@@ -157,7 +170,7 @@ def kept_positions(model: nn.Module, small: nn.Module) -> dict[str, Masks]:
                 raise ValueError(f"{name} was permuted or changed")
             continue
         values, places = np.unique(full, return_index=True)
-        found = places[np.searchsorted(values, part).clip(max=len(places) - 1)]
+        found = places[np.searchsorted(values, part.ravel()).clip(max=len(places) - 1)]
         indices = [np.unique(i) for i in np.unravel_index(found, full.shape)]
         if not np.array_equal(full[np.ix_(*indices)], part):
             raise ValueError(f"{name} was permuted or changed")

@@ -122,10 +122,8 @@ class Atoms:
 
     def resolve(self, axis: Axis) -> Axis:
         """`axis` in terms of unbound atoms and numbers, runs of numbers merged."""
-        if len(axis) == 1 and len(axis[0]) == 1:  # by far the most frequent
-            only = axis[0][0]
-            if isinstance(only, int) or only.axis is None:
-                return axis
+        if _is_resolved(axis):  # by far the most frequent
+            return axis
         out: list[Segment] = []
         for segment in axis:
             for resolved in self._resolve_segment(segment):
@@ -302,6 +300,28 @@ def _why(factor: Factor) -> str | None:
 
 def _is_fixed(segment: Segment) -> bool:
     return all(isinstance(f, int) for f in segment)
+
+
+def _is_resolved(axis: Axis) -> bool:
+    """Whether no atom of `axis` is bound and no two numbers could be one."""
+    numbers = 0  # how many segments of nothing but a number end here
+    for segment in axis:
+        after_number = False
+        atoms = 0
+        for factor in segment:
+            if isinstance(factor, int):
+                if after_number or factor == 1:
+                    return False
+                after_number = True
+            elif factor.axis is not None:
+                return False
+            else:
+                after_number = False
+                atoms += 1
+        numbers = 0 if atoms else numbers + 1
+        if numbers > 1:
+            return False
+    return True
 
 
 def _merge_numbers(segment: Segment) -> Segment:

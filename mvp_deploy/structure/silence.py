@@ -6,7 +6,6 @@ wherever they lie, and layer, group and RMS norms over an axis that loses units 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mvp_deploy.structure.axes import keep_mask
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.surgery import gather, scatter
-from mvp_deploy.structure.trace import named_tensors
+from mvp_deploy.structure.trace import copy_with, named_tensors
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.analysis import Structure
@@ -32,7 +31,7 @@ def silence(structure: Structure, model: nn.Module, plan: KeepPlan) -> Callable[
     for name, tensor in named_tensors(model):
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(silenced[name], requires_grad=False) if is_parameter else silenced[name]
-    full = copy.deepcopy(model, memo).eval()
+    full = copy_with(model, memo).eval()
 
     def forward(*inputs: Tensor) -> Any:
         # a function mode keeps torch.nn.TransformerEncoderLayer off its fast path, whose norms could not be masked

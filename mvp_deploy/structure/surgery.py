@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from mvp_deploy.structure.axes import kept_size
 from mvp_deploy.structure.graph import TracedModel, assemble, set_constants
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.sizes import Attribute, Unsolvable, solve
-from mvp_deploy.structure.trace import fake_copy, fake_inputs, module_paths, named_tensors
+from mvp_deploy.structure.trace import copy_with, fake_copy, fake_inputs, module_paths, named_tensors
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.analysis import Structure
@@ -73,7 +72,7 @@ def _prune_as_it_is(structure: Structure, model: nn.Module, plan: KeepPlan) -> n
     masks = structure.tensor_masks(plan)
     sizes = _attribute_sizes(structure, plan)
     _rehearse(structure, model, masks, sizes)
-    small = copy.deepcopy(model, dict(_cut_tensors(model, masks)))
+    small = copy_with(model, dict(_cut_tensors(model, masks)))
     _set_sizes(small, sizes)
     return small
 

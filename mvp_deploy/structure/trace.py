@@ -8,6 +8,7 @@ it is known which dimension it stands for (see sizes.py).
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -157,12 +158,21 @@ class _Functions(TorchFunctionMode):
 def fake_copy(model: nn.Module, mode: FakeTensorMode, shapes: Callable[[str, Tensor], list[int]]) -> nn.Module:
     """A copy of `model` with every parameter and buffer fake, of the shape that `shapes(name, tensor)` gives."""
     memo: dict[int, Any] = {}
-    with mode:
-        for name, tensor in named_tensors(model):
-            fake = torch.empty(shapes(name, tensor), dtype=tensor.dtype, device=tensor.device)
-            is_parameter = isinstance(tensor, nn.Parameter)
-            memo[id(tensor)] = nn.Parameter(fake, requires_grad=False) if is_parameter else fake
-    return copy.deepcopy(model, memo).eval()
+    for name, tensor in named_tensors(model):
+        meta = torch.empty(shapes(name, tensor), dtype=tensor.dtype, device="meta")
+        fake = FakeTensor(mode, meta, tensor.device)
+        if isinstance(tensor, nn.Parameter):
+            fake._is_param = True  # what nn.Parameter(fake) comes to, without a detached copy
+        memo[id(tensor)] = fake
+    return copy_with(model, memo).eval()
+
+
+def copy_with(model: nn.Module, tensors: dict[int, Any]) -> nn.Module:
+    """A deep copy of `model` with other tensors: `tensors` has them by the id of those they stand for."""
+    memo = dict(tensors)
+    for module in model.modules():  # most of what a module holds are empty tables of hooks, slow to copy one by one
+        memo.update((id(v), OrderedDict()) for v in vars(module).values() if type(v) is OrderedDict and not v)
+    return copy.deepcopy(model, memo)
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
