@@ -42,7 +42,13 @@ class Store:
             ) from error
 
     def log(self, report: Mapping[str, Any], out: Path) -> None:
-        """Log a report.json and the files beside it in ``out``."""
+        """Log a report.json and the files beside it in ``out``. Raises DeployError (ENVIRONMENT) where that fails."""
+        try:
+            self._log(report, out)
+        except Exception as error:  # of the store behind the URI
+            raise DeployError(f"MLflow did not take the results ({error}).", ExitCode.ENVIRONMENT) from error
+
+    def _log(self, report: Mapping[str, Any], out: Path) -> None:
         outcomes = [task["outcome"] == "met" for task in report["tasks"].values()]
         whole = self._begin("mvp-deploy run", {"exit_code": str(report["code"])})
         self._write(whole, {}, {"tasks": len(outcomes), "tasks_met": sum(outcomes)})

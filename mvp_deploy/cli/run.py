@@ -63,6 +63,7 @@ def command(
     from mvp_deploy.pipeline.baseline import read_report
     from mvp_deploy.pipeline.html import OVERVIEW
     from mvp_deploy.pipeline.places import is_url, publish
+    from mvp_deploy.pipeline.progress import worst
     from mvp_deploy.pipeline.run import folder, run
 
     config = deployfile.load(file, changes)
@@ -83,36 +84,36 @@ def command(
     )
     out = folder(config, file.parent)
     report.write(found, out)
-    if store is not None:
-        store.log(found, out)
-    if is_url(config.out):
-        publish(out, config.out)
     console.table(OVERVIEW, [report.row(task) for task in found["tasks"].items()])
     console.show(f"\nReport: {config.out if is_url(config.out) else out}/report.html")
     console.result(found)
-    bad = {name: task for name, task in found["tasks"].items() if task["code"]}
-    if bad:
-        reasons = [
-            f"  {name}: {reason}"
-            for name, task in bad.items()
-            for reason in [*filter(None, [task["error"]]), *(report.told(g) for g in task["gates"] if g["code"])]
-        ]
-        message = "\n".join([f"{len(bad)} of {len(found['tasks'])} tasks failed:", *reasons])
-        raise DeployError(message, ExitCode(found["code"]))
+    wrong = report.failures(found)
+    codes = [ExitCode(found["code"])]
+    try:
+        if is_url(config.out):
+            publish(out, config.out)
+        if store is not None:
+            store.log(found, out)
+    except DeployError as error:  # what the tasks came to is told all the same
+        wrong.append(str(error))
+        codes.append(error.code)
+    if wrong:
+        raise DeployError("\n".join(wrong), worst(codes))
 
 
 def _show_plan(config: Config, base: Path, only: tuple[str, ...], console: Console) -> None:
     from mvp_deploy.pipeline.build import plan
-    from mvp_deploy.pipeline.progress import Failure
+    from mvp_deploy.pipeline.progress import Failure, worst
     from mvp_deploy.pipeline.run import settle
 
+    works = settle(config, base, only)
+    failed = [work for work in works.values() if isinstance(work, Failure)]
     plans = {
         name: {"error": work.message} if isinstance(work, Failure) else {d.step: d.status for d in plan(work)}
-        for name, work in settle(config, base, only).items()
+        for name, work in works.items()
     }
     columns = ("prune", "export", "benchmark", "error")
     console.table(["task", *columns], [[name, *(found.get(c, "") for c in columns)] for name, found in plans.items()])
     console.result(plans)
-    failed = [work for work in plans.values() if "error" in work]
     if failed:
-        raise DeployError(failed[0]["error"])
+        raise DeployError(failed[0].message, worst(work.code for work in failed))

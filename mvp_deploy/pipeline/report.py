@@ -99,6 +99,18 @@ def row(item: tuple[str, Report]) -> list[str]:
     ]
 
 
+def failures(report: Report) -> list[str]:
+    """Why the run failed, in lines; none where all tasks met their gates."""
+    tasks = report["tasks"]
+    reasons = [
+        f"  {name}: {reason}"
+        for name, task in tasks.items()
+        for reason in [*filter(None, [task["error"]]), *(told(gate) for gate in task["gates"] if gate["code"])]
+    ]
+    bad = sum(bool(task["code"]) for task in tasks.values())
+    return [f"{bad} of {len(tasks)} tasks failed:", *reasons] if bad else []
+
+
 def told(gate: Report) -> str:
     """A gate's verdict as a sentence."""
     if gate["value"] is None:

@@ -10,6 +10,7 @@ import pytest
 
 from mvp_deploy import bundle
 from mvp_deploy.errors import ExitCode
+from mvp_deploy.tracking import Store
 
 
 def timeless(value: Any) -> Any:
@@ -105,6 +106,15 @@ def test_results_go_to_mlflow(run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert whole.data.metrics == {"tasks": 2, "tasks_met": 1}
     assert {file.path for file in client.list_artifacts(whole.info.run_id)} >= {"report.html", "report.json"}
     assert run("--mlflow", "nosuch://store").exit_code == ExitCode.ENVIRONMENT
+
+
+def test_results_that_cannot_be_delivered_hide_nothing_else(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mvp_deploy.tracking.Store.open", lambda uri: Store(None, ""))
+    done = run("--mlflow", "somewhere", "--set", "tasks.ones.gates.min_accuracy=1.0")
+    assert done.exit_code == ExitCode.ENVIRONMENT
+    assert "ones: min_accuracy" in done.stderr
+    assert "MLflow did not take the results" in done.stderr
+    assert Path("deploy/report.html").exists()
 
 
 def test_engines_are_built_once_timed_and_not_bundled(run, install, tmp_path: Path, monkeypatch) -> None:

@@ -62,6 +62,11 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(run) -> None:
     assert report() == before
 
 
+def test_dry_run_ends_as_the_run_would(run) -> None:
+    assert run("--dry-run", "--set", "tasks.ones.data=nowhere").exit_code == ExitCode.INPUT
+    assert run("--dry-run", "--set", "tasks.ones.data=memory://nothing").exit_code == ExitCode.ENVIRONMENT
+
+
 def test_only_runs_the_tasks_named(run) -> None:
     assert run("--only", "twos").exit_code == 0
     assert list(report()["tasks"]) == ["twos"]
