@@ -26,7 +26,7 @@ def environment(project: Path, tmp_path: Path) -> dict[str, str]:
     tools = tmp_path / "tools"
     tools.mkdir()
     python = f"#!/bin/sh\nexec {sys.executable} -c 'from mvp_deploy.cli import main; main()' \"$@\"\n"
-    for name, script in (("mvp-deploy", python), ("pip", "#!/bin/sh\n")):
+    for name, script in (("mvp-deploy", python), ("pip", '#!/bin/sh\necho "$@" > installed\n')):
         (tools / name).write_text(script)
         (tools / name).chmod(0o755)
     path = os.pathsep.join([str(tools), os.environ["PATH"]])
@@ -58,6 +58,15 @@ def test_the_actions_script_runs_the_config_and_compares_with_an_accepted_report
     accepted.parent.mkdir()
     accepted.write_text(json.dumps(report))
     assert shell(script, environment | given) == ExitCode.LATENCY
+
+
+@pytest.mark.parametrize(("package", "installed"), [("", "/the/action"), ("mvp-deploy==9", "mvp-deploy==9")])
+def test_the_action_installs_itself_or_what_it_is_told(
+    environment: dict[str, str], package: str, installed: str
+) -> None:
+    [script] = [step["run"] for step in action()["runs"]["steps"] if step.get("name") == "Install"]
+    assert shell(script, environment | {"PACKAGE": package, "GITHUB_ACTION_PATH": "/the/action"}) == 0
+    assert Path("installed").read_text().split() == ["install", installed]
 
 
 def test_every_input_of_the_action_is_used() -> None:
