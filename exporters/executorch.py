@@ -29,7 +29,7 @@ class ExecuTorchExporter:
         check_precision(self, source.precision)
         import torch
 
-        with _quiet():
+        with quiet():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
@@ -46,7 +46,7 @@ class ExecuTorchExporter:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the exporter's remarks about itself: nothing a user can mend."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     import torch
 
 GROUP = "mvp_deploy.exporters"
+OWN = {
+    "executorch": "exporters.executorch:ExecuTorchExporter",
+    "litert": "exporters.litert:LiteRtExporter",
+    "onnx": "exporters.graph:OnnxExporter",
+    "openvino": "exporters.openvino:OpenVinoExporter",
+    "tensorrt": "exporters.graph:TensorRTExporter",
+}
 Int8Form = Literal["cpu", "tensorrt"]  # as calibration.layers.Target
 
 
@@ -64,7 +71,7 @@ class Exporter(Protocol):
 
 def exporters() -> tuple[str, ...]:
     """The names of all exporters that are installed."""
-    return tuple(sorted({entry.name for entry in entry_points(group=GROUP)}))
+    return tuple(sorted(_entries()))
 
 
 def exporter(name: str) -> Exporter:
@@ -73,11 +80,17 @@ def exporter(name: str) -> Exporter:
     Raises:
         DeployError: there is none of that name.
     """
-    for entry in entry_points(group=GROUP, name=name):
-        found: Exporter = entry.load()()
-        return found
-    known = ", ".join(exporters()) or "none: install mvp-deploy with pip, for they are found by its metadata"
-    raise DeployError(f"there is no target {name!r}; installed: {known}.")
+    entries = _entries()
+    if name not in entries:
+        raise DeployError(f"there is no target {name!r}; installed: {', '.join(sorted(entries))}.")
+    found: Exporter = entries[name].load()()
+    return found
+
+
+def _entries() -> dict[str, EntryPoint]:
+    """Other packages' exporters, found by their metadata, and this one's, which need not be installed to be found."""
+    own = {name: EntryPoint(name, value, GROUP) for name, value in OWN.items()}
+    return {entry.name: entry for entry in entry_points(group=GROUP)} | own
 
 
 def require(module: str, exporter: Exporter) -> None:

@@ -43,6 +43,7 @@ def examine() -> list[Finding]:
         _onnxruntime(has_gpu),
         _package("openvino", lambda: None, "--target openvino", "pip install openvino"),
         _package("executorch", lambda: None, "--target executorch", "pip install executorch"),
+        _package("litert-torch", lambda: None, "--target litert", "pip install litert-torch"),
         _tensorrt(gpu),
     ]
 

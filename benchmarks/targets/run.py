@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from mvp_deploy.benchmark.statistics import median_interval
 
 LARGE = ("resnet50", "vit_small_patch16_224")
-TARGETS = ("onnx", "openvino", "executorch")
+TARGETS = ("onnx", "openvino", "executorch", *(["litert"] if find_spec("litert_torch") else []))
 HEAD = (
     "runtime",
     "precision",

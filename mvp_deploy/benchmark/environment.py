@@ -20,6 +20,8 @@ PACKAGES = (
     "onnx",
     "openvino",
     "executorch",
+    "litert-torch",
+    "ai-edge-litert",
     "tensorrt",
 )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mvp_deploy.benchmark.environment import peak_memory, resident_memory
-from mvp_deploy.benchmark.runner import open_runner
+from mvp_deploy.benchmark.runner import module_of, open_runner
 
 RUNS = 3
 
@@ -29,7 +29,7 @@ def memory(path: Path, runtime: str, *, batch_size: int, threads: int | None, de
 
 
 def _growth(path: str, runtime: str, batch_size: int, threads: int | None, device: str) -> int | None:
-    __import__(f"mvp_deploy.benchmark.{runtime}")
+    module_of(runtime)
     before = resident_memory()
     runner = open_runner(Path(path), runtime, threads=threads, device=device)
     runner.prepare(np.zeros((batch_size, *runner.image_shape), np.float32))

@@ -1,26 +1,31 @@
 """What a benchmark times, and which runtime opens which file.
 
 A runtime is a module ``mvp_deploy.benchmark.<runtime>`` with a function
-``open_runner(path: Path, *, threads: int | None, device: str) -> Runner``, imported when it is asked for.
+``open_runner(path: Path, *, threads: int | None, device: str) -> Runner``, imported when it is asked for. Another
+package adds one under the entry points ``mvp_deploy.runtimes``: the files' suffix without its dot = such a module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import numpy as np
 
 from mvp_deploy.errors import DeployError, ExitCode
 
+GROUP = "mvp_deploy.runtimes"
 RUNTIMES = {  # the runtime a file is opened with unless another is asked for
     ".onnx": "onnxruntime",
     ".engine": "tensorrt",
     ".plan": "tensorrt",
     ".xml": "openvino",
     ".pte": "executorch",
+    ".tflite": "litert",
     ".safetensors": "pytorch",
 }
 
@@ -70,10 +75,19 @@ def logits(runner: Runner, images: np.ndarray, batch_size: int) -> np.ndarray:
 def runtime_of(path: Path) -> str:
     """The runtime for a file, by its suffix; a folder that holds a pruned model is opened by PyTorch."""
     suffix = ".safetensors" if (path / "pruned.safetensors").is_file() else path.suffix
-    if suffix not in RUNTIMES:
-        known = ", ".join(RUNTIMES)
-        raise DeployError(f"{path} is no model file that can be timed: give one of {known}, or a bundle.")
-    return RUNTIMES[suffix]
+    if suffix in RUNTIMES:
+        return RUNTIMES[suffix]
+    if suffix and entry_points(group=GROUP, name=suffix[1:]):
+        return suffix[1:]
+    raise DeployError(f"{path} is no model file that can be timed: give one of {', '.join(RUNTIMES)}, or a bundle.")
+
+
+def module_of(runtime: str) -> ModuleType:
+    """The runtime's module, imported with all that it needs."""
+    for entry in entry_points(group=GROUP, name=runtime) if runtime not in RUNTIMES.values() else ():
+        module: ModuleType = entry.load()
+        return module
+    return import_module(f"mvp_deploy.benchmark.{runtime}")
 
 
 def open_runner(path: Path, runtime: str | None = None, *, threads: int | None = None, device: str = "cpu") -> Runner:
@@ -86,8 +100,7 @@ def open_runner(path: Path, runtime: str | None = None, *, threads: int | None =
         raise DeployError(f"there is no file {path}: check the path.")
     runtime = runtime or runtime_of(path)
     try:
-        module = import_module(f"mvp_deploy.benchmark.{runtime}")
-        runner: Runner = module.open_runner(path, threads=threads, device=device)
+        runner: Runner = module_of(runtime).open_runner(path, threads=threads, device=device)
     except ModuleNotFoundError as error:
         raise DeployError(
             f"{path.name} needs {runtime}, and {error.name} is not installed: `mvp-deploy doctor` gives the "

@@ -46,8 +46,8 @@ def command(
 ) -> None:
     """Export the pruned and the unpruned model of RUN, check them, and pack a bundle.
 
-    Targets: onnx, openvino, executorch, tensorrt, and those that other packages add. Precisions: fp32, fp16, int8. A
-    target leaves out the precisions it does not deliver, and says so.
+    Targets: onnx, openvino, executorch, litert, tensorrt, and those that other packages add. Precisions: fp32, fp16,
+    int8. A target leaves out the precisions it does not deliver, and says so.
 
     Every file is compared with PyTorch on the task's held-out images, in its own runtime, one by one and in
     batches. Without parity no bundle is written and the exit code is 5. Ranges for fp16 and int8 are measured on

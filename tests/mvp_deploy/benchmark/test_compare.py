@@ -13,7 +13,7 @@ import pytest
 from samples import make_bundle, make_onnx
 
 from mvp_deploy import bundle
-from mvp_deploy.benchmark import compare
+from mvp_deploy.benchmark import compare, runner
 from mvp_deploy.benchmark.candidates import by_provider, of_bundle, of_files, only
 from mvp_deploy.benchmark.environment import cores, cpu_name, environment, other_work
 from mvp_deploy.benchmark.measure import Settings
@@ -177,3 +177,13 @@ def test_a_disturbed_measurement_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     found = compare.benchmark(candidates, [1], QUICK, threads=1, device="cpu", reporter=reporter)
     assert found.environment["others"] == cores()
     assert "other processes" in told[0]
+
+
+def test_another_package_adds_a_runtime_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib.metadata import EntryPoint, EntryPoints
+
+    entry = EntryPoint("theirs", "mvp_deploy.benchmark.onnxruntime", runner.GROUP)
+    monkeypatch.setattr(runner, "entry_points", lambda **of: EntryPoints([entry]).select(**of))
+    file = make_onnx(tmp_path / "a.onnx").rename(tmp_path / "a.theirs")
+    (row,) = run(of_files([file])).rows
+    assert row.timing is not None
