@@ -316,6 +316,7 @@ def _structure(
             dict.fromkeys(
                 replace(seen, origin=_resolved(trace, seen.origin), axis=resolve(seen.axis))
                 for seen in trace.observations + trace.uses.compared
+                if not isinstance(seen.origin, int) or any(True for _ in atoms_in(resolve(seen.axis)))
             )
         ),
         _atoms=by_group,

@@ -21,7 +21,7 @@ from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
 from mvp_deploy.structure.axes import Axis
-from mvp_deploy.structure.sizes import Attribute, Size, Uses, sizes_given
+from mvp_deploy.structure.sizes import Attribute, Formula, Size, Uses, attributes, sizes_given
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.trace import Trace
@@ -66,11 +66,12 @@ def _changes_its_input(node: fx.Node) -> bool:
 
 @dataclass(frozen=True)
 class Constant:
-    """The number at `place` among the arguments of `node` measures `axis`."""
+    """The number at `place` among the arguments of `node` measures `axis`, from the end if `negative`."""
 
     node: fx.Node
     place: int
     axis: Axis
+    negative: bool = False
 
 
 @dataclass
@@ -123,8 +124,9 @@ class Recorder:
 
         numbered = map_aggregate(args, number), map_aggregate(kwargs, number)
         for size, axis in sizes_given(trace, name, *numbered, out):
-            if isinstance(size, Size) and isinstance(size.origin, Attribute):
-                self.constants.append(Constant(node, size.origin.index or 0, axis))
+            for attribute in attributes(size.origin) if isinstance(size, Size) else ():
+                negative = isinstance(size.origin, Formula)
+                self.constants.append(Constant(node, attribute.index or 0, axis, negative))
 
     def _bind(self, value: Any, node: fx.Node) -> None:
         if isinstance(value, Tensor):
@@ -162,6 +164,9 @@ def set_constants(graph: fx.Graph, constants: Iterable[Constant], measure: Calla
             with graph.inserting_before(constant.node):
                 value = batch if times == 1 else graph.call_function(operator.mul, (batch, times))
                 value = graph.call_function(operator.add, (value, rest)) if rest else value
+                value = graph.call_function(operator.neg, (value,)) if constant.negative else value
+        elif constant.negative:
+            value = -rest
         wanted.setdefault(constant.node, {})[constant.place] = value
     for node, values in wanted.items():
 

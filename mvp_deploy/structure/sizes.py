@@ -100,6 +100,9 @@ class Size(int):
 
     __hash__ = int.__hash__
 
+    def __neg__(self) -> Size:
+        return Size.of(-int(self), Formula(operator.sub, 0, self.origin), self.uses)
+
     def __float__(self) -> float:
         self.uses.quantities.append(self.origin)
         return float(int(self))
@@ -153,14 +156,11 @@ def tag_sizes(model: nn.Module, uses: Uses) -> None:
 def observe(
     trace: Trace, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 ) -> Iterator[Observation]:
-    """What the sizes in one call stand for; nothing where no argument is a `Size`."""
-    if not (any(map(_has_size, args)) or any(map(_has_size, kwargs.values()))):
-        return
+    """What the sizes in one call stand for. A plain number stands for itself: its axis cannot get another size."""
     if function in _ARITHMETIC:
         trace.uses.quantities.extend(a.origin for a in args if isinstance(a, Size))
     for size, axis in sizes_given(trace, function, args, kwargs, out):
-        if isinstance(size, Size):
-            yield Observation(size.origin, axis, trace.module)
+        yield Observation(_origin(size), axis, trace.module)
 
 
 def sizes_given(trace: Trace, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
@@ -177,14 +177,6 @@ def sized_shape(trace: Trace, tensor: Tensor, shape: torch.Size | int, dim: int 
     if isinstance(shape, int):
         return Size.of(shape, axes[dim or 0], trace.uses)
     return torch.Size(Size.of(n, axis, trace.uses) for n, axis in zip(shape, axes, strict=True))
-
-
-def _has_size(value: Any) -> bool:
-    if isinstance(value, slice):
-        return isinstance(value.start, Size) or isinstance(value.stop, Size)
-    if isinstance(value, (tuple, list)):
-        return any(map(_has_size, value))
-    return isinstance(value, Size)
 
 
 def _flat(args: tuple[Any, ...]) -> list[Any]:
@@ -236,9 +228,7 @@ def _narrow(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: An
 
 def _slice(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
     x, dim, *borders = args
-    for border in borders[:2]:
-        if isinstance(border, int) and 0 < border <= x.shape[dim]:
-            yield border, trace.atoms.cut(trace.axis(x, dim), 0, int(border), trace.why)
+    yield from _borders(trace, x, dim, slice(*borders))
 
 
 def _getitem(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
@@ -253,10 +243,18 @@ def _getitem(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: A
         if item is None:
             continue
         if isinstance(item, slice):
-            for border in (item.start, item.stop):
-                if isinstance(border, Size) and 0 < border <= x.shape[dim]:
-                    yield border, trace.atoms.cut(trace.axis(x, dim), 0, int(border), trace.why)
+            yield from _borders(trace, x, dim, item)
         dim += item.ndim if isinstance(item, Tensor) and item.dtype.is_floating_point is False else 1
+
+
+def _borders(trace: Trace, x: Tensor, dim: int, item: slice) -> Pairs:
+    """A border measures what lies before it, one counted from the end what lies behind it."""
+    size = x.shape[dim]
+    for border in (item.start, item.stop) if item.step in (None, 1) else ():
+        if isinstance(border, int) and 0 < border <= size:
+            yield border, trace.atoms.cut(trace.axis(x, dim), 0, int(border), trace.why)
+        elif isinstance(border, int) and -size < border < 0:
+            yield -border, trace.atoms.cut(trace.axis(x, dim), size + int(border), size, trace.why)
 
 
 _ARITHMETIC = {"mul", "div", "true_divide", "add", "sub", "pow", "__mul__", "__truediv__", "__rmul__", "__rtruediv__"}

@@ -211,6 +211,35 @@ def test_gated_units(gate: str) -> None:
     assert sizes(check(model, TOKENS)) == {"up": 12}
 
 
+@pytest.mark.parametrize("first", [lambda x: x[..., :8], lambda x: x[..., -8:], lambda x: x.narrow(-1, 4, 8)])
+def test_numbers_written_into_a_forward_are_written_anew(first: Callable[[Tensor], Tensor]) -> None:
+    model = Net(lambda m, x: first(m.embed(x)).square().sum(-1, keepdim=True) * m.head(x), embed=nn.Linear(6, 12),
+                head=nn.Linear(6, 3))  # fmt: skip
+    assert check(model, TOKENS).groups
+    plan = random_plan(analyze(model, TOKENS), 0)
+    assert isinstance(analyze(model, TOKENS).prune(model, plan), torch.fx.GraphModule)
+
+
+def test_a_program_runs_for_any_batch_size_and_can_be_pruned_again() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        y = m.embed(x).reshape(x.shape[0] * 5, 4, 3)
+        return m.head(m.mix(y.transpose(1, 2)).flatten(1).reshape(x.shape[0], 5, 12))
+
+    model = randomise(Net(forward, embed=nn.Linear(6, 12), mix=nn.Linear(4, 4), head=nn.Linear(12, 3)).eval())
+    structure = analyze(model, TOKENS)
+    plan = random_plan(structure, 0)
+    small = structure.prune(model, plan)
+    assert isinstance(small, torch.fx.GraphModule)
+    for batch in (1, 2, 9):
+        x = torch.randn(batch, 5, 6)
+        with torch.no_grad():
+            assert relative_error(small(x), silenced(model, structure.tensor_masks(plan), x)(x)) < 1e-5
+    again = analyze(small, TOKENS)
+    plan = random_plan(again, 1)
+    with torch.no_grad():
+        assert relative_error(again.prune(small, plan)(TOKENS), again.silence(small, plan)(TOKENS)) < 1e-5
+
+
 def test_rotary_halves_lose_the_same_places() -> None:
     def forward(m: Net, x: Tensor) -> Tensor:
         q = m.q(x)
