@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mvp_deploy.cli._bank_evaluate import evaluate
 from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, common_options, output_options
 from mvp_deploy.cli._pruning import budget_options, make_budget, training_options
@@ -24,6 +25,8 @@ FOLDER = click.Path(path_type=Path)
 def command() -> None:
     """The store of tasks already pruned, whose votes decide for new ones."""
 
+
+command.add_command(evaluate)
 
 @command.command()
 @click.argument("folder", metavar="BANK", type=FOLDER)
