@@ -60,7 +60,8 @@ def main(runs: tuple[Path, ...], out: Path, large: bool, batch: str, duration: i
         folder = out / f"{name}.224.files"
         if not folder.is_dir():
             subprocess.run([sys.executable, Path(__file__).with_name("large.py"), name, folder], check=True)
-        files = [path for suffix in ("onnx", "xml") for path in sorted(folder.glob(f"*.{suffix}"), reverse=True)]
+        kinds = [(suffix, precision) for suffix in ("onnx", "xml") for precision in ("fp32", "int8")]
+        files = [folder / f"{model}.{kind[1]}.{kind[0]}" for kind in kinds for model in ("unpruned", "pruned")]
         tables.append(
             _table(f"{name} at 224 pixels", out / f"{name}.224.json", ["bench", *files, "--batch", 1, *timing])
         )

@@ -18,7 +18,9 @@ def of_bundle(bundle: Bundle, built: Sequence[ModelFile] = ()) -> list[Candidate
     fp32 model, then the first model.
     """
     samples = bundle.samples
-    models = [file for file in [*bundle.models, *built] if not _material(file)]
+    found = [file for file in [*bundle.models, *built] if not _material(file)]
+    kinds = list(dict.fromkeys((file.target, file.precision) for file in found))
+    models = sorted(found, key=lambda file: kinds.index((file.target, file.precision)))  # pruned beside unpruned
 
     def candidate(file: ModelFile) -> Candidate:
         path = bundle.path / file.file

@@ -52,6 +52,15 @@ def test_a_bundle_is_timed_against_its_unpruned_model(tmp_path: Path) -> None:
     assert result.failure() is None
 
 
+def test_the_pruned_model_stands_beside_the_unpruned_one_of_its_target_and_precision(tmp_path: Path) -> None:
+    read = bundle.read(make_bundle(tmp_path / "b"))
+    other = tuple(replace(file, target="openvino") for file in read.models)
+    found = of_bundle(replace(read, models=(other[0], read.models[0], other[1], read.models[1])))
+    assert [(each.model, each.baseline) for each in found] == [
+        ("unpruned", 0), ("pruned", 0), ("unpruned", 2), ("pruned", 2),
+    ]  # fmt: skip
+
+
 def test_each_provider_has_its_own_baseline(tmp_path: Path) -> None:
     read = bundle.read(make_bundle(tmp_path / "b"))
     found = by_provider(of_bundle(read), ["cpu", "tensorrt"], "cuda:1")
