@@ -23,7 +23,9 @@ def main(folder: str, precision: str, out: str) -> None:
             runner = open_runner(bundle.path / file.file, device="auto")
             found[file.model] = logits(runner, bundle.samples["images"], 8)
             runner.close()
-    np.savez(out, allow_pickle=False, **found)
+    if not found:
+        sys.exit(f"{folder} has no {precision} engine for this machine")
+    np.savez(out, **found)
 
 
 if __name__ == "__main__":

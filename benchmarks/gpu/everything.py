@@ -2,12 +2,17 @@
 
     python benchmarks/gpu/everything.py cifar100_200x50.npz --out gpu [--tensorrt trt/env]
 
-Meta-Vote Pruning under CUDA (a backbone pretrained on half of the classes, a bank, a new task), ONNX in fp32, fp16 and
-int8 of the pruned and the unpruned model, engines of both, their agreement with ONNX Runtime, and their latency.
+The tests marked gpu; Meta-Vote Pruning under CUDA (a backbone pretrained on half of the classes, a bank, a new task);
+ONNX in fp32, fp16 and int8 of the pruned and the unpruned model; both timed in PyTorch and by ONNX Runtime's CUDA
+provider; engines of both, their agreement with ONNX Runtime, and their latency.
 
-TensorRT may have a Python of its own, which has numpy, click and tensorrt: --tensorrt names a shell file that sets its
-environment, after which `python3.10` is it. Engines are then built and timed there. What fails does not stop the rest;
-its error is in the JSON, and the exit code is 1.
+Needs torch, timm, onnx, onnxscript, onnxruntime, safetensors, filelock, pillow and click, and pytest for the tests;
+this project itself need not be installed. TensorRT may have a Python of its own, which has numpy, click and tensorrt:
+--tensorrt names a shell file that sets its environment, after which `python3.10` is it. Engines are then built and
+timed there.
+
+gpu.json is written anew after every step. A step that fails does not stop the rest; its error is in the JSON, and the
+exit code is 1. Called again with the same --work, a run goes on where it was.
 """
 
 from __future__ import annotations
@@ -33,42 +38,40 @@ REPOSITORY = Path(__file__).parents[2]
 COMMAND = "from mvp_deploy.cli import main; main()"
 LOGITS = Path(__file__).with_name("engine_logits.py")
 LIMIT = 570  # seconds for all steps together
+FOR_ENGINES = 200  # of them, which the steps before leave to TensorRT
 BATCHES = "1,8,32"
 
 
 @dataclass
 class Session:
-    """The steps taken so far, each with its time and its result or error."""
+    """The steps taken so far, each with its time and its result or error, kept in ``out``/gpu.json."""
 
     out: Path
     device: str
     tensorrt: Path | None
+    about: dict[str, Any]
     start: float = field(default_factory=time.monotonic)
     steps: list[dict[str, Any]] = field(default_factory=list)
+    reserve: float = FOR_ENGINES
 
-    def mvp(self, *arguments: object, on_engine: bool = False) -> Any:
-        """What `mvp-deploy ARGUMENTS --json` prints, run by this Python or by the one that has TensorRT."""
-        done = self.python("-c", COMMAND, *map(str, arguments), "--json", on_engine=on_engine)
-        return json.loads(done)
+    def mvp(self, record: dict[str, Any], name: str, *arguments: object, on_engine: bool = False) -> None:
+        """Keep what `mvp-deploy ARGUMENTS --json` prints, also where it fails, run by the Python it is for."""
+        done = self.run("-c", COMMAND, *map(str, arguments), "--json", on_engine=on_engine)
+        if done.stdout.strip():
+            record[name] = json.loads(done.stdout)
+        _succeeded(done)
 
-    def python(self, *arguments: str, on_engine: bool = False) -> str:
+    def run(self, *arguments: str, on_engine: bool = False) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *arguments]
         if on_engine and self.tensorrt is not None:
             command = ["bash", "-c", 'source "$0" && exec python3.10 "$@"', str(self.tensorrt), *arguments]
-        left = LIMIT - (time.monotonic() - self.start)
+        left = LIMIT - self.reserve - (time.monotonic() - self.start)
         if left < 1:
-            raise RuntimeError(f"not begun: the other steps took all of the {LIMIT} s")
-        done = subprocess.run(
-            command,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-            timeout=left,
-            check=False,
+            raise RuntimeError(f"not begun: the other steps took their share of the {LIMIT} s")
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=left, check=False, cwd=REPOSITORY
         )
-        if done.returncode:
-            raise RuntimeError(f"exit code {done.returncode}: {done.stderr.strip()[-2000:]}")
-        return done.stdout
 
     @contextmanager
     def step(self, name: str) -> Iterator[dict[str, Any]]:
@@ -83,22 +86,32 @@ class Session:
             print(f"          failed: {record['error']}", flush=True)
         record["seconds"] = round(time.monotonic() - began, 1)
         self.steps.append(record)
+        whole = {**self.about, "seconds": round(time.monotonic() - self.start, 1), "steps": self.steps}
+        (self.out / "gpu.json").write_text(json.dumps(whole, indent=1, default=str) + "\n")
+
+
+def _succeeded(done: subprocess.CompletedProcess[str]) -> None:
+    if done.returncode:
+        raise RuntimeError(f"exit code {done.returncode}: {(done.stderr.strip() or done.stdout.strip())[-2000:]}")
 
 
 @click.command()
 @click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--out", default="gpu", show_default=True, type=click.Path(path_type=Path))
+@click.option("--out", envvar="OUT", default="gpu", show_default="$OUT or gpu", type=click.Path(path_type=Path))
+@click.option("--work", default="build/gpu", show_default=True, type=click.Path(path_type=Path), help="For all files.")
 @click.option("--tensorrt", type=click.Path(exists=True, path_type=Path), help="Shell file to source for python3.10.")
 @click.option("--backbone", default="resnet18", show_default=True)
-@click.option("--image-size", default=32, show_default=True)
-@click.option("--device", default="cuda", show_default=True, help="cpu leaves the engines out, to try the script.")
+@click.option("--image-size", default=128, show_default=True)
+@click.option("--device", default="cuda", show_default=True, help="cpu leaves out what needs a GPU, to try the script.")
 @click.option("--classes", default=5, show_default=True, help="Of each task.")
 @click.option("--tasks", default=6, show_default=True, help="In the bank.")
 @click.option("--steps", default=200, show_default=True, help="Of each fine-tuning; pretraining takes five times it.")
 @click.option("--opset", default=17, show_default=True, help="Newest that the TensorRT here reads.")
+@click.option("--duration", default=3.0, show_default=True, help="Seconds to time each model, at most.")
 def main(
     data: Path,
     out: Path,
+    work: Path,
     tensorrt: Path | None,
     backbone: str,
     image_size: int,
@@ -107,77 +120,90 @@ def main(
     tasks: int,
     steps: int,
     opset: int,
+    duration: float,
 ) -> None:
-    data, out = data.resolve(), out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    session = Session(out, device, tensorrt.resolve() if tensorrt else None)
-    pretext, *chosen = _tasks(data, classes, tasks)
-    bank, run, bundle = out / "bank", out / "run", out / "bundle"
-
-    with session.step("pretrain") as record:
-        record["accuracy"] = _pretrain(backbone, image_size, pretext, out / "weights.safetensors", device, 5 * steps)
-    with session.step("bank"):
-        weights = ["--weights", out / "weights.safetensors", "--image-size", image_size]
-        session.mvp("bank", "init", bank, "--backbone", backbone, *weights)
-        training = ["--steps", steps, "--round-steps", steps // 2, "--flip", "--device", device]
-        session.mvp("bank", "add", bank, *chosen[:-1], "--keep", 0.3, *training)
-    with session.step("prune") as record:
-        training = ["--steps", steps, "--flip", "--device", device]
-        record["run"] = session.mvp("prune", chosen[-1], "--bank", bank, "--keep", 0.3, "--out", run, *training)
-    with session.step("export") as record:
-        asked = ["--precision", "fp32,fp16,int8", "--target", "onnx", "--target", "tensorrt", "--opset", opset]
-        made = session.mvp("export", run, "--out", bundle, *asked, "--measure", "", "--device", device)
-        record["models"] = made["models"]
-    if device != "cpu":
-        _engines(session, bundle)
-    result = {
+    data, out, work = data.resolve(), out.resolve(), work.resolve()
+    for folder in (out, work):
+        folder.mkdir(parents=True, exist_ok=True)
+    about = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {**environment(), "gpu": _gpu()},
         "arguments": {"data": data.name, "backbone": backbone, "image_size": image_size, "steps": steps},
-        "seconds": round(time.monotonic() - session.start, 1),
-        "steps": session.steps,
     }
-    (out / "gpu.json").write_text(json.dumps(result, indent=2, default=str) + "\n")
+    session = Session(out, device, tensorrt.resolve() if tensorrt else None, about)
+    pretext, *chosen = _tasks(data, classes, tasks)
+    bank, run, bundle, weights = (work / name for name in ("bank", "run", "bundle", "weights.safetensors"))
+    on_device, timing = ["--device", device], ["--batch", BATCHES, "--duration", duration]
+
+    with session.step("tests marked gpu") as record:
+        done = session.run("-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-rs", "-p", "no:cacheprovider")
+        record["end"] = done.stdout[-1500:]
+        _succeeded(done)
+    with session.step("pretrain") as record:
+        if not weights.is_file():
+            record["accuracy"] = _pretrain(backbone, image_size, pretext, weights, device, 5 * steps)
+    with session.step("bank") as record:
+        if not (bank / "bank.json").is_file():
+            given = ["--backbone", backbone, "--weights", weights, "--image-size", image_size]
+            session.mvp(record, "init", "bank", "init", bank, *given)
+        training = ["--keep", 0.3, "--steps", steps, "--round-steps", steps // 2, "--flip", *on_device]
+        session.mvp(record, "add", "bank", "add", bank, *chosen[:-1], *training)
+    with session.step("prune") as record:
+        training = ["--keep", 0.3, "--steps", steps, "--flip", *on_device]
+        session.mvp(record, "run", "prune", chosen[-1], "--bank", bank, "--out", run, *training)
+    with session.step("export") as record:
+        asked = ["--precision", "fp32,fp16,int8", "--target", "onnx", "--target", "tensorrt", "--opset", opset]
+        session.mvp(record, "bundle", "export", run, "--out", bundle, *asked, "--measure", "", *on_device)
+    with session.step("latency in PyTorch") as record:
+        session.mvp(record, "benchmark", "bench", run, *timing, *on_device)
+    with session.step("latency by ONNX Runtime") as record:
+        files = ["--runtime", "onnxruntime", "--precision", "fp32,fp16", "--provider", device.partition(":")[0]]
+        session.mvp(record, "benchmark", "bench", bundle, *files, *timing)
+    if device != "cpu":
+        session.reserve = 0
+        _engines(session, bundle, timing)
     failed = [step["step"] for step in session.steps if "error" in step]
-    print(
-        f"{result['seconds']:6.1f} s  done: {out / 'gpu.json'}" + (f"; failed: {', '.join(failed)}" if failed else "")
-    )
+    print(f"done: {out / 'gpu.json'}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     sys.exit(1 if failed else 0)
 
 
-def _engines(session: Session, bundle: Path) -> None:
+def _engines(session: Session, bundle: Path, timing: list[Any]) -> None:
     with session.step("engines") as record:
-        asked = ["--precision", "fp16,int8", "--batch", "1", "--batch", "1:8:32", "--device", session.device]
-        record["built"] = session.mvp("build", bundle, *asked, on_engine=True)["engines"]
-    for precision in ("fp16", "int8"):
-        engines = [next(bundle.rglob(f"{model}.{precision}.engine"), None) for model in ("unpruned", "pruned")]
+        asked = ["--precision", "fp32,fp16,int8", "--batch", "1", "--batch", "1:8:32", "--device", session.device]
+        session.mvp(record, "built", "build", bundle, *asked, on_engine=True)
+    for precision in ("fp32", "fp16", "int8"):
         with session.step(f"agreement of {precision} engines with ONNX Runtime") as record:
             record["relative"] = _agreement(session, bundle, precision)
-        with session.step(f"latency of {precision} engines") as record:
-            timing = ["--batch", BATCHES, "--duration", 5, "--device", session.device]
-            record["benchmark"] = session.mvp("bench", *engines, *timing, on_engine=True)
+    with session.step("latency of engines") as record:
+        files = [
+            next(bundle.rglob(f"{model}.{precision}.engine"))
+            for precision in ("fp32", "fp16", "int8")
+            for model in ("unpruned", "pruned")
+            if any(bundle.rglob(f"{model}.{precision}.engine"))
+        ]
+        session.mvp(record, "benchmark", "bench", *files, *timing, "--device", session.device, on_engine=True)
 
 
 def _agreement(session: Session, bundle: Path, precision: str) -> dict[str, float]:
     """Largest difference between an engine's logits and its ONNX file's in ONNX Runtime, by the largest of them."""
-    import onnxruntime
-
+    from mvp_deploy.benchmark.runner import logits, open_runner
     from mvp_deploy.bundle import read
 
     whole = read(bundle)
-    found = session.out / f"{precision}.npz"
-    session.python(str(LOGITS), str(bundle), precision, str(found), on_engine=True)
-    images, relative = whole.samples["images"], {}
-    with np.load(found) as logits:
-        for model in logits.files:
-            files = [
-                f for f in whole.models if (f.model, f.precision) == (model, precision) and f.file.endswith(".onnx")
-            ]
-            file = next((f for f in files if f.target == "tensorrt"), files[0])
-            inference = onnxruntime.InferenceSession(bundle / file.file, providers=["CPUExecutionProvider"])
-            wanted = inference.run(None, {inference.get_inputs()[0].name: images})[0]
-            relative[model] = float(np.abs(logits[model] - wanted).max() / np.abs(wanted).max())
-    return relative
+    images, found = whole.samples["images"], bundle.with_name(f"{precision}.npz")
+    _succeeded(session.run(str(LOGITS), str(bundle), precision, str(found), on_engine=True))
+    files = {
+        file.model: file.file
+        for file in whole.models
+        if file.precision == precision and file.target == "tensorrt" and file.file.endswith(".onnx")
+    }
+    with np.load(found) as got:
+        wanted = {
+            model: logits(open_runner(bundle / files[model], "onnxruntime"), images, len(images)) for model in got.files
+        }
+        return {
+            model: float(np.abs(got[model] - wanted[model]).max() / np.abs(wanted[model]).max()) for model in wanted
+        }
 
 
 def _tasks(data: Path, classes: int, tasks: int) -> list[str]:
