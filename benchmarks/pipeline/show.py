@@ -1,9 +1,12 @@
 """A pipeline of six tasks on real images: run twice, killed at random moments and finished, each kind of gate failed.
 
-    python benchmarks/pipeline/show.py DATA BANK WORK [--out benchmarks/pipeline/results.json]
+    python benchmarks/pipeline/show.py DATA BANK WORK [--out benchmarks/pipeline/results.json] [--go-on]
 
 DATA holds cifar100_200x50.npz, caltech101_64.npz and omniglot28.npz; BANK is what benchmarks/main_job/run.sh makes of
-resnet18 at 32 pixels; WORK is a folder to work in, made anew. Ends with exit code 1 where something is not as promised.
+resnet18 at 32 pixels; WORK is a folder to work in, made anew. With --go-on, WORK and the parts that the result has are
+kept. Ends with exit code 1 where something is not as promised.
+
+On a busy machine a speed-up and a latency above its limit are too noisy to tell; the exit codes are the same.
 """
 
 from __future__ import annotations
@@ -17,12 +20,14 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mvp_deploy import bundle
 from mvp_deploy.benchmark.environment import environment
 from mvp_deploy.files import sha256
+from mvp_deploy.pipeline.gates import disturbed
 
 RUN = [sys.executable, "-c", "from mvp_deploy.cli import main; main()", "run", "deploy.yaml", "--quiet"]
 QUICK = 15.0  # seconds that a second run may take
@@ -80,6 +85,13 @@ def twice() -> dict[str, Any]:
     }
 
 
+def tasks() -> dict[str, Any]:
+    return {
+        name: {"outcome": task["outcome"], "metrics": task.get("metrics"), "gates": task["gates"]}
+        for name, task in report()["tasks"].items()
+    }
+
+
 def killed(seconds: float, kills: int, seed: int) -> dict[str, Any]:
     """Kill a fresh run again and again after random times, then let it finish; the models must be the unbroken's."""
     draw, moments = random.Random(seed), []
@@ -96,7 +108,7 @@ def killed(seconds: float, kills: int, seed: int) -> dict[str, Any]:
             continue
         shutil.rmtree("killed")  # it was through already: once more from the start
     code, last, _ = run(*arguments)
-    whole = [bundle.verify(path) == [] for path in sorted(Path("killed/bundles").iterdir())]
+    whole = [bundle.verify(path) == [] for path in sorted(Path("killed/bundles").glob("*"))]
     equal = models("killed") == models("deploy")
     return {
         "kills after seconds": moments,
@@ -110,12 +122,14 @@ def killed(seconds: float, kills: int, seed: int) -> dict[str, Any]:
 def gates() -> dict[str, Any]:
     rows = report()["tasks"][TASK]["times"]["rows"]
     median = next(r["timing"]["median"]["value"] for r in rows if r["model"] == "pruned" and r["precision"] == "fp32")
-    found = {}
+    noisy, found = disturbed(report()["tasks"][TASK]), {}
     for name, (change, due, outcome) in GATES.items():
         change = f"tasks.{TASK}.gates.{change.replace('MEDIAN', f'{median}, precision: fp32')}"
         code, seconds, said = run("--only", TASK, "--set", change)
         gate = name.partition(",")[0]
         told = [g["outcome"] for g in report()["tasks"][TASK]["gates"] if g["gate"] == gate]
+        if noisy and name in ("latency", "speed_up"):
+            outcome = "too noisy to tell"
         met = code == due and outcome in told and not Path("deploy/bundles", TASK).exists()
         found[name] = {"exit": code, "seconds": seconds, "said": said, "outcomes": told, "met": met}
     return found
@@ -123,6 +137,7 @@ def gates() -> dict[str, Any]:
 
 def regression() -> dict[str, Any]:
     """A baseline that was twice as small and fast."""
+    run()
     before = report()
     for model in before["tasks"][TASK]["models"]:
         model["bytes"] //= 2
@@ -160,33 +175,36 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--go-on", action="store_true")
     asked = parser.parse_args()
-    out = asked.out.absolute()
-    shutil.rmtree(asked.work, ignore_errors=True)
-    asked.work.mkdir(parents=True)
-    (asked.work / "data").symlink_to(asked.data.absolute())
-    (asked.work / "bank").symlink_to(asked.bank.absolute())
-    shutil.copy(Path(__file__).with_name("deploy.yaml"), asked.work)
+    out, here = asked.out.absolute(), Path(__file__).parent.absolute()
+    if not asked.go_on:
+        shutil.rmtree(asked.work, ignore_errors=True)
+        asked.work.mkdir(parents=True)
+        (asked.work / "data").symlink_to(asked.data.absolute())
+        (asked.work / "bank").symlink_to(asked.bank.absolute())
+        shutil.copy(here / "deploy.yaml", asked.work)
     os.chdir(asked.work)
-    result: dict[str, Any] = {"environment": environment(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-    result["run twice"] = twice()
-    result["tasks"] = {
-        name: {"outcome": task["outcome"], "metrics": task.get("metrics"), "gates": task["gates"]}
-        for name, task in report()["tasks"].items()
+    result: dict[str, Any] = json.loads(out.read_text()) if asked.go_on and out.exists() else {}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "environment": lambda: {**environment(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+        "run twice": twice,
+        "tasks": tasks,
+        "killed": lambda: killed(result["run twice"]["first"]["seconds"], asked.kills, asked.seed),
+        "gates": gates,
+        "baseline": regression,
+        "broken": broken,
+        "read back": read_back,
     }
-    result["killed"] = killed(result["run twice"]["first"]["seconds"], asked.kills, asked.seed)
-    result["gates"] = gates()
-    run()
-    result["baseline"] = regression()
-    result["broken"] = broken()
-    result["read back"] = read_back()
-    text = json.dumps(result, indent=1).replace(f"{Path.cwd()}/", "")
-    out.write_text(text + "\n")
-    shown = [("run twice", result["run twice"]), ("killed", result["killed"]), ("baseline", result["baseline"])]
-    shown += [*result["gates"].items(), *result["broken"].items(), ("read back", result["read back"])]
-    for name, part in shown:
-        print(f"{name}: {'as promised' if part['met'] else 'NOT as promised'}")
-    sys.exit(not all(part["met"] for _, part in shown))
+    for name, part in parts.items():
+        if name not in result:
+            result[name] = part()
+            out.write_text(json.dumps(result, indent=1).replace(f"{Path.cwd()}/", "") + "\n")
+    shown = [(name, result[name]) for name in ("run twice", "killed", "baseline", "read back")]
+    shown += [*result["gates"].items(), *result["broken"].items()]
+    for name, found in shown:
+        print(f"{name}: {'as promised' if found['met'] else 'NOT as promised'}")
+    sys.exit(not all(found["met"] for _, found in shown))
 
 
 if __name__ == "__main__":
