@@ -52,7 +52,7 @@ def _change(gate: Json) -> str:
 
 def _tasks(tasks: Json) -> Iterator[Section]:
     for name, task in tasks.items():
-        steps = "; ".join(f"{done['step']} {done['status']} ({done['seconds']:.1f} s)" for done in task["steps"])
+        steps = "; ".join(map(_step, task["steps"]))
         told = [*filter(None, [task["error"]]), *task.get("warnings", ()), *_busy(task)]
         told.append(f"Steps: {steps}." if steps else "")
         gates = [
@@ -67,6 +67,11 @@ def _tasks(tasks: Json) -> Iterator[Section]:
         if voters:
             cells = [(_short(v["task"]), f"{v['similarity']:.3f}", f"{v['weight']:.2f}") for v in voters]
             yield Section(f"{name}: who voted", "", Table(("neighbour", "similarity", "weight"), cells))
+
+
+def _step(done: Json) -> str:
+    seconds = f" ({done['seconds']:.1f} s)" if done["status"] == "done" else ""
+    return f"{done['step']} {done['status']}{seconds}"
 
 
 def _busy(task: Json) -> Iterator[str]:

@@ -51,7 +51,14 @@ def accuracy_against_latency(names: Sequence[str], milliseconds: Sequence[float]
                 xytext=(1.06, (place + 0.5) / len(names)),
                 textcoords="axes fraction",
                 verticalalignment="center",
-                arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 5},
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": SOFT,
+                    "linewidth": 0.6,
+                    "relpos": (0, 0.5),
+                    "shrinkA": 2,
+                    "shrinkB": 5,
+                },
             )
     return svg[0]
 
