@@ -6,16 +6,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from exporters.errors import DeployError
 from exporters.tensorrt.graph import Graph, title
 from exporters.tensorrt.releases import Release
-
-if TYPE_CHECKING:
-    pass
 
 ERROR, WARNING = "error", "warning"  # refused or misread; read, but slow or at risk
 SMALL = 16  # channels under which an int8 convolution costs more than it saves

@@ -14,6 +14,7 @@ from mvp_deploy import artefacts, backbones, bundle, deploy, runs
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.cli import main
 from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.graphs import Precision
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.recipes import recipe_named
 from mvp_deploy.reporter import Silent
@@ -94,6 +95,61 @@ def test_without_parity_there_is_no_bundle(run: runs.Run, tmp_path: Path, monkey
     done = CliRunner().invoke(main, ["export", str(run.folder), "--out", str(tmp_path / "bundle")])
     assert done.exit_code == ExitCode.PARITY
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("target", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml")])
+def test_int8_is_judged_in_the_runtime_it_is_for(
+    run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, suffix: str
+) -> None:
+    """Each rounds in its own way: there, layers that were tried and are in the file must be the same."""
+    pytest.importorskip(target, reason=f"{target} is not installed")
+    opened: list[tuple[str, float]] = []
+    real = artefacts.open_runner
+
+    def recorded(path: Path) -> artefacts.Runner:
+        weights = path.with_suffix(".bin") if path.suffix == ".xml" else path
+        opened.append((path.suffix, weights.stat().st_size))
+        return real(path)
+
+    monkeypatch.setattr(artefacts, "open_runner", recorded)
+    found = deploy.export_run(
+        run.folder,
+        tmp_path / "bundle",
+        targets=(target,),
+        precisions=("int8",),
+        reduced=Precision(max_drop=1.0),
+        reporter=Silent(),
+    )
+    assert [file.target for file in found.models] == [target] * 2
+    assert {name for name, _ in opened} == {suffix}
+    tried, packed, *_ = opened
+    assert tried == packed
+
+
+def test_int8_that_loses_too_much_makes_no_bundle(run: runs.Run, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    asked = ["--precision", "int8", "--max-drop", "-100", "--measure", ""]
+    done = CliRunner().invoke(main, ["export", str(run.folder), "--out", str(out), *asked])
+    assert done.exit_code == ExitCode.ACCURACY
+    assert "int8 has" in done.output
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "said"),
+    [
+        ("openvino", "fp16", "the target openvino does not deliver fp16: ask for fp32 or int8"),
+        ("onnx", "int4", "there is no precision 'int4'"),
+        ("coreml", "fp32", "there is no target 'coreml'"),
+    ],
+)
+def test_what_no_target_delivers_is_told_before_anything_is_made(
+    run: runs.Run, tmp_path: Path, target: str, precision: str, said: str
+) -> None:
+    asked = ["--out", str(tmp_path / "b"), "--target", target, "--precision", precision]
+    done = CliRunner().invoke(main, ["export", str(run.folder), *asked])
+    assert done.exit_code == ExitCode.INPUT
+    assert said in done.output
 
 
 def test_changed_images_are_noticed(run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
