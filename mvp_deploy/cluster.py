@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -72,8 +73,9 @@ def _connect(cluster: Cluster, reporter: Reporter) -> Any:
         ) from error
     if not ray.is_initialized():
         try:
+            _knock(cluster.address)
             ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:  # ConnectionError, ValueError, RuntimeError, by what is wrong with the address
+        except Exception as error:  # OSError, ValueError, RuntimeError, by what is wrong with the address
             raise DeployError(
                 f"there is no Ray cluster at {cluster.address} ({error}): start one with `ray start --head`.",
                 ExitCode.ENVIRONMENT,
@@ -84,6 +86,13 @@ def _connect(cluster: Cluster, reporter: Reporter) -> Any:
             f"no machine of the cluster has {cluster.cpus:g} CPUs and {cluster.gpus:g} GPUs: waiting until one joins"
         )
     return ray
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody answers: Ray itself would go on trying for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _call(piece: Callable[[Reporter], T], folder: Path, reporter: _Distant) -> T | DeployError:

@@ -104,14 +104,11 @@ def test_two_pieces_share_a_gpu(address: str, tmp_path: Path) -> None:
     assert found == {"one": ["0"], "two": ["0"]}
 
 
-def test_where_there_is_no_cluster_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **named: object) -> None:
-        raise ConnectionError("nobody is there")
-
+@pytest.mark.parametrize("where", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_where_there_is_no_cluster_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", refuse)
     with pytest.raises(DeployError, match="ray start --head") as error:
-        list(spread(Cluster("auto"), {"a": partial(greet, "a")}, Listener()))
+        list(spread(Cluster(where), {"a": partial(greet, "a")}, Listener()))
     assert error.value.code == ExitCode.ENVIRONMENT
 
 
