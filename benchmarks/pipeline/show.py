@@ -188,6 +188,7 @@ def main() -> None:
     result: dict[str, Any] = json.loads(out.read_text()) if asked.go_on and out.exists() else {}
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "environment": lambda: {**environment(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
+        "config": lambda: {"deploy.yaml": Path("deploy.yaml").read_text()},
         "run twice": twice,
         "tasks": tasks,
         "killed": lambda: killed(result["run twice"]["first"]["seconds"], asked.kills, asked.seed),
