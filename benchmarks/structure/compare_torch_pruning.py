@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/mvp_deploy/structure"), str(Path(__file__).parent)]
 
 from models import MODELS, build  # noqa: E402
-from processes import child, run_each  # noqa: E402
+from processes import child, memory_mb, reset_peak_memory, run_each  # noqa: E402
 from reference import Masks, randomise, relative_error, silenced  # noqa: E402
 
 from mvp_deploy.structure import KeepPlan, analyze  # noqa: E402
@@ -131,14 +131,14 @@ def _warm_up() -> None:
 
 
 def _measured(prune: Callable[[nn.Module, Tensor], nn.Module], model: nn.Module, images: Tensor) -> dict[str, Any]:
-    _reset_peak()
-    before = _memory_mb("VmRSS")
+    reset_peak_memory()
+    before = memory_mb("VmRSS")
     start = time.perf_counter()
     try:
         with time_limit(SECONDS):
             small = prune(model, images)
         seconds = time.perf_counter() - start
-        peak = _memory_mb("VmHWM") - before
+        peak = memory_mb("VmHWM") - before
         with torch.no_grad():
             got = small.eval()(images)
         masks = kept_positions(model, small)
@@ -199,16 +199,6 @@ def time_limit(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _reset_peak() -> None:
-    """Let the kernel count this process's peak memory afresh (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def _memory_mb(field: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
 
 
 def write_table(results: dict[str, Any], path: Path) -> None:

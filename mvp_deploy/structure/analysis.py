@@ -24,6 +24,7 @@ from mvp_deploy.structure.axes import (
     reasons,
     unit_index,
 )
+from mvp_deploy.structure.collector import collector_paused
 from mvp_deploy.structure.graph import Recorder
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.silence import silence
@@ -191,6 +192,7 @@ class Structure:
         return sum(n for name, n in sizes.items() if name not in free) / max(sum(sizes.values()), 1)
 
 
+@collector_paused()
 def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, allow_inexact: bool = False) -> Structure:
     """Find what can be removed from `model`, from one run on fake tensors shaped like `example`.
 

@@ -188,6 +188,13 @@ def _output_sizes(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], o
     yield from zip(sizes, trace.axes(out), strict=False)
 
 
+def _repeats(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
+    """How often one position is repeated is how many there are then."""
+    times = kwargs.get("repeats") or _flat(args[1:])
+    before = [1] * (out.ndim - args[0].ndim) + list(args[0].shape)
+    yield from ((n, axis) for n, size, axis in zip(times, before, trace.axes(out), strict=True) if size == 1)
+
+
 def _factory_sizes(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
     yield from zip(kwargs.get("size") or _flat(args), trace.axes(out), strict=False)
 
@@ -262,6 +269,7 @@ _ARITHMETIC = {"mul", "div", "true_divide", "add", "sub", "pow", "__mul__", "__t
 _SIZES: dict[str, Callable[..., Pairs]] = {
     **dict.fromkeys(("view", "reshape", "expand", "new_zeros", "new_ones", "new_full", "new_empty"), _output_sizes),
     **dict.fromkeys(("zeros", "ones", "empty", "full"), _factory_sizes),
+    "repeat": _repeats,
     "unflatten": _unflatten,
     **dict.fromkeys(("layer_norm", "rms_norm"), _normalized_shape),
     "group_norm": _argument(1, "num_groups"),

@@ -14,10 +14,11 @@ from torch.overrides import BaseTorchFunctionMode
 
 from mvp_deploy.errors import DeployError
 from mvp_deploy.structure.axes import kept_size
+from mvp_deploy.structure.collector import collector_paused
 from mvp_deploy.structure.graph import TracedModel, assemble, set_constants
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.sizes import Attribute, Unsolvable, solve
-from mvp_deploy.structure.trace import copy_with, fake_copy, fake_inputs, module_paths, named_tensors
+from mvp_deploy.structure.trace import QuickOperators, copy_with, fake_copy, fake_inputs, module_paths, named_tensors
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.analysis import Structure
@@ -46,6 +47,7 @@ def scatter(structure: Structure, state: Mapping[str, Tensor], plan: KeepPlan) -
     return out
 
 
+@collector_paused()
 def prune(structure: Structure, model: nn.Module, plan: KeepPlan) -> nn.Module:
     """A new, smaller model without the units that `plan` removes; `model` is untouched.
 
@@ -156,7 +158,13 @@ def _rehearse(structure: Structure, model: nn.Module, masks: Mapping[str, Masks]
     where = [""]
     try:
         # under a function mode torch.nn.TransformerEncoderLayer takes no fast path, which checks no shapes
-        with torch.no_grad(), mode, BaseTorchFunctionMode(), module_paths(fake, partial(where.__setitem__, 0)):
+        with (
+            torch.no_grad(),
+            mode,
+            QuickOperators(),
+            BaseTorchFunctionMode(),
+            module_paths(fake, partial(where.__setitem__, 0)),
+        ):
             fake(*inputs)
     except Exception as error:
         raise DeployError(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mvp_deploy.structure.axes import Axis, fixed, product
+from mvp_deploy.structure.axes import Axis, axis_size, fixed, product
 from mvp_deploy.structure.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def expand(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 def repeat(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     x: Tensor = args[0]
     axes = [fixed(1)] * (out.ndim - x.ndim) + list(trace.axes(x))
-    trace.set(out, [product([fixed(n), a], trace.atoms, trace.why) for n, a in zip(args[1], axes, strict=True)])
+    times = [trace.atoms.new(n) if axis_size(a) == 1 else fixed(n) for n, a in zip(args[1], axes, strict=True)]
+    trace.set(out, [product([n, a], trace.atoms, trace.why) for n, a in zip(times, axes, strict=True)])
 
 
 @rule("flip", "roll")
