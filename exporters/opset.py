@@ -66,6 +66,9 @@ def lower_opset(source: str | os.PathLike[str], out: str | os.PathLike[str], ops
         nodes = [new for node in model.graph.node for new in _lowered(node, entry.version, opset, constants)]
         del model.graph.node[:]
         model.graph.node.extend(nodes)
+        used = {name for node in nodes for name in node.input}
+        for tensor in [tensor for tensor in model.graph.initializer if tensor.name not in used]:
+            model.graph.initializer.remove(tensor)  # axes that are attributes now
         entry.version = opset
         model.ir_version = min(model.ir_version, IR_VERSION)
     out = Path(out)

@@ -20,7 +20,8 @@ def of_bundle(bundle: Bundle, built: Sequence[ModelFile] = ()) -> list[Candidate
     samples = bundle.samples
     found = [file for file in [*bundle.models, *built] if not _material(file)]
     kinds = list(dict.fromkeys((file.target, file.precision) for file in found))
-    models = sorted(found, key=lambda file: kinds.index((file.target, file.precision)))  # pruned beside unpruned
+    # pruned beside unpruned
+    models = sorted(found, key=lambda file: (kinds.index((file.target, file.precision)), file.model != "unpruned"))
 
     def candidate(file: ModelFile) -> Candidate:
         path = bundle.path / file.file

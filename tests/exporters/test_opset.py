@@ -54,6 +54,8 @@ def test_a_lowered_model_computes_the_same_for_any_batch(tmp_path: Path) -> None
         np.testing.assert_allclose(run(low, images(batch, 3, 8, 8)), run(source, images(batch, 3, 8, 8)), rtol=1e-6)
     (mean,) = [node for node in onnx.load(low).graph.node if node.op_type == "ReduceMean"]
     assert [list(a.ints) for a in mean.attribute if a.name == "axes"] == [[2, 3]]
+    used = {name for node in onnx.load(low).graph.node for name in node.input}
+    assert {tensor.name for tensor in onnx.load(low).graph.initializer} <= used
 
 
 def test_a_file_may_be_lowered_in_place_and_again(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_bundle_is_timed_against_its_unpruned_model(tmp_path: Path) -> None:
 def test_the_pruned_model_stands_beside_the_unpruned_one_of_its_target_and_precision(tmp_path: Path) -> None:
     read = bundle.read(make_bundle(tmp_path / "b"))
     other = tuple(replace(file, target="openvino") for file in read.models)
-    found = of_bundle(replace(read, models=(other[0], read.models[0], other[1], read.models[1])))
+    found = of_bundle(replace(read, models=(other[1], *read.models, other[0])))
     assert [(each.model, each.baseline) for each in found] == [
         ("unpruned", 0), ("pruned", 0), ("unpruned", 2), ("pruned", 2),
     ]  # fmt: skip
