@@ -36,7 +36,7 @@ class Attribute:
 
     def __str__(self) -> str:
         place = "" if self.index is None else f"[{self.index}]"
-        return f"{self.module}.{self.name}{place}"
+        return f"{self.module}.{self.name}{place}".strip(".")
 
 
 @dataclass(frozen=True)

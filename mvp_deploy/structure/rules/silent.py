@@ -84,7 +84,8 @@ def _multiplied(trace: Trace, name: str, tensors: list[Tensor]) -> bool:
 
 
 def _has_units(trace: Trace, axis: Axis) -> bool:
-    return any(True for _ in atoms_in(trace.atoms.resolve(axis)))
+    batch = set(atoms_in(trace.atoms.resolve(trace.batch)))
+    return any(atom not in batch for atom in atoms_in(trace.atoms.resolve(axis)))
 
 
 def _loud_at_zero(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> bool:

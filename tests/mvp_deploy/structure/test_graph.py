@@ -1,0 +1,145 @@
+"""The graph form is a module like any other: it trains, switches, saves, compiles, survives other number formats."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from reference import random_plan, randomise, relative_error, silenced
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from mvp_deploy.structure import Structure, analyze
+from mvp_deploy.structure.graph import TracedModel
+
+
+class Mixed(nn.Module):
+    """Its head size is computed from two sizes that shrink on their own, so no attribute makes the forward right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Dropout(0.5))
+        self.heads = 4
+        self.qkv, self.proj, self.head = nn.Linear(16, 48), nn.Linear(16, 16), nn.Linear(16, 5)
+        self.register_buffer("bias", torch.rand(16), persistent=False)
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).flatten(2).transpose(1, 2) + self.bias
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        x = ((q @ k.transpose(-2, -1)) * 0.3).softmax(-1) @ v
+        return self.head(self.proj(x.transpose(1, 2).reshape(b, n, c)).mean(1))
+
+
+SEED = 0
+X = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return randomise(Mixed().eval())
+
+
+@pytest.fixture
+def structure(model: nn.Module) -> Structure:
+    return analyze(model, X[:1])
+
+
+@pytest.fixture
+def small(model: nn.Module, structure: Structure) -> TracedModel:
+    out = structure.prune(model, random_plan(structure, seed=SEED))
+    assert isinstance(out, TracedModel)
+    return out
+
+
+def outputs(model: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(x)
+
+
+def test_it_has_the_full_model_s_names_and_says_why(model: nn.Module, small: TracedModel) -> None:
+    assert small.state_dict().keys() == model.state_dict().keys()
+    assert [n for n, _ in small.named_parameters()] == [n for n, _ in model.named_parameters()]
+    assert "heads would need two values" in small.why
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_it_is_the_silenced_model_at_any_batch_size(
+    model: nn.Module, structure: Structure, small: TracedModel, batch: int
+) -> None:
+    masks = structure.tensor_masks(random_plan(structure, seed=SEED))
+    assert relative_error(outputs(small, X[:batch]), outputs(silenced(model, masks, X), X[:batch])) < 1e-5
+
+
+def test_training_drops_out_and_moves_statistics_and_eval_does_not(small: TracedModel) -> None:
+    wanted = outputs(small, X)
+    small.train()
+    before = small.state_dict()["embed.1.running_mean"].clone()
+    assert not torch.equal(outputs(small, X), outputs(small, X))
+    assert not torch.equal(small.state_dict()["embed.1.running_mean"], before)
+    small.state_dict()["embed.1.running_mean"].copy_(before)
+    assert torch.equal(outputs(small.eval(), X), outputs(small, X))
+    assert small.training is False
+    assert relative_error(outputs(small, X), wanted) < 0.5  # the running variance moved as well
+
+
+def test_every_used_weight_gets_a_gradient(small: TracedModel) -> None:
+    small.train()(X).square().mean().backward()
+    missing = {name for name, p in small.named_parameters() if p.grad is None}
+    assert missing == {"unused.weight", "unused.bias"}
+
+
+def test_a_model_in_training_gives_one_in_training(model: nn.Module, structure: Structure) -> None:
+    assert structure.prune(model.train(), random_plan(structure, seed=SEED)).training
+
+
+def test_weights_reload_and_copies_are_their_own(
+    model: nn.Module, structure: Structure, small: TracedModel, tmp_path: Path
+) -> None:
+    save_model(small, str(tmp_path / "small.safetensors"))
+    fresh = structure.prune(copy.deepcopy(model).apply(_forget), random_plan(structure, seed=SEED))
+    load_model(fresh, str(tmp_path / "small.safetensors"))
+    assert torch.equal(outputs(fresh, X), outputs(small, X))
+    twin = copy.deepcopy(small)
+    twin.get_parameter("head.weight").data.zero_()
+    assert torch.equal(outputs(fresh, X), outputs(small, X))
+
+
+def _forget(module: nn.Module) -> None:
+    for parameter in module.parameters(recurse=False):
+        parameter.data.zero_()
+
+
+def test_compiled_it_computes_the_same(small: TracedModel) -> None:
+    compiled = torch.compile(small, backend="aot_eager")
+    assert relative_error(outputs(compiled, X), outputs(small, X)) < 1e-5
+
+
+def test_it_survives_bfloat16_and_channels_last(small: TracedModel) -> None:
+    wanted = outputs(small, X)
+    small.to(memory_format=torch.channels_last)
+    assert relative_error(outputs(small, X.to(memory_format=torch.channels_last)), wanted) < 1e-5
+    small.to(torch.bfloat16)
+    assert relative_error(outputs(small, X.bfloat16()).float(), wanted) < 0.1
+    assert relative_error(outputs(small.float(), X), wanted) < 0.05
+
+
+def test_it_exports_for_any_batch_size(small: TracedModel) -> None:
+    dynamic = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(small, (X,), dynamic_shapes=dynamic, strict=False).module()
+    assert relative_error(outputs(program, X[:3]), outputs(small, X[:3])) < 1e-5
+
+
+def test_a_forward_that_fixes_the_batch_size_is_refused_by_name() -> None:
+    class Fixed(Mixed):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * torch.ones(len(x)).cumsum(0).reshape(-1, 1)
+
+    model = Fixed().eval()
+    structure = analyze(model, X)
+    with pytest.raises(Exception, match="any batch size"):
+        structure.prune(model, random_plan(structure, seed=0))
