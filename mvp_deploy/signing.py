@@ -74,6 +74,7 @@ def _package() -> Any:
         import model_signing
     except ImportError as error:
         raise DeployError(
-            f"signatures need the package model-signing ({error}): pip install 'mvp-deploy[signing]'.", ExitCode.ENVIRONMENT
+            f"signatures need the package model-signing ({error}): pip install 'mvp-deploy[signing]'.",
+            ExitCode.ENVIRONMENT,
         ) from error
     return model_signing
