@@ -42,8 +42,8 @@ HEAD = (
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 @click.option("--large", is_flag=True)
 @click.option("--batch", default="1,32", show_default=True)
-@click.option("--duration", default=10, show_default=True, help="Seconds for each row, at most.")
-def main(runs: tuple[Path, ...], out: Path, large: bool, batch: str, duration: int) -> None:
+@click.option("--duration", default=10.0, show_default=True, help="Seconds for each row, at most.")
+def main(runs: tuple[Path, ...], out: Path, large: bool, batch: str, duration: float) -> None:
     out.mkdir(parents=True, exist_ok=True)
     timing = ["--duration", duration, "--device", "cpu"]
     tables = []
