@@ -51,6 +51,7 @@ class Trace:
     macs: list[MacTerm] = field(default_factory=list)
     norms: list[tuple[Axis, ...]] = field(default_factory=list)
     squares: set[int] = field(default_factory=set)  # ids of tensors that are squares of others
+    numbers: dict[int, float] = field(default_factory=dict)  # ids of buffers that are one number, such as a bound
     loud: set[int] = field(default_factory=set)  # ids of tensors that are not zero where units are silent
     observations: list[Observation] = field(default_factory=list)
     uses: Uses = field(default_factory=Uses)
@@ -247,6 +248,9 @@ def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace) -> Any
         trace.initial[name] = [trace.atoms.new(n) for n in tensor.shape]
         trace.set(tensor, trace.initial[name])
         trace.names[id(tensor)] = name
+    for (_, buffer), copied in zip(model.named_buffers(), fake.buffers(), strict=True):
+        if buffer.numel() == 1 and not buffer.is_meta:
+            trace.numbers[id(copied)] = buffer.item()
     tag_sizes(fake, trace.uses)
     inputs = fake_inputs(example, fake, mode)
     recorder = trace.recorder

@@ -91,11 +91,15 @@ def _has_units(trace: Trace, axis: Axis) -> bool:
 def _loud_at_zero(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> bool:
     """Compute a pointwise operator where its quiet arguments are zero, and see."""
     units = [dim - out.ndim for dim, axis in enumerate(trace.axes(out)) if _has_units(trace, axis)]
+    if not units:
+        return False
 
     def values(t: Tensor) -> tuple[float, ...]:
         covers = all(t.ndim >= -dim and t.shape[dim] == out.shape[dim] for dim in units)
         if id(t) not in trace.loud and covers:
             return (0,)
+        if id(t) in trace.numbers:
+            return (trace.numbers[id(t)],)
         return (0, 1) if t.dtype == torch.bool else (0.7,)
 
     tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]

@@ -396,6 +396,26 @@ def test_units_that_are_not_zero_when_silent_cannot_be_added_up(add_up: Callable
     assert bool(structure.groups) is free
 
 
+def test_what_has_no_units_is_not_loud() -> None:
+    model = Net(lambda m, x: m.head(m.embed(2 * (x - 0.5)).square().sum(-1, keepdim=True)), embed=nn.Linear(6, 12),
+                head=nn.Linear(1, 3))  # fmt: skip
+    assert sizes(check(model, TOKENS)) == {"embed": 12}
+
+
+@pytest.mark.parametrize(("least", "free"), [(-1.0, True), (0.5, False)])
+def test_a_bound_in_a_buffer_is_known(least: float, free: bool) -> None:
+    class Bounded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Linear(6, 12), nn.Linear(1, 3)
+            self.register_buffer("least", torch.tensor(least))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.clamp(self.embed(x), self.least).sum(-1, keepdim=True))
+
+    assert bool(analyze(Bounded(), TOKENS).groups) is free
+
+
 def test_grouped_query_attention_loses_keys_with_their_queries() -> None:
     def forward(m: Net, x: Tensor) -> Tensor:
         q, k, v = (m.q(x).unflatten(-1, (6, 4)), m.k(x).unflatten(-1, (2, 4)), m.v(x).unflatten(-1, (2, 4)))
