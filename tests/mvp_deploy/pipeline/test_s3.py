@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mvp_deploy import bundle
-from mvp_deploy.errors import ExitCode
-from mvp_deploy.pipeline.places import fetch
+from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.pipeline.places import fetch, publish
 
 s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
 server = pytest.importorskip("moto.server", reason="moto is not installed")
@@ -70,6 +70,6 @@ def test_a_bucket_that_is_not_there_is_one_sentence(run, bucket: s3fs.S3FileSyst
     done = run("--set", "bank=s3://nobody/bank")
     assert done.exit_code == ExitCode.ENVIRONMENT
     assert "s3://nobody/bank cannot be fetched" in done.output
-    done = run("--only", "ones", "--set", "out=s3://nobody/out")
-    assert done.exit_code == ExitCode.ENVIRONMENT
-    assert "cannot be written to" in done.output
+    with pytest.raises(DeployError, match="cannot be written to") as error:
+        publish(Path("deploy"), "s3://nobody/out")
+    assert error.value.code == ExitCode.ENVIRONMENT
