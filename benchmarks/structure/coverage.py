@@ -77,7 +77,7 @@ def measure(name: str, onnx: bool = False) -> dict[str, Any]:
         "peak_mb": peak_memory_mb() - before,
     }
     if onnx:
-        result |= _onnx(small, images)
+        result |= _onnx_or_why(small, images)
     return result
 
 
@@ -122,6 +122,14 @@ def _trains(small: nn.Module, images: Tensor) -> bool:
     optimizer.step()
     moved = sum(not torch.equal(p, q) for p, q in zip(small.parameters(), before, strict=True))
     return moved > 0 and all(bool(p.isfinite().all()) for p in small.parameters())
+
+
+def _onnx_or_why(small: nn.Module, images: Tensor) -> dict[str, Any]:
+    """What cannot be exported costs no other measure; its error is infinite."""
+    try:
+        return _onnx(small, images)
+    except Exception as error:
+        return {"onnx_error": float("inf"), "onnx_failed": f"{type(error).__name__}: {error}"[:300]}
 
 
 def _onnx(small: nn.Module, images: Tensor) -> dict[str, Any]:

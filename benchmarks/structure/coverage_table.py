@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from models import FIRST_BLOCKS, MODELS, PLAIN
+from survival import survives
 
 from mvp_deploy.files import atomic_write
 
 Result = dict[str, Any]
+SURVIVAL = Path(__file__).parent / "results/survival.json"
 
 
 def write_table(results: dict[str, Result], path: Path) -> None:
@@ -57,7 +60,27 @@ def _summary(done: dict[str, Result], good: dict[str, Result]) -> list[str]:
         f"- at least 95 % of the body's weights prunable: {count(lambda r: r['prunable'] >= 0.95)}",
         f"- as the ordinary eager module: {count(lambda r: r['form'] == 'eager')}",
         f"- trains: {count(lambda r: r['trains'])}; reloads to the bit: {count(lambda r: r['reloads'])}",
-        f"- ONNX Runtime agrees (error below 1e-4): {count(lambda r: r.get('onnx_error', 1) < 1e-4)}",
+        *_onnx(good),
+        *_survival(),
+    ]
+
+
+def _onnx(good: dict[str, Result]) -> list[str]:
+    errors = [r["onnx_error"] for r in good.values() if "onnx_error" in r]
+    return [f"- ONNX Runtime agrees (error below 1e-4): {sum(e < 1e-4 for e in errors)} of {len(errors)}"] * bool(
+        errors
+    )
+
+
+def _survival() -> list[str]:
+    if not SURVIVAL.exists():
+        return []
+    results = json.loads(SURVIVAL.read_text())
+    lost = [name for name, r in results.items() if not survives(r)]
+    backends = ", ".join(sorted({r["backend"] for r in results.values() if "backend" in r}))
+    return [
+        f"- cut to 30 %, alive in channels_last and bfloat16 and back, and equal under torch.compile ({backends}): "
+        f"{len(results) - len(lost)} of {len(results)}" + (f"; not {', '.join(lost)}" if lost else "")
     ]
 
 

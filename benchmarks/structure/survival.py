@@ -4,7 +4,7 @@
     python benchmarks/structure/survival.py --backend aot_eager   # compiled without a C++ compiler, in less time
 
 Every second model of models.py, its smaller version in either form. Results go to
-benchmarks/structure/results/survival.json and into the table of docs/structure-coverage.md.
+benchmarks/structure/results/survival.json; coverage.py, run afterwards, puts them into docs/structure-coverage.md.
 """
 
 from __future__ import annotations
