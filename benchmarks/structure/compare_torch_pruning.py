@@ -263,9 +263,9 @@ def _behind(done: dict[str, Any]) -> list[str]:
         f"- in less time, both in full and exact: {names(full_and_faster)}",
         f"- in less memory by more than 1 MB, both in full and exact: {names(lighter)}",
         "",
-        "It traces by one real forward and backward pass, which is quick where the model is small; ours runs the",
-        "model twice on fake tensors (to analyse it, and to rehearse the smaller one before anything is cut), which costs",
-        "the same for every width. It cuts in place; ours leaves the model as it was, so both are in memory at the end.",
+        "It traces by one real forward and backward pass, which is quick where the model is small. Ours runs the model",
+        "twice on fake tensors, to analyse it and to rehearse the smaller one before anything is cut, which costs the",
+        "same for every width. It cuts in place; ours leaves the model as it was: both are in memory at the end.",
     ]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from mvp_deploy.errors import DeployError
 
 if TYPE_CHECKING:
-    from mvp_deploy.structure.analysis import Structure
+    from mvp_deploy.structure.structure import Structure
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from mvp_deploy.structure.surgery import gather, scatter
 from mvp_deploy.structure.trace import copy_with, named_tensors
 
 if TYPE_CHECKING:
-    from mvp_deploy.structure.analysis import Structure
+    from mvp_deploy.structure.structure import Structure
 
 
 def silence(structure: Structure, model: nn.Module, plan: KeepPlan) -> Callable[..., Any]:

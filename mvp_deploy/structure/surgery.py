@@ -21,7 +21,7 @@ from mvp_deploy.structure.sizes import Attribute, Unsolvable, solve
 from mvp_deploy.structure.trace import QuickOperators, copy_with, fake_copy, fake_inputs, module_paths, named_tensors
 
 if TYPE_CHECKING:
-    from mvp_deploy.structure.analysis import Structure
+    from mvp_deploy.structure.structure import Structure
 
 
 Masks = Any  # of one tensor: per dimension the boolean mask of the positions that stay, None for all
