@@ -21,7 +21,8 @@ from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
 from mvp_deploy.structure.axes import Axis
-from mvp_deploy.structure.sizes import Attribute, Formula, Size, Uses, attributes, sizes_given
+from mvp_deploy.structure.observe import sizes_given
+from mvp_deploy.structure.sizes import Attribute, Formula, Size, Uses, attributes
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.trace import Trace

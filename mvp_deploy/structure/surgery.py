@@ -17,7 +17,8 @@ from mvp_deploy.structure.axes import kept_size
 from mvp_deploy.structure.collector import collector_paused
 from mvp_deploy.structure.graph import TracedModel, assemble, set_constants
 from mvp_deploy.structure.plan import KeepPlan
-from mvp_deploy.structure.sizes import Attribute, Unsolvable, solve
+from mvp_deploy.structure.sizes import Attribute
+from mvp_deploy.structure.solve import Unsolvable, solve
 from mvp_deploy.structure.trace import QuickOperators, copy_with, fake_copy, fake_inputs, module_paths, named_tensors
 
 if TYPE_CHECKING:

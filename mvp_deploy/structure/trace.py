@@ -24,7 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mvp_deploy.structure import rules
 from mvp_deploy.structure.axes import Atoms, Axis, fixed
 from mvp_deploy.structure.graph import Recorder
-from mvp_deploy.structure.sizes import Observation, Uses, observe, sized_shape, tag_sizes
+from mvp_deploy.structure.observe import observe, sized_shape
+from mvp_deploy.structure.sizes import Observation, Uses, tag_sizes
 
 RECORDED_BATCH = 7
 """Batch size of a run that is recorded: a number that is no size of anything else."""

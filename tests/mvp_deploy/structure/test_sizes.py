@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mvp_deploy.errors import DeployError
 from mvp_deploy.structure import KeepPlan, analyze
 from mvp_deploy.structure.axes import Axis, axis_size, fixed
-from mvp_deploy.structure.sizes import Attribute, Formula, Observation, Size, Unsolvable, Uses, solve
+from mvp_deploy.structure.sizes import Attribute, Formula, Observation, Size, Uses
+from mvp_deploy.structure.solve import Unsolvable, solve
 
 A, B = Attribute("m", "a"), Attribute("m", "b")
 
