@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,12 +9,12 @@ import pytest
 from mvp_deploy.pruning import votes
 from mvp_deploy.pruning.budget import keep_best
 from mvp_deploy.pruning.votes import Voter
-from mvp_deploy.structure import KeepPlan, Structure, UnitGroup
+from mvp_deploy.structure import KeepPlan, UnitGroup
 
 
-def structure_of(size: int) -> Structure:
+def structure_of(size: int) -> SimpleNamespace:
     """Votes need no more of a structure than its groups' names and sizes."""
-    return Structure((UnitGroup("g", "channel", size, ()),), (), {}, (), {}, (), (), {}, (), ())
+    return SimpleNamespace(groups=(UnitGroup("g", "channel", size, ()),))
 
 
 def voter(mask: list[int], similarity: float = 0.5, scores: list[float] | None = None) -> Voter:
