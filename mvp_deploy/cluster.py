@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mvp_deploy.errors import DeployError, ExitCode
-from mvp_deploy.reporter import Named, Reporter
+from mvp_deploy.reporter import Named, Reporter, quarters
 
 T = TypeVar("T")
 
@@ -39,8 +39,7 @@ def spread(
     """Do all pieces on the cluster; gives each one's name and result, or the error that ended it, as they come.
 
     Each is done in the working directory of this process. What it tells its reporter is told here, under its name. A
-    piece whose worker is lost is done again, so it must
-    go on from what it has written, or start anew.
+    piece whose worker is lost is done again, so it must go on from what it has written, or start anew.
 
     Raises:
         DeployError: (ENVIRONMENT) no Ray here, or no cluster at the address.
@@ -157,14 +156,5 @@ class _Distant:
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Callable[..., Any]]:
-        """A line at each quarter: bars of many workers would write over each other."""
-        told = -1
-
-        def step(done: int, total: int, loss: float | None = None) -> None:
-            nonlocal told
-            quarter = 4 * done // max(total, 1)
-            if quarter > told:
-                told = quarter
-                self.say(f"{label}: {done}/{total}")
-
-        yield step
+        """Lines: bars of many workers would write over each other."""
+        yield quarters(lambda done, total, loss: self.say(f"{label}: {done}/{total}"))

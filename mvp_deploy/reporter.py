@@ -31,6 +31,20 @@ class Silent:
         yield lambda *args: None
 
 
+def quarters(tell: Callable[[int, int, float | None], None]) -> Callable[..., None]:
+    """A progress step that tells at the start and at each quarter: for places where bars would do harm."""
+    told = -1
+
+    def step(done: int, total: int, loss: float | None = None) -> None:
+        nonlocal told
+        quarter = 4 * done // max(total, 1)
+        if quarter > told:
+            told = quarter
+            tell(done, total, loss)
+
+    return step
+
+
 @dataclass(frozen=True)
 class Named:
     """Speaks of one task of many; without ``bars`` it shows no progress (several would write over each other)."""

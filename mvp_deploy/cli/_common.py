@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import click
 
+from mvp_deploy.reporter import quarters
+
 
 class Step(Protocol):
     """Tells how far a piece of work is; fits ``training.fit``'s ``progress``."""
@@ -110,16 +112,7 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str
 
 
 def _lines(label: str) -> Step:
-    told = -1
-
-    def step(done: int, total: int, loss: float | None = None) -> None:
-        nonlocal told
-        quarter = 4 * done // max(total, 1)
-        if quarter > told:
-            told = quarter
-            click.echo(f"{label}: {done}/{total}" + _loss(loss), err=True)
-
-    return step
+    return quarters(lambda done, total, loss: click.echo(f"{label}: {done}/{total}{_loss(loss)}", err=True))
 
 
 def _loss(loss: float | None) -> str:

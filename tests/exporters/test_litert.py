@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from exporters.errors import DeployError, ExitCode
@@ -12,26 +11,11 @@ from exporters.protocol import Source
 pytest.importorskip("litert_torch", reason="LiteRT is not installed: pip install litert-torch")
 
 import torch
+from small import IMAGES, model
 from torch import nn
 
 from exporters.litert import LiteRtExporter
 from mvp_deploy.benchmark.runner import logits, open_runner
-
-IMAGES = np.random.default_rng(0).standard_normal((5, 3, 8, 8), np.float32)
-
-
-class Small(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(288, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.norm(self.conv(x)).relu().flatten(1))
-
-
-def model() -> nn.Module:
-    torch.manual_seed(0)
-    return Small().eval()
 
 
 @pytest.fixture(scope="module")

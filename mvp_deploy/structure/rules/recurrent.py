@@ -21,10 +21,13 @@ def recurrent(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: 
     unit = trace.axis(states[0], -1)
     ways = 2 if both_ways else 1
     per_way = 4 if has_bias else 2
-    if len(weights) != layers * ways * per_way:
-        raise NotImplementedError("recurrent layers with projections are not supported")
     for tensor in (x, *states, *weights):
         trace.note_use(tensor)
+    if len(weights) != layers * ways * per_way:  # projections: the two states differ in size
+        for axis in (axis for tensor in (x, *states, *weights) for axis in trace.axes(tensor)):
+            trace.freeze(axis)
+        trace.unknown["lstm with projections"] = trace.unknown.get("lstm with projections", 0) + 1
+        return
     for other in states[1:]:
         trace.unify(unit, trace.axis(other, -1))
     steps = product(trace.axes(x)[:-1], trace.atoms, trace.why)

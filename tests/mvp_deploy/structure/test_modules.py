@@ -277,6 +277,16 @@ def test_pixel_shuffle_and_channel_shuffle() -> None:
     assert kinds(check(model, IMAGES))
 
 
+def test_an_lstm_with_projections_is_kept_whole_and_named() -> None:
+    model = Net(
+        lambda m, x: m.head(m.lstm(m.embed(x))[0].mean(1)),
+        embed=nn.Linear(6, 16), lstm=nn.LSTM(16, 12, proj_size=5, batch_first=True), head=nn.Linear(5, 3),
+    )  # fmt: skip
+    structure = analyze(model, TOKENS)
+    assert structure.groups == ()
+    assert structure.unknown == {"lstm with projections": 1}
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize("both_ways", [False, True])
 def test_recurrent_layers(kind: type[nn.RNNBase], both_ways: bool) -> None:
