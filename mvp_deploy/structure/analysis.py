@@ -21,10 +21,11 @@ from mvp_deploy.structure.axes import (
     reasons,
 )
 from mvp_deploy.structure.collector import collector_paused
+from mvp_deploy.structure.fakes import named_tensors
 from mvp_deploy.structure.graph import Recorder
 from mvp_deploy.structure.sizes import Formula, Observation, Origin, attributes, measured
 from mvp_deploy.structure.structure import Frozen, Member, Structure, UnitGroup
-from mvp_deploy.structure.trace import RECORDED_BATCH, MacTerm, Trace, named_tensors, run_fake
+from mvp_deploy.structure.trace import RECORDED_BATCH, MacTerm, Trace, run_fake
 
 
 @collector_paused()

@@ -15,9 +15,9 @@ from torch.overrides import BaseTorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvp_deploy.structure.axes import keep_mask
+from mvp_deploy.structure.fakes import copy_with, named_tensors
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.surgery import gather, scatter
-from mvp_deploy.structure.trace import copy_with, named_tensors
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.structure import Structure

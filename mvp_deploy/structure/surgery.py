@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +15,12 @@ from torch.overrides import BaseTorchFunctionMode
 from mvp_deploy.errors import DeployError
 from mvp_deploy.structure.axes import kept_size
 from mvp_deploy.structure.collector import collector_paused
+from mvp_deploy.structure.fakes import QuickOperators, copy_with, fake_copy, fake_inputs, named_tensors
 from mvp_deploy.structure.graph import TracedModel, assemble, set_constants
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.sizes import Attribute
 from mvp_deploy.structure.solve import Unsolvable, solve
-from mvp_deploy.structure.trace import QuickOperators, copy_with, fake_copy, fake_inputs, module_paths, named_tensors
+from mvp_deploy.structure.trace import module_paths
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.structure import Structure
@@ -152,26 +153,33 @@ def _rehearse(structure: Structure, model: nn.Module, masks: Mapping[str, Masks]
         own = masks.get(name, [None] * tensor.ndim)
         return [n if mask is None else int(mask.sum()) for n, mask in zip(tensor.shape, own, strict=True)]
 
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    fake = fake_copy(model, mode, shape)
-    _set_sizes(fake, sizes)
-    inputs = fake_inputs(structure.example, fake, mode)
-    where = [""]
-    try:
-        # under a function mode torch.nn.TransformerEncoderLayer takes no fast path, which checks no shapes
-        with (
-            torch.no_grad(),
-            mode,
-            QuickOperators(),
-            BaseTorchFunctionMode(),
-            module_paths(fake, partial(where.__setitem__, 0)),
-        ):
-            fake(*inputs)
-    except Exception as error:
-        raise DeployError(
-            f"The smaller model cannot run: {where[0] or 'the model'} "
-            f"({type(fake.get_submodule(where[0])).__name__}) fails at its new size: {error}"
-        ) from error
+    module = ""
+
+    def enter(path: str) -> None:
+        nonlocal module
+        module = path
+
+    # tensors on the meta device are the quicker fakes, but few models mind where a tensor lies and need the others
+    for mode in (None, FakeTensorMode(allow_non_fake_inputs=True)):
+        fake = fake_copy(model, mode, shape)
+        _set_sizes(fake, sizes)
+        try:
+            # under a function mode torch.nn.TransformerEncoderLayer takes no fast path, which checks no shapes
+            with (
+                torch.no_grad(),
+                mode or nullcontext(),
+                QuickOperators(),
+                BaseTorchFunctionMode(),
+                module_paths(fake, enter),
+            ):
+                fake(*fake_inputs(structure.example, fake, mode))
+            return
+        except Exception as error:
+            if mode is not None:
+                raise DeployError(
+                    f"The smaller model cannot run: {module or 'the model'} "
+                    f"({type(fake.get_submodule(module)).__name__}) fails at its new size: {error}"
+                ) from error
 
 
 def _set_sizes(model: nn.Module, sizes: Mapping[Attribute, int]) -> None:

@@ -7,8 +7,6 @@ it is known which dimension it stands for (see sizes.py).
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,12 +15,13 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvp_deploy.structure import rules
 from mvp_deploy.structure.axes import Atoms, Axis, fixed
+from mvp_deploy.structure.fakes import call, fake_copy, fake_inputs, named_tensors
 from mvp_deploy.structure.graph import Recorder
 from mvp_deploy.structure.observe import observe, sized_shape
 from mvp_deploy.structure.sizes import Observation, Uses, tag_sizes
@@ -99,29 +98,6 @@ class Trace:
             self.used.append(name)
 
 
-_LIKE_THEIR_INPUT = {"gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "relu", "sigmoid"}
-
-
-def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run an operator on fake tensors; what would be taken apart there, which takes most of the time, is cut short."""
-    name = func._schema.name.removeprefix("aten::")
-    if name.removesuffix("_") in _LIKE_THEIR_INPUT:
-        return args[0] if name.endswith("_") else torch.empty_like(args[0])
-    if func is torch.ops.aten.native_batch_norm.default and not args[5]:
-        x: Tensor = args[0]
-        return torch.empty_like(x), x.new_empty(0), x.new_empty(0)
-    return func(*args, **kwargs)
-
-
-class QuickOperators(TorchDispatchMode):
-    """Runs operators on fake tensors and does nothing else."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return _call(func, args, kwargs or {})
-
-
 class _Operators(TorchDispatchMode):
     """Sees every ATen operator, below autograd, where composite operators are already taken apart."""
 
@@ -134,7 +110,7 @@ class _Operators(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        out = _call(func, args, kwargs)
+        out = call(func, args, kwargs)
         if not self.paused and func.namespace != "prim":
             trace = self.trace
             trace.why = f"{func._schema.name.removeprefix('aten::')} in {trace.module or 'the model'}"
@@ -178,32 +154,6 @@ class _Functions(TorchFunctionMode):
         if self.trace.recorder is not None:
             self.trace.recorder.call(self.trace, func, name, args, kwargs, out)
         return out
-
-
-def fake_copy(model: nn.Module, mode: FakeTensorMode, shapes: Callable[[str, Tensor], list[int]]) -> nn.Module:
-    """A copy of `model` with every parameter and buffer fake, of the shape that `shapes(name, tensor)` gives."""
-    memo: dict[int, Any] = {}
-    for name, tensor in named_tensors(model):
-        meta = torch.empty(shapes(name, tensor), dtype=tensor.dtype, device="meta")
-        fake = FakeTensor(mode, meta, tensor.device)
-        if isinstance(tensor, nn.Parameter):
-            fake._is_param = True  # what nn.Parameter(fake) comes to, without a detached copy
-        memo[id(tensor)] = fake
-    return copy_with(model, memo).eval()
-
-
-def copy_with(model: nn.Module, tensors: dict[int, Any]) -> nn.Module:
-    """A deep copy of `model` with other tensors: `tensors` has them by the id of those they stand for."""
-    memo = dict(tensors)
-    for module in model.modules():  # most of what a module holds are empty tables of hooks, slow to copy one by one
-        memo.update((id(v), OrderedDict()) for v in vars(module).values() if type(v) is OrderedDict and not v)
-    return copy.deepcopy(model, memo)
-
-
-def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer once, by its first name."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()
 
 
 @contextmanager
@@ -271,15 +221,3 @@ def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace) -> Any
     if recorder is not None:
         recorder.output(out)
     return out
-
-
-def fake_inputs(example: tuple[Tensor, ...], model: nn.Module, mode: FakeTensorMode) -> list[Tensor]:
-    """Fakes of `example` on the device of `model`."""
-    device = device_of(model)
-    with mode:
-        return [torch.empty_like(t, device=device) for t in example]
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the first parameter of `model` lies; the CPU for a model without any."""
-    return next((t.device for t in model.parameters()), torch.device("cpu"))
