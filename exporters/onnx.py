@@ -37,12 +37,14 @@ def export_onnx(
     """
     import onnx
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     from exporters.translations import TRANSLATIONS
 
     model = copy.deepcopy(model).cpu().eval()
     _refuse_over_limit(model)
-    with warnings.catch_warnings():
+    # torch.export forgets half way which kernel attention had, and a view that fitted its strides then fits no more
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
         warnings.simplefilter("ignore")  # deprecations inside torch: nothing a user can mend
         try:
             program = torch.onnx.export(

@@ -31,7 +31,7 @@ from mvp_deploy.structure import KeepPlan, analyze  # noqa: E402
 from mvp_deploy.timm_import import timm  # noqa: E402
 
 RUNS = 5
-THREADS = 2
+THREADS = 1
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")},
     **{f"vit_tiny, {n} blocks": ("vit_tiny_patch16_224", {"depth": n}) for n in (3, 6, 12, 24, 48)},
@@ -86,7 +86,7 @@ def write_table(results: dict[str, Any], path: Path) -> None:
     lines = [
         "# How time and memory grow",
         "",
-        f"Made by `python benchmarks/structure/scaling.py` on {machine['cpu']}, {machine['threads']} threads, torch",
+        f"Made by `python benchmarks/structure/scaling.py` on {machine['cpu']}, {machine['threads']} thread, torch",
         f"{machine['torch']}, float32, 224 pixels, half of every group removed: the fastest of {RUNS} runs.",
         "*Peak*: memory that surgery takes beyond the model's own.",
         "",

@@ -82,6 +82,7 @@ class Recorder:
     graph: fx.Graph = field(default_factory=fx.Graph)
     constants: list[Constant] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)  # that the forward used and that are no parameters
+    _format: tuple[torch.dtype, fx.Node] | None = None  # the weights' number format, and what asks for it
     _nodes: dict[int, tuple[Any, fx.Node]] = field(default_factory=dict)  # objects are held, so that ids stay theirs
 
     def inputs(self, tensors: Iterable[Tensor]) -> None:
@@ -90,7 +91,10 @@ class Recorder:
 
     def state(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         for name, tensor in tensors:
-            self._bind(tensor, self.graph.get_attr(name))
+            node = self.graph.get_attr(name)
+            self._bind(tensor, node)
+            if self._format is None and tensor.is_floating_point():
+                self._format = tensor.dtype, self.graph.call_function(getattr, (node, "dtype"))
 
     def output(self, out: Any) -> None:
         self.graph.output(torch.utils._pytree.tree_map(self._argument, out))
@@ -101,6 +105,8 @@ class Recorder:
         if name != "__setitem__" and not any(isinstance(t, Tensor) for t in tree_leaves(out)):
             return
         given = map_aggregate(args, self._argument), map_aggregate(kwargs, self._argument)
+        if name in ("to", "type"):
+            given = map_aggregate(given, self._number_format)
         if name == "__get__":  # x.T and its like
             node = self.graph.call_function(getattr, (given[0][0], func.__self__.__name__))
         elif func is getattr(torch.Tensor, name, None) or getattr(func, "__module__", "") == "torch._tensor":
@@ -147,6 +153,10 @@ class Recorder:
             self.tensors[name] = value
             self._bind(value, self.graph.get_attr(name))
         return self._nodes[id(value)][1]
+
+    def _number_format(self, value: Any) -> Any:
+        """A cast to the weights' own format, as in `.to(x.dtype)`, goes along when the program is moved to another."""
+        return self._format[1] if self._format and value is self._format[0] else value
 
 
 def set_constants(graph: fx.Graph, constants: Iterable[Constant], measure: Callable[[Axis, int], int]) -> None:

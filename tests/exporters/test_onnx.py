@@ -74,6 +74,29 @@ def test_a_transformer_exports_too(tmp_path: Path) -> None:
         check_parity(model(images).numpy(), run_onnx(tmp_path / "vit.onnx", images.numpy(), 1))
 
 
+class Biased(torch.nn.Module):
+    """Attention with a learned bias, as BEiT has it: attention takes another kernel where there is a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.qkv, self.head = torch.nn.Conv2d(3, 16, 8, 8), torch.nn.Linear(16, 48), torch.nn.Linear(16, 2)
+        self.bias = torch.nn.Parameter(torch.randn(1, 4, 16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(x).reshape(x.shape[0], 16, 3, 4, 4).permute(2, 0, 3, 1, 4)
+        x = functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+        return self.head(x.transpose(1, 2).reshape(x.shape[0], 16, 16).mean(1))
+
+
+def test_attention_with_a_bias_exports(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, images = Biased().eval(), torch.randn(3, 3, 32, 32)
+    export_onnx(model, images, tmp_path / "biased.onnx", {})
+    with torch.no_grad():
+        check_parity(model(images).numpy(), run_onnx(tmp_path / "biased.onnx", images.numpy(), 1))
+
+
 def test_onnx_runtime_knows_the_gelu_and_computes_no_shape_of_attention(tmp_path: Path) -> None:
     """torch's own spelling of both cost a small transformer a quarter of its speed."""
     options = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "num_classes": 5}
