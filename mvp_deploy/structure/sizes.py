@@ -14,14 +14,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from mvp_deploy.structure.axes import Axis
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvp_deploy.structure import rules
-from mvp_deploy.structure.axes import Atoms, Axis, fixed
+from mvp_deploy.structure.atoms import Atoms
+from mvp_deploy.structure.axes import Axis, fixed
 from mvp_deploy.structure.fakes import call, fake_copy, fake_inputs, named_tensors
 from mvp_deploy.structure.graph import Recorder
 from mvp_deploy.structure.observe import observe, sized_shape

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mvp_deploy.structure.axes import axis_size, fixed, product
+from mvp_deploy.structure.atoms import product
+from mvp_deploy.structure.axes import axis_size, fixed
 from mvp_deploy.structure.rules.registry import rule
 
 if TYPE_CHECKING:

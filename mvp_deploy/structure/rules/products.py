@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mvp_deploy.structure.axes import Axis, fixed, product
+from mvp_deploy.structure.atoms import product
+from mvp_deploy.structure.axes import Axis, fixed
 from mvp_deploy.structure.rules.pointwise import pointwise
 from mvp_deploy.structure.rules.registry import function_rule, rule
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mvp_deploy.structure.axes import fixed, product
+from mvp_deploy.structure.atoms import product
+from mvp_deploy.structure.axes import fixed
 from mvp_deploy.structure.rules.registry import OPERATORS, Rule, rule
 
 if TYPE_CHECKING:

@@ -9,16 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from mvp_deploy.structure.atoms import Atoms, product
 from mvp_deploy.structure.axes import (
     Atom,
-    Atoms,
     Axis,
     atoms_in,
     axis_size,
     fixed,
     keep_mask,
     kept_size,
-    product,
     reasons,
     unit_index,
 )
