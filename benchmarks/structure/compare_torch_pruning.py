@@ -6,9 +6,9 @@
 Half of every unit group goes. Torch-Pruning gets the best of three settings per model: whole heads, positions in all
 heads, and attention left alone (MLPs and convolutions only). Sizes that timm's attention keeps as attributes are set
 for it afterwards, as its own examples do, and every run gets fresh dictionaries (its default ones are shared between
-pruners). Each side may take half a minute per model and setting; where whole heads find no end, positions in all
-heads, which are traced alike, are not tried. What was removed is read off the smaller weights, so both are held
-against the same reference (tests/mvp_deploy/structure/reference.py).
+pruners). Each side may take half a minute per model and setting; a setting that makes no difference to the model is
+left out, and so are positions in all heads where whole heads, which are traced alike, find no end. What was removed is
+read off the smaller weights, so both are held against the same reference (tests/mvp_deploy/structure/reference.py).
 
 Results go to benchmarks/structure/results/torch_pruning.json, the table to docs/structure-comparison.md.
 """
@@ -43,7 +43,8 @@ from mvp_deploy.structure import KeepPlan, analyze  # noqa: E402
 RESULTS = Path(__file__).parent / "results/torch_pruning.json"
 SECONDS = 30
 KEEP = 0.5
-SETTINGS = ("heads", "head sizes", "no attention")
+
+_ORDER: dict[str, np.ndarray] = {}  # per parameter, its values' order: slow to find for each setting anew
 
 
 def prune_ours(model: nn.Module, images: Tensor) -> nn.Module:
@@ -60,7 +61,7 @@ def prune_theirs(setting: str) -> Callable[[nn.Module, Tensor], nn.Module]:
         heads = _fused_projections(model)
         ignored = _classifiers(model)
         if setting == "no attention":
-            ignored += [m for name, m in model.named_modules() if re.search(r"(^|\.)\w*attn\w*(\.|$)", name)]
+            ignored += _attention(model)
             heads = {}
         pruner = tp.pruner.BasePruner(
             model,
@@ -96,6 +97,10 @@ def _fused_projections(model: nn.Module) -> dict[nn.Module, int]:
     }
 
 
+def _attention(model: nn.Module) -> list[nn.Module]:
+    return [m for name, m in model.named_modules() if re.search(r"(^|\.)\w*attn\w*(\.|$)", name)]
+
+
 def _classifiers(model: nn.Module) -> list[nn.Module]:
     found = model.get_classifier()
     return [m for m in (found if isinstance(found, (tuple, list)) else [found]) if isinstance(m, nn.Module)]
@@ -108,9 +113,11 @@ def measure(name: str) -> dict[str, Any]:
     _warm_up()
     ours = _measured(prune_ours, model, images)
     theirs: dict[str, dict[str, Any]] = {}
-    for setting in SETTINGS:
-        if setting != "head sizes" or not no_end(theirs["heads"]):
-            theirs[setting] = _measured(prune_theirs(setting), model, images)
+    theirs["heads"] = _measured(prune_theirs("heads"), model, images)
+    if _fused_projections(model) and not no_end(theirs["heads"]):
+        theirs["head sizes"] = _measured(prune_theirs("head sizes"), model, images)
+    if _attention(model):
+        theirs["no attention"] = _measured(prune_theirs("no attention"), model, images)
     best = max(theirs.values(), key=lambda r: (r.get("error", 1) < 1e-5, r.get("prunable", 0)))
     return {"ours": ours, "theirs": best, "settings": theirs}
 
@@ -174,8 +181,10 @@ def kept_positions(model: nn.Module, small: nn.Module) -> dict[str, Masks]:
             if not np.array_equal(full, part):
                 raise ValueError(f"{name} was permuted or changed")
             continue
-        values, places = np.unique(full, return_index=True)
-        found = places[np.searchsorted(values, part.ravel()).clip(max=len(places) - 1)]
+        if name not in _ORDER:
+            _ORDER[name] = full.argsort(axis=None)
+        order = _ORDER[name]
+        found = order[np.searchsorted(full.ravel()[order], part.ravel()).clip(max=len(order) - 1)]
         indices = [np.unique(i) for i in np.unravel_index(found, full.shape)]
         if not np.array_equal(full[np.ix_(*indices)], part):
             raise ValueError(f"{name} was permuted or changed")
