@@ -185,7 +185,7 @@ def kept_positions(model: nn.Module, small: nn.Module) -> dict[str, Masks]:
             _ORDER[name] = full.argsort(axis=None)
         order = _ORDER[name]
         found = order[np.searchsorted(full.ravel()[order], part.ravel()).clip(max=len(order) - 1)]
-        indices = [np.unique(i) for i in np.unravel_index(found, full.shape)]
+        indices = [np.flatnonzero(np.bincount(i)) for i in np.unravel_index(found, full.shape)]
         if not np.array_equal(full[np.ix_(*indices)], part):
             raise ValueError(f"{name} was permuted or changed")
         out[name] = [

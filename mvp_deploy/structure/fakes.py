@@ -25,8 +25,8 @@ def call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     name = func._schema.name.removeprefix("aten::")
     if name.removesuffix("_") in _LIKE_THEIR_INPUT:
         return args[0] if name.endswith("_") else _empty_like(args[0])
-    if func is torch.ops.aten.native_batch_norm.default and not args[5]:
-        return _empty_like(args[0]), None, None  # statistics are read in training only
+    if func is torch.ops.aten.native_batch_norm.default:
+        return _empty_like(args[0]), None, None  # what only a backward pass reads
     if func is torch.ops.aten.native_layer_norm.default and tuple(args[0].shape[-len(args[1]) :]) == tuple(args[1]):
         return _empty_like(args[0], torch.contiguous_format), None, None
     if func is torch.ops.aten.convolution.default and _all_fake(args[:3]):
