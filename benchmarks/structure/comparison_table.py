@@ -15,15 +15,16 @@ from mvp_deploy.files import atomic_write
 Result = dict[str, Any]
 
 
-def no_end(result: dict[str, Any]) -> bool:
+def no_end(result: Result) -> bool:
+    """Whether pruning was stopped because it took too long."""
     return "no end" in result.get("failed", "")
 
 
 def write_table(results: dict[str, Result], path: Path, how: str, limit: int) -> None:
     """Write the summary, where Torch-Pruning stays ahead, and one row per model; `how` says how it was measured."""
-
     done = {name: results[name] for name in MODELS if name in results and "failed" not in results[name]}
     sides = {side: [r[side] for r in done.values()] for side in ("ours", "theirs")}
+    unmeasured = [name for name in MODELS if name in results and "failed" in results[name]]
     both = [r for r in done.values() if all("error" in r[side] for side in sides)]
 
     def row(what: str, value: Callable[[list[Result]], str], of: Result = sides) -> str:
@@ -52,7 +53,10 @@ def write_table(results: dict[str, Result], path: Path, how: str, limit: int) ->
         "",
         *_behind(done),
         "",
-        "Per model: error, share of the body's weights cut, seconds.",
+        "## Every model",
+        "",
+        "Error, share of the body's weights cut, seconds.",
+        *[f"Left out, as finding out what was kept took too long: {', '.join(unmeasured)}."] * bool(unmeasured),
         "",
         "| model | mvp-deploy | Torch-Pruning |",
         "| --- | --- | --- |",
@@ -74,16 +78,20 @@ def _behind(done: Result) -> list[str]:
     def lighter(ours: Result, theirs: Result) -> bool:
         return _full(theirs) and _full(ours) and theirs["peak_mb"] + 1 < ours["peak_mb"]
 
+    slower = {name: r for name, r in done.items() if full_and_faster(r["ours"], r["theirs"])}
+    times = [
+        f"{name} ({r['theirs']['seconds']:.2f} s, ours {r['ours']['seconds']:.2f} s)" for name, r in slower.items()
+    ]
     return [
         "## Where Torch-Pruning stays ahead",
         "",
         f"- in full and exact, where ours is not: {names(lambda ours, theirs: _full(theirs) and not _full(ours))}",
-        f"- in less time, both in full and exact: {names(full_and_faster)}",
+        f"- in less time, both in full and exact: {', '.join(times) or 'none'}",
         f"- in less memory by more than 1 MB, both in full and exact: {names(lighter)}",
         "",
-        "It traces by one real forward and backward pass, which is quick where the model is small. Ours runs the model",
-        "twice on fake tensors, to analyse it and to rehearse the smaller one before anything is cut, which costs the",
-        "same for every width. It cuts in place; ours leaves the model as it was: both are in memory at the end.",
+        "It traces by one real forward and backward pass, which is quick where model and image are small. Ours runs",
+        "the model twice without data, to analyse it and to rehearse the smaller one before anything is cut, and once",
+        "more where the smaller one must be a recorded program. That costs the same for every width and image size.",
     ]
 
 
