@@ -6,17 +6,53 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
-from prepare import KEEPS, STEPS
+from prepare import STEPS
+from settings import SETTINGS
 
 from mvp_deploy.pruning.recipes import RECIPES, Recipe
 
-VOTES = Recipe(own=0.0, lean=0.0)  # votes alone decide; pretrained weights; solved head; batch norms recomputed
+VOTES = Recipe(nearest_by="prototypes", own=0.0, weights="pretrained", lean=0.0)  # head solved, batch norms recomputed
+AVERAGE = replace(VOTES, weights="average")
+FEATURES = replace(AVERAGE, nearest_by="features")
+ONE = replace(VOTES, neighbours=1, weights="nearest")
 
 NEIGHBOURS = {
     "nearest": {},
     "random": {"nearest_by": "random"},
     "farthest": {"nearest_by": "farthest"},
     "all": {"neighbours": 0},
+}
+
+# In every setting: what may become the default, and what it has to beat.
+MAIN: Mapping[str, Recipe] = {
+    "own": RECIPES["own"],
+    "paper": RECIPES["paper"],
+    "average of nearest by features": FEATURES,
+    "average of nearest": AVERAGE,
+    "average of random": replace(AVERAGE, nearest_by="random"),
+    "average of all": replace(AVERAGE, neighbours=0),
+    "blend, average of nearest by features": replace(FEATURES, own=0.5),
+}
+
+# In one setting: everything else that the question has been asked about.
+CONTROLS: Mapping[str, Recipe] = {
+    "magnitude": RECIPES["magnitude"],
+    "random units": RECIPES["random"],
+    "one-shot": RECIPES["one-shot"],
+    "score votes": replace(VOTES, votes="score"),
+    **{f"votes, {who}": replace(VOTES, **change) for who, change in NEIGHBOURS.items()},
+    "blend": replace(VOTES, own=0.5),
+    "average of farthest": replace(AVERAGE, nearest_by="farthest"),
+    "average of nearest by LEEP": replace(AVERAGE, nearest_by="leep"),
+    "own, average of all": replace(AVERAGE, neighbours=0, own=1.0),
+    "nearest one": ONE,
+    "nearest one by features": replace(ONE, nearest_by="features"),
+    "random one": replace(ONE, nearest_by="random"),
+    "average of 3 by features": replace(FEATURES, neighbours=3),
+    "average of 10 by features": replace(FEATURES, neighbours=10),
+    "average by features, distilled": replace(FEATURES, distill=0.5),
+    "own, distilled": replace(RECIPES["own"], distill=0.5),
+    "own, global budget": replace(RECIPES["own"], scope="global"),
 }
 
 
@@ -32,42 +68,29 @@ def _grid() -> dict[str, Recipe]:
 
 
 GRID: Mapping[str, Recipe] = _grid()
-
-MAIN: Mapping[str, Recipe] = {
-    "own": RECIPES["own"],
-    "magnitude": RECIPES["magnitude"],
-    "random units": RECIPES["random"],
-    "paper": RECIPES["paper"],
-    "one-shot": RECIPES["one-shot"],
-    "score votes": replace(VOTES, votes="score"),
-    **{f"votes, {who}": replace(VOTES, **change) for who, change in NEIGHBOURS.items()},
-    **{f"votes+average, {who}": replace(VOTES, **change, weights="average") for who, change in NEIGHBOURS.items()},
-    "blend": replace(VOTES, own=0.5),
-    "blend+average": replace(VOTES, own=0.5, weights="average"),
-    "own+average": replace(VOTES, own=1.0, weights="average"),
-    "nearest one": replace(VOTES, neighbours=1, weights="nearest"),
-    "nearest one by features": replace(VOTES, nearest_by="features", neighbours=1, weights="nearest"),
-    "votes+average by features": replace(VOTES, nearest_by="features", weights="average"),
-    "blend+average by features": replace(VOTES, nearest_by="features", own=0.5, weights="average"),
-    "random one": replace(VOTES, nearest_by="random", neighbours=1, weights="nearest"),
-}
+RECIPE_OF: Mapping[str, Recipe] = {**GRID, **CONTROLS, **MAIN}
 
 ITERATIVE, UNPRUNED = "iterative", "unpruned"  # the long way, and no pruning at all
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """Which cells to fill."""
+    """Which cells to fill. once: arms that take long, for the first seed only."""
 
     arms: tuple[str, ...]
-    settings: tuple[str, ...]
-    keeps: tuple[float, ...]
+    settings: tuple[str, ...] = SETTINGS
+    keeps: tuple[float, ...] = (0.3, 0.1)
     steps: tuple[int, ...] = (STEPS,)
     seeds: int = 3
+    once: tuple[str, ...] = ()
 
 
+_CURVE = ("own", "average of nearest by features", "average of random", "average of all")
 EXPERIMENTS: Mapping[str, Experiment] = {
-    "grid": Experiment(tuple(GRID), ("disjoint",), (0.3, 0.1)),
-    "main": Experiment((*MAIN, UNPRUNED, ITERATIVE), ("random", "disjoint", "alphabets", "transfer"), KEEPS),
+    "main": Experiment(tuple(MAIN), once=(UNPRUNED, ITERATIVE)),
+    "half": Experiment(_CURVE, keeps=(0.5,), once=(ITERATIVE,)),
+    "few": Experiment(_CURVE, steps=(STEPS // 3,)),
+    "curve": Experiment(_CURVE, ("disjoint",), (0.3,), (STEPS // 12, STEPS // 6, 3 * STEPS), seeds=1),
+    "controls": Experiment(tuple(CONTROLS), ("disjoint",), (0.3,), seeds=1),
+    "grid": Experiment(tuple(GRID), ("disjoint",), (0.3,), (STEPS // 3,), seeds=1),
 }
-RECIPE_OF: Mapping[str, Recipe] = {**GRID, **MAIN}

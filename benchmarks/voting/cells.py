@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from settings import Setting
 from torch import nn
 
 from mvp_deploy.bank.add import TRAINING_COST
+from mvp_deploy.bank.nearest import RUN_MODELS, SHORT_LIST
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.bank.trial import NewTask
 from mvp_deploy.pruning.budget import Budget
@@ -24,7 +25,9 @@ from mvp_deploy.tasks import Task
 from mvp_deploy.training import TrainConfig, accuracy, fit
 
 Cell = dict[str, Any]
+Unpruned = dict[tuple[int, int], tuple[nn.Module, Cell]]  # by seed and steps
 SCORED = 8 * 64  # images that importance is measured on
+HEAD_IMAGES = 2048  # the most that a head is solved on
 
 
 @dataclass
@@ -34,14 +37,23 @@ class Target:
     task: NewTask
     setting: Setting
     keep: float
-    unpruned: dict[tuple[int, int], tuple[nn.Module, Cell]] = field(default_factory=dict)
+    unpruned: Unpruned
 
     @classmethod
-    def of(cls, task: Task, setting: Setting, bank: Bank, keep: float, device: torch.device) -> Target:
-        return cls(NewTask.of(task, bank, device), setting, keep)
+    def of(
+        cls,
+        task: Task,
+        setting: Setting,
+        bank: Bank,
+        keep: float,
+        device: torch.device,
+        unpruned: Unpruned,
+    ) -> Target:
+        return cls(NewTask.of(task, bank, device), setting, keep, unpruned)
 
     def cell(self, arm: str, seed: int, steps: int) -> Cell:
-        """accuracy: on the held-out part after ``steps``; macs: of all training; seconds: of everything."""
+        """before, accuracy: on the held-out part, before and after ``steps``; macs: of all passes but those that only
+        measure held-out accuracy; seconds: of everything."""
         if arm == UNPRUNED:
             return self._unpruned(seed, steps)[1]
         if arm == ITERATIVE:
@@ -53,15 +65,28 @@ class Target:
         teacher, whole = self._unpruned(seed, steps) if recipe.distill else (None, {"macs": 0, "seconds": 0})
         done = self.task.attempt(recipe, Budget(self.keep), config, teacher=teacher)
         cost, full = self.task.original.cost(done.decision.plan), self.task.original.cost().macs
-        scored = TRAINING_COST * SCORED * full if done.decision.own and recipe.criterion == "taylor" else 0
         taught = config.batch_size * steps * full if recipe.distill else 0
+        macs = self._asked(recipe, cost, full) + self._started(recipe, cost) + _tuned(config, cost)
+        if done.decision.own and recipe.criterion == "taylor":
+            macs += TRAINING_COST * SCORED * full + self._images(HEAD_IMAGES) * full
         return _cell(
-            done.accuracy,
-            done.before,
-            done.seconds + whole["seconds"],
-            _tuned(config, cost) + scored + taught + whole["macs"],
-            cost,
+            done.accuracy, done.before, done.seconds + whole["seconds"], macs + taught + whole["macs"], cost
         ) | {"warned": bool(done.decision.warnings)}
+
+    def _asked(self, recipe: Recipe, cost: Cost, full: int) -> int:
+        """MACs of finding neighbours: the target's signature, and neighbours' models on its images."""
+        if not recipe.asks_neighbours:
+            return 0
+        known = sum(1 for _ in self.task.bank.entries())
+        run = min(known, SHORT_LIST * (recipe.neighbours or known)) if recipe.nearest_by in RUN_MODELS else 0
+        return len(self.task.train) * full + run * (self._images(512) + 256) * cost.macs
+
+    def _started(self, recipe: Recipe, cost: Cost) -> int:
+        """MACs of batch-norm statistics and of the solved head."""
+        return ((1024 if recipe.recalibrate else 0) + self._images(HEAD_IMAGES)) * cost.macs
+
+    def _images(self, most: int) -> int:
+        return min(len(self.task.train), most)
 
     def _unpruned(self, seed: int, steps: int) -> tuple[nn.Module, Cell]:
         if (seed, steps) not in self.unpruned:

@@ -10,14 +10,15 @@ the same time.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from arms import EXPERIMENTS
-from cells import Cell, Target
+from arms import EXPERIMENTS, UNPRUNED
+from cells import Cell, Target, Unpruned
 from prepare import NETS, bank
 from settings import SETTINGS, setting
 
@@ -36,11 +37,12 @@ KEY = ("keep", "target", "seed", "arm", "steps")
 @click.option("--keep", "keeps", type=float, multiple=True, help="Only these fractions.")
 @click.option("--seeds", type=int, help="Fewer than the experiment has.")
 @click.option("--arm", "arms", multiple=True, help="Only these arms.")
+@click.option("--development", is_flag=True, help="On tasks to try recipes on, instead of the targets.")
 @click.option("--device", default="auto", show_default=True)
 @click.option("--threads", type=int, default=1, show_default=True)
 def main(
     experiment: str, setting_name: str, net: str, data: Path, work: Path, keeps: tuple[float, ...], seeds: int | None,
-    arms: tuple[str, ...], device: str, threads: int,
+    arms: tuple[str, ...], development: bool, device: str, threads: int,
 ) -> None:  # fmt: skip
     torch.set_num_threads(threads)
     work.mkdir(parents=True, exist_ok=True)
@@ -48,22 +50,30 @@ def main(
     asked, where = EXPERIMENTS[experiment], devices.resolve(device)
     if setting_name not in asked.settings:
         raise click.UsageError(f"{experiment} has the settings {', '.join(asked.settings)}")
-    chosen = setting(setting_name, data)
-    file = RESULTS / f"{setting_name}-{net}.jsonl"
+    chosen = setting(setting_name, data, development)
+    file = RESULTS / f"{'development-' if development else ''}{setting_name}-{net}.jsonl"
     done = {tuple(cell[name] for name in KEY) for cell in read(file)}
+    unpruned: dict[str, Unpruned] = defaultdict(dict)
     for keep in keeps or asked.keeps:
         voters = bank(chosen, net, keep, work, where)
         targets: dict[int, Target] = {}
         for seed in range(seeds or asked.seeds):
+            wanted = arms or (asked.arms if seed else (*asked.once, *asked.arms))
             for index, task in enumerate(chosen.targets):
-                cells = [(arm, steps) for arm in arms or asked.arms for steps in asked.steps]
-                missing = [(arm, steps) for arm, steps in cells if (keep, task.name, seed, arm, steps) not in done]
+                keys = [key_of(keep, task.name, seed, arm, steps) for arm in wanted for steps in asked.steps]
+                missing = [key for key in keys if tuple(key.values()) not in done]
                 if missing and index not in targets:
-                    targets[index] = Target.of(task, chosen, voters, keep, where)
-                for arm, steps in missing:
-                    key = {"keep": keep, "target": task.name, "seed": seed, "arm": arm, "steps": steps}
-                    append(file, key | rounded(targets[index].cell(arm, seed, steps)))
+                    targets[index] = Target.of(task, chosen, voters, keep, where, unpruned[task.name])
+                for key in missing:
+                    cell = targets[index].cell(key["arm"], seed, key["steps"])
+                    append(file, key | rounded(cell))
+                    done.add(tuple(key.values()))
                 print(f"{setting_name} {net} keep {keep} seed {seed} target {index}: {len(missing)} cells", flush=True)
+
+
+def key_of(keep: float, target: str, seed: int, arm: str, steps: int) -> dict[str, Any]:
+    """What tells a cell from others; the unpruned model is the same for every fraction."""
+    return {"keep": 1.0 if arm == UNPRUNED else keep, "target": target, "seed": seed, "arm": arm, "steps": steps}
 
 
 def read(file: Path) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,8 @@ transfer   the bank of `random`; targets are 5-class tasks of Caltech-101
 
 The backbone is pretrained on the bank's side only: the 60 bank classes of `disjoint` for all CIFAR banks, every
 background character for Omniglot. In `random` a target may thus share classes with bank and backbone.
+
+Recipes are tried on other tasks than the targets, drawn the same way (`development`): the targets are for the verdict.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ SIZE = 32  # pixels
 BANK, TARGETS = 20, 10
 CLASSES = 5  # of a task
 TEST_DRAWERS = 5  # of Omniglot's twenty
+DEVELOPMENT = 10  # added to the seed that targets are drawn by
 
 
 @dataclass(frozen=True)
@@ -72,23 +75,24 @@ class Setting:
         return "omniglot" if self.name == "alphabets" else "cifar"
 
 
-def setting(name: str, folder: Path) -> Setting:
-    """The setting of that name, from the data sets in ``folder``."""
+def setting(name: str, folder: Path, development: bool = False) -> Setting:
+    """The setting of that name, from the data sets in ``folder``; ``development``: with targets to try recipes on."""
     if name == "alphabets":
-        return _alphabets(omniglot(folder))
+        return _alphabets(omniglot(folder), development)
     data = cifar(folder)
     bank_side, other = np.flatnonzero(data.background), np.flatnonzero(~data.background)
     pretrain = data.task("the bank's side", bank_side.tolist())
+    later = DEVELOPMENT if development else 0  # added to the seed
     if name == "disjoint":
-        bank, targets = _drawn(data, bank_side, BANK, 1), _drawn(data, other, TARGETS, 2)
+        bank, targets = _drawn(data, bank_side, BANK, 1), _drawn(data, other, TARGETS, 2 + later)
     else:
         every = np.arange(len(data.classes))
         bank = _drawn(data, every, BANK, 3)
         if name == "random":
-            targets = _drawn(data, every, TARGETS, 4)
+            targets = _drawn(data, every, TARGETS, 4 + later)
         else:
             objects = caltech(folder)
-            targets = _drawn(objects, np.arange(len(objects.classes)), TARGETS, 5)
+            targets = _drawn(objects, np.arange(len(objects.classes)), TARGETS, 5 + later)
     return Setting(name, pretrain, bank, targets, flip=True)
 
 
@@ -101,13 +105,15 @@ def _drawn(data: Data, classes: np.ndarray, number: int, seed: int) -> tuple[Tas
     return tuple(data.task(f"{seed}.{index}", chosen) for index, chosen in enumerate(drawn))
 
 
-def _alphabets(data: Data) -> Setting:
-    def tasks(side: np.ndarray, number: int) -> tuple[Task, ...]:
-        families = np.unique(data.families[side])[:number]
+def _alphabets(data: Data, development: bool) -> Setting:
+    def tasks(side: np.ndarray, first: int, number: int) -> tuple[Task, ...]:
+        families = np.unique(data.families[side])[first : first + number]
         return tuple(data.task(f"alphabet {f}", np.flatnonzero(data.families == f).tolist()) for f in families)
 
     pretrain = data.task("the bank's side", np.flatnonzero(data.background).tolist())
-    return Setting("alphabets", pretrain, tasks(data.background, BANK), tasks(~data.background, TARGETS), flip=False)
+    bank = tasks(data.background, 0, BANK)
+    targets = tasks(~data.background, TARGETS if development else 0, TARGETS)
+    return Setting("alphabets", pretrain, bank, targets, flip=False)
 
 
 @cache

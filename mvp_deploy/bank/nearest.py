@@ -17,6 +17,7 @@ from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.votes import Voter
 from mvp_deploy.tasks import Images
 
+Measure = Callable[[str, Entry, Original, Images], float]
 SHORT_LIST = 3  # some scores run a neighbour's model on the target's images: only for this many times the voters wanted
 
 
@@ -98,10 +99,12 @@ def neighbours(
     *,
     data: str = "",
     seed: int = 0,
+    measure: Measure | None = None,
 ) -> Neighbours:
     """The voters a recipe asks, nearest first.
 
     A stored task of the same images (``data``: their fingerprint) is no neighbour but the task itself, and left out.
+    measure: stands in for `run_model` where its answers are remembered; seed: of the control 'random'.
     """
     if not recipe.asks_neighbours:
         return Neighbours((), False)
@@ -123,8 +126,10 @@ def neighbours(
     if recipe.nearest_by in RUN_MODELS:
         order = np.argsort(-similarity, kind="stable")[: wanted * SHORT_LIST]
         sized = {n: original.with_classes(n) for n in {len(entries[i].classes) for i in order}}
-        score = RUN_MODELS[recipe.nearest_by]
-        scored = np.array([score(entries[i], sized[len(entries[i].classes)], train, seed) for i in order])
+        score = measure or run_model
+        scored = np.array(
+            [score(recipe.nearest_by, entries[i], sized[len(entries[i].classes)], train) for i in order]
+        )
         best = np.argsort(-scored, kind="stable")[:wanted]
         order, similarity = order[best], _placed(similarity, order, scored)
     chosen_near = recipe.nearest_by not in ("random", "farthest")  # the controls are far on purpose
@@ -142,27 +147,36 @@ def _placed(similarity: np.ndarray, order: np.ndarray, scored: np.ndarray) -> np
     return result
 
 
-def _leep_of(entry: Entry, original: Original, train: Images, seed: int, limit: int = 512) -> float:
+def run_model(kind: str, entry: Entry, original: Original, train: Images) -> float:
+    """How near a stored task is by what its pruned model makes of the target's training images; greater is nearer.
+
+    kind: 'leep', its classes foretell the target's; 'features', its features tell the target's classes apart.
+    original: with the stored task's number of classes.
+    """
+    return RUN_MODELS[kind](entry, original, train)
+
+
+def _leep_of(entry: Entry, original: Original, train: Images, limit: int = 512) -> float:
     """LEEP of a stored task's pruned model on (at most ``limit`` of) the target's training images."""
     model = original.pruned(entry.plan, entry.weights()).eval()
-    generator = torch.Generator().manual_seed(seed)
     size = min(256, len(train))
     probabilities, labels = [], []
     with torch.no_grad():
-        for x, y in islice(train.batches(size, shuffle=True, generator=generator), -(-limit // size)):
+        batches = train.batches(size, shuffle=True, generator=torch.Generator().manual_seed(0))
+        for x, y in islice(batches, -(-limit // size)):
             probabilities.append(model(x).float().softmax(1).cpu().numpy())
             labels.append(y.cpu().numpy())
     return leep(np.concatenate(probabilities), np.concatenate(labels))
 
 
-def _features_of(entry: Entry, original: Original, train: Images, seed: int) -> float:
+def _features_of(entry: Entry, original: Original, train: Images) -> float:
     """How well a stored task's pruned model tells the target's classes apart, its batch norms measured anew."""
     model = original.pruned(entry.plan, entry.weights())
-    recalibrate(model, train, batches=4, seed=seed)
+    recalibrate(model, train, batches=4)
     return separability(model, original.classifier, train)
 
 
-RUN_MODELS: Mapping[str, Callable[[Entry, Original, Images, int], float]] = {
+RUN_MODELS: Mapping[str, Callable[[Entry, Original, Images], float]] = {
     "leep": _leep_of,
     "features": _features_of,
 }

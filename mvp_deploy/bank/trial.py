@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import torch
 
-from mvp_deploy.bank.nearest import neighbours
+from mvp_deploy.bank.entry import Entry
+from mvp_deploy.bank.nearest import neighbours, run_model
 from mvp_deploy.bank.signature import Signature, sign
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.pruning.budget import Budget, Scores
+from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.mvp import Decision, decide, own_importance, start
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.tasks import Images, Task, prepare
 from mvp_deploy.training import TrainConfig, accuracy, fit
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ class NewTask:
     train: Images
     test: Images
     signature: Signature
-    _importance: dict[tuple[str, int], Scores] = field(default_factory=dict)
+    _known: dict[Hashable, tuple[Any, float]] = field(default_factory=dict)  # what was worked out, and its seconds
+    _spared: float = 0.0  # seconds that trials did not take, since others had worked something out
 
     @classmethod
     def of(cls, task: Task, bank: Bank, device: torch.device) -> NewTask:
@@ -50,9 +56,15 @@ class NewTask:
     def decide(self, recipe: Recipe, budget: Budget, seed: int = 0) -> Decision:
         """Ask the neighbours that the recipe names, and choose the units that stay."""
         found = neighbours(
-            self.bank, self.signature, recipe, self.original, self.train, data=self.task.fingerprint, seed=seed
+            self.bank,
+            self.signature,
+            recipe,
+            self.original,
+            self.train,
+            data=self.task.fingerprint,
+            seed=seed,
+            measure=self._run_model,
         )
-        own = self._known(recipe.criterion, seed)
         return decide(
             self.original,
             self.train,
@@ -60,7 +72,9 @@ class NewTask:
             recipe,
             budget,
             too_distant=found.too_distant,
-            importance=own,
+            importance=lambda: self._once(
+                (recipe.criterion, seed), lambda: own_importance(self.original, self.train, recipe.criterion, seed=seed)
+            ),
             seed=seed,
         )
 
@@ -68,15 +82,22 @@ class NewTask:
         self, recipe: Recipe, budget: Budget, config: TrainConfig, *, teacher: torch.nn.Module | None = None
     ) -> Trial:
         """Prune by the recipe and fine-tune; teacher: the unpruned model, where the recipe distils."""
-        begun = time.perf_counter()
+        begun, self._spared = time.perf_counter(), 0.0
         decision = self.decide(recipe, budget, config.seed)
         model = start(self.original, self.train, decision, recipe, seed=config.seed)
         before = accuracy(model, self.test)
         fit(model, self.train, config, teacher=teacher)
-        return Trial(decision, before, accuracy(model, self.test), time.perf_counter() - begun)
+        return Trial(decision, before, accuracy(model, self.test), time.perf_counter() - begun + self._spared)
 
-    def _known(self, criterion: str, seed: int) -> Scores:
-        key = (criterion, seed)
-        if key not in self._importance:
-            self._importance[key] = own_importance(self.original, self.train, criterion, seed=seed)
-        return self._importance[key]
+    def _run_model(self, kind: str, entry: Entry, original: Original, train: Images) -> float:
+        return self._once((kind, entry.name), lambda: run_model(kind, entry, original, train))
+
+    def _once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What ``make`` gives, worked out once; its seconds count for every trial that asks."""
+        if key in self._known:
+            self._spared += self._known[key][1]
+        else:
+            begun = time.perf_counter()
+            value = make()
+            self._known[key] = (value, time.perf_counter() - begun)
+        return cast(T, self._known[key][0])

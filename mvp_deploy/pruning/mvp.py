@@ -5,7 +5,7 @@ Zhao, Zhou, Long, Jiang, Zhang, ECML-PKDD 2023 (arXiv 2301.11560); the open poin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,13 +52,13 @@ def decide(
     budget: Budget,
     *,
     too_distant: bool = False,
-    importance: Scores | None = None,
+    importance: Callable[[], Scores] | None = None,
     seed: int = 0,
 ) -> Decision:
     """Choose which units stay.
 
     voters: nearest first, already chosen; too_distant: they are farther than the bank's tasks are from each other.
-    importance: the target's own (`own_importance`) by the recipe's criterion, where it is known already.
+    importance: gives the target's own by the recipe's criterion; by default worked out by `own_importance`.
     Raises DeployError where the recipe asks neighbours and there is none, unless it may lean on the target's own
     importance.
     """
@@ -66,19 +66,19 @@ def decide(
     voters = tuple(voters) if recipe.asks_neighbours else ()
     own, initial, warnings = _trust(recipe, voters, too_distant)
     if own == 0 and recipe.scope != "global":
-        importance = {group.name: np.zeros(group.size) for group in structure.groups}
-    elif importance is None:
-        importance = own_importance(original, train, recipe.criterion, seed=seed)
-    wishes = importance
+        known: Scores = {group.name: np.zeros(group.size) for group in structure.groups}
+    else:
+        known = importance() if importance else own_importance(original, train, recipe.criterion, seed=seed)
+    wishes = known
     if voters:
         tally = votes.sum_scores if recipe.votes == "score" else votes.count
         wishes = tally(structure, voters, recipe.weighting)
     if recipe.select == "sample":
         wishes = votes.perturb(wishes, seed)
     if voters and own > 0:
-        wishes = votes.blend(wishes, importance, own)
+        wishes = votes.blend(wishes, known, own)
     if recipe.scope == "global":
-        profile = budgets.by_threshold(structure, importance)
+        profile = budgets.by_threshold(structure, known)
     elif recipe.scope == "neighbours" and voters:
         profile = budgets.proportional(structure, votes.shares(structure, voters))
     else:
