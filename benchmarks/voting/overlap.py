@@ -12,16 +12,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 
 import click
 import numpy as np
-import torch
-from prepare import NETS, bank
+from options import Place, study
+from prepare import bank
 from run import RESULTS
-from settings import SETTINGS, setting
 
-from mvp_deploy import devices
 from mvp_deploy.bank.entry import Entry
 from mvp_deploy.bank.nearest import RUN_MODELS, similarities
 from mvp_deploy.bank.trial import NewTask
@@ -62,7 +59,7 @@ def similarity(task: NewTask, own: Scores, entries: Sequence[Entry]) -> dict[str
     sized = {n: task.original.with_classes(n) for n in {len(entry.classes) for entry in entries}}
 
     def run(name: str) -> np.ndarray:
-        return np.array([RUN_MODELS[name](entry, sized[len(entry.classes)], task.train, 0) for entry in entries])
+        return np.array([RUN_MODELS[name](entry, sized[len(entry.classes)], task.train) for entry in entries])
 
     return {
         "prototypes": similarities(task.signature, [entry.signature() for entry in entries]),
@@ -84,17 +81,11 @@ def transfer(task: NewTask, entry: Entry) -> float:
 
 
 @click.command()
-@click.argument("setting_name", type=click.Choice(SETTINGS))
-@click.argument("net", type=click.Choice(list(NETS)))
-@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--work", type=click.Path(path_type=Path), required=True)
+@study
 @click.option("--keep", default=0.3, show_default=True)
-@click.option("--device", default="auto", show_default=True)
-@click.option("--threads", type=int, default=1, show_default=True)
-def main(setting_name: str, net: str, data: Path, work: Path, keep: float, device: str, threads: int) -> None:
-    torch.set_num_threads(threads)
-    where, chosen = devices.resolve(device), setting(setting_name, data)
-    store = bank(chosen, net, keep, work, where)
+def main(place: Place, keep: float) -> None:
+    chosen, net, where = place.setting, place.net, place.device
+    store = bank(chosen, net, keep, place.work, where)
     entries = [store.entry(task.name) for task in chosen.bank]
     pairs = np.array(list(combinations(range(len(entries)), 2)))
     groups = [overlap(entries[a].plan, entries[b].plan) for a, b in pairs]
@@ -113,7 +104,7 @@ def main(setting_name: str, net: str, data: Path, work: Path, keep: float, devic
         for measure, values in similarity(new, own, entries).items():
             told[measure].append(spearman(values, reached))
     result = {
-        "setting": setting_name,
+        "setting": chosen.name,
         "net": net,
         "keep": keep,
         "environment": environment(),
@@ -124,7 +115,7 @@ def main(setting_name: str, net: str, data: Path, work: Path, keep: float, devic
         "transfer_std": float(np.mean(gained)),
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"overlap-{setting_name}-{net}-{keep}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / f"overlap-{chosen.name}-{net}-{keep}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result["similarity_and_overlap"]), json.dumps(result["similarity_and_transfer"]))
 
 

@@ -1,6 +1,6 @@
 """Beside Torch-Pruning's group Taylor: the same backbone, task, share of units and steps, the same loop and runtime.
 
-    python benchmarks/voting/peer.py disjoint resnet --data FOLDER --work WORK [--keep 0.3] [--recipe default]
+    python benchmarks/voting/peer.py disjoint resnet --data FOLDER --work WORK [--keep 0.3] [--threads 2]
 
 Torch-Pruning 1.6.1 (pip install torch-pruning) prunes the backbone under the same solved head, by the same eight
 batches' gradients, every group to the same share, in multiples of eight. Both then get batch-norm statistics, a solved
@@ -20,14 +20,13 @@ import click
 import numpy as np
 import torch
 import torch_pruning as tp
-from prepare import NETS, bank, training
+from options import Place, study
+from prepare import bank, training
 from run import RESULTS
-from settings import SETTINGS, setting
 from torch import nn
 from torch.nn import functional
 
 from exporters.onnx import export_onnx
-from mvp_deploy import devices
 from mvp_deploy.bank.evaluate import interval
 from mvp_deploy.bank.trial import NewTask
 from mvp_deploy.benchmark.compare import Candidate, benchmark
@@ -92,9 +91,7 @@ def latency(models: dict[str, nn.Module], task: NewTask, threads: int) -> dict[s
     with tempfile.TemporaryDirectory() as folder:
         example = torch.zeros(2, *task.original.backbone.preprocessing.input_size)
         files = [export_onnx(model, example, Path(folder, f"{name}.onnx"), {}) for name, model in models.items()]
-        candidates = [
-            Candidate(name, "fp32", file, "onnxruntime", 0) for name, file in zip(models, files, strict=True)
-        ]
+        candidates = [Candidate(name, "fp32", file, "onnxruntime", 0) for name, file in zip(models, files, strict=True)]
         done = benchmark(
             candidates, (1, 32), Settings(duration=4.0), threads=threads, device="cpu", reporter=Console(quiet=True)
         ).to_json()
@@ -105,25 +102,17 @@ def latency(models: dict[str, nn.Module], task: NewTask, threads: int) -> dict[s
 
 
 @click.command()
-@click.argument("setting_name", type=click.Choice(SETTINGS))
-@click.argument("net", type=click.Choice(list(NETS)))
-@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--work", type=click.Path(path_type=Path), required=True)
+@study
 @click.option("--keep", default=0.3, show_default=True)
 @click.option("--recipe", default="default", show_default=True)
 @click.option("--seeds", default=3, show_default=True)
-@click.option("--device", default="auto", show_default=True)
-@click.option("--threads", type=int, default=2, show_default=True)
-def main(
-    setting_name: str, net: str, data: Path, work: Path, keep: float, recipe: str, seeds: int, device: str, threads: int
-) -> None:
-    torch.set_num_threads(threads)
-    where, chosen = devices.resolve(device), setting(setting_name, data)
-    store = bank(chosen, net, keep, work, where)
+def main(place: Place, keep: float, recipe: str, seeds: int) -> None:
+    chosen, net = place.setting, place.net
+    store = bank(chosen, net, keep, place.work, place.device)
     found: dict[str, list[dict[str, float]]] = {"ours": [], "torch-pruning": []}
     timed: dict[str, Any] = {}
     for task in chosen.targets:
-        new = NewTask.of(task, store, where)
+        new = NewTask.of(task, store, place.device)
         for seed in range(seeds):
             config = training(store.backbone, chosen, seed=seed)
             models = {"unpruned": new.original.copy()}
@@ -134,14 +123,14 @@ def main(
                 models[name] = model
                 size = sum(p.numel() for p in model.parameters())
                 found[name].append({"accuracy": accuracy(model, new.test), "seconds": seconds, "params": size})
-            timed = timed or latency(models, new, threads)
+            timed = timed or latency(models, new, torch.get_num_threads())
         print(task.name, {name: round(float(np.mean([c["accuracy"] for c in v])), 4) for name, v in found.items()})
     means = {name: {key: float(np.mean([c[key] for c in v])) for key in v[0]} for name, v in found.items()}
     pairs = [[c["accuracy"] for c in found[name]] for name in ("ours", "torch-pruning")]
     difference = (np.array(pairs[0]) - np.array(pairs[1])).reshape(-1, seeds).mean(1)
     low, high = interval(difference)
     result = {
-        "setting": setting_name,
+        "setting": chosen.name,
         "net": net,
         "keep": keep,
         "recipe": recipe,
@@ -152,7 +141,7 @@ def main(
         "latency": timed,
     }
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"peer-{setting_name}-{net}-{keep}.json").write_text(json.dumps(result, indent=2) + "\n")
+    (RESULTS / f"peer-{chosen.name}-{net}-{keep}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result["means"]), json.dumps(result["accuracy_difference"]))
 
 

@@ -1,79 +1,142 @@
-"""Write docs/voting.md and its plots from the cells.
+"""Write docs/voting.md and its plot from the cells.
 
     python benchmarks/voting/report.py
+
+Everything above the line "## Numbers" of an existing page is prose and stays.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
-import numpy as np
-from arms import ITERATIVE, MAIN, UNPRUNED
+from arms import ITERATIVE, RECIPE_OF, UNPRUNED
+from cells import Cell
 from prepare import NETS, STEPS
 from run import RESULTS, read
 from settings import SETTINGS
-
-from mvp_deploy.bank.evaluate import interval
+from table import difference, mean, of_arm
 
 DOCS = Path(__file__).parents[2] / "docs"
-REFERENCE = "own"
+NUMBERS = "## Numbers\n"
+CHOSEN = "average of nearest by features"
+RIVALS = ("own", "paper", "average of random", "average of all", ITERATIVE)
+CURVE = (CHOSEN, "average of random", "average of all", "own")
+CURVE_OF = ("resnet", "disjoint", 0.3)
 
-Table = Mapping[str, np.ndarray]  # arm -> accuracy of each target, the mean over its seeds, float64 [targets]
-
-
-def table(cells: list[dict[str, Any]], keep: float, steps: int = STEPS) -> dict[str, np.ndarray]:
-    """Accuracies by arm, on the targets that every arm has; arms with fewer targets than most are left out."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for cell in cells:
-        if (cell["keep"], cell["steps"]) == (keep, steps):
-            found[cell["arm"]][cell["target"]].append(cell["accuracy"])
-    most = max((len(targets) for targets in found.values()), default=0)
-    whole = {arm: targets for arm, targets in found.items() if len(targets) == most}
-    return {arm: np.array([np.mean(targets[name]) for name in sorted(targets)]) for arm, targets in whole.items()}
+Cells = dict[tuple[str, str], list[Cell]]  # by net and setting
 
 
-def rows(found: Table, cells: list[dict[str, Any]], keep: float) -> list[str]:
-    """Markdown rows, the best first: arm, accuracy, difference from own importance with its interval, compute."""
-    means = {arm: float(values.mean()) for arm, values in found.items()}
-    lines = []
-    for arm in sorted(means, key=means.__getitem__, reverse=True):
-        difference = found[arm] - found[REFERENCE]
-        low, high = interval(difference)
-        macs = np.mean([cell["macs"] for cell in cells if (cell["arm"], cell["keep"]) == (arm, keep)])
-        before = np.mean([cell["before"] for cell in cells if (cell["arm"], cell["keep"]) == (arm, keep)])
-        lines.append(
-            f"| {arm} | {means[arm]:.1%} | {before:.1%} | {100 * difference.mean():+.1f} "
-            f"({100 * low:+.1f} to {100 * high:+.1f}) | {macs / 1e9:.0f} |"
+def verdicts(cells: Cells) -> Iterator[str]:
+    """The chosen recipe against each rival."""
+    yield f"\n### «{CHOSEN}» minus its rivals\n"
+    yield "Points of accuracy, mean over targets and 95 % interval, bold where it excludes zero.\n"
+    yield "| net, setting, units kept | steps | " + " | ".join(RIVALS) + " | compute, % of iterative's | targets |"
+    yield "| --- " * (len(RIVALS) + 4) + "|"
+    for net, name, keep, steps in experiments(cells):
+        chosen = of_arm(cells[net, name], CHOSEN, keep, steps)
+        rivals = {arm: of_arm(cells[net, name], arm, keep, steps) for arm in RIVALS}
+        rivals[ITERATIVE] = of_arm(cells[net, name], ITERATIVE, keep, STEPS)
+        found = [difference(chosen, rivals[arm]) for arm in RIVALS]
+        share = f"{mean(chosen, 'macs') / mean(rivals[ITERATIVE], 'macs'):.0%}" if rivals[ITERATIVE] else ""
+        targets = max((one.targets for one in found if one), default=0)
+        if targets:
+            columns = " | ".join(str(one or "") for one in found)
+            yield f"| {net}, {name}, {keep:.0%} | {steps} | {columns} | {share} | {targets} |"
+
+
+def tables(cells: Cells) -> Iterator[str]:
+    """Every arm of every experiment, the best first."""
+    for net, name, keep, steps in experiments(cells):
+        here = cells[net, name]
+        arms = {arm: of_arm(here, arm, keep, steps) for arm in (*RECIPE_OF, ITERATIVE, UNPRUNED)}
+        arms = {arm: found for arm, found in arms.items() if found}
+        targets, seeds = ({key[place] for found in arms.values() for key in found} for place in (0, 1))
+        yield f"\n### {net}, {name}, {keep:.0%} of units, {steps} steps ({len(targets)} targets)\n"
+        yield f"| arm | accuracy | before tuning | minus {CHOSEN} | seeds | GMACs | seconds |"
+        yield "| --- | --- | --- | --- | --- | --- | --- |"
+        for arm in sorted(arms, key=lambda arm: -mean(arms[arm], "accuracy")):
+            found = arms[arm]
+            seeds = {seed for _, seed in found}
+            apart = difference(found, arms.get(CHOSEN, {})) if arm != CHOSEN else None
+            yield (
+                f"| {arm} | {mean(found, 'accuracy'):.1%} | {mean(found, 'before'):.1%} | {apart or ''} | {len(seeds)} "
+                f"| {mean(found, 'macs') / 1e9:.0f} | {mean(found, 'seconds'):.1f} |"
+            )
+
+
+def banks() -> Iterator[str]:
+    """What a bank costs, and after how many tasks it has paid for itself."""
+    files = sorted(RESULTS.glob("bank-*.json"))
+    if not files:
+        return
+    yield "\n### Banks\n"
+    yield "| bank | tasks | unpruned | pruned | GMACs per task | seconds per task |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for file in files:
+        of = json.loads(file.read_text())
+        yield (
+            f"| {of['setting']}, {of['net']}, {of['keep']:.0%} | {of['tasks']} | {of['unpruned_accuracy']:.1%} "
+            f"| {of['accuracy']:.1%} | {of['macs'] / 1e9:.0f} | {of['seconds']:.0f} |"
         )
-    return lines
+
+
+def plot(cells: Sequence[Cell], keep: float, out: Path) -> None:
+    """Accuracy against steps, and against the compute of a task: one line per arm, the long way as a point."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"svg.hashsalt": "mvp-deploy", "font.size": 9, "axes.spines.top": False})
+    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3.4), sharey=True)
+    tried = sorted({cell["steps"] for cell in cells if cell["keep"] == keep and cell["arm"] in CURVE})
+    for arm in CURVE:
+        points = {steps: of_arm(cells, arm, keep, steps) for steps in tried}
+        points = {steps: {key: cell for key, cell in found.items() if key[1] == 0} for steps, found in points.items()}
+        points = {steps: found for steps, found in points.items() if found}
+        heights = [100 * mean(found, "accuracy") for found in points.values()]
+        before = 100 * mean(next(iter(points.values())), "before")
+        axes[0].plot([0, *points], [before, *heights], "o-", markersize=3, label=arm)
+        axes[1].plot([mean(found, "macs") / 1e9 for found in points.values()], heights, "o-", markersize=3)
+    for arm, mark in ((ITERATIVE, "*"), (UNPRUNED, "^")):
+        if found := of_arm(cells, arm, keep, STEPS):
+            place = mean(found, "macs") / 1e9, 100 * mean(found, "accuracy")
+            axes[1].plot(*place, mark, color="black", markersize=8)
+            axes[1].annotate(arm, place, xytext=(-4, 8), textcoords="offset points", ha="right")
+    axes[0].set(xlabel="fine-tuning steps", ylabel="accuracy, %", xscale="symlog")
+    axes[0].set_xticks([0, *tried], [str(steps) for steps in (0, *tried)])
+    axes[1].set(xlabel="compute of the task, GMACs", xscale="log")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(out, metadata={"Date": None})
+
+
+def experiments(cells: Cells) -> list[tuple[str, str, float, int]]:
+    """Net, setting, fraction and steps of which there are cells of the chosen recipe."""
+    return [
+        (net, name, keep, steps)
+        for net, name in cells
+        for keep in sorted({cell["keep"] for cell in cells[net, name] if cell["keep"] < 1}, reverse=True)
+        for steps in sorted({cell["steps"] for cell in cells[net, name]}, reverse=True)
+        if of_arm(cells[net, name], CHOSEN, keep, steps)
+    ]
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=DOCS / "voting.md", show_default=True)
-def main(out: Path) -> None:
-    parts = []
-    for net in NETS:
-        for name in SETTINGS:
-            cells = list(read(RESULTS / f"{name}-{net}.jsonl"))
-            cells = [cell for cell in cells if cell["arm"] in MAIN or cell["arm"] in (UNPRUNED, ITERATIVE)]
-            for keep in sorted({cell["keep"] for cell in cells}, reverse=True):
-                found = table(cells, keep)
-                if REFERENCE not in found:
-                    continue
-                targets = len(found[REFERENCE])
-                seeds = len({cell["seed"] for cell in cells if cell["keep"] == keep})
-                parts += [
-                    f"\n### {net}, {name}, {keep:.0%} of units ({targets} targets, {seeds} seeds)\n",
-                    f"| arm | accuracy | before tuning | minus {REFERENCE}, points (95 %) | GMACs of training |",
-                    "| --- | --- | --- | --- | --- |",
-                    *rows(found, cells, keep),
-                ]
-    out.write_text("\n".join(parts) + "\n")
-    print(out)
+@click.option("--docs", type=click.Path(path_type=Path, exists=True), default=DOCS, show_default=True)
+def main(docs: Path) -> None:
+    cells = {(net, name): list(read(RESULTS / f"{name}-{net}.jsonl")) for net in NETS for name in SETTINGS}
+    page = docs / "voting.md"
+    prose = page.read_text().split(NUMBERS)[0] if page.exists() else "# Does voting help?\n\n"
+    lines = [NUMBERS, *verdicts(cells), *banks(), *tables(cells)]
+    page.write_text(prose + "\n".join(lines) + "\n")
+    net, name, keep = CURVE_OF
+    if any(cell["keep"] == keep for cell in cells[net, name]):
+        plot(cells[net, name], keep, docs / "voting-curve.svg")
+    print(page)
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
+import numpy as np
 from arms import EXPERIMENTS, UNPRUNED
 from cells import Cell, Target, Unpruned
-from prepare import NETS, bank
-from settings import SETTINGS, setting
+from options import Place, study
+from prepare import bank
 
-from mvp_deploy import devices
+from mvp_deploy.bank.store import Bank
+from mvp_deploy.benchmark.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 KEY = ("keep", "target", "seed", "arm", "steps")
@@ -30,32 +31,21 @@ KEY = ("keep", "target", "seed", "arm", "steps")
 
 @click.command()
 @click.argument("experiment", type=click.Choice(list(EXPERIMENTS)))
-@click.argument("setting_name", type=click.Choice(SETTINGS))
-@click.argument("net", type=click.Choice(list(NETS)))
-@click.option("--data", type=click.Path(exists=True, path_type=Path), required=True)
-@click.option("--work", type=click.Path(path_type=Path), required=True)
+@study
 @click.option("--keep", "keeps", type=float, multiple=True, help="Only these fractions.")
 @click.option("--seeds", type=int, help="Fewer than the experiment has.")
 @click.option("--arm", "arms", multiple=True, help="Only these arms.")
-@click.option("--development", is_flag=True, help="On tasks to try recipes on, instead of the targets.")
-@click.option("--device", default="auto", show_default=True)
-@click.option("--threads", type=int, default=1, show_default=True)
-def main(
-    experiment: str, setting_name: str, net: str, data: Path, work: Path, keeps: tuple[float, ...], seeds: int | None,
-    arms: tuple[str, ...], development: bool, device: str, threads: int,
-) -> None:  # fmt: skip
-    torch.set_num_threads(threads)
-    work.mkdir(parents=True, exist_ok=True)
-    RESULTS.mkdir(exist_ok=True)
-    asked, where = EXPERIMENTS[experiment], devices.resolve(device)
-    if setting_name not in asked.settings:
+def main(experiment: str, place: Place, keeps: tuple[float, ...], seeds: int | None, arms: tuple[str, ...]) -> None:
+    chosen, net, asked = place.setting, place.net, EXPERIMENTS[experiment]
+    if chosen.name not in asked.settings:
         raise click.UsageError(f"{experiment} has the settings {', '.join(asked.settings)}")
-    chosen = setting(setting_name, data, development)
-    file = RESULTS / f"{'development-' if development else ''}{setting_name}-{net}.jsonl"
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{'development-' if chosen.development else ''}{chosen.name}-{net}.jsonl"
     done = {tuple(cell[name] for name in KEY) for cell in read(file)}
     unpruned: dict[str, Unpruned] = defaultdict(dict)
     for keep in keeps or asked.keeps:
-        voters = bank(chosen, net, keep, work, where)
+        voters = bank(chosen, net, keep, place.work, place.device)
+        describe(voters, {"setting": chosen.bank_name, "net": net, "keep": keep})
         targets: dict[int, Target] = {}
         for seed in range(seeds or asked.seeds):
             wanted = arms or (asked.arms if seed else (*asked.once, *asked.arms))
@@ -63,12 +53,24 @@ def main(
                 keys = [key_of(keep, task.name, seed, arm, steps) for arm in wanted for steps in asked.steps]
                 missing = [key for key in keys if tuple(key.values()) not in done]
                 if missing and index not in targets:
-                    targets[index] = Target.of(task, chosen, voters, keep, where, unpruned[task.name])
+                    targets[index] = Target.of(task, chosen, voters, keep, place.device, unpruned[task.name])
                 for key in missing:
                     cell = targets[index].cell(key["arm"], seed, key["steps"])
                     append(file, key | rounded(cell))
                     done.add(tuple(key.values()))
-                print(f"{setting_name} {net} keep {keep} seed {seed} target {index}: {len(missing)} cells", flush=True)
+                print(f"{chosen.name} {net} keep {keep} seed {seed} target {index}: {len(missing)} cells", flush=True)
+
+
+def describe(voters: Bank, settings: dict[str, Any]) -> None:
+    """Keep what the bank cost per task, and where the study runs."""
+    file = RESULTS / f"bank-{'-'.join(map(str, settings.values()))}.json"
+    entries = list(voters.entries())
+    cost = {name: float(np.mean([entry.cost[name] for entry in entries])) for name in ("macs", "seconds", "steps")}
+    reached = {
+        name: float(np.mean([entry.metrics[name] for entry in entries])) for name in ("unpruned_accuracy", "accuracy")
+    }
+    told = settings | {"tasks": len(entries)} | rounded(cost | reached) | {"environment": environment()}
+    file.write_text(json.dumps(told, indent=2) + "\n")
 
 
 def key_of(keep: float, target: str, seed: int, arm: str, steps: int) -> dict[str, Any]:

@@ -65,6 +65,7 @@ class Setting:
     bank: tuple[Task, ...]
     targets: tuple[Task, ...]
     flip: bool  # whether a mirrored image is of the same class
+    development: bool = False  # its targets are to try recipes on
 
     @cached_property
     def bank_name(self) -> str:
@@ -93,7 +94,7 @@ def setting(name: str, folder: Path, development: bool = False) -> Setting:
         else:
             objects = caltech(folder)
             targets = _drawn(objects, np.arange(len(objects.classes)), TARGETS, 5 + later)
-    return Setting(name, pretrain, bank, targets, flip=True)
+    return Setting(name, pretrain, bank, targets, flip=True, development=development)
 
 
 SETTINGS = ("random", "disjoint", "alphabets", "transfer")
@@ -113,7 +114,7 @@ def _alphabets(data: Data, development: bool) -> Setting:
     pretrain = data.task("the bank's side", np.flatnonzero(data.background).tolist())
     bank = tasks(data.background, 0, BANK)
     targets = tasks(~data.background, TARGETS if development else 0, TARGETS)
-    return Setting("alphabets", pretrain, bank, targets, flip=False)
+    return Setting("alphabets", pretrain, bank, targets, flip=False, development=development)
 
 
 @cache
