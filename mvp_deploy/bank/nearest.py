@@ -123,7 +123,7 @@ def neighbours(
         order = np.argsort(similarity, kind="stable")[:wanted]
     else:
         order = np.argsort(-similarity, kind="stable")[:wanted]
-    if recipe.nearest_by in RUN_MODELS:
+    if recipe.nearest_by == "leep" or (recipe.nearest_by == "features" and original.classifier is not None):
         order = np.argsort(-similarity, kind="stable")[: wanted * SHORT_LIST]
         sized = {n: original.with_classes(n) for n in {len(entries[i].classes) for i in order}}
         score = measure or run_model

@@ -129,7 +129,7 @@ def _trust(recipe: Recipe, voters: Sequence[Voter], too_distant: bool) -> tuple[
     if not recipe.lean:
         return recipe.own, recipe.weights, (f"{_capital(reason)}: expect little from its votes.",)
     own = max(recipe.own, recipe.lean)
-    return own, "pretrained", (f"{_capital(reason)}: the target's own importance gets {own:.0%} of the say.",)
+    return own, recipe.weights, (f"{_capital(reason)}: the target's own importance gets {own:.0%} of the say.",)
 
 
 def _averaged(original: Original, decision: Decision, voters: Sequence[Voter]) -> dict[str, Tensor]:

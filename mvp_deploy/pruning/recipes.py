@@ -14,8 +14,9 @@ class Recipe:
     """How a new task's model is made from its neighbours'.
 
     votes: neighbours say what they kept ('mask') or how important it was ('score'); 'none' asks nobody.
-    nearest_by: how neighbours are chosen: distance of class prototypes; over a short list of these, LEEP or how
-        well a neighbour's features tell the target's classes apart; or the controls 'random' and 'farthest'.
+    nearest_by: how neighbours are chosen: similarity of class prototypes; over a short list of these, LEEP or how
+        well a neighbour's features tell the target's classes apart (where the classifier is a linear layer, else
+        prototypes); or the controls 'random' and 'farthest'.
     neighbours: how many (0: every task of the bank).
     weighting: neighbours count alike, or by their similarity.
     select: in each group the best units stay, or units are sampled from the softmax of their votes.
@@ -28,19 +29,20 @@ class Recipe:
     head: a fresh random head, or one solved in closed form on the pruned model's features.
     recalibrate: recompute batch-norm statistics on the target before fine-tuning.
     distill: weight of distillation from the unpruned model during fine-tuning (0: none).
-    lean: with too few or too distant neighbours, raise ``own`` to this share and start from pretrained weights
-        (0: never, only warn).
+    lean: with too few or too distant neighbours, raise ``own`` to this share (0: never, only warn).
+
+    The defaults are what measured best in benchmarks/voting (docs/voting.md).
     """
 
     votes: Literal["mask", "score", "none"] = "mask"
-    nearest_by: Literal["prototypes", "leep", "features", "random", "farthest"] = "prototypes"
+    nearest_by: Literal["prototypes", "leep", "features", "random", "farthest"] = "features"
     neighbours: int = 5
     weighting: Literal["plain", "similarity"] = "similarity"
     select: Literal["top", "sample"] = "top"
-    own: float = 0.5
+    own: float = 0.0
     criterion: str = "taylor"
     scope: Literal["uniform", "global", "neighbours"] = "uniform"
-    weights: Literal["average", "nearest", "pretrained"] = "pretrained"
+    weights: Literal["average", "nearest", "pretrained"] = "average"
     head: Literal["fresh", "closed-form"] = "closed-form"
     recalibrate: bool = True
     distill: float = 0.0
@@ -91,8 +93,8 @@ RECIPES: Mapping[str, Recipe] = {
         lean=0.0,
     ),
     "own": _ALONE,
-    "magnitude": Recipe(votes="none", neighbours=0, own=1.0, criterion="magnitude", weights="pretrained"),
-    "random": Recipe(votes="none", neighbours=0, own=1.0, criterion="random", weights="pretrained"),
+    "magnitude": replace(_ALONE, criterion="magnitude"),
+    "random": replace(_ALONE, criterion="random"),
 }
 
 
