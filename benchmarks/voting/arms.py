@@ -94,7 +94,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "few": Experiment(_CURVE, steps=(STEPS // 3,)),
     "long": Experiment(("own", "average of nearest by features", "average of all"), steps=(3 * STEPS,)),
     "curve": Experiment(_CURVE, ("disjoint",), (0.3,), (STEPS // 12, STEPS // 6, 3 * STEPS), seeds=1),
-    "lean": Experiment(("own 80 %", "own 80 %, average by features"), ("transfer",), (0.3,)),
+    "lean": Experiment(("own 80 %", "own 80 %, average by features"), ("transfer",), (0.3,), (STEPS, STEPS // 3)),
     "controls": Experiment(tuple(CONTROLS), ("disjoint",), (0.3,), seeds=1),
     "grid": Experiment(tuple(GRID), ("disjoint",), (0.3,), (STEPS // 3,), seeds=1),
 }

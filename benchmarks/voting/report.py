@@ -7,13 +7,13 @@ Everything above the line "## Numbers" of an existing page is prose and stays.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 from arms import ITERATIVE, RECIPE_OF, UNPRUNED
 from cells import Cell
+from extras import banks, overlaps, peers
 from prepare import NETS, STEPS
 from run import RESULTS, read
 from settings import SETTINGS
@@ -67,26 +67,6 @@ def tables(cells: Cells) -> Iterator[str]:
             )
 
 
-def banks(cells: Cells) -> Iterator[str]:
-    """What a bank costs, and after how many new tasks it has paid for itself, were it made for nothing else."""
-    files = sorted(RESULTS.glob("bank-*.json"))
-    if not files:
-        return
-    yield "\n### Banks\n"
-    yield "| bank | tasks | unpruned | pruned | GMACs per task | seconds per task | paid off after |"
-    yield "| --- | --- | --- | --- | --- | --- | --- |"
-    for file in files:
-        of = json.loads(file.read_text())
-        here = cells[of["net"], of["setting"]]
-        long, short = (of_arm(here, arm, of["keep"], STEPS) for arm in (ITERATIVE, CHOSEN))
-        saved = mean(long, "macs") - mean(short, "macs") if long and short else 0.0
-        after = f"{of['tasks'] * of['macs'] / saved:.0f} tasks" if saved > 0 else ""
-        yield (
-            f"| {of['setting']}, {of['net']}, {of['keep']:.0%} | {of['tasks']} | {of['unpruned_accuracy']:.1%} "
-            f"| {of['accuracy']:.1%} | {of['macs'] / 1e9:.0f} | {of['seconds']:.0f} | {after} |"
-        )
-
-
 def plot(cells: Sequence[Cell], keep: float, out: Path) -> None:
     """Accuracy against steps, and against the compute of a task: one line per arm, the long way as a point."""
     import matplotlib
@@ -135,7 +115,7 @@ def main(docs: Path) -> None:
     cells = {(net, name): list(read(RESULTS / f"{name}-{net}.jsonl")) for net in NETS for name in SETTINGS}
     page = docs / "voting.md"
     prose = page.read_text().split(NUMBERS)[0] if page.exists() else "# Does voting help?\n\n"
-    lines = [NUMBERS, *verdicts(cells), *banks(cells), *tables(cells)]
+    lines = [NUMBERS, *verdicts(cells), *banks(cells, CHOSEN), *overlaps(), *peers(), *tables(cells)]
     page.write_text(prose + "\n".join(lines) + "\n")
     net, name, keep = CURVE_OF
     if any(cell["keep"] == keep for cell in cells[net, name]):

@@ -46,7 +46,7 @@ class Recipe:
     head: Literal["fresh", "closed-form"] = "closed-form"
     recalibrate: bool = True
     distill: float = 0.0
-    lean: float = 0.8
+    lean: float = 0.5
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

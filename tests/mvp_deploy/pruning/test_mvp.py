@@ -86,7 +86,7 @@ def test_weights_are_averaged_over_the_neighbours_that_kept_them(cnn) -> None:
 def test_one_neighbour_is_too_few_to_follow(cnn) -> None:
     voter = voters_of(cnn, 1)
     leaning = decide(cnn.original, cnn.train, voter, Recipe(own=0.1, weights="average"), BUDGET)
-    assert leaning.own == 0.8
+    assert leaning.own == 0.5
     assert leaning.initial == "average"  # units that a neighbour kept start better from its weights (docs/voting.md)
     assert "Only 1 neighbour" in leaning.warnings[0]
     wanted = decide(cnn.original, cnn.train, voter, Recipe(own=0.1, weights="average", neighbours=1), BUDGET)
@@ -101,7 +101,7 @@ def test_one_neighbour_is_too_few_to_follow(cnn) -> None:
 
 def test_distant_neighbours_are_not_followed(cnn) -> None:
     decision = decide(cnn.original, cnn.train, voters_of(cnn, 3), Recipe(own=0.1), BUDGET, too_distant=True)
-    assert decision.own == 0.8
+    assert decision.own == 0.5
     assert "farther from this one" in decision.warnings[0]
 
 
