@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from onnx_ir import DataType
 from onnxscript import opset18 as op
 from onnxscript.function_libs.torch_lib.ops import nn as torchs
 
@@ -32,14 +33,20 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Attention without a mask: one transposition where torch's spelling computes shapes at run time."""
-    if attn_mask is not None or is_causal or enable_gqa or len(query.shape) != 4:
+    """Attention of any rank: one transposition where torch's spelling computes shapes at run time, and knows four
+    dimensions only. With a mask, four dimensions are torch's."""
+    rank = len(query.shape)
+    if is_causal or enable_gqa or (attn_mask is not None and rank == 4):
         return torchs.aten_scaled_dot_product_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     scaled = op.Mul(query, _float(query.shape[-1] ** -0.5 if scale is None else scale))
-    weights = op.Softmax(op.MatMul(scaled, op.Transpose(key, perm=[0, 1, 3, 2])), axis=-1)
-    return op.MatMul(weights, value)
+    scores = op.MatMul(scaled, op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2]))
+    if attn_mask is not None and attn_mask.dtype == DataType.BOOL:
+        scores = op.Where(attn_mask, scores, _float(-math.inf))
+    elif attn_mask is not None:
+        scores = op.Add(scores, attn_mask)
+    return op.MatMul(op.Softmax(scores, axis=-1), value)
 
 
 def _float(value: float) -> Any:

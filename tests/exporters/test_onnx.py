@@ -131,6 +131,27 @@ def test_masked_attention_and_other_gelus_are_exported_as_well(
     check_parity(model(images).numpy(), run_onnx(path, images.numpy(), 2))
 
 
+class OfOtherRanks(torch.nn.Module):
+    """Attention over three dimensions, as SAM has it, and over five, as Hiera."""
+
+    def __init__(self, mask: torch.Tensor | None) -> None:
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        three, five = x.flatten(0, 1), x.unsqueeze(1)
+        three = functional.scaled_dot_product_attention(three, 2 * three, three, self.mask).unflatten(0, (-1, 3))
+        five = functional.scaled_dot_product_attention(five, 2 * five, five, self.mask).squeeze(1)
+        return (three + 2 * five).mean((1, 2))
+
+
+@pytest.mark.parametrize("mask", [None, torch.randn(8, 8), torch.eye(8).bool()])
+def test_attention_of_other_ranks_is_exported(mask: torch.Tensor | None, tmp_path: Path) -> None:
+    model, images = OfOtherRanks(mask), torch.randn(4, 3, 8, 8)
+    path = export_onnx(model, images, tmp_path / "r.onnx", {})
+    check_parity(model(images).numpy(), run_onnx(path, images.numpy(), 2))
+
+
 def test_a_model_that_cannot_be_traced_is_an_expected_error(tmp_path: Path) -> None:
     class Stubborn(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
