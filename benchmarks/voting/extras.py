@@ -12,6 +12,7 @@ from prepare import STEPS
 from run import RESULTS
 from table import mean, of_arm
 
+HEAD = 3  # lines of a table's head: with no more there is nothing to tell yet
 MEASURES = ("prototypes", "leep", "features", "importance")
 
 

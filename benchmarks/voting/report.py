@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from arms import ITERATIVE, RECIPE_OF, UNPRUNED
 from cells import Cell
-from extras import banks, overlaps, peers
+from extras import HEAD, banks, overlaps, peers
 from prepare import NETS, STEPS
 from run import RESULTS, read
 from settings import SETTINGS
@@ -30,21 +30,35 @@ Cells = dict[tuple[str, str], list[Cell]]  # by net and setting
 
 
 def verdicts(cells: Cells) -> Iterator[str]:
-    """The chosen recipe against each rival."""
+    """The chosen recipe against each rival, in every setting and over the targets of all."""
     yield f"\n### «{CHOSEN}» minus its rivals\n"
     yield "Points of accuracy, mean over targets and 95 % interval, bold where it excludes zero.\n"
-    yield "| net, setting, units kept | steps | " + " | ".join(RIVALS) + " | compute, % of iterative's | targets |"
-    yield "| --- " * (len(RIVALS) + 4) + "|"
-    for net, name, keep, steps in experiments(cells):
-        chosen = of_arm(cells[net, name], CHOSEN, keep, steps)
-        rivals = {arm: of_arm(cells[net, name], arm, keep, steps) for arm in RIVALS}
-        rivals[ITERATIVE] = of_arm(cells[net, name], ITERATIVE, keep, STEPS)
-        found = [difference(chosen, rivals[arm]) for arm in RIVALS]
-        share = f"{mean(chosen, 'macs') / mean(rivals[ITERATIVE], 'macs'):.0%}" if rivals[ITERATIVE] else ""
-        targets = max((one.targets for one in found if one), default=0)
-        if targets:
-            columns = " | ".join(str(one or "") for one in found)
-            yield f"| {net}, {name}, {keep:.0%} | {steps} | {columns} | {share} | {targets} |"
+    yield "| units kept, steps, net, setting | " + " | ".join(RIVALS) + " | compute, % of iterative's | targets |"
+    yield "| --- " * (len(RIVALS) + 3) + "|"
+    found = experiments(cells)
+    for net, keep, steps in sorted({(net, keep, steps) for net, _, keep, steps in found}, key=lambda one: -one[1]):
+        names = [name for name in SETTINGS if (net, name, keep, steps) in found]
+        for chosen in ([name] for name in names):
+            yield verdict(cells, net, chosen, keep, steps)
+        if len(names) > 1:
+            yield verdict(cells, net, names, keep, steps)
+
+
+def verdict(cells: Cells, net: str, names: Sequence[str], keep: float, steps: int) -> str:
+    """One row: the targets of these settings together."""
+
+    def arm(which: str, at: int) -> dict[tuple[str, int], Cell]:
+        parts = {name: of_arm(cells[net, name], which, keep, at) for name in names}
+        return {(f"{name} {target}", seed): cell for name in names for (target, seed), cell in parts[name].items()}
+
+    chosen = arm(CHOSEN, steps)
+    rivals = {which: arm(which, STEPS if which == ITERATIVE else steps) for which in RIVALS}
+    found = [difference(chosen, rivals[which]) for which in RIVALS]
+    share = f"{mean(chosen, 'macs') / mean(rivals[ITERATIVE], 'macs'):.0%}" if rivals[ITERATIVE] else ""
+    targets = max((one.targets for one in found if one), default=0)
+    columns = " | ".join(str(one or "") for one in found)
+    name = names[0] if len(names) == 1 else "all"
+    return f"| {keep:.0%}, {steps}, {net}, {name} | {columns} | {share} | {targets} |"
 
 
 def tables(cells: Cells) -> Iterator[str]:
@@ -115,7 +129,9 @@ def main(docs: Path) -> None:
     cells = {(net, name): list(read(RESULTS / f"{name}-{net}.jsonl")) for net in NETS for name in SETTINGS}
     page = docs / "voting.md"
     prose = page.read_text().split(NUMBERS)[0] if page.exists() else "# Does voting help?\n\n"
-    lines = [NUMBERS, *verdicts(cells), *banks(cells, CHOSEN), *overlaps(), *peers(), *tables(cells)]
+    parts = [list(part) for part in (banks(cells, CHOSEN), overlaps(), peers())]
+    more = [line for part in parts if len(part) > HEAD for line in part]
+    lines = [NUMBERS, *verdicts(cells), *more, *tables(cells)]
     page.write_text(prose + "\n".join(lines) + "\n")
     net, name, keep = CURVE_OF
     if any(cell["keep"] == keep for cell in cells[net, name]):
