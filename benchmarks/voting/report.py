@@ -24,6 +24,8 @@ NUMBERS = "## Numbers\n"
 CHOSEN = "average of nearest by features"
 RIVALS = ("own", "paper", "average of random", "average of all", ITERATIVE)
 CURVE = (CHOSEN, "average of random", "average of all", "own")
+CAPTION = "On `disjoint`, 30 % of the units, one seed: accuracy against fine-tuning steps, and against all compute."
+GMACS = (20, 50, 100, 200, 400)  # ticks
 CURVE_OF = ("resnet", "disjoint", 0.3)
 
 Cells = dict[tuple[str, str], list[Cell]]  # by net and setting
@@ -105,9 +107,11 @@ def plot(cells: Sequence[Cell], keep: float, out: Path) -> None:
             axes[1].plot(*place, mark, color="black", markersize=8)
             axes[1].annotate(arm, place, xytext=(-4, 8), textcoords="offset points", ha="right")
     axes[0].set(xlabel="fine-tuning steps", ylabel="accuracy, %", xscale="symlog")
-    axes[0].set_xticks([0, *tried], [str(steps) for steps in (0, *tried)])
     axes[1].set(xlabel="compute of the task, GMACs", xscale="log")
-    axes[0].legend(frameon=False, fontsize=8)
+    for axis, ticks in zip(axes, ((0, *tried), GMACS), strict=True):
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.set_xticks([], minor=True)
+    axes[1].legend(*axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(out, metadata={"Date": None})
 
@@ -131,7 +135,8 @@ def main(docs: Path) -> None:
     prose = page.read_text().split(NUMBERS)[0] if page.exists() else "# Does voting help?\n\n"
     parts = [list(part) for part in (banks(cells, CHOSEN), overlaps(), peers())]
     more = [line for part in parts if len(part) > HEAD for line in part]
-    lines = [NUMBERS, *verdicts(cells), *more, *tables(cells)]
+    curve = ("![Accuracy against steps and compute](voting-curve.svg)\n", CAPTION)
+    lines = [NUMBERS, *curve, *verdicts(cells), *more, *tables(cells)]
     page.write_text(prose + "\n".join(lines) + "\n")
     net, name, keep = CURVE_OF
     if any(cell["keep"] == keep for cell in cells[net, name]):
