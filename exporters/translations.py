@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from onnx_ir import DataType
+from onnxscript import ir
 from onnxscript import opset18 as op
 from onnxscript.function_libs.torch_lib.ops import nn as torchs
 
@@ -42,7 +42,7 @@ def attention(
         )
     scaled = op.Mul(query, _float(query.shape[-1] ** -0.5 if scale is None else scale))
     scores = op.MatMul(scaled, op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2]))
-    if attn_mask is not None and attn_mask.dtype == DataType.BOOL:
+    if attn_mask is not None and attn_mask.dtype == ir.DataType.BOOL:
         scores = op.Where(attn_mask, scores, _float(-math.inf))
     elif attn_mask is not None:
         scores = op.Add(scores, attn_mask)

@@ -31,7 +31,7 @@ class Recipe:
     distill: weight of distillation from the unpruned model during fine-tuning (0: none).
     lean: with too few or too distant neighbours, raise ``own`` to this share (0: never, only warn).
 
-    The defaults are what measured best in benchmarks/voting (docs/voting.md).
+    The defaults follow docs/voting.md, but for ``lean``, which is caution and measured no gain.
     """
 
     votes: Literal["mask", "score", "none"] = "mask"
