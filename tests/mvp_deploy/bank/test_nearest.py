@@ -1,10 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from mvp_deploy.bank.nearest import leep, similarities, too_distant
+from mvp_deploy.bank.entry import Entry
+from mvp_deploy.bank.nearest import leep, neighbours, similarities, too_distant
 from mvp_deploy.bank.signature import Signature, sign
+from mvp_deploy.bank.store import Bank, Record
+from mvp_deploy.pruning.original import Original
+from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.tasks import Images
 
 
 def signature_of(*prototypes: np.ndarray) -> Signature:
@@ -74,3 +82,40 @@ def test_a_signature_is_each_class_s_mean_feature(cnn) -> None:
     with torch.no_grad():
         means = [features(x[y == 1]).mean(0) for x, y in cnn.train.batches(10_000)]
     np.testing.assert_allclose(signature.mean[1], means[0].numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def bank(cnn, tmp_path: Path) -> Bank:
+    """Nine tasks on the backbone of `cnn`, each farther from its task by prototypes than the one before."""
+    made = Bank.init(tmp_path / "bank", cnn.backbone, cnn.state)
+    own = sign(cnn.backbone, cnn.state, cnn.train, 3, cnn.train.device)
+    noise = np.random.default_rng(0).normal(size=own.mean.shape).astype(np.float32) * own.mean.std()
+    plan = cnn.original.full
+    scores = {group.name: np.ones(group.size) for group in cnn.original.structure.groups}
+    for number in range(9):
+        signature = Signature(own.mean + number * noise, own.count)
+        weights = cnn.original.model.state_dict()
+        made.add(Record(f"task {number}", ("a", "b", "c"), str(number), plan, weights, scores, signature, {}, {}, {}))
+    return made
+
+
+def test_of_a_short_list_of_the_nearest_those_with_the_best_features_vote(cnn, bank: Bank) -> None:
+    asked: list[str] = []
+
+    def measure(kind: str, entry: Entry, original: Original, train: Images) -> float:
+        asked.append(f"{kind} {entry.name}")
+        return float(entry.name[-1])  # the farther, the better
+
+    signature = sign(cnn.backbone, cnn.state, cnn.train, 3, cnn.train.device)
+    found = neighbours(bank, signature, Recipe(neighbours=2), cnn.original, cnn.train, measure=measure)
+    assert sorted(asked) == [f"features task {number}" for number in range(6)]
+    assert [voter.name for voter in found.voters] == ["task 5", "task 4"]
+
+
+def test_without_a_linear_classifier_prototypes_choose(cnn, bank: Bank) -> None:
+    signature = sign(cnn.backbone, cnn.state, cnn.train, 3, cnn.train.device)
+    other = replace(cnn.original)
+    other.__dict__["classifier"] = None  # as LeViT's, whose head is two
+    found = neighbours(bank, signature, Recipe(neighbours=2), other, cnn.train)
+    assert [voter.name for voter in found.voters] == ["task 0", "task 1"]
+    assert all(np.isfinite(voter.similarity) for voter in found.voters)
