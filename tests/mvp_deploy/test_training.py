@@ -71,7 +71,7 @@ def test_a_timm_model_learns_digits() -> None:
     backbone, state = create("test_resnet", image_size=32)
     train, test = (prepare(split, backbone.preprocessing) for split in (task.train, task.test))
     model = build(backbone, state, 3)
-    fit(model, train, TrainConfig(steps=25, batch_size=32))
+    fit(model, train, TrainConfig(steps=50, batch_size=32))
     assert accuracy(model, test) > 0.8
 
 
