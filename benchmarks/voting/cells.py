@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,8 @@ from mvp_deploy.bank.trial import NewTask
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.iterative import prune_iteratively
-from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.pruning.mvp import FEW_TIMES, finish
+from mvp_deploy.pruning.recipes import RECIPES, Recipe
 from mvp_deploy.structure import Cost
 from mvp_deploy.tasks import Task
 from mvp_deploy.training import TrainConfig, accuracy, fit
@@ -66,7 +68,7 @@ class Target:
         done = self.task.attempt(recipe, Budget(self.keep), config, teacher=teacher)
         cost, full = self.task.original.cost(done.decision.plan), self.task.original.cost().macs
         taught = config.batch_size * steps * full if recipe.distill else 0
-        macs = self._asked(recipe, cost, full) + self._started(recipe, cost) + _tuned(config, cost)
+        macs = self._asked(recipe, cost, full) + self._settled(recipe, config, cost) + _tuned(config, cost)
         if done.decision.own and recipe.criterion == "taylor":
             macs += TRAINING_COST * SCORED * full + self._images(HEAD_IMAGES) * full
         return _cell(
@@ -78,12 +80,16 @@ class Target:
         if not recipe.asks_neighbours:
             return 0
         known = sum(1 for _ in self.task.bank.entries())
-        run = min(known, SHORT_LIST * (recipe.neighbours or known)) if recipe.nearest_by in RUN_MODELS else 0
+        run = min(known, max(SHORT_LIST, recipe.neighbours or known)) if recipe.nearest_by in RUN_MODELS else 0
         return len(self.task.train) * full + run * (self._images(512) + 256) * cost.macs
 
-    def _started(self, recipe: Recipe, cost: Cost) -> int:
-        """MACs of batch-norm statistics and of the solved head."""
-        return ((1024 if recipe.recalibrate else 0) + self._images(HEAD_IMAGES)) * cost.macs
+    def _settled(self, recipe: Recipe, config: TrainConfig, cost: Cost) -> int:
+        """MACs of batch-norm statistics, and of the solved head, before and after fine-tuning."""
+        solved = 0
+        if recipe.head == "closed-form":
+            short = config.steps * config.batch_size <= FEW_TIMES * len(self.task.train)
+            solved = (2 if short else 1) * self._images(HEAD_IMAGES)
+        return ((2 * 1024 if recipe.recalibrate else 0) + solved) * cost.macs
 
     def _images(self, most: int) -> int:
         return min(len(self.task.train), most)
@@ -99,7 +105,7 @@ class Target:
             seconds = time.perf_counter() - begun
             cost = original.cost()
             cell = _cell(accuracy(model, test), before, seconds, _tuned(config, cost), cost)
-            self.unpruned[seed, steps] = (model.eval(), cell)
+            self.unpruned[seed, steps] = (model.eval(), cell | self._finished(model, config))
         return self.unpruned[seed, steps]
 
     def _iterative(self, seed: int, steps: int) -> Cell:
@@ -113,7 +119,14 @@ class Target:
         scored = TRAINING_COST * SCORED * sum(sizes[:-1])
         last, seconds = result.rounds[-1], first["seconds"] + time.perf_counter() - begun
         cost = original.cost(result.plan)
-        return _cell(last.accuracy, last.accuracy_cut, seconds, first["macs"] + tuned + scored, cost)
+        cell = _cell(last.accuracy, last.accuracy_cut, seconds, first["macs"] + tuned + scored, cost)
+        return cell | self._finished(result.model, config)
+
+    def _finished(self, model: nn.Module, config: TrainConfig) -> Cell:
+        """finished: the accuracy of a reference, were it finished as recipes' models are."""
+        end = copy.deepcopy(model)
+        finish(self.task.original, self.task.train, end, RECIPES["default"], config)
+        return {"finished": accuracy(end, self.task.test)}
 
     def _training(self, seed: int, steps: int) -> TrainConfig:
         return training(self.task.bank.backbone, self.setting, steps=steps, seed=seed)

@@ -21,7 +21,7 @@ from mvp_deploy.tasks import prepare
 from mvp_deploy.training import TrainConfig, accuracy, fit
 
 NETS = {"resnet": study_resnet.__name__, "vit": study_vit.__name__}
-PRETRAIN_STEPS = {"resnet": 2500, "vit": 4000}
+PRETRAIN_STEPS = {"resnet": 2500, "vit": 2000}
 STEPS = 60  # of fine-tuning, for every arm; and of the unpruned models
 SCHEDULE = Schedule(rounds=5, steps=60)  # the long way: 300 steps after the unpruned model's 60
 

@@ -1,9 +1,10 @@
-"""The four settings of the study: which tasks are in the bank, which are targets, what the backbone has seen.
+"""The settings of the study: which tasks are in the bank, which are targets, what the backbone has seen.
 
 random     CIFAR-100, tasks of 5 classes drawn at random for bank and targets alike (Zhao et al. 2023's setting)
 disjoint   CIFAR-100, bank tasks from 3 classes of every superclass, targets from the other 2
 alphabets  Omniglot, tasks are alphabets: background ones in the bank, evaluation ones as targets
 transfer   the bank of `random`; targets are 5-class tasks of Caltech-101
+foreign    the bank of `random`; targets are Omniglot's alphabets: what becomes of tasks that no neighbour is near to
 
 The backbone is pretrained on the bank's side only: the 60 bank classes of `disjoint` for all CIFAR banks, every
 background character for Omniglot. In `random` a target may thus share classes with bank and backbone.
@@ -14,7 +15,7 @@ Recipes are tried on other tasks than the targets, drawn the same way (`developm
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -23,7 +24,7 @@ import numpy as np
 from mvp_deploy.tasks.task import Split, Task
 
 SIZE = 32  # pixels
-BANK, TARGETS = 20, 10
+BANK, TARGETS = 20, 20
 CLASSES = 5  # of a task
 TEST_DRAWERS = 5  # of Omniglot's twenty
 DEVELOPMENT = 10  # added to the seed that targets are drawn by
@@ -69,7 +70,7 @@ class Setting:
 
     @cached_property
     def bank_name(self) -> str:
-        return "random" if self.name == "transfer" else self.name
+        return "random" if self.name in ("transfer", "foreign") else self.name
 
     @property
     def backbone_name(self) -> str:
@@ -81,6 +82,10 @@ def setting(name: str, folder: Path, development: bool = False) -> Setting:
     if name == "alphabets":
         return _alphabets(omniglot(folder), development)
     data = cifar(folder)
+    if name == "foreign":
+        letters = _alphabets(omniglot(folder), development)
+        bank_of = setting("random", folder)
+        return replace(bank_of, name=name, targets=letters.targets, flip=False, development=development)
     bank_side, other = np.flatnonzero(data.background), np.flatnonzero(~data.background)
     pretrain = data.task("the bank's side", bank_side.tolist())
     later = DEVELOPMENT if development else 0  # added to the seed
@@ -97,7 +102,8 @@ def setting(name: str, folder: Path, development: bool = False) -> Setting:
     return Setting(name, pretrain, bank, targets, flip=True, development=development)
 
 
-SETTINGS = ("random", "disjoint", "alphabets", "transfer")
+ASKED = ("random", "disjoint", "alphabets", "transfer")  # of which the default has to win three
+SETTINGS = (*ASKED, "foreign")
 
 
 def _drawn(data: Data, classes: np.ndarray, number: int, seed: int) -> tuple[Task, ...]:
@@ -113,7 +119,8 @@ def _alphabets(data: Data, development: bool) -> Setting:
 
     pretrain = data.task("the bank's side", np.flatnonzero(data.background).tolist())
     bank = tasks(data.background, 0, BANK)
-    targets = tasks(~data.background, TARGETS if development else 0, TARGETS)
+    spare = tasks(data.background, BANK, TARGETS)  # background alphabets that are in no bank
+    targets = spare if development else tasks(~data.background, 0, TARGETS)
     return Setting("alphabets", pretrain, bank, targets, flip=False, development=development)
 
 

@@ -18,7 +18,7 @@ from mvp_deploy.pruning.votes import Voter
 from mvp_deploy.tasks import Images
 
 Measure = Callable[[str, Entry, Original, Images], float]
-SHORT_LIST = 3  # some scores run a neighbour's model on the target's images: only for this many times the voters wanted
+SHORT_LIST = 15  # some scores run a neighbour's model on the target's images: only for so many, or the voters wanted
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def neighbours(
     else:
         order = np.argsort(-similarity, kind="stable")[:wanted]
     if recipe.nearest_by == "leep" or (recipe.nearest_by == "features" and original.classifier is not None):
-        order = np.argsort(-similarity, kind="stable")[: wanted * SHORT_LIST]
+        order = np.argsort(-similarity, kind="stable")[: max(wanted, SHORT_LIST)]
         sized = {n: original.with_classes(n) for n in {len(entries[i].classes) for i in order}}
         score = measure or run_model
         scored = np.array(

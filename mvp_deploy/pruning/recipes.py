@@ -26,8 +26,9 @@ class Recipe:
         proportional to what the neighbours kept.
     weights: initial weights of kept units: averaged over the neighbours that kept them, the nearest
         neighbour's, or the pretrained backbone's.
-    head: a fresh random head, or one solved in closed form on the pruned model's features.
-    recalibrate: recompute batch-norm statistics on the target before fine-tuning.
+    head: a fresh random head to fine-tune, or one solved in closed form on the pruned model's features, and again
+        after fine-tuning where that saw the images a few times only.
+    recalibrate: recompute batch-norm statistics on the target before fine-tuning and after it.
     distill: weight of distillation from the unpruned model during fine-tuning (0: none).
     lean: with too few or too distant neighbours, raise ``own`` to this share (0: never, only warn).
 
@@ -36,7 +37,7 @@ class Recipe:
 
     votes: Literal["mask", "score", "none"] = "mask"
     nearest_by: Literal["prototypes", "leep", "features", "random", "farthest"] = "features"
-    neighbours: int = 5
+    neighbours: int = 2
     weighting: Literal["plain", "similarity"] = "similarity"
     select: Literal["top", "sample"] = "top"
     own: float = 0.0
@@ -73,6 +74,7 @@ RECIPES: Mapping[str, Recipe] = {
     # weights averaged over the neighbours that kept the unit, a new head, fine-tuning.
     "paper": Recipe(
         nearest_by="leep",
+        neighbours=5,
         weighting="plain",
         select="sample",
         own=0.0,
@@ -85,6 +87,7 @@ RECIPES: Mapping[str, Recipe] = {
     "one-shot": Recipe(
         votes="score",
         nearest_by="leep",
+        neighbours=5,
         weighting="plain",
         own=0.0,
         weights="pretrained",

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mvp_deploy.bank import nearest
 from mvp_deploy.bank.entry import Entry
 from mvp_deploy.bank.nearest import leep, neighbours, similarities, too_distant
 from mvp_deploy.bank.signature import Signature, sign
@@ -99,7 +100,10 @@ def bank(cnn, tmp_path: Path) -> Bank:
     return made
 
 
-def test_of_a_short_list_of_the_nearest_those_with_the_best_features_vote(cnn, bank: Bank) -> None:
+def test_of_a_short_list_of_the_nearest_those_with_the_best_features_vote(
+    cnn, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nearest, "SHORT_LIST", 6)
     asked: list[str] = []
 
     def measure(kind: str, entry: Entry, original: Original, train: Images) -> float:
