@@ -91,7 +91,8 @@ def fit(
     device = images.device
     cuda = device.type == "cuda"
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    for network in (model, teacher) if teacher is not None else (model,):
+    networks = (model,) if teacher is None else (model, teacher)
+    for network in networks:
         network.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
     model.train()
     precision = _precision(config, device)
@@ -120,7 +121,9 @@ def fit(
                 last_saved = now
     if not all(value.isfinite().all() for value in model.state_dict().values()):
         raise _diverged(config.steps, config)
-    model.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    for network in networks:
+        network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    model.eval()
     if saved is not None:
         saved.path.unlink(missing_ok=True)
     return FitResult(config.steps, before + time.monotonic() - began, loss)

@@ -20,7 +20,7 @@ NEIGHBOURS = {
     "nearest": {},
     "random": {"nearest_by": "random"},
     "farthest": {"nearest_by": "farthest"},
-    "all": {"neighbours": 0, "weighting": "plain"},
+    "all": {"nearest_by": "prototypes", "neighbours": 0, "weighting": "plain"},
 }
 
 # In every setting: the default, and what it has to beat.
@@ -88,6 +88,7 @@ FEW = STEPS // 3
 EXPERIMENTS: Mapping[str, Experiment] = {
     "main": Experiment(tuple(MAIN), steps=(FEW,)),
     "long": Experiment((*MAIN, "paper"), steps=(STEPS,), once=(UNPRUNED, ITERATIVE)),
+    "reach": Experiment(("default", "own"), keeps=(0.3,), steps=(3 * STEPS,), seeds=1),
     "half": Experiment(tuple(MAIN), keeps=(0.5,), steps=(FEW,)),
     "curve": Experiment(tuple(MAIN), ("disjoint",), (0.3,), (STEPS // 12, STEPS // 6, 3 * STEPS), seeds=1),
     "foreign": Experiment(

@@ -8,6 +8,7 @@ Everything above the line "## Numbers" of an existing page is prose and stays.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -16,8 +17,8 @@ from cells import Cell
 from extras import HEAD, banks, overlaps, peers
 from prepare import NETS, STEPS
 from run import RESULTS, read
-from settings import SETTINGS
-from table import difference, mean, of_arm
+from settings import ASKED, SETTINGS
+from table import Difference, difference, mean, of_arm
 
 DOCS = Path(__file__).parents[2] / "docs"
 NUMBERS = "## Numbers\n"
@@ -32,35 +33,52 @@ Cells = dict[tuple[str, str], list[Cell]]  # by net and setting
 
 
 def verdicts(cells: Cells) -> Iterator[str]:
-    """The chosen recipe against each rival, in every setting and over the targets of all."""
+    """The chosen recipe against each rival, in every setting, over the targets of all, and how many it wins."""
     yield f"\n### «{CHOSEN}» minus its rivals\n"
     yield "Points of accuracy, mean over targets and 95 % interval, bold where it excludes zero.\n"
     yield "| units kept, steps, net, setting | " + " | ".join(RIVALS) + " | compute, % of iterative's | targets |"
     yield "| --- " * (len(RIVALS) + 3) + "|"
     found = experiments(cells)
     for net, keep, steps in sorted({(net, keep, steps) for net, _, keep, steps in found}, key=lambda one: -one[1]):
-        names = [name for name in SETTINGS if (net, name, keep, steps) in found]
-        for chosen in ([name] for name in names):
-            yield verdict(cells, net, chosen, keep, steps)
+        label = f"{keep:.0%}, {steps}, {net}"
+        names = [name for name in ASKED if (net, name, keep, steps) in found]
+        each = [Verdict.of(cells, net, (name,), keep, steps) for name in names]
+        yield from (f"| {label}, {name} | {one} |" for name, one in zip(names, each, strict=True))
         if len(names) > 1:
-            yield verdict(cells, net, names, keep, steps)
+            yield f"| {label}, all | {Verdict.of(cells, net, names, keep, steps)} |"
+            yield f"| {label}, settings won | " + " | ".join(won(each)) + " |  |  |"
 
 
-def verdict(cells: Cells, net: str, names: Sequence[str], keep: float, steps: int) -> str:
-    """One row: the targets of these settings together."""
+@dataclass(frozen=True)
+class Verdict:
+    """The chosen recipe minus each rival on some settings' targets; share: of iterative pruning's compute."""
 
-    def arm(which: str, at: int) -> dict[tuple[str, int], Cell]:
-        parts = {name: of_arm(cells[net, name], which, keep, at) for name in names}
-        return {(f"{name} {target}", seed): cell for name in names for (target, seed), cell in parts[name].items()}
+    apart: tuple[Difference | None, ...]
+    share: float | None
 
-    chosen = arm(CHOSEN, steps)
-    rivals = {which: arm(which, STEPS if which == ITERATIVE else steps) for which in RIVALS}
-    found = [difference(chosen, rivals[which]) for which in RIVALS]
-    share = f"{mean(chosen, 'macs') / mean(rivals[ITERATIVE], 'macs'):.0%}" if rivals[ITERATIVE] else ""
-    targets = max((one.targets for one in found if one), default=0)
-    columns = " | ".join(str(one or "") for one in found)
-    name = names[0] if len(names) == 1 else "all"
-    return f"| {keep:.0%}, {steps}, {net}, {name} | {columns} | {share} | {targets} |"
+    @classmethod
+    def of(cls, cells: Cells, net: str, names: Sequence[str], keep: float, steps: int) -> Verdict:
+        def arm(which: str, at: int) -> dict[tuple[str, int], Cell]:
+            parts = {name: of_arm(cells[net, name], which, keep, at) for name in names}
+            return {(f"{name} {target}", seed): cell for name in names for (target, seed), cell in parts[name].items()}
+
+        chosen = arm(CHOSEN, steps)
+        rivals = {which: arm(which, STEPS if which == ITERATIVE else steps) for which in RIVALS}
+        long = rivals[ITERATIVE]
+        share = mean({key: chosen[key] for key in long if key in chosen}, "macs") / mean(long, "macs") if long else None
+        return cls(tuple(difference(chosen, rivals[which]) for which in RIVALS), share)
+
+    def __str__(self) -> str:
+        columns = " | ".join(str(one or "") for one in self.apart)
+        share = "" if self.share is None else f"{self.share:.0%}"
+        return f"{columns} | {share} | {max((one.targets for one in self.apart if one), default=0)}"
+
+
+def won(verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """Per rival, in how many settings the difference is surely above zero."""
+    for apart in zip(*(one.apart for one in verdicts), strict=True):
+        asked = [one for one in apart if one]
+        yield f"{sum(one.low > 0 for one in asked)} of {len(asked)}" if asked else ""
 
 
 def tables(cells: Cells) -> Iterator[str]:

@@ -34,8 +34,11 @@ KEY = ("keep", "target", "seed", "arm", "steps")
 @study
 @click.option("--keep", "keeps", type=float, multiple=True, help="Only these fractions.")
 @click.option("--seeds", type=int, help="Fewer than the experiment has.")
+@click.option("--targets", "most", type=int, help="Only so many.")
 @click.option("--arm", "arms", multiple=True, help="Only these arms.")
-def main(experiment: str, place: Place, keeps: tuple[float, ...], seeds: int | None, arms: tuple[str, ...]) -> None:
+def main(
+    experiment: str, place: Place, keeps: tuple[float, ...], seeds: int | None, most: int | None, arms: tuple[str, ...]
+) -> None:
     chosen, net, asked = place.setting, place.net, EXPERIMENTS[experiment]
     if chosen.name not in asked.settings:
         raise click.UsageError(f"{experiment} has the settings {', '.join(asked.settings)}")
@@ -49,7 +52,7 @@ def main(experiment: str, place: Place, keeps: tuple[float, ...], seeds: int | N
         targets: dict[int, Target] = {}
         for seed in range(seeds or asked.seeds):
             wanted = arms or (asked.arms if seed else (*asked.once, *asked.arms))
-            for index, task in enumerate(chosen.targets):
+            for index, task in enumerate(chosen.targets[:most]):
                 keys = [key_of(keep, task.name, seed, arm, steps) for arm in wanted for steps in asked.steps]
                 missing = [key for key in keys if tuple(key.values()) not in done]
                 if missing and index not in targets:

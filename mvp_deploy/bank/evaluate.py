@@ -20,7 +20,7 @@ from mvp_deploy.tasks import load_task
 from mvp_deploy.training import TrainConfig
 
 FEWEST = 4  # tasks: with fewer, no interval says anything
-NEIGHBOURS = (1, 3, 5, 10, 0)  # how many voters are tried; 0: all
+NEIGHBOURS = (1, 2, 3, 5, 10, 0)  # how many voters are tried; 0: all
 LONGER = (1, 2, 4)  # the target's own importance is also given this many times the steps
 RESAMPLES = 10_000
 

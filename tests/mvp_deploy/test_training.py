@@ -73,6 +73,7 @@ def test_a_timm_model_learns_digits() -> None:
     model = build(backbone, state, 3)
     fit(model, train, TrainConfig(steps=50, batch_size=32))
     assert accuracy(model, test) > 0.8
+    assert all(value.is_contiguous() for value in model.state_dict().values())  # whatever the layout it trained in
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_torchs_random_state_alone(
@@ -155,6 +156,7 @@ def test_a_student_comes_to_agree_with_its_teacher(digits: tuple[Images, Images]
     fit(student, swapped, replace(FAST, distill=1.0), teacher=teacher)
     assert accuracy(student, test) > 0.9  # it listened to the teacher alone
     assert torch.equal(weights(teacher), before)
+    assert all(value.is_contiguous() for value in teacher.parameters())
     with pytest.raises(DeployError, match="there is no teacher"):
         fit(student, train, replace(FAST, distill=0.5))
 

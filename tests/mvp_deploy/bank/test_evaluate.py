@@ -73,7 +73,7 @@ def test_every_task_is_left_out_in_turn(bank: Bank) -> None:
     found = evaluate(bank, (), 3, [0], device=torch.device("cpu"), reporter=Silent())
     assert found.tasks == 4
     assert found.steps == 3
-    assert set(found.accuracy) == {"votes 1", "votes 0", "own x1", "own x2", "own x4"}  # 3 others: 3 is all
+    assert set(found.accuracy) == {"votes 1", "votes 2", "votes 0", "own x1", "own x2", "own x4"}  # 3 others: 3 is all
     assert found.low <= found.gain <= found.high
 
 
