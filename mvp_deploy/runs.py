@@ -27,7 +27,7 @@ from mvp_deploy.errors import DeployError
 from mvp_deploy.files import atomic_write
 from mvp_deploy.pruned import PrunedModel
 from mvp_deploy.pruning.budget import Budget, units_kept
-from mvp_deploy.pruning.mvp import finish
+from mvp_deploy.pruning.head import finish
 from mvp_deploy.pruning.original import Original, check_exact
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.unpruned import digest, train_unpruned, workspace
@@ -121,7 +121,14 @@ def prune_task(
             checkpoint=work / "pruned.checkpoint",
             progress=step,
         )
-    finish(original, train, model, recipe, config)
+    finish(
+        model,
+        original.classifier,
+        train,
+        config,
+        statistics=recipe.recalibrate,
+        head=recipe.head == "closed-form",
+    )
     final = accuracy(model, test)
     reporter.say(f"pruned model: accuracy {final:.1%} after {done.steps} steps")
     error = check_exact(original, begun.plan, model, test)

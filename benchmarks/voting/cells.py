@@ -18,10 +18,9 @@ from mvp_deploy.bank.nearest import RUN_MODELS, SHORT_LIST
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.bank.trial import NewTask
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.head import solve_head
+from mvp_deploy.pruning.head import FEW_TIMES, finish, solve_head
 from mvp_deploy.pruning.iterative import prune_iteratively
-from mvp_deploy.pruning.mvp import FEW_TIMES, finish
-from mvp_deploy.pruning.recipes import RECIPES, Recipe
+from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.structure import Cost
 from mvp_deploy.tasks import Task
 from mvp_deploy.training import TrainConfig, accuracy, fit
@@ -125,7 +124,7 @@ class Target:
     def _finished(self, model: nn.Module, config: TrainConfig) -> Cell:
         """finished: the accuracy of a reference, were it finished as recipes' models are."""
         end = copy.deepcopy(model)
-        finish(self.task.original, self.task.train, end, RECIPES["default"], config)
+        finish(end, self.task.original.classifier, self.task.train, config)
         return {"finished": accuracy(end, self.task.test)}
 
     def _training(self, seed: int, steps: int) -> TrainConfig:

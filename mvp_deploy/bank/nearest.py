@@ -127,9 +127,7 @@ def neighbours(
         order = np.argsort(-similarity, kind="stable")[: max(wanted, SHORT_LIST)]
         sized = {n: original.with_classes(n) for n in {len(entries[i].classes) for i in order}}
         score = measure or run_model
-        scored = np.array(
-            [score(recipe.nearest_by, entries[i], sized[len(entries[i].classes)], train) for i in order]
-        )
+        scored = np.array([score(recipe.nearest_by, entries[i], sized[len(entries[i].classes)], train) for i in order])
         best = np.argsort(-scored, kind="stable")[:wanted]
         order, similarity = order[best], _placed(similarity, order, scored)
     chosen_near = recipe.nearest_by not in ("random", "farthest")  # the controls are far on purpose

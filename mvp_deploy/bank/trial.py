@@ -14,7 +14,8 @@ from mvp_deploy.bank.nearest import neighbours, run_model
 from mvp_deploy.bank.signature import Signature, sign
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.mvp import Decision, decide, finish, own_importance, start
+from mvp_deploy.pruning.head import finish
+from mvp_deploy.pruning.mvp import Decision, decide, own_importance, start
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.tasks import Images, Task, prepare
@@ -87,7 +88,14 @@ class NewTask:
         model = start(self.original, self.train, decision, recipe, seed=config.seed)
         before = accuracy(model, self.test)
         fit(model, self.train, config, teacher=teacher)
-        finish(self.original, self.train, model, recipe, config)
+        finish(
+            model,
+            self.original.classifier,
+            self.train,
+            config,
+            statistics=recipe.recalibrate,
+            head=recipe.head == "closed-form",
+        )
         return Trial(decision, before, accuracy(model, self.test), time.perf_counter() - begun + self._spared)
 
     def _run_model(self, kind: str, entry: Entry, original: Original, train: Images) -> float:

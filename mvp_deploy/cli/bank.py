@@ -28,6 +28,7 @@ def command() -> None:
 
 command.add_command(evaluate)
 
+
 @command.command()
 @click.argument("folder", metavar="BANK", type=FOLDER)
 @click.option("--backbone", "name", required=True, help="A timm model, for example resnet18.")

@@ -1,4 +1,4 @@
-"""Starting a pruned model well: a classifier solved in closed form, batch-norm statistics of the new task."""
+"""Starting and finishing a model well: a classifier solved in closed form, batch-norm statistics of the new task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from mvp_deploy.tasks import Images
+from mvp_deploy.training import TrainConfig
 
+FEW_TIMES = 5  # after more, a tuned head is better than one solved anew (docs/voting.md)
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
@@ -96,6 +98,23 @@ def recalibrate(model: nn.Module, images: Images, *, batches: int = 16, batch_si
         norm.momentum = momentum
     model.eval()
     return True
+
+
+def finish(
+    model: nn.Module,
+    classifier: str | None,
+    images: Images,
+    config: TrainConfig,
+    *,
+    statistics: bool = True,
+    head: bool = True,
+) -> None:
+    """What follows fine-tuning by ``config``, in place: running batch-norm statistics lag behind weights that moved in
+    few steps, and so does the head where the images were seen `FEW_TIMES` at most."""
+    if statistics:
+        recalibrate(model, images, seed=config.seed)
+    if head and config.steps * config.batch_size <= FEW_TIMES * len(images):
+        solve_head(model, classifier, images)
 
 
 class _Inputs(TorchFunctionMode):

@@ -6,7 +6,7 @@ Zhao, Zhou, Long, Jiang, Zhang, ECML-PKDD 2023 (arXiv 2301.11560); the open poin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,9 +23,7 @@ from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.votes import Voter
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images
-from mvp_deploy.training import TrainConfig
 
-FEW_TIMES = 5  # every image seen so often: a head tuned longer is better than one solved anew (docs/voting.md)
 ENOUGH_VOTERS = 2  # fewer neighbours than this are too few to outvote one bad one
 
 
@@ -104,24 +102,11 @@ def start(original: Original, train: Images, decision: Decision, recipe: Recipe,
     if decision.initial != "pretrained":
         voters = decision.voters[:1] if decision.initial == "nearest" else decision.voters
         model.load_state_dict(_averaged(original, decision, voters), strict=True)
-    _settle(original, train, model, recipe, seed=seed)
-    return model
-
-
-def finish(original: Original, train: Images, model: nn.Module, recipe: Recipe, config: TrainConfig) -> None:
-    """What follows fine-tuning by ``config``, in place: running statistics lag behind weights that moved in few steps,
-    and so does the head where images were seen a few times only."""
-    seen = config.steps * config.batch_size / len(train)
-    if seen > FEW_TIMES:
-        recipe = replace(recipe, head="fresh")  # the tuned one has caught up
-    _settle(original, train, model, recipe, seed=config.seed)
-
-
-def _settle(original: Original, train: Images, model: nn.Module, recipe: Recipe, *, seed: int) -> None:
     if recipe.recalibrate:
         recalibrate(model, train, seed=seed)
     if recipe.head == "closed-form":
         solve_head(model, original.classifier, train)
+    return model
 
 
 def _trust(recipe: Recipe, voters: Sequence[Voter], too_distant: bool) -> tuple[float, str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from mvp_deploy import pruned, tensorfile
-from mvp_deploy.pruning.head import solve_head
+from mvp_deploy.pruning.head import finish, solve_head
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.reporter import Reporter
 from mvp_deploy.tasks import Images
@@ -43,7 +43,8 @@ def train_unpruned(
 ) -> Unpruned:
     """Fine-tune the whole backbone on the task and store it at ``file``; what is there of the same inputs is reused.
 
-    The head starts from its closed-form solution. A checkpoint in ``work`` lets a killed call go on.
+    The head starts from its closed-form solution, and the model is finished as pruned ones are. A checkpoint in
+    ``work`` lets a killed call go on.
     """
     key = digest(inputs)
     model = original.copy()
@@ -55,6 +56,7 @@ def train_unpruned(
     solve_head(model, original.classifier, train)
     with reporter.progress("unpruned model") as step:
         done = fit(model, train, config, checkpoint=work / "unpruned.checkpoint", progress=step)
+    finish(model, original.classifier, train, config)
     result = Unpruned(model.eval(), accuracy(model, test), done)
     extra = {"inputs": key, "accuracy": result.accuracy, "fit": asdict(done)}
     pruned.save(file, model.state_dict(), original.backbone, original.full, classes, extra)

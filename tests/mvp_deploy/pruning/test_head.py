@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.pruning.head import classifier, recalibrate, solve_head
+from mvp_deploy.pruning.head import classifier, finish, recalibrate, solve_head
 from mvp_deploy.structure import KeepPlan, analyze
 from mvp_deploy.structure.graph import TracedModel
-from mvp_deploy.training import accuracy
+from mvp_deploy.training import TrainConfig, accuracy, fit
 
 
 def test_a_solved_head_already_classifies(both) -> None:
@@ -48,6 +49,33 @@ def test_statistics_are_those_of_the_new_images(cnn, vit) -> None:
     assert model.bn1.momentum == cnn.original.model.bn1.momentum
     assert not model.training
     assert not recalibrate(vit.original.copy(), vit.train)
+
+
+def test_few_steps_count_for_more_once_statistics_and_head_have_caught_up(cnn) -> None:
+    model, config = cnn.original.copy(), TrainConfig(steps=5, batch_size=32)
+    solve_head(model, cnn.original.classifier, cnn.train)
+    fit(model, cnn.train, config)
+    lagging = accuracy(model, cnn.test)
+    finish(model, cnn.original.classifier, cnn.train, config)
+    assert accuracy(model, cnn.test) > lagging + 0.05
+
+
+def test_a_head_that_was_tuned_for_long_is_kept(both) -> None:
+    model, name = both.original.copy(), both.original.classifier
+    head = model.get_parameter(f"{name}.weight")
+    before = head.detach().clone()
+    config = TrainConfig(steps=10, batch_size=len(both.train))
+    finish(model, name, both.train, config)
+    assert torch.equal(head, before)
+    finish(model, name, both.train, replace(config, steps=5))
+    assert not torch.equal(head, before)
+
+
+def test_a_published_recipe_s_model_is_left_as_its_fine_tuning_ends(both) -> None:
+    model = both.original.copy()
+    before = copy.deepcopy(model.state_dict())
+    finish(model, both.original.classifier, both.train, TrainConfig(steps=1), statistics=False, head=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 class Mixer(nn.Module):

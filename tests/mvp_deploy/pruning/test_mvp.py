@@ -8,11 +8,10 @@ import torch
 
 from mvp_deploy.errors import DeployError
 from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform
-from mvp_deploy.pruning.mvp import decide, finish, start
+from mvp_deploy.pruning.mvp import decide, start
 from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.pruning.recipes import RECIPES, Recipe
 from mvp_deploy.pruning.votes import Voter
-from mvp_deploy.training import TrainConfig, accuracy, fit
 
 BUDGET = Budget(0.5)
 
@@ -129,35 +128,3 @@ def test_sizes_may_differ_between_groups(cnn, scope: str) -> None:
     if scope == "neighbours":
         names = [group.name for group in cnn.original.structure.groups]
         assert min(shares[n] for n in names[1::2]) > max(shares[n] for n in names[0::2])
-
-
-def tuned(cnn, recipe: Recipe, config: TrainConfig):
-    model = start(cnn.original, cnn.train, decide(cnn.original, cnn.train, [], recipe, BUDGET), recipe)
-    fit(model, cnn.train, config)
-    return model
-
-
-def test_few_steps_count_for_more_once_statistics_and_head_have_caught_up(cnn) -> None:
-    recipe, config = RECIPES["own"], TrainConfig(steps=5, batch_size=32)
-    model = tuned(cnn, recipe, config)
-    lagging = accuracy(model, cnn.test)
-    finish(cnn.original, cnn.train, model, recipe, config)
-    assert accuracy(model, cnn.test) > lagging + 0.05
-
-
-def test_a_head_that_was_tuned_for_long_is_kept(cnn) -> None:
-    recipe, config = RECIPES["own"], TrainConfig(steps=20, batch_size=len(cnn.train) // 2)
-    model = tuned(cnn, recipe, config)
-    head = model.fc.weight.detach().clone()
-    finish(cnn.original, cnn.train, model, recipe, config)
-    assert torch.equal(model.fc.weight, head)
-    finish(cnn.original, cnn.train, model, recipe, replace(config, steps=1))
-    assert not torch.equal(model.fc.weight, head)
-
-
-def test_a_published_recipe_is_left_as_its_fine_tuning_ends(both) -> None:
-    original, recipe, config = both.original, RECIPES["paper"], TrainConfig(steps=1)
-    model = start(original, both.train, decide(original, both.train, voters_of(both, 3), recipe, BUDGET), recipe)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    finish(original, both.train, model, recipe, config)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
