@@ -14,7 +14,7 @@ from mvp_deploy.pruning.recipes import RECIPES, Recipe
 DEFAULT = RECIPES["default"]
 VOTES = Recipe(nearest_by="prototypes", neighbours=5, weights="pretrained", lean=0.0)
 AVERAGE = replace(VOTES, weights="average")
-FEATURES = replace(AVERAGE, nearest_by="features")
+FEATURES = replace(DEFAULT, lean=0.0)
 
 NEIGHBOURS = {
     "nearest": {},
@@ -47,7 +47,7 @@ CONTROLS: Mapping[str, Recipe] = {
     "own half, average": replace(FEATURES, own=0.5),
     "own alone, average": replace(FEATURES, own=1.0),
     "own half, pretrained": replace(FEATURES, own=0.5, weights="pretrained"),
-    "not settled": replace(FEATURES, recalibrate=False, head="fresh"),
+    "no statistics, no solved head": replace(FEATURES, recalibrate=False, head="fresh"),
     "distilled": replace(FEATURES, distill=0.5),
     "own, distilled": replace(RECIPES["own"], distill=0.5),
     "own, global budget": replace(RECIPES["own"], scope="global"),
@@ -89,10 +89,12 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "main": Experiment(tuple(MAIN), steps=(FEW,)),
     "long": Experiment((*MAIN, "paper"), steps=(STEPS,), once=(UNPRUNED, ITERATIVE)),
     "reach": Experiment(("default", "own"), keeps=(0.3,), steps=(3 * STEPS,), seeds=1),
+    "fewest": Experiment(tuple(MAIN), keeps=(0.3,), steps=(STEPS // 12,), seeds=2),
+    "mixed": Experiment(tuple(MAIN), ("mixed",), (0.3,), (FEW, STEPS)),
     "half": Experiment(tuple(MAIN), keeps=(0.5,), steps=(FEW,)),
     "curve": Experiment(tuple(MAIN), ("disjoint",), (0.3,), (STEPS // 12, STEPS // 6, 3 * STEPS), seeds=1),
     "foreign": Experiment(
-        ("own", "average of 2 by features", "own half, average", "own alone, average", "own half, pretrained"),
+        ("default", "own", "average of 2 by features", "own alone, average", "own half, pretrained"),
         ("foreign",),
         (0.3,),
         (FEW, STEPS),

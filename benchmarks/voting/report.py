@@ -41,12 +41,14 @@ def verdicts(cells: Cells) -> Iterator[str]:
     found = experiments(cells)
     for net, keep, steps in sorted({(net, keep, steps) for net, _, keep, steps in found}, key=lambda one: -one[1]):
         label = f"{keep:.0%}, {steps}, {net}"
-        names = [name for name in ASKED if (net, name, keep, steps) in found]
-        each = [Verdict.of(cells, net, (name,), keep, steps) for name in names]
-        yield from (f"| {label}, {name} | {one} |" for name, one in zip(names, each, strict=True))
-        if len(names) > 1:
-            yield f"| {label}, all | {Verdict.of(cells, net, names, keep, steps)} |"
-            yield f"| {label}, settings won | " + " | ".join(won(each)) + " |  |  |"
+        each = {
+            name: Verdict.of(cells, net, (name,), keep, steps) for name in SETTINGS if (net, name, keep, steps) in found
+        }
+        yield from (f"| {label}, {name} | {one} |" for name, one in each.items())
+        asked = [name for name in ASKED if name in each]
+        if len(asked) > 1:
+            yield f"| {label}, the four | {Verdict.of(cells, net, asked, keep, steps)} |"
+            yield f"| {label}, settings won | " + " | ".join(won([each[name] for name in asked])) + " |  |  |"
 
 
 @dataclass(frozen=True)

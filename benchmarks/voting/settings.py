@@ -5,6 +5,7 @@ disjoint   CIFAR-100, bank tasks from 3 classes of every superclass, targets fro
 alphabets  Omniglot, tasks are alphabets: background ones in the bank, evaluation ones as targets
 transfer   the bank of `random`; targets are 5-class tasks of Caltech-101
 foreign    the bank of `random`; targets are Omniglot's alphabets: what becomes of tasks that no neighbour is near to
+mixed      half of the bank from `random`, half alphabets; half of the targets of each kind
 
 The backbone is pretrained on the bank's side only: the 60 bank classes of `disjoint` for all CIFAR banks, every
 background character for Omniglot. In `random` a target may thus share classes with bank and backbone.
@@ -82,10 +83,15 @@ def setting(name: str, folder: Path, development: bool = False) -> Setting:
     if name == "alphabets":
         return _alphabets(omniglot(folder), development)
     data = cifar(folder)
-    if name == "foreign":
-        letters = _alphabets(omniglot(folder), development)
-        bank_of = setting("random", folder)
-        return replace(bank_of, name=name, targets=letters.targets, flip=False, development=development)
+    if name in ("foreign", "mixed"):
+        photos, letters = setting("random", folder, development), _alphabets(omniglot(folder), development)
+        if name == "foreign":
+            return replace(photos, name=name, targets=letters.targets, flip=False)
+        halves = (
+            (*one[: len(one) // 2], *other[: len(other) // 2])
+            for one, other in ((photos.bank, letters.bank), (photos.targets, letters.targets))
+        )
+        return Setting(name, photos.pretrain, *halves, flip=False, development=development)
     bank_side, other = np.flatnonzero(data.background), np.flatnonzero(~data.background)
     pretrain = data.task("the bank's side", bank_side.tolist())
     later = DEVELOPMENT if development else 0  # added to the seed
@@ -103,7 +109,7 @@ def setting(name: str, folder: Path, development: bool = False) -> Setting:
 
 
 ASKED = ("random", "disjoint", "alphabets", "transfer")  # of which the default has to win three
-SETTINGS = (*ASKED, "foreign")
+SETTINGS = (*ASKED, "foreign", "mixed")
 
 
 def _drawn(data: Data, classes: np.ndarray, number: int, seed: int) -> tuple[Task, ...]:
