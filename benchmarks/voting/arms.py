@@ -12,9 +12,8 @@ from settings import ASKED
 from mvp_deploy.pruning.recipes import RECIPES, Recipe
 
 DEFAULT = RECIPES["default"]
-VOTES = Recipe(nearest_by="prototypes", neighbours=5, weights="pretrained", lean=0.0)
+VOTES = Recipe(nearest_by="prototypes", neighbours=5, weighting="similarity", weights="pretrained")
 AVERAGE = replace(VOTES, weights="average")
-FEATURES = replace(DEFAULT, lean=0.0)
 
 NEIGHBOURS = {
     "nearest": {},
@@ -40,18 +39,22 @@ CONTROLS: Mapping[str, Recipe] = {
     "one-shot": RECIPES["one-shot"],
     "score votes": replace(VOTES, votes="score"),
     **{f"votes alone, {who}": replace(VOTES, **change) for who, change in NEIGHBOURS.items()},
-    **{f"average of {n or 'all'} by features": replace(FEATURES, neighbours=n) for n in (1, 2, 3, 5, 10, 0)},
+    **{
+        f"{n or 'all'} by features": replace(DEFAULT, neighbours=n, weighting="similarity") for n in (1, 2, 3, 5, 10, 0)
+    },
+    "two random": replace(AVERAGE, nearest_by="random", neighbours=2),
     "average of nearest": AVERAGE,
     "average of farthest": replace(AVERAGE, nearest_by="farthest"),
     "average of nearest by LEEP": replace(AVERAGE, nearest_by="leep"),
-    "own half, average": replace(FEATURES, own=0.5),
-    "own alone, average": replace(FEATURES, own=1.0),
-    "own half, pretrained": replace(FEATURES, own=0.5, weights="pretrained"),
-    "no statistics, no solved head": replace(FEATURES, recalibrate=False, head="fresh"),
-    "distilled": replace(FEATURES, distill=0.5),
+    "leaning": replace(DEFAULT, lean=0.5),
+    "own half, average": replace(DEFAULT, own=0.5),
+    "own alone, average": replace(DEFAULT, own=1.0),
+    "own half, pretrained": replace(DEFAULT, own=0.5, weights="pretrained"),
+    "no statistics, no solved head": replace(DEFAULT, recalibrate=False, head="fresh"),
+    "distilled": replace(DEFAULT, distill=0.5),
     "own, distilled": replace(RECIPES["own"], distill=0.5),
     "own, global budget": replace(RECIPES["own"], scope="global"),
-    "neighbours' budgets": replace(FEATURES, scope="neighbours"),
+    "neighbours' budgets": replace(DEFAULT, scope="neighbours"),
 }
 
 
@@ -94,7 +97,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "half": Experiment(tuple(MAIN), keeps=(0.5,), steps=(FEW,)),
     "curve": Experiment(tuple(MAIN), ("disjoint",), (0.3,), (STEPS // 12, STEPS // 6, 3 * STEPS), seeds=1),
     "foreign": Experiment(
-        ("default", "own", "average of 2 by features", "own alone, average", "own half, pretrained"),
+        ("default", "leaning", "own", "own alone, average", "all tasks"),
         ("foreign",),
         (0.3,),
         (FEW, STEPS),

@@ -59,8 +59,7 @@ def decide(
 
     voters: nearest first, already chosen; too_distant: they are farther than the bank's tasks are from each other.
     importance: gives the target's own by the recipe's criterion; by default worked out by `own_importance`.
-    Raises DeployError where the recipe asks neighbours and there is none, unless it may lean on the target's own
-    importance.
+    Raises DeployError where the recipe asks neighbours and there is none.
     """
     structure = original.structure
     voters = tuple(voters) if recipe.asks_neighbours else ()
@@ -113,12 +112,10 @@ def _trust(recipe: Recipe, voters: Sequence[Voter], too_distant: bool) -> tuple[
     """How far neighbours are trusted: the share of own importance, the source of weights, and what to say."""
     if not recipe.asks_neighbours:
         return 1.0, "pretrained", ()
-    if not voters and not recipe.lean:
+    if not voters:
         raise DeployError(
             "The bank has no other task to ask: add tasks with `bank add`, or use --recipe own, which asks nobody."
         )
-    if not voters:
-        return 1.0, "pretrained", ("The bank has no other task to ask: only the target's own importance decides.",)
     reason = None
     if len(voters) < min(ENOUGH_VOTERS, recipe.neighbours or ENOUGH_VOTERS):
         reason = f"only {len(voters)} neighbour voted"

@@ -18,7 +18,7 @@ class Recipe:
         well a neighbour's features tell the target's classes apart (where the classifier is a linear layer, else
         prototypes); or the controls 'random' and 'farthest'.
     neighbours: how many (0: every task of the bank).
-    weighting: neighbours count alike, or by their similarity.
+    weighting: neighbours count alike, by their similarity, or the nearest as much as all others together.
     select: in each group the best units stay, or units are sampled from the softmax of their votes.
     own: share of the target's own importance in the score, 0 (votes alone) to 1 (own alone).
     criterion: the target's own importance: taylor, activation, magnitude or random.
@@ -32,13 +32,13 @@ class Recipe:
     distill: weight of distillation from the unpruned model during fine-tuning (0: none).
     lean: with too few or too distant neighbours, raise ``own`` to this share (0: never, only warn).
 
-    The defaults follow docs/voting.md, but for ``lean``, which is caution and measured no gain.
+    The defaults follow docs/voting.md.
     """
 
     votes: Literal["mask", "score", "none"] = "mask"
     nearest_by: Literal["prototypes", "leep", "features", "random", "farthest"] = "features"
-    neighbours: int = 2
-    weighting: Literal["plain", "similarity"] = "similarity"
+    neighbours: int = 20
+    weighting: Literal["plain", "similarity", "lead"] = "lead"
     select: Literal["top", "sample"] = "top"
     own: float = 0.0
     criterion: str = "taylor"
@@ -47,7 +47,7 @@ class Recipe:
     head: Literal["fresh", "closed-form"] = "closed-form"
     recalibrate: bool = True
     distill: float = 0.0
-    lean: float = 0.5
+    lean: float = 0.0
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -81,7 +81,6 @@ RECIPES: Mapping[str, Recipe] = {
         weights="average",
         head="fresh",
         recalibrate=False,
-        lean=0.0,
     ),
     # Zhao and Long 2023 (arXiv 2307.04365): score votes prune the pretrained model once.
     "one-shot": Recipe(
@@ -93,7 +92,6 @@ RECIPES: Mapping[str, Recipe] = {
         weights="pretrained",
         head="fresh",
         recalibrate=False,
-        lean=0.0,
     ),
     "own": _ALONE,
     "magnitude": replace(_ALONE, criterion="magnitude"),

@@ -29,11 +29,15 @@ class Voter:
 def weights(voters: Sequence[Voter], weighting: str) -> np.ndarray:
     """How much each voter counts, float64 [voters], summing to the number of voters.
 
-    'plain': alike. 'similarity': in proportion to similarity above the least similar voter's, which still
-    counts for a tenth of the nearest; similarities have no natural zero, so only their differences speak.
+    'plain': alike. 'lead': the nearest as much as all others together. 'similarity': in proportion to similarity above
+    the least similar voter's, which still counts for a tenth of the nearest; similarities have no natural zero, so
+    only their differences speak.
     """
     if weighting == "plain" or len(voters) < 2:
         return np.ones(len(voters))
+    if weighting == "lead":
+        others = len(voters) - 1
+        return np.array([others, *np.ones(others)]) * len(voters) / (2 * others)
     similarity = np.array([voter.similarity for voter in voters], dtype=np.float64)
     spread = similarity.max() - similarity.min()
     if not spread > 0:

@@ -45,7 +45,7 @@ def test_every_recipe_makes_an_exact_model_of_the_same_size(both, name: str) -> 
 
 def test_unanimous_neighbours_get_what_they_want(cnn) -> None:
     one = voters_of(cnn, 1)[0]
-    recipe = Recipe(own=0.0, lean=0.0)
+    recipe = Recipe(own=0.0)
     decision = decide(cnn.original, cnn.train, [one, one, one], recipe, BUDGET)
     assert decision.plan == one.plan
     assert set(decision.unanimity.values()) == {1.0}
@@ -85,7 +85,7 @@ def test_weights_are_averaged_over_the_neighbours_that_kept_them(cnn) -> None:
 
 def test_one_neighbour_is_too_few_to_follow(cnn) -> None:
     voter = voters_of(cnn, 1)
-    leaning = decide(cnn.original, cnn.train, voter, Recipe(own=0.1, weights="average"), BUDGET)
+    leaning = decide(cnn.original, cnn.train, voter, Recipe(own=0.1, lean=0.5, weights="average"), BUDGET)
     assert leaning.own == 0.5
     assert leaning.initial == "average"  # units that a neighbour kept start better from its weights (docs/voting.md)
     assert "Only 1 neighbour" in leaning.warnings[0]
@@ -100,18 +100,15 @@ def test_one_neighbour_is_too_few_to_follow(cnn) -> None:
 
 
 def test_distant_neighbours_are_not_followed(cnn) -> None:
-    decision = decide(cnn.original, cnn.train, voters_of(cnn, 3), Recipe(own=0.1), BUDGET, too_distant=True)
+    decision = decide(cnn.original, cnn.train, voters_of(cnn, 3), Recipe(own=0.1, lean=0.5), BUDGET, too_distant=True)
     assert decision.own == 0.5
     assert "farther from this one" in decision.warnings[0]
 
 
-def test_without_neighbours_the_target_decides_alone_or_the_recipe_is_refused(cnn) -> None:
-    alone = decide(cnn.original, cnn.train, [], Recipe(), BUDGET)
-    assert alone.own == 1.0
-    assert alone.warnings
-    assert alone.plan == decide(cnn.original, cnn.train, [], RECIPES["own"], BUDGET).plan
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_without_neighbours_a_recipe_that_asks_them_is_refused(cnn, name: str) -> None:
     with pytest.raises(DeployError, match="--recipe own"):
-        decide(cnn.original, cnn.train, [], RECIPES["paper"], BUDGET)
+        decide(cnn.original, cnn.train, [], RECIPES[name], BUDGET)
 
 
 @pytest.mark.parametrize("scope", ["global", "neighbours"])

@@ -37,6 +37,14 @@ def test_similar_voters_count_more_but_together_as_many() -> None:
     assert votes.weights(alike, "similarity").tolist() == [1, 1]
 
 
+def test_a_leader_is_outvoted_only_by_all_others_together() -> None:
+    leader, others = voter([1, 1, 0, 0]), [voter([0, 1, 1, 0]), voter([0, 0, 1, 0]), voter([0, 0, 1, 0])]
+    assert votes.weights([leader, *others], "lead").tolist() == pytest.approx([2, 2 / 3, 2 / 3, 2 / 3])
+    count = votes.count(structure_of(4), [leader, *others], "lead")["g"]
+    assert count.tolist() == pytest.approx([2, 2 + 2 / 3, 2, 0])
+    assert votes.weights([leader], "lead").tolist() == [1]
+
+
 def test_score_votes_ignore_what_a_voter_removed_and_its_scale() -> None:
     loud = voter([1, 1, 0], scores=[300.0, 100.0, 9e9])
     quiet = voter([0, 1, 1], scores=[5.0, 1e-3, 1e-3])
