@@ -4,7 +4,7 @@
 
 Torch-Pruning 1.6.1 (pip install torch-pruning) prunes the backbone under the same solved head, by the same eight
 batches' gradients, every group to the same share, in multiples of eight. Both then get batch-norm statistics, a solved
-head and the fine-tuning of the study, and are timed in turns in ONNX Runtime beside the unpruned model.
+head, the fine-tuning of the study and its end, and are timed in turns in ONNX Runtime beside the unpruned model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mvp_deploy.benchmark.compare import Candidate, benchmark
 from mvp_deploy.benchmark.measure import Settings
 from mvp_deploy.cli._common import Console
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.head import recalibrate, solve_head
+from mvp_deploy.pruning.head import finish, recalibrate, solve_head
 from mvp_deploy.pruning.mvp import start
 from mvp_deploy.pruning.recipes import recipe_named
 from mvp_deploy.training import TrainConfig, accuracy, fit
@@ -73,6 +73,7 @@ def torch_pruning(task: NewTask, keep: float, config: TrainConfig) -> tuple[nn.M
     recalibrate(model, task.train, seed=config.seed)
     solve_head(model, original.classifier, task.train)
     fit(model, task.train, config)
+    finish(model, original.classifier, task.train, config)
     return model, time.perf_counter() - begun
 
 
@@ -83,6 +84,7 @@ def ours(task: NewTask, keep: float, recipe: str, config: TrainConfig) -> tuple[
     decision = task.decide(chosen, Budget(keep, round_to=ROUND_TO), config.seed)
     model = start(task.original, task.train, decision, chosen, seed=config.seed)
     fit(model, task.train, config)
+    finish(model, task.original.classifier, task.train, config)
     return model, time.perf_counter() - begun
 
 

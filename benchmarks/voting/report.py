@@ -117,6 +117,8 @@ def plot(cells: Sequence[Cell], keep: float, out: Path) -> None:
         points = {steps: of_arm(cells, arm, keep, steps) for steps in tried}
         points = {steps: {key: cell for key, cell in found.items() if key[1] == 0} for steps, found in points.items()}
         points = {steps: found for steps, found in points.items() if found}
+        if not points:
+            continue
         heights = [100 * mean(found, "accuracy") for found in points.values()]
         before = 100 * mean(next(iter(points.values())), "before")
         axes[0].plot([0, *points], [before, *heights], "o-", markersize=3, label=arm)

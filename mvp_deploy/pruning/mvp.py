@@ -124,7 +124,7 @@ def _trust(recipe: Recipe, voters: Sequence[Voter], too_distant: bool) -> tuple[
     if reason is None:
         return recipe.own, recipe.weights, ()
     if not recipe.lean:
-        return recipe.own, recipe.weights, (f"{_capital(reason)}: expect little from its votes.",)
+        return recipe.own, recipe.weights, (f"{_capital(reason)}: votes may be worth less than usual.",)
     own = max(recipe.own, recipe.lean)
     return own, recipe.weights, (f"{_capital(reason)}: the target's own importance gets {own:.0%} of the say.",)
 

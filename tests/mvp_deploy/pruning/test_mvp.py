@@ -96,7 +96,7 @@ def test_one_neighbour_is_too_few_to_follow(cnn) -> None:
     paper = decide(cnn.original, cnn.train, voter, RECIPES["paper"], BUDGET)
     assert paper.own == 0.0
     assert paper.initial == "average"
-    assert "expect little" in paper.warnings[0]
+    assert "worth less" in paper.warnings[0]
 
 
 def test_distant_neighbours_are_not_followed(cnn) -> None:
