@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.errors import DeployError
 from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning import votes
 from mvp_deploy.pruning.budget import Budget, Scores
@@ -59,7 +58,7 @@ def decide(
 
     voters: nearest first, already chosen; too_distant: they are farther than the bank's tasks are from each other.
     importance: gives the target's own by the recipe's criterion; by default worked out by `own_importance`.
-    Raises DeployError where the recipe asks neighbours and there is none.
+    Where there is no neighbour to ask, the target's own importance decides, with a warning.
     """
     structure = original.structure
     voters = tuple(voters) if recipe.asks_neighbours else ()
@@ -72,7 +71,7 @@ def decide(
     if voters:
         tally = votes.sum_scores if recipe.votes == "score" else votes.count
         wishes = tally(structure, voters, recipe.weighting)
-    if recipe.select == "sample":
+    if recipe.select == "sample" and (voters or not recipe.asks_neighbours):
         wishes = votes.perturb(wishes, seed)
     if voters and own > 0:
         wishes = votes.blend(wishes, known, own)
@@ -113,9 +112,7 @@ def _trust(recipe: Recipe, voters: Sequence[Voter], too_distant: bool) -> tuple[
     if not recipe.asks_neighbours:
         return 1.0, "pretrained", ()
     if not voters:
-        raise DeployError(
-            "The bank has no other task to ask: add tasks with `bank add`, or use --recipe own, which asks nobody."
-        )
+        return 1.0, "pretrained", ("The bank has no other task to ask: only the target's own importance decides.",)
     reason = None
     if len(voters) < min(ENOUGH_VOTERS, recipe.neighbours or ENOUGH_VOTERS):
         reason = f"only {len(voters)} neighbour voted"

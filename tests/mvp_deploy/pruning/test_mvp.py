@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from mvp_deploy.errors import DeployError
 from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform
 from mvp_deploy.pruning.mvp import decide, start
 from mvp_deploy.pruning.original import check_exact
@@ -106,9 +105,11 @@ def test_distant_neighbours_are_not_followed(cnn) -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "paper"])
-def test_without_neighbours_a_recipe_that_asks_them_is_refused(cnn, name: str) -> None:
-    with pytest.raises(DeployError, match="--recipe own"):
-        decide(cnn.original, cnn.train, [], RECIPES[name], BUDGET)
+def test_without_neighbours_the_target_decides_alone_and_a_warning_says_so(cnn, name: str) -> None:
+    alone = decide(cnn.original, cnn.train, [], RECIPES[name], BUDGET)
+    assert (alone.own, alone.initial) == (1.0, "pretrained")
+    assert "no other task" in alone.warnings[0]
+    assert alone.plan == decide(cnn.original, cnn.train, [], RECIPES["own"], BUDGET).plan
 
 
 @pytest.mark.parametrize("scope", ["global", "neighbours"])
