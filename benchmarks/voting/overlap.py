@@ -83,7 +83,8 @@ def transfer(task: NewTask, entry: Entry) -> float:
 @click.command()
 @study
 @click.option("--keep", default=0.3, show_default=True)
-def main(place: Place, keep: float) -> None:
+@click.option("--targets", "most", type=int, help="Only so many.")
+def main(place: Place, keep: float, most: int | None) -> None:
     chosen, net, where = place.setting, place.net, place.device
     store = bank(chosen, net, keep, place.work, where)
     entries = [store.entry(task.name) for task in chosen.bank]
@@ -96,7 +97,7 @@ def main(place: Place, keep: float) -> None:
     alike = {measure: [(m[a, b] + m[b, a]) / 2 for a, b in pairs] for measure, m in square.items()}
     told: dict[str, list[float]] = {measure: [] for measure in alike}
     gained: list[float] = []
-    for task in chosen.targets:
+    for task in chosen.targets[:most]:
         new = NewTask.of(task, store, where)
         reached = [transfer(new, entry) for entry in entries]
         gained.append(float(np.std(reached)))
@@ -107,6 +108,7 @@ def main(place: Place, keep: float) -> None:
         "setting": chosen.name,
         "net": net,
         "keep": keep,
+        "targets": len(gained),
         "environment": environment(),
         "overlap": {name: float(np.mean([found[name] for found in groups])) for name in groups[0]},
         "overlap_of_pairs": {"mean": float(np.mean(mean)), "std": float(np.std(mean))},
