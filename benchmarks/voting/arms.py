@@ -25,7 +25,8 @@ NEIGHBOURS = {
 # In every setting: the default, and what it has to beat.
 MAIN: Mapping[str, Recipe] = {
     "default": DEFAULT,
-    "random neighbours": replace(DEFAULT, nearest_by="random"),
+    "random leader": replace(DEFAULT, nearest_by="random"),
+    "nearest by prototypes leads": replace(DEFAULT, nearest_by="prototypes"),
     "five random, alike": replace(DEFAULT, nearest_by="random", neighbours=5, weighting="plain"),
     "all tasks": replace(DEFAULT, **NEIGHBOURS["all"]),
     "own": RECIPES["own"],
@@ -42,7 +43,6 @@ CONTROLS: Mapping[str, Recipe] = {
     **{
         f"{n or 'all'} by features": replace(DEFAULT, neighbours=n, weighting="similarity") for n in (1, 2, 3, 5, 10, 0)
     },
-    "two random": replace(AVERAGE, nearest_by="random", neighbours=2),
     "average of nearest": AVERAGE,
     "average of farthest": replace(AVERAGE, nearest_by="farthest"),
     "average of nearest by LEEP": replace(AVERAGE, nearest_by="leep"),

@@ -23,8 +23,8 @@ from table import Difference, difference, mean, of_arm
 DOCS = Path(__file__).parents[2] / "docs"
 NUMBERS = "## Numbers\n"
 CHOSEN = "default"
-RIVALS = ("own", "paper", "random neighbours", "five random, alike", "all tasks", ITERATIVE)
-CURVE = (CHOSEN, "random neighbours", "all tasks", "own")
+RIVALS = ("own", "paper", "random leader", "nearest by prototypes leads", "five random, alike", "all tasks", ITERATIVE)
+CURVE = (CHOSEN, "random leader", "all tasks", "own")
 CAPTION = (
     "On `disjoint`, 30 % of the units, one seed, the targets that were asked with every number of steps: accuracy "
     "against fine-tuning steps, and against all compute."

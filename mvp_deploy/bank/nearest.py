@@ -23,7 +23,10 @@ SHORT_LIST = 15  # some scores run a neighbour's model on the target's images: o
 
 @dataclass(frozen=True)
 class Neighbours:
-    """voters: nearest first. too_distant: they are farther from the target than the bank's tasks from each other."""
+    """voters: nearest first; of the control 'random' in random order.
+
+    too_distant: they are farther from the target than the bank's tasks from each other.
+    """
 
     voters: tuple[Voter, ...]
     too_distant: bool
@@ -117,8 +120,7 @@ def neighbours(
     similarity = similarities(signature, known)
     wanted = min(recipe.neighbours or len(entries), len(entries))
     if recipe.nearest_by == "random":
-        order = np.random.default_rng(seed).permutation(len(entries))[:wanted]
-        order = order[np.argsort(-similarity[order], kind="stable")]
+        order = np.random.default_rng(seed).permutation(len(entries))[:wanted]  # whoever comes first leads
     elif recipe.nearest_by == "farthest":
         order = np.argsort(similarity, kind="stable")[:wanted]
     else:

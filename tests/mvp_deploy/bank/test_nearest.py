@@ -123,3 +123,11 @@ def test_without_a_linear_classifier_prototypes_choose(cnn, bank: Bank) -> None:
     found = neighbours(bank, signature, Recipe(neighbours=2), other, cnn.train)
     assert [voter.name for voter in found.voters] == ["task 0", "task 1"]
     assert all(np.isfinite(voter.similarity) for voter in found.voters)
+
+
+def test_of_the_control_s_random_voters_a_random_one_leads(cnn, bank: Bank) -> None:
+    signature = sign(cnn.backbone, cnn.state, cnn.train, 3, cnn.train.device)
+    recipe = Recipe(nearest_by="random", neighbours=9)
+    found = [neighbours(bank, signature, recipe, cnn.original, cnn.train, seed=seed).voters for seed in range(5)]
+    assert len({voters[0].name for voters in found}) > 1
+    assert all(len({voter.name for voter in voters}) == 9 for voters in found)
