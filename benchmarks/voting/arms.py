@@ -92,7 +92,6 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "main": Experiment(tuple(MAIN), steps=(FEW,)),
     "long": Experiment((*MAIN, "paper"), steps=(STEPS,), once=(UNPRUNED, ITERATIVE)),
     "reach": Experiment(("default", "own"), keeps=(0.3,), steps=(3 * STEPS,), seeds=1),
-    "fewest": Experiment(tuple(MAIN), keeps=(0.3,), steps=(STEPS // 12,), seeds=2),
     "mixed": Experiment(tuple(MAIN), ("mixed",), (0.3,), (FEW, STEPS)),
     "half": Experiment(tuple(MAIN), keeps=(0.5,), steps=(FEW,)),
     "curve": Experiment(tuple(MAIN), ("disjoint",), (0.3,), (STEPS // 12, STEPS // 6, 3 * STEPS), seeds=1),
