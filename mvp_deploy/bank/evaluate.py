@@ -14,32 +14,50 @@ from mvp_deploy.bank.store import Bank
 from mvp_deploy.bank.trial import NewTask
 from mvp_deploy.errors import DeployError
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.recipes import RECIPES, Recipe
+from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed
 from mvp_deploy.reporter import Reporter
 from mvp_deploy.tasks import load_task
 from mvp_deploy.training import TrainConfig
 
 FEWEST = 4  # tasks: with fewer, no interval says anything
-NEIGHBOURS = (1, 2, 3, 5, 10, 0)  # how many voters are tried; 0: all
+NEIGHBOURS = (1, 3, 5, 10, 20)  # how many voters are tried, besides all; among them what the recipes have
+ALL, ALIKE = "neighbours=0", "neighbours=0 weighting=plain"  # arms are named by the recipe's fields that they set
+RANDOM = "nearest_by=random"
 LONGER = (1, 2, 4)  # the target's own importance is also given this many times the steps
 RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What one arm has over another in accuracy (0..1): the mean over tasks and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, one: np.ndarray, other: np.ndarray) -> Gain:
+        """Of accuracies float64 [tasks], paired."""
+        return cls(float((one - other).mean()), *interval(one - other))
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:+.1f} points, {100 * self.low:+.1f} to {100 * self.high:+.1f}"
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What leaving every task out in turn says.
 
-    neighbours, recipe: what to use. gain: of voting over own importance at equal steps, in accuracy (0..1), with its
-    95 % interval; the number of neighbours is chosen for each task on the others. saved: the steps that own importance
-    needs more to come as far; None where four times the steps do not suffice. accuracy: mean of each arm.
+    recipe, settings: what to use. gain: of voting over own importance at equal steps; the settings are chosen for each
+    task on the others. nearness: of the nearest neighbours over as many random ones. saved: the steps that own
+    importance needs more to come as far; None where four times the steps do not suffice. accuracy: mean of each arm.
     """
 
     helps: bool
     recipe: str
-    neighbours: int
-    gain: float
-    low: float
-    high: float
+    settings: tuple[str, ...]
+    gain: Gain
+    nearness: Gain
     steps: int
     saved: int | None
     tasks: int
@@ -47,13 +65,16 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        low, gain, high = (f"{100 * value:+.1f}" for value in (self.low, self.gain, self.high))
-        points = f"{gain} points at {self.steps} steps, {low} to {high}"
+        points = f"{self.gain} at {self.steps} steps"
         if not self.helps:
             return f"Voting does not help on these {self.tasks} tasks ({points}): use --recipe own."
-        asked = f"--recipe {self.recipe} --set neighbours={self.neighbours}"
+        asked = " ".join([f"--recipe {self.recipe}", *(f"--set {setting}" for setting in self.settings)])
         far = f"more than {(LONGER[-1] - 1) * self.steps}" if self.saved is None else f"about {self.saved}"
-        return f"Voting saves you {far} steps on these {self.tasks} tasks ({points}): use {asked}."
+        better = "better than" if self.nearness.low > 0 else "not surely better than"
+        return (
+            f"Voting saves you {far} steps on these {self.tasks} tasks ({points}): use {asked}. "
+            f"The nearest neighbours are {better} random ones ({self.nearness})."
+        )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"verdict": self.sentence}
@@ -69,11 +90,15 @@ def evaluate(
     device: torch.device,
     reporter: Reporter,
 ) -> Verdict:
-    """Try the recipe with several numbers of neighbours, and own importance with several numbers of steps.
+    """Try the recipe with several numbers of neighbours, nearest and random, and own importance with several numbers
+    of steps.
 
     names: tasks of the bank to leave out, their data still where the names say; none: all. Each is pruned to its
-    entry's budget by its entry's training, but for ``steps``. Raises DeployError (INPUT) for fewer than four tasks.
+    entry's budget by its entry's training, but for ``steps``. Raises DeployError (INPUT) for fewer than four tasks, or
+    a recipe that asks nobody.
     """
+    if not RECIPES[recipe].asks_neighbours:
+        raise DeployError(f"The recipe {recipe} asks no neighbours: name one that does, such as default or paper.")
     entries = [bank.entry(name) for name in names] if names else list(bank.entries())
     if len(entries) < FEWEST:
         raise DeployError(f"{bank.folder} has {len(entries)} tasks to leave out: add tasks until there are {FEWEST}.")
@@ -88,24 +113,23 @@ def evaluate(
 
 
 def judge(table: Mapping[str, np.ndarray], recipe: str, steps: int) -> Verdict:
-    """The verdict on accuracies float64 [tasks] of the arms 'votes N' (N neighbours, 0: all) and 'own xK' (K times
-    the steps)."""
-    voting = [arm for arm in table if arm.startswith("votes ")]
-    votes = np.stack([table[arm] for arm in voting])
+    """The verdict on accuracies float64 [tasks] of the arms: voting by the fields each is named after (`RANDOM`
+    among them, which is no choice but a control), and 'own xK' (K times the steps)."""
+    choices = [arm for arm in table if arm.startswith("neighbours=")]
+    votes = np.stack([table[arm] for arm in choices])
     own = table["own x1"]
     tasks = len(own)
     others = (votes.sum(1, keepdims=True) - votes) / (tasks - 1)
-    gains = votes[others.argmax(0), np.arange(tasks)] - own
-    low, high = interval(gains)
-    best = voting[int(votes.mean(1).argmax())]
-    needed = _steps_to(float(own.mean() + gains.mean()), table, steps)
+    gain = Gain.of(votes[others.argmax(0), np.arange(tasks)], own)
+    helps = gain.low > 0
+    nearest = f"neighbours={RECIPES[recipe].neighbours}"
+    needed = _steps_to(float(own.mean()) + gain.mean, table, steps)
     return Verdict(
-        helps=low > 0,
-        recipe=recipe if low > 0 else "own",
-        neighbours=int(best.split()[1]) if low > 0 else 0,
-        gain=float(gains.mean()),
-        low=low,
-        high=high,
+        helps=helps,
+        recipe=recipe if helps else "own",
+        settings=tuple(choices[int(votes.mean(1).argmax())].split()) if helps else (),
+        gain=gain,
+        nearness=Gain.of(table[nearest if nearest in table else ALL], table[RANDOM]),
         steps=steps,
         saved=None if needed is None else max(0, round(needed - steps)),
         tasks=tasks,
@@ -124,8 +148,9 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
 
 
 def _arms(recipe: Recipe, others: int, steps: int) -> dict[str, tuple[Recipe, int]]:
-    counts = [n for n in NEIGHBOURS if n < others]
-    voting = {f"votes {n}": (replace(recipe, neighbours=n), steps) for n in counts}
+    tried = [*(f"neighbours={n}" for n in NEIGHBOURS if n < others), ALL, RANDOM]
+    tried += [ALIKE] if recipe.weighting != "plain" else []
+    voting = {arm: (changed(recipe, arm.split()), steps) for arm in tried}
     return voting | {f"own x{times}": (RECIPES["own"], times * steps) for times in LONGER}
 
 

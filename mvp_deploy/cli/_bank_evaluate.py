@@ -20,7 +20,8 @@ def evaluate(
     folder: Path, tasks: tuple[str, ...], recipe: str, steps: int, repeats: int, device: str, seed: int,
     console: Console,
 ) -> None:  # fmt: skip
-    """Leave every task (or TASKS) out in turn: does voting help, with how many neighbours, how many steps does it save?
+    """Leave every task (or TASKS) out in turn: does voting help, do the nearest count, how many should vote, and how
+    many steps does it save?
 
     \b
     Example:

@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from mvp_deploy import backbones
 from mvp_deploy.bank.add import add_task
-from mvp_deploy.bank.evaluate import evaluate, interval, judge
+from mvp_deploy.bank.evaluate import ALIKE, ALL, RANDOM, evaluate, interval, judge
 from mvp_deploy.bank.store import Bank
+from mvp_deploy.cli import main
 from mvp_deploy.errors import DeployError
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Schedule
+from mvp_deploy.pruning.recipes import RECIPES, changed
 from mvp_deploy.reporter import Silent
 from mvp_deploy.tasks import load_task
 from mvp_deploy.training import TrainConfig
@@ -18,38 +23,62 @@ from mvp_deploy.training import TrainConfig
 OWN = np.array([0.5, 0.6, 0.7, 0.6, 0.5, 0.7])
 
 
-def table(**arms: np.ndarray) -> dict[str, np.ndarray]:
-    return {name.replace("_", " "): values for name, values in arms.items()}
+def table(
+    votes: dict[str, np.ndarray], *, later: tuple[float, float] = (0, 0), random: float = 0
+) -> dict[str, np.ndarray]:
+    """Accuracies of the arms: voting as given, a random leader and own importance with more steps so far above OWN."""
+    return votes | {RANDOM: OWN + random, "own x1": OWN, "own x2": OWN + later[0], "own x4": OWN + later[1]}
 
 
 def test_voting_that_wins_on_every_task_saves_the_steps_that_own_importance_needs_more() -> None:
-    arms = table(votes_1=OWN, votes_3=OWN + 0.1, votes_0=OWN - 0.1, own_x1=OWN, own_x2=OWN + 0.05, own_x4=OWN + 0.15)
-    found = judge(arms, "default", 100)
-    assert (found.helps, found.recipe, found.neighbours) == (True, "default", 3)
-    assert found.gain == pytest.approx(0.1)
+    votes = {"neighbours=1": OWN, "neighbours=3": OWN + 0.1, ALL: OWN - 0.1, ALIKE: OWN}
+    found = judge(table(votes, later=(0.05, 0.15)), "default", 100)
+    assert (found.helps, found.recipe, found.settings) == (True, "default", ("neighbours=3",))
+    assert found.gain.mean == pytest.approx(0.1)
     assert found.saved == 200  # halfway between 200 and 400 steps, less the 100 that voting took
     assert "saves you about 200 steps" in found.sentence
-    assert "neighbours=3" in found.sentence
+    assert "use --recipe default --set neighbours=3." in found.sentence
+
+
+def test_what_is_recommended_can_be_asked_for_as_it_is_written() -> None:
+    found = judge(table({"neighbours=1": OWN, ALL: OWN + 0.1, ALIKE: OWN + 0.2}), "default", 100)
+    assert "--set neighbours=0 --set weighting=plain" in found.sentence
+    assert changed(RECIPES[found.recipe], found.settings).weighting == "plain"
+
+
+def test_the_random_control_is_compared_with_and_never_recommended() -> None:
+    better = judge(table({ALL: OWN + 0.2}, random=0.1), "default", 100)
+    assert better.nearness.mean == pytest.approx(0.1)
+    assert "The nearest neighbours are better than random ones (+10.0 points" in better.sentence
+    worse = judge(table({ALL: OWN + 0.2}, random=0.3), "default", 100)
+    assert worse.settings == ("neighbours=0",)
+    assert "not surely better than random ones (-10.0 points" in worse.sentence
+
+
+def test_nearness_is_asked_of_the_recipe_as_it_is() -> None:
+    votes = {"neighbours=5": OWN + 0.1, "neighbours=20": OWN + 0.2, ALL: OWN}
+    assert judge(table(votes), "default", 100).nearness.mean == pytest.approx(0.2)
+    assert judge(table(votes), "paper", 100).nearness.mean == pytest.approx(0.1)
 
 
 def test_voting_out_of_reach_of_own_importance_saves_more_than_was_tried() -> None:
-    arms = table(votes_1=OWN + 0.2, own_x1=OWN, own_x2=OWN + 0.01, own_x4=OWN + 0.02)
+    arms = table({"neighbours=1": OWN + 0.2, ALL: OWN}, later=(0.01, 0.02))
     assert judge(arms, "default", 50).saved is None
     assert "more than 150 steps" in judge(arms, "default", 50).sentence
 
 
 def test_a_gain_within_chance_is_no_gain() -> None:
     noise = np.array([0.1, -0.1, 0.05, -0.04, 0.02, -0.02])
-    found = judge(table(votes_1=OWN + noise, own_x1=OWN, own_x2=OWN, own_x4=OWN), "default", 100)
-    assert (found.helps, found.recipe) == (False, "own")
+    found = judge(table({ALL: OWN + noise}), "default", 100)
+    assert (found.helps, found.recipe, found.settings) == (False, "own", ())
     assert "does not help" in found.sentence
     assert "--recipe own" in found.sentence
 
 
 def test_the_luckiest_of_many_arms_is_not_taken_at_its_word() -> None:
     rng = np.random.default_rng(0)
-    noise = {f"votes {n}": OWN + rng.normal(0, 0.05, 6) for n in range(1, 30)}
-    found = judge(noise | {"own x1": OWN, "own x2": OWN, "own x4": OWN}, "default", 100)
+    noise = {f"neighbours={n}": OWN + rng.normal(0, 0.05, 6) for n in range(1, 30)}
+    found = judge(table(noise | {ALL: OWN}), "default", 100)
     assert max(values.mean() for values in noise.values()) - OWN.mean() > 0.02  # the best looks good
     assert not found.helps
 
@@ -73,10 +102,26 @@ def test_every_task_is_left_out_in_turn(bank: Bank) -> None:
     found = evaluate(bank, (), 3, [0], device=torch.device("cpu"), reporter=Silent())
     assert found.tasks == 4
     assert found.steps == 3
-    assert set(found.accuracy) == {"votes 1", "votes 2", "votes 0", "own x1", "own x2", "own x4"}  # 3 others: 3 is all
-    assert found.low <= found.gain <= found.high
+    own = {"own x1", "own x2", "own x4"}
+    assert set(found.accuracy) == {"neighbours=1", ALL, ALIKE, RANDOM} | own  # 3 others: 3 is all
+    assert found.gain.low <= found.gain.mean <= found.gain.high
 
 
 def test_too_few_tasks_are_refused(bank: Bank) -> None:
     with pytest.raises(DeployError, match="2 tasks"):
         evaluate(bank, ("digits#0,1", "digits#2,3"), 3, [0], device=torch.device("cpu"), reporter=Silent())
+
+
+def test_a_recipe_that_asks_nobody_is_refused(bank: Bank) -> None:
+    with pytest.raises(DeployError, match="asks no neighbours"):
+        evaluate(bank, (), 3, [0], recipe="own", device=torch.device("cpu"), reporter=Silent())
+
+
+def test_the_command_prints_the_verdict_and_gives_it_to_machines(bank: Bank) -> None:
+    asked = ["bank", "evaluate", str(bank.folder), "--steps", "3", "--device", "cpu"]
+    found = CliRunner().invoke(main, [*asked, "--json"])
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.stdout)
+    assert told["tasks"] == 4
+    assert told["nearness"].keys() == {"mean", "low", "high"}
+    assert told["verdict"] in CliRunner().invoke(main, asked).stdout  # as certain the second time
