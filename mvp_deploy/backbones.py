@@ -60,22 +60,22 @@ def create(
 ) -> tuple[Backbone, dict[str, Tensor]]:
     """A timm backbone and its state dict without the head (on the CPU).
 
-    Weights are timm's own (``pretrained``), or those of a .safetensors or a .pth/.pt file (``weights``), or
-    random, drawn from ``seed``. A head among them is dropped.
+    name: timm's, or a published timm model's with its weights (``pretrained``): ``hf-hub:OWNER/NAME`` on the Hugging
+    Face hub, ``local-dir:FOLDER`` for the same files in a folder. Weights are timm's own (``pretrained``), or those of
+    a .safetensors or a .pth/.pt file (``weights``), or random, drawn from ``seed``. A head among them is dropped.
 
     Raises:
         DeployError: (INPUT) unknown model, or weights that do not fit it; (ENVIRONMENT) the download failed.
     """
     if pretrained and weights is not None:
         raise DeployError("both --pretrained and --weights were given: choose one source of weights")
+    if ":" in name:
+        if not pretrained:
+            raise DeployError(f"{name} comes with its weights: add --pretrained, or name timm's architecture alone")
+        return _published(name, image_size)
     _check(name, pretrained)
     model = _model(name, image_size, num_classes=0, seed=seed, pretrained=pretrained)
-    preprocessing = _preprocessing(model, image_size)
-    try:
-        with torch.no_grad():
-            model(torch.zeros(1, *preprocessing.input_size))
-    except (RuntimeError, ValueError, AssertionError) as error:  # windows and patches do not suit every size
-        raise _wrong_size(name, image_size, error) from error
+    _check_size(model, name, image_size, _preprocessing(model, image_size))
     source = "timm's pretrained weights" if pretrained else f"random, from seed {seed}"
     if weights is not None:
         load_weights(model, read_weights(weights), str(weights))
@@ -83,6 +83,30 @@ def create(
     state = {key: value.detach().clone() for key, value in model.state_dict().items()}
     license = timm().models.get_pretrained_cfg(name).license if pretrained else None
     return Backbone(name, image_size, source, _digest(state), _preprocessing(model, image_size), license), state
+
+
+def _published(name: str, image_size: int | None) -> tuple[Backbone, dict[str, Tensor]]:
+    """A model that somebody made with timm and published, with its weights and preprocessing."""
+    model = _model(name, None, num_classes=0, seed=0, pretrained=True)
+    config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    architecture, preprocessing = str(config["architecture"]), _preprocessing(model, None)
+    own = preprocessing.input_size[1]
+    again = _model(architecture, own, num_classes=0, seed=0)
+    load_weights(again, model.state_dict(), name)
+    example = torch.randn(2, *preprocessing.input_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        if not torch.allclose(again(example), model(example), rtol=1e-4, atol=1e-5):
+            raise DeployError(
+                f"{name} is not timm's plain {architecture}: it was made with arguments that only its own config.json "
+                "has. Publish it without them, or pass its weights with --weights FILE to the architecture they fit"
+            )
+    size = image_size or own
+    sized = _model(architecture, size, num_classes=0, seed=0)
+    read = _preprocessing(model, size)
+    _check_size(sized, architecture, size, read)
+    load_weights(sized, model.state_dict(), name)
+    state = {key: value.detach().clone() for key, value in sized.state_dict().items()}
+    return Backbone(architecture, size, name, _digest(state), read, config.get("license")), state
 
 
 def build(backbone: Backbone, state: Mapping[str, Tensor] | None, num_classes: int, *, seed: int = 0) -> nn.Module:
@@ -111,10 +135,15 @@ def _model(name: str, image_size: int | None, num_classes: int, *, seed: int, pr
         try:
             model: nn.Module = models.create_model(name, pretrained=pretrained, **options)
         except Exception as error:  # from timm, the hub's client, the network and the disk
+            if name.startswith("local-dir:"):
+                raise DeployError(
+                    f"{name} cannot be loaded ({_first_line(error)}): name a folder with the config.json and the "
+                    "model.safetensors of a timm model"
+                ) from error
             if pretrained:
                 raise DeployError(
-                    f"the pretrained weights of {name} could not be fetched ({_first_line(error)}): check the "
-                    "network, or get the file elsewhere and pass it with --weights FILE",
+                    f"the pretrained weights of {name} could not be fetched ({_first_line(error)}): check the name and "
+                    "the network, or get the file elsewhere and pass it with --weights FILE",
                     ExitCode.ENVIRONMENT,
                 ) from error
             raise _wrong_size(name, image_size, error) from error
@@ -127,12 +156,21 @@ def _check(name: str, pretrained: bool) -> None:
     if not models.is_model(architecture):
         close = difflib.get_close_matches(architecture, models.list_models(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() in Python lists them"
+        hint = f"one that is published on the hub is named hf-hub:{name}" if "/" in name else hint
         raise DeployError(f"timm {timm().__version__} has no model {architecture!r}: {hint}")
     tags = [known.partition(".")[2] for known in models.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
         raise DeployError(f"timm has no {tag!r} of {architecture}: it has {', '.join(tags) or 'no weights'}")
     if pretrained and not models.is_model_pretrained(name):
         raise DeployError(f"timm has no pretrained weights for {name}: pass some with --weights FILE")
+
+
+def _check_size(model: nn.Module, name: str, image_size: int | None, preprocessing: Preprocessing) -> None:
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, *preprocessing.input_size))
+    except (RuntimeError, ValueError, AssertionError) as error:  # windows and patches do not suit every size
+        raise _wrong_size(name, image_size, error) from error
 
 
 def _preprocessing(model: nn.Module, image_size: int | None) -> Preprocessing:

@@ -31,7 +31,8 @@ command.add_command(evaluate)
 
 @command.command()
 @click.argument("folder", metavar="BANK", type=FOLDER)
-@click.option("--backbone", "name", required=True, help="A timm model, for example resnet18.")
+@click.option("--backbone", "name", required=True, help="A timm model, for example resnet18, or a published one: "
+              "hf-hub:OWNER/NAME, local-dir:FOLDER.")  # fmt: skip
 @click.option("--pretrained", is_flag=True, help="With timm's pretrained weights (downloads them).")
 @click.option("--weights", type=FOLDER, help="With the weights in this .safetensors or .pth file.")
 @click.option("--image-size", type=int, help="Edge of the input in pixels; the model's own by default.")

@@ -151,6 +151,7 @@ def test_unreadable_weights_are_refused_and_no_pickle_runs(tmp_path: Path) -> No
         ("resnet19", "did you mean resnet18"),
         ("resnet18.mine", "has no 'mine' of resnet18: it has .*a1_in1k"),
         ("qqqqq", "timm.list_models"),
+        ("someone/theirs", "hf-hub:someone/theirs"),
     ],
 )
 def test_unknown_models_bring_suggestions(name: str, says: str) -> None:
@@ -171,6 +172,56 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(backbones.timm().models._builder, "load_state_dict_from_hf", offline)
     with pytest.raises(DeployError, match=r"\(Name or service not known\).*--weights FILE") as caught:
         create("resnet18", pretrained=True)
+    assert caught.value.code == ExitCode.ENVIRONMENT
+
+
+def published(folder: Path, name: str, **arguments: object) -> torch.nn.Module:
+    """A model as timm publishes it to the hub, in a folder."""
+    model = backbones.timm().create_model(name, num_classes=7, **arguments).eval()
+    model.pretrained_cfg |= {"mean": (0.1, 0.2, 0.3), "license": "mit"}
+    backbones.timm().models.save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
+    return model
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("size", [None, 96])
+def test_a_published_model_brings_architecture_weights_and_preprocessing(
+    tmp_path: Path, name: str, size: int | None
+) -> None:
+    model = published(tmp_path, name)
+    backbone, state = create(f"local-dir:{tmp_path}", pretrained=True, image_size=size)
+    assert (backbone.name, backbone.license) == (name, "mit")
+    assert backbone.preprocessing.mean == (0.1, 0.2, 0.3)
+    x = torch.rand(2, *backbone.preprocessing.input_size)
+    assert x.shape[-1] == (size or 160)
+    again = build(backbone, state, 0)
+    if size is None:
+        model.reset_classifier(0)
+        torch.testing.assert_close(again(x), model(x))
+    else:
+        assert again(x).shape == (2, again.num_features)
+
+
+def test_a_published_model_made_in_another_way_than_its_name_says_is_refused(tmp_path: Path) -> None:
+    published(tmp_path, "test_resnet", global_pool="max")
+    with pytest.raises(DeployError, match="not timm's plain test_resnet"):
+        create(f"local-dir:{tmp_path}", pretrained=True)
+
+
+def test_a_folder_without_a_published_model_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(DeployError, match=r"Config file not found.*name a folder with the config.json"):
+        create(f"local-dir:{tmp_path}", pretrained=True)
+    with pytest.raises(DeployError, match="add --pretrained"):
+        create(f"local-dir:{tmp_path}")
+
+
+def test_the_hub_out_of_reach_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(backbones.timm().models._hub, "download_from_hf", offline)
+    with pytest.raises(DeployError, match=r"hf-hub:someone/theirs.*\(Name or service not known\).*--weights") as caught:
+        create("hf-hub:someone/theirs", pretrained=True)
     assert caught.value.code == ExitCode.ENVIRONMENT
 
 
