@@ -90,7 +90,12 @@ def prune_task(
     again with the same arguments; the unpruned model is reused by every later call that would train it alike.
     """
     folder = _folder(out)
-    common = {"data": task.fingerprint, "backbone": bank.backbone.fingerprint, "training": asdict(config)}
+    common = {
+        "data": task.fingerprint,
+        "backbone": bank.backbone.fingerprint,
+        "training": asdict(config),
+        "versions": versions(),  # another version may train otherwise
+    }
     inputs = common | {"budget": asdict(budget), "recipe": asdict(recipe), "bank": _members(bank)}
     work = workspace(folder / ".work", inputs)
     train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))

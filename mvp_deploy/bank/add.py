@@ -47,6 +47,7 @@ def add_task(
             "schedule": asdict(schedule),
             "training": asdict(config),
             "data": task.fingerprint,
+            "versions": versions(),
         }
         work = workspace(folder, settings)
         train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
@@ -104,7 +105,7 @@ def add_task(
                 "seconds": whole.done.seconds + sum(r.seconds for r in result.rounds),
                 "macs": TRAINING_COST * config.batch_size * sum(n * macs for n, macs in steps),
             },
-            details=settings | {"rounds": [asdict(r) for r in result.rounds], "versions": versions()},
+            details=settings | {"rounds": [asdict(r) for r in result.rounds]},
         )
         return bank.add(record, replace=replace)
 

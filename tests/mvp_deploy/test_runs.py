@@ -112,6 +112,16 @@ def test_the_same_run_again_gives_the_same_model_and_trains_no_baseline(bank: Ba
     assert all(torch.equal(value, state[name]) for name, value in first.model.state_dict().items())
 
 
+def test_a_baseline_of_another_version_is_trained_anew(
+    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune(bank, tmp_path / "run")
+    monkeypatch.setattr(runs, "versions", lambda: {"torch": "another"})
+    listener = Listener()
+    prune(bank, tmp_path / "run", listener=listener)
+    assert not any("reused" in text for text in listener.said)
+
+
 def test_the_paper_s_recipe_and_distillation_run(bank: Bank, tmp_path: Path) -> None:
     paper = prune(bank, tmp_path / "paper", RECIPES["paper"]).info
     assert paper["votes"]["initial_weights"] == "average"
