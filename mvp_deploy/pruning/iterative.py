@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mvp_deploy import tensorfile
 from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.head import recalibrate
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.reporter import Reporter, Silent
@@ -71,7 +72,9 @@ def prune_iteratively(
     """Prune from ``weights`` (the unpruned model trained on the task, full size) down to ``budget``.
 
     The fraction falls geometrically over the rounds. Every round cuts from the original structure, so units keep
-    their names. With ``work`` (a folder) a killed call goes on from the last finished phase when called again.
+    their names. Batch-norm statistics are measured anew at the end: by then the head is tuned too well to gain from
+    being solved anew (docs/voting.md). With ``work`` (a folder) a killed call goes on from the last finished phase
+    when called again.
     """
     say = reporter or Silent()
     state = _State.load(work) or _State(KeepPlan.full(original.structure), dict(weights), (), False)
@@ -94,6 +97,8 @@ def prune_iteratively(
                 checkpoint=checkpoint,
                 progress=step,
             )
+        if index + 1 == schedule.rounds:
+            recalibrate(model, train, seed=config.seed)
         cost = original.cost(state.plan)
         finished = Round(
             fraction,

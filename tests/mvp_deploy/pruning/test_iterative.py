@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.head import recalibrate
 from mvp_deploy.pruning.iterative import Iterated, Schedule, prune_iteratively
 from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.reporter import Reporter, Silent
@@ -79,6 +80,13 @@ def test_a_killed_run_ends_as_an_unbroken_one(cnn, tmp_path: Path, life: int, la
     expected = unbroken.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
     assert [r.accuracy for r in again.rounds] == [r.accuracy for r in unbroken.rounds]
+
+
+def test_it_ends_with_batch_norm_statistics_of_the_pruned_model(cnn) -> None:
+    model = prune(cnn).model
+    ended = {name: value.clone() for name, value in model.state_dict().items()}
+    assert recalibrate(model, cnn.train)  # once more changes nothing
+    assert all(torch.equal(value, ended[name]) for name, value in model.state_dict().items())
 
 
 def test_another_seed_is_another_run(cnn) -> None:
