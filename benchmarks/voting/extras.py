@@ -1,19 +1,41 @@
-"""The page's tables of the overlap study, of the peer and of the banks."""
+"""The page's tables of the grid's factors, of the overlap study, of the peer and of the banks."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from arms import ITERATIVE
+import numpy as np
+from arms import FEW, GRID, ITERATIVE
 from cells import Cell
 from prepare import STEPS
 from run import RESULTS
-from table import mean, of_arm
+from table import Difference, mean, of_arm
 
 HEAD = 3  # lines of a table's head: with no more there is nothing to tell yet
 MEASURES = ("prototypes", "leep", "features", "importance")
+
+
+FACTORS = ("who votes", "whose weights", "units are chosen by", "voters count")  # of the grid, as its arms are named
+
+
+def factors(cells: Sequence[Cell], keep: float) -> Iterator[str]:
+    """What each choice of the grid is worth: the arms that have it minus all arms, paired by target."""
+    found = [{key[0]: cell["accuracy"] for key, cell in of_arm(cells, arm, keep, FEW).items()} for arm in GRID]
+    targets = sorted(set.intersection(*(set(one) for one in found)))
+    if len(targets) < 3:
+        return
+    table = 100 * np.array([[one[target] for target in targets] for one in found])  # [arms, targets]
+    yield from _head(
+        f"The grid of all combinations ({keep:.0%} of units, {FEW} steps, {len(targets)} targets)",
+        "factor | choice | minus the mean of all, points (95 %)",
+    )
+    for place, factor in enumerate(FACTORS):
+        for choice in dict.fromkeys(arm.split("/")[place] for arm in GRID):
+            rows = [arm.split("/")[place] == choice for arm in GRID]
+            apart = Difference.of(table[rows].mean(0) - table.mean(0))
+            yield f"| {factor} | {choice} | {apart} |"
 
 
 def banks(cells: Mapping[tuple[str, str], list[Cell]], chosen: str) -> Iterator[str]:

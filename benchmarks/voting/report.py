@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from arms import ITERATIVE, RECIPE_OF, UNPRUNED
+from arms import GRID, ITERATIVE, RECIPE_OF, UNPRUNED
 from cells import Cell
-from extras import HEAD, banks, overlaps, peers
+from extras import HEAD, banks, factors, overlaps, peers
 from prepare import NETS, STEPS
 from run import RESULTS, read
 from settings import ASKED, SETTINGS
@@ -87,10 +87,11 @@ def won(verdicts: Sequence[Verdict]) -> Iterator[str]:
 
 
 def tables(cells: Cells) -> Iterator[str]:
-    """Every arm of every experiment, the best first."""
+    """Every arm of every experiment but the grid's, the best first."""
     for net, name, keep, steps in experiments(cells):
         here = cells[net, name]
-        arms = {arm: of_arm(here, arm, keep, steps) for arm in (*RECIPE_OF, ITERATIVE, UNPRUNED)}
+        asked = (*(arm for arm in RECIPE_OF if arm not in GRID), ITERATIVE, UNPRUNED)
+        arms = {arm: of_arm(here, arm, keep, steps) for arm in asked}
         arms = {arm: found for arm, found in arms.items() if found}
         targets, seeds = ({key[place] for found in arms.values() for key in found} for place in (0, 1))
         yield f"\n### {net}, {name}, {keep:.0%} of units, {steps} steps ({len(targets)} targets)\n"
@@ -161,12 +162,12 @@ def main(docs: Path) -> None:
     cells = {(net, name): list(read(RESULTS / f"{name}-{net}.jsonl")) for net in NETS for name in SETTINGS}
     page = docs / "voting.md"
     prose = page.read_text().split(NUMBERS)[0] if page.exists() else "# Does voting help?\n\n"
-    parts = [list(part) for part in (banks(cells, CHOSEN), overlaps(), peers())]
+    net, name, keep = CURVE_OF
+    parts = [list(part) for part in (factors(cells[net, name], keep), banks(cells, CHOSEN), overlaps(), peers())]
     more = [line for part in parts if len(part) > HEAD for line in part]
     curve = ("![Accuracy against steps and compute](voting-curve.svg)\n", CAPTION)
     lines = [NUMBERS, *curve, *verdicts(cells), *more, *tables(cells)]
     page.write_text(prose + "\n".join(lines) + "\n")
-    net, name, keep = CURVE_OF
     if any(cell["keep"] == keep for cell in cells[net, name]):
         plot(cells[net, name], keep, docs / "voting-curve.svg")
     print(page)

@@ -22,6 +22,11 @@ class Difference:
     high: float
     targets: int
 
+    @classmethod
+    def of(cls, apart: np.ndarray) -> Difference:
+        """Of each target's difference, float64 [targets]."""
+        return cls(float(apart.mean()), *interval(apart), len(apart))
+
     @property
     def sure(self) -> bool:
         """Whether the interval excludes zero."""
@@ -54,4 +59,4 @@ def difference(one: Mapping[tuple[str, int], Cell], other: Mapping[tuple[str, in
     if len(found) < 3:
         return None
     each = np.array([np.mean(values) for values in found.values()])
-    return Difference(float(each.mean()), *interval(each), len(each))
+    return Difference.of(each)
