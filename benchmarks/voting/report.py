@@ -42,7 +42,8 @@ def verdicts(cells: Cells) -> Iterator[str]:
     yield "| units kept, steps, net, setting | " + " | ".join(RIVALS) + " | compute, % of iterative's | targets |"
     yield "| --- " * (len(RIVALS) + 3) + "|"
     found = experiments(cells)
-    for net, keep, steps in sorted({(net, keep, steps) for net, _, keep, steps in found}, key=lambda one: -one[1]):
+    asked_of = {(net, keep, steps) for net, _, keep, steps in found}
+    for net, keep, steps in sorted(asked_of, key=lambda one: (one[0], -one[1], one[2])):
         label = f"{keep:.0%}, {steps}, {net}"
         each = {
             name: Verdict.of(cells, net, (name,), keep, steps) for name in SETTINGS if (net, name, keep, steps) in found

@@ -65,7 +65,7 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        points = f"{self.gain} at {self.steps} steps"
+        points = f"after {self.steps} steps {self.gain}"
         if not self.helps:
             return f"Voting does not help on these {self.tasks} tasks ({points}): use --recipe own."
         asked = " ".join([f"--recipe {self.recipe}", *(f"--set {setting}" for setting in self.settings)])
