@@ -90,23 +90,25 @@ def _published(name: str, image_size: int | None) -> tuple[Backbone, dict[str, T
     model = _model(name, None, num_classes=0, seed=0, pretrained=True)
     config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     architecture, preprocessing = str(config["architecture"]), _preprocessing(model, None)
+
+    def plain(size: int) -> nn.Module:
+        """The architecture as timm makes it from its name, with the published weights."""
+        made = _model(architecture, size, num_classes=0, seed=0)
+        _check_size(made, architecture, size, _preprocessing(model, size))
+        load_weights(made, model.state_dict(), name)
+        return made
+
     own = preprocessing.input_size[1]
-    again = _model(architecture, own, num_classes=0, seed=0)
-    load_weights(again, model.state_dict(), name)
     example = torch.randn(2, *preprocessing.input_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        if not torch.allclose(again(example), model(example), rtol=1e-4, atol=1e-5):
+        if not torch.allclose(plain(own)(example), model(example), rtol=1e-4, atol=1e-5):
             raise DeployError(
                 f"{name} is not timm's plain {architecture}: it was made with arguments that only its own config.json "
                 "has. Publish it without them, or pass its weights with --weights FILE to the architecture they fit"
             )
     size = image_size or own
-    sized = _model(architecture, size, num_classes=0, seed=0)
-    read = _preprocessing(model, size)
-    _check_size(sized, architecture, size, read)
-    load_weights(sized, model.state_dict(), name)
-    state = {key: value.detach().clone() for key, value in sized.state_dict().items()}
-    return Backbone(architecture, size, name, _digest(state), read, config.get("license")), state
+    state = {key: value.detach().clone() for key, value in plain(size).state_dict().items()}
+    return Backbone(architecture, size, name, _digest(state), _preprocessing(model, size), config.get("license")), state
 
 
 def build(backbone: Backbone, state: Mapping[str, Tensor] | None, num_classes: int, *, seed: int = 0) -> nn.Module:

@@ -90,7 +90,7 @@ class Experiment:
 FEW = STEPS // 3
 EXPERIMENTS: Mapping[str, Experiment] = {
     "main": Experiment(tuple(MAIN), steps=(FEW,)),
-    "few": Experiment(tuple(MAIN), steps=(STEPS // 12,)),
+    "fewest": Experiment(tuple(MAIN), steps=(STEPS // 12,)),
     "long": Experiment((*MAIN, "paper"), steps=(STEPS,), once=(UNPRUNED, ITERATIVE)),
     "reach": Experiment(("default", "own"), keeps=(0.3,), steps=(3 * STEPS,), seeds=1),
     "mixed": Experiment(tuple(MAIN), ("mixed",), (0.3,), (FEW, STEPS)),

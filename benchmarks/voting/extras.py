@@ -15,8 +15,6 @@ from table import Difference, mean, of_arm
 
 HEAD = 3  # lines of a table's head: with no more there is nothing to tell yet
 MEASURES = ("prototypes", "leep", "features", "importance")
-
-
 FACTORS = ("who votes", "whose weights", "units are chosen by", "voters count")  # of the grid, as its arms are named
 
 
