@@ -11,13 +11,13 @@ from typing import Literal
 import onnx
 from onnx import ModelProto
 
-from calibration.fp16 import to_fp16
-from calibration.guard import Limit, guard
-from calibration.images import CalibrationImages
-from calibration.int8 import calibrate, quantize
-from calibration.layers import Target, int8_layers
-from calibration.ranges import Ranges, measure_ranges
-from exporters.errors import DeployError
+from mvp_deploy.calibration.fp16 import to_fp16
+from mvp_deploy.calibration.guard import Limit, guard
+from mvp_deploy.calibration.images import CalibrationImages
+from mvp_deploy.calibration.int8 import calibrate, quantize
+from mvp_deploy.calibration.layers import Target, int8_layers
+from mvp_deploy.calibration.ranges import Ranges, measure_ranges
+from mvp_deploy.exporters.errors import DeployError
 
 METHOD = "entropy"
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from calibration.ranges import Ranges
+from mvp_deploy.calibration.ranges import Ranges
 
 LIMIT = 65504 / 2  # fp16's greatest value, with room for images larger than those measured
 QDQ_OPSET = 19  # the first in which QuantizeLinear takes fp16

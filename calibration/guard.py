@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto
 
-from calibration.ranges import open_session
-from exporters.errors import DeployError, ExitCode
+from mvp_deploy.calibration.ranges import open_session
+from mvp_deploy.exporters.errors import DeployError, ExitCode
 
 MAX_DROP = 0.01  # accuracy int8 may lose
 MAX_RETURNED = 0.5  # share of the layers that may go back; with more, the model would be int8 by name only

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters.errors import DeployError
+from mvp_deploy.exporters.errors import DeployError
 
 COUNT = 128  # enough for stable ranges; each further image costs time and changes little
 

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, helper
 
-from calibration.layers import Target
-from calibration.ranges import Ranges, clip_ranges, with_shapes
+from mvp_deploy.calibration.layers import Target
+from mvp_deploy.calibration.ranges import Ranges, clip_ranges, with_shapes
 
 # ONNX Runtime's CPU kernels take uint8 activations with a zero point (a ReLU then costs nothing), and a convolution
 # only with its bias in int32 and its output quantised.

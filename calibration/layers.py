@@ -8,7 +8,7 @@ from typing import Literal
 
 from onnx import ModelProto, NodeProto, ValueInfoProto
 
-from calibration.ranges import with_shapes
+from mvp_deploy.calibration.ranges import with_shapes
 
 Target = Literal["cpu", "tensorrt"]
 NARROW = 16  # channels below which TensorRT's int8 kernels are slower than its others

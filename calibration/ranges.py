@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
-from calibration.thresholds import BINS, METHODS
+from mvp_deploy.calibration.thresholds import BINS, METHODS
 
 Ranges = Mapping[str, tuple[float, float]]  # the least and the greatest value of each float tensor
 

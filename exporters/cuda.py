@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import DeployError, ExitCode
 
 _COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT

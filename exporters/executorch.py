@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from exporters.errors import DeployError
-from exporters.protocol import Artifact, Int8Form, Source, check_precision, require
+from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
 
 
 class ExecuTorchExporter:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from exporters.protocol import Artifact, Int8Form, Source
+from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source
 
 
 class OnnxExporter:

@@ -6,9 +6,9 @@ import contextlib
 import io
 from pathlib import Path
 
-from exporters.errors import DeployError
-from exporters.executorch import quiet
-from exporters.protocol import Artifact, Int8Form, Source, check_precision, require
+from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.executorch import quiet
+from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
 
 
 class LiteRtExporter:

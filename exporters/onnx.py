@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import DeployError, ExitCode
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def export_onnx(
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    from exporters.translations import TRANSLATIONS
+    from mvp_deploy.exporters.translations import TRANSLATIONS
 
     model = copy.deepcopy(model).cpu().eval()
     _refuse_over_limit(model)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from exporters.errors import DeployError
-from exporters.protocol import Artifact, Int8Form, Source, check_precision, require
+from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
 
 
 class OpenVinoExporter:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import DeployError, ExitCode
 
 if TYPE_CHECKING:
     import onnx

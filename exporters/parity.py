@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import DeployError, ExitCode
 
 FP32_TOLERANCE = 1e-4  # two correct float32 implementations differ by their order of summation
 # By precision. For int8 a bound against nonsense: what it may cost is a matter of accuracy, and bounded there.

@@ -8,18 +8,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import DeployError, ExitCode
 
 if TYPE_CHECKING:
     import torch
 
 GROUP = "mvp_deploy.exporters"
 OWN = {
-    "executorch": "exporters.executorch:ExecuTorchExporter",
-    "litert": "exporters.litert:LiteRtExporter",
-    "onnx": "exporters.graph:OnnxExporter",
-    "openvino": "exporters.openvino:OpenVinoExporter",
-    "tensorrt": "exporters.graph:TensorRTExporter",
+    "executorch": "mvp_deploy.exporters.executorch:ExecuTorchExporter",
+    "litert": "mvp_deploy.exporters.litert:LiteRtExporter",
+    "onnx": "mvp_deploy.exporters.graph:OnnxExporter",
+    "openvino": "mvp_deploy.exporters.openvino:OpenVinoExporter",
+    "tensorrt": "mvp_deploy.exporters.graph:TensorRTExporter",
 }
 Int8Form = Literal["cpu", "tensorrt"]  # as calibration.layers.Target
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from exporters import cuda
-from exporters.errors import DeployError
+from mvp_deploy.exporters import cuda
+from mvp_deploy.exporters.errors import DeployError
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

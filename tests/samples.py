@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters.onnx import run_onnx
 from mvp_deploy import bundle
+from mvp_deploy.exporters.onnx import run_onnx
 
 CLASSES = ("cat", "dog", "owl")
 PREPROCESSING = {

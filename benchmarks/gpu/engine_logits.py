@@ -12,7 +12,7 @@ import numpy as np
 
 from mvp_deploy.benchmark.runner import logits, open_runner
 from mvp_deploy.bundle import read
-from mvp_deploy.engines import engines_of
+from mvp_deploy.export.engines import engines_of
 
 
 def main(folder: str, precision: str, out: str) -> None:

@@ -33,7 +33,7 @@ from typing import Any
 import click
 import numpy as np
 
-from mvp_deploy.benchmark.environment import environment
+from mvp_deploy.base.environment import environment
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = "from mvp_deploy.cli import main; main()"
@@ -227,7 +227,7 @@ def _pretrain(name: str, image_size: int, task_name: str, out: Path, device: str
     from safetensors.torch import save_file
 
     from mvp_deploy import backbones
-    from mvp_deploy.devices import resolve
+    from mvp_deploy.base.devices import resolve
     from mvp_deploy.pruning.original import suited
     from mvp_deploy.tasks import load_task, prepare
     from mvp_deploy.training import accuracy, fit
@@ -243,8 +243,8 @@ def _pretrain(name: str, image_size: int, task_name: str, out: Path, device: str
 
 
 def _gpu() -> dict[str, Any] | str:
-    from exporters import cuda
-    from exporters.errors import DeployError
+    from mvp_deploy.exporters import cuda
+    from mvp_deploy.exporters.errors import DeployError
 
     try:
         return asdict(cuda.select())

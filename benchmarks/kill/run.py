@@ -22,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mvp_deploy.benchmark.environment import cpu_name
+from mvp_deploy.base.environment import cpu_name
 
 START = [sys.executable, "-c", "from mvp_deploy.cli import main; main()"]
 SMALL = ["--keep", "0.4", "--batch-size", "16", "--steps", "40", "--device", "cpu"]

@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from mvp_deploy import bundle
-from mvp_deploy.benchmark.environment import environment
-from mvp_deploy.files import sha256
+from mvp_deploy.base.environment import environment
+from mvp_deploy.base.files import sha256
 from mvp_deploy.pipeline.gates import disturbed
 
 RUN = [sys.executable, "-c", "from mvp_deploy.cli import main; main()", "run", "deploy.yaml", "--quiet"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from models import MODELS
 
-from mvp_deploy.files import atomic_write
+from mvp_deploy.base.files import atomic_write
 
 Result = dict[str, Any]
 

@@ -133,7 +133,7 @@ def _onnx_or_why(small: nn.Module, images: Tensor) -> dict[str, Any]:
 
 
 def _onnx(small: nn.Module, images: Tensor) -> dict[str, Any]:
-    from exporters.onnx import export_onnx, run_onnx
+    from mvp_deploy.exporters.onnx import export_onnx, run_onnx
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ from typing import Any
 from models import FIRST_BLOCKS, MODELS, PLAIN
 from survival import survives
 
-from mvp_deploy.files import atomic_write
+from mvp_deploy.base.files import atomic_write
 
 Result = dict[str, Any]
 SURVIVAL = Path(__file__).parent / "results/survival.json"

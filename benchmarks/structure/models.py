@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.timm_import import timm
+from mvp_deploy.backbones.timm_import import timm
 
 ONE_PER_FILE = """
 beit_base_patch16_224 halonet_h1 test_byobnet cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32

@@ -50,7 +50,7 @@ def run_each(
     A model has `limit` seconds of processor time. The file is written after every model, so a killed run goes on where
     it was.
     """
-    from mvp_deploy.files import atomic_write
+    from mvp_deploy.base.files import atomic_write
 
     done: dict[str, Result] = json.loads(results.read_text()) if results.exists() else {}
     for name in names:

@@ -26,9 +26,9 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
 from processes import memory_mb, reset_peak_memory  # noqa: E402
 
-from mvp_deploy.files import atomic_write  # noqa: E402
+from mvp_deploy.backbones.timm_import import timm  # noqa: E402
+from mvp_deploy.base.files import atomic_write  # noqa: E402
 from mvp_deploy.structure import KeepPlan, analyze  # noqa: E402
-from mvp_deploy.timm_import import timm  # noqa: E402
 
 RUNS = 5
 THREADS = 1

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calibration.convert import convert_int8, measure
-from calibration.guard import Limit
-from calibration.images import CalibrationImages
-from exporters.onnx import export_onnx
-from exporters.openvino import OpenVinoExporter
-from exporters.protocol import Source
 from mvp_deploy import backbones
+from mvp_deploy.calibration.convert import convert_int8, measure
+from mvp_deploy.calibration.guard import Limit
+from mvp_deploy.calibration.images import CalibrationImages
+from mvp_deploy.exporters.onnx import export_onnx
+from mvp_deploy.exporters.openvino import OpenVinoExporter
+from mvp_deploy.exporters.protocol import Source
 from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform
 from mvp_deploy.structure import analyze
 

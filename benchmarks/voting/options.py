@@ -13,7 +13,7 @@ import torch
 from prepare import NETS
 from settings import SETTINGS, Setting, setting
 
-from mvp_deploy import devices
+from mvp_deploy.base import devices
 
 
 @dataclass(frozen=True)

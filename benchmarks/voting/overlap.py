@@ -22,7 +22,7 @@ from run import RESULTS
 from mvp_deploy.bank.entry import Entry
 from mvp_deploy.bank.nearest import RUN_MODELS, similarities
 from mvp_deploy.bank.trial import NewTask
-from mvp_deploy.benchmark.environment import environment
+from mvp_deploy.base.environment import environment
 from mvp_deploy.pruning.budget import Scores
 from mvp_deploy.pruning.head import recalibrate, solve_head
 from mvp_deploy.pruning.mvp import own_importance

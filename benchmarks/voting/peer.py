@@ -26,12 +26,12 @@ from run import RESULTS
 from torch import nn
 from torch.nn import functional
 
-from exporters.onnx import export_onnx
 from mvp_deploy.bank.evaluate import interval
 from mvp_deploy.bank.trial import NewTask
 from mvp_deploy.benchmark.compare import Candidate, benchmark
 from mvp_deploy.benchmark.measure import Settings
 from mvp_deploy.cli._common import Console
+from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import finish, recalibrate, solve_head
 from mvp_deploy.pruning.mvp import start

@@ -12,8 +12,8 @@ from mvp_deploy import backbones
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.store import Bank
+from mvp_deploy.base.files import atomic_write
 from mvp_deploy.cli._common import Console
-from mvp_deploy.files import atomic_write
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Schedule
 from mvp_deploy.pruning.original import suited

@@ -23,7 +23,7 @@ from options import Place, study
 from prepare import bank
 
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.benchmark.environment import environment
+from mvp_deploy.base.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 KEY = ("keep", "target", "seed", "arm", "steps")

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from exporters.errors import DeployError, ExitCode
-from exporters.opset import read_opset
-from exporters.tensorrt.cache import write_whole
-from exporters.tensorrt.inspect import check_precision, layer_precisions
-from exporters.tensorrt.probe import Offer
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.opset import read_opset
+from mvp_deploy.exporters.tensorrt.cache import write_whole
+from mvp_deploy.exporters.tensorrt.inspect import check_precision, layer_precisions
+from mvp_deploy.exporters.tensorrt.probe import Offer
 
 PRECISIONS = ("fp32", "fp16", "int8")
 SHOWN_ERRORS = 5

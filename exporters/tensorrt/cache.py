@@ -12,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporters.errors import DeployError, ExitCode
-from exporters.tensorrt.releases import version_number
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.tensorrt.releases import version_number
 
 if TYPE_CHECKING:
-    from exporters.tensorrt.build import Built, Options
-    from exporters.tensorrt.probe import Offer
+    from mvp_deploy.exporters.tensorrt.build import Built, Options
+    from mvp_deploy.exporters.tensorrt.probe import Offer
 
 FORMAT = 1
 CURE = "build it again on this machine with `mvp-deploy build`."

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from exporters.errors import DeployError
-from exporters.tensorrt.graph import Graph, title
-from exporters.tensorrt.releases import Release
+from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.tensorrt.graph import Graph, title
+from mvp_deploy.exporters.tensorrt.releases import Release
 
 ERROR, WARNING = "error", "warning"  # refused or misread; read, but slow or at risk
 SMALL = 16  # channels under which an int8 convolution costs more than it saves

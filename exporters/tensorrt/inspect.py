@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import DeployError, ExitCode
 
 # Names that the inspector's versions use, narrowest first: a layer counts as the narrowest it computes on.
 PRECISIONS = {

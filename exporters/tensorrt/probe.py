@@ -7,9 +7,9 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from exporters import cuda
-from exporters.errors import DeployError, ExitCode
-from exporters.tensorrt.releases import Release, release_of
+from mvp_deploy.exporters import cuda
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.tensorrt.releases import Release, release_of
 
 INSTALL = "on a Jetson it comes with JetPack (apt install python3-libnvinfer), elsewhere: pip install tensorrt"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from exporters.errors import DeployError
+from mvp_deploy.exporters.errors import DeployError
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import torch
 from mvp_deploy import __version__
 from mvp_deploy.bank.signature import sign
 from mvp_deploy.bank.store import Bank, Entry, Record
+from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning.budget import Budget, counts_for, uniform, units_kept
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.iterative import Schedule, prune_iteratively
 from mvp_deploy.pruning.original import Original, check_exact
 from mvp_deploy.pruning.unpruned import train_unpruned, workspace
-from mvp_deploy.reporter import Reporter
 from mvp_deploy.tasks import Task, prepare
 from mvp_deploy.training import TrainConfig
 

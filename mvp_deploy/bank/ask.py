@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvp_deploy import tensorfile
 from mvp_deploy.bank.nearest import neighbours
 from mvp_deploy.bank.signature import sign
 from mvp_deploy.bank.store import Bank
+from mvp_deploy.base import tensorfile
+from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.mvp import Decision, decide, start
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
-from mvp_deploy.reporter import Reporter
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images, Task
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvp_deploy import tensorfile
 from mvp_deploy.bank.signature import Signature
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base import tensorfile
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.structure import KeepPlan
 
 FORMAT = 1

@@ -12,10 +12,10 @@ import torch
 from mvp_deploy.bank.entry import Entry
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.bank.trial import NewTask
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed
-from mvp_deploy.reporter import Reporter
 from mvp_deploy.tasks import load_task
 from mvp_deploy.training import TrainConfig
 

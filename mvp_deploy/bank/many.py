@@ -9,12 +9,12 @@ from pathlib import Path
 
 from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.store import Bank, Entry
-from mvp_deploy.cluster import Cluster, spread
-from mvp_deploy.devices import resolve
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.cluster import Cluster, spread
+from mvp_deploy.base.devices import resolve
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Schedule
-from mvp_deploy.reporter import Reporter
 from mvp_deploy.tasks import load_task
 from mvp_deploy.training import TrainConfig
 

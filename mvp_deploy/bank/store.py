@@ -25,11 +25,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from mvp_deploy import tensorfile
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.bank.entry import Entry, Record
-from mvp_deploy.errors import DeployError
-from mvp_deploy.files import atomic_write
+from mvp_deploy.base import tensorfile
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.files import atomic_write
 
 FORMAT = 1  # of bank.json
 

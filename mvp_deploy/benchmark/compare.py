@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from exporters.parity import check_parity, compare
-from mvp_deploy.benchmark.environment import cores, environment, other_work
+from mvp_deploy.base.environment import cores, environment, other_work
+from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.measure import Settings, Timing, measure, speed_up
 from mvp_deploy.benchmark.memory import memory
 from mvp_deploy.benchmark.runner import Runner, logits, open_runner
 from mvp_deploy.benchmark.statistics import Interval
-from mvp_deploy.errors import DeployError, ExitCode
-from mvp_deploy.reporter import Reporter
+from mvp_deploy.exporters.parity import check_parity, compare
 
 BUSY = 0.1  # share of the cores that other processes may use before times are called disturbed
 

@@ -12,8 +12,8 @@ import torch
 from executorch.extension.pybindings import _portable_lib as pool
 from executorch.runtime import Runtime
 
-from mvp_deploy.benchmark.environment import cores
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.environment import cores
+from mvp_deploy.base.errors import DeployError, ExitCode
 
 _alive: WeakSet[ExecuTorchRunner] = WeakSet()
 

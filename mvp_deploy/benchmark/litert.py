@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from mvp_deploy.benchmark.environment import cores
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.environment import cores
+from mvp_deploy.base.errors import DeployError, ExitCode
 
 
 class LiteRtRunner:

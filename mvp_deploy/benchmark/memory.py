@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp_deploy.benchmark.environment import peak_memory, resident_memory
+from mvp_deploy.base.environment import peak_memory, resident_memory
 from mvp_deploy.benchmark.runner import module_of, open_runner
 
 RUNS = 3

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from mvp_deploy.benchmark.environment import cores
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.environment import cores
+from mvp_deploy.base.errors import DeployError, ExitCode
 
 # Rounds float biases beside Q/DQ to int32 by way of fp16 where the rest is fp16, and there they overflow.
 UNSOUND = ["WeightBiasQuantization"]

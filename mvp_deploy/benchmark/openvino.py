@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import openvino
 
-from mvp_deploy.benchmark.environment import cores
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.environment import cores
+from mvp_deploy.base.errors import DeployError, ExitCode
 
 
 class OpenVinoRunner:

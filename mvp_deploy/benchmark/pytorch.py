@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mvp_deploy import pruned
-from mvp_deploy.devices import resolve
+from mvp_deploy.base.devices import resolve
+from mvp_deploy.pruning import pruned
 
 
 class TorchRunner:

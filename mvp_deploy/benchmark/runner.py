@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import DeployError, ExitCode
 
 GROUP = "mvp_deploy.runtimes"
 RUNTIMES = {  # the runtime a file is opened with unless another is asked for

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from exporters.cuda import Buffer, Event, Graph, Stream
-from exporters.tensorrt.build import load, logger
-from exporters.tensorrt.cache import read
-from exporters.tensorrt.probe import Offer, probe
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.exporters.cuda import Buffer, Event, Graph, Stream
+from mvp_deploy.exporters.tensorrt.build import load, logger
+from mvp_deploy.exporters.tensorrt.cache import read
+from mvp_deploy.exporters.tensorrt.probe import Offer, probe
 
 TYPES = {"FLOAT": np.float32, "HALF": np.float16}
 

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from mvp_deploy import __version__
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import DeployError, ExitCode
 
 NAMES = (
     "demo", "doctor", "bank", "prune", "export", "bench", "verify", "build", "check", "structure", "init",

@@ -27,9 +27,9 @@ def evaluate(
     Example:
       mvp-deploy bank evaluate BANK --steps 60
     """
-    from mvp_deploy import devices
     from mvp_deploy.bank.evaluate import evaluate as leave_out
     from mvp_deploy.bank.store import Bank
+    from mvp_deploy.base import devices
     from mvp_deploy.pruning.recipes import recipe_named
 
     recipe_named(recipe)

@@ -19,7 +19,7 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--gpus", default=0.0, show_default=True, help="With --ray: GPUs per task; 0.25 lets four share one.")
     @functools.wraps(function)
     def command(ray: str | None, cpus: float, gpus: float, **arguments: Any) -> Any:
-        from mvp_deploy.cluster import Cluster
+        from mvp_deploy.base.cluster import Cluster
 
         return function(cluster=None if ray is None else Cluster(ray, cpus, gpus), **arguments)
 

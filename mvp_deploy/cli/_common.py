@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import click
 
-from mvp_deploy.reporter import quarters
+from mvp_deploy.base.reporter import quarters
 
 
 class Step(Protocol):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 
 if TYPE_CHECKING:
     from mvp_deploy.backbones import Backbone

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.cli._bank_evaluate import evaluate
 from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, common_options, output_options
 from mvp_deploy.cli._pruning import budget_options, make_budget, training_options
-from mvp_deploy.errors import DeployError, ExitCode
 
 if TYPE_CHECKING:
-    from mvp_deploy.cluster import Cluster
+    from mvp_deploy.base.cluster import Cluster
 
 FOLDER = click.Path(path_type=Path)
 
@@ -111,8 +111,8 @@ def add(
     """
     from mvp_deploy.bank.many import Additions
     from mvp_deploy.bank.store import Bank
+    from mvp_deploy.base.devices import resolve
     from mvp_deploy.cli._pruning import train_config
-    from mvp_deploy.devices import resolve
     from mvp_deploy.pruning.iterative import Schedule
 
     if cluster is None:

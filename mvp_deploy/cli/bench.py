@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.cli._common import Console, batch_sizes, common_options
-from mvp_deploy.errors import DeployError
 
 if TYPE_CHECKING:
     from mvp_deploy.benchmark.compare import Benchmark, Row
@@ -57,11 +57,11 @@ def command(
     import json
 
     from mvp_deploy import bundle
+    from mvp_deploy.base.files import atomic_write
     from mvp_deploy.benchmark.candidates import by_provider, of_bundle, of_files, only
     from mvp_deploy.benchmark.compare import benchmark
     from mvp_deploy.benchmark.measure import Settings
-    from mvp_deploy.engines import engines_of
-    from mvp_deploy.files import atomic_write
+    from mvp_deploy.export.engines import engines_of
 
     if len(models) == 1 and (models[0] / bundle.MANIFEST).is_file():
         opened = bundle.read(models[0])

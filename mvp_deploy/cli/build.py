@@ -10,7 +10,7 @@ import click
 from mvp_deploy.cli._common import Console, common_options
 
 if TYPE_CHECKING:
-    from mvp_deploy.engines import Engine
+    from mvp_deploy.export.engines import Engine
 
 
 @click.command()
@@ -53,9 +53,9 @@ def command(
       mvp-deploy build bundles/dogs --target tensorrt --precision fp16,int8
       mvp-deploy build bundles/dogs --batch 1 --batch 1:16:64 --level 5
     """
-    from exporters.tensorrt.build import Options, Profile, precisions
     from mvp_deploy import bundle as bundles
-    from mvp_deploy.engines import build_engines
+    from mvp_deploy.export.engines import build_engines
+    from mvp_deploy.exporters.tensorrt.build import Options, Profile, precisions
 
     options = Options(
         profiles=tuple(map(Profile.parse, batch)),

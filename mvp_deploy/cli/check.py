@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.cli._common import Console, output_options
-from mvp_deploy.errors import DeployError
 
 if TYPE_CHECKING:
-    from exporters.tensorrt.check import Finding
+    from mvp_deploy.exporters.tensorrt.check import Finding
 
 
 @click.command()
@@ -36,8 +36,8 @@ def command(model: Path, runtime: str, console: Console) -> None:
       mvp-deploy check bundles/dogs/models/pruned.int8.onnx --for tensorrt
       mvp-deploy check model.onnx --for tensorrt-8.6 --json
     """
-    from exporters.tensorrt.check import ERROR, check
-    from exporters.tensorrt.releases import RELEASES, release_of
+    from mvp_deploy.exporters.tensorrt.check import ERROR, check
+    from mvp_deploy.exporters.tensorrt.releases import RELEASES, release_of
 
     name, _, version = runtime.partition("-")
     if name != "tensorrt":

@@ -25,8 +25,8 @@ def command(out: Path, device: str, seed: int, console: Console) -> None:
     """
     import time
 
-    from mvp_deploy.demo import run_demo
-    from mvp_deploy.devices import resolve
+    from mvp_deploy.base.devices import resolve
+    from mvp_deploy.pipeline.demo import run_demo
     from mvp_deploy.report.task import COLUMNS
 
     began = time.monotonic()

@@ -18,7 +18,7 @@ def command(console: Console) -> None:
     Example:
       mvp-deploy doctor
     """
-    from mvp_deploy.doctor import examine
+    from mvp_deploy.pipeline.doctor import examine
 
     findings = examine()
     width = max(len(finding.name) for finding in findings)

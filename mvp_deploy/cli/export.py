@@ -59,10 +59,10 @@ def command(
       mvp-deploy export runs/dogs --out bundles/dogs
       mvp-deploy export runs/dogs --out bundles/dogs --target onnx --target openvino --precision fp32,int8
     """
+    from mvp_deploy.base.devices import resolve
     from mvp_deploy.benchmark.compare import size_of
-    from mvp_deploy.deploy import export_run
-    from mvp_deploy.devices import resolve
-    from mvp_deploy.graphs import Precision
+    from mvp_deploy.export.deploy import export_run
+    from mvp_deploy.export.graphs import Precision
 
     bundle = export_run(
         run,

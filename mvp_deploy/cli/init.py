@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 
 
 @click.command()

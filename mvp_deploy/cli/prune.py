@@ -51,8 +51,8 @@ def command(
     """
     from mvp_deploy import runs
     from mvp_deploy.bank.store import Bank
+    from mvp_deploy.base.devices import resolve
     from mvp_deploy.cli._pruning import train_config
-    from mvp_deploy.devices import resolve
     from mvp_deploy.pruning.recipes import changed, recipe_named
     from mvp_deploy.tasks import load_task
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, output_options
-from mvp_deploy.errors import DeployError, ExitCode
 
 if TYPE_CHECKING:
-    from mvp_deploy.cluster import Cluster
+    from mvp_deploy.base.cluster import Cluster
     from mvp_deploy.pipeline.config import Config
 
 
@@ -58,8 +58,7 @@ def command(
     Example:
       mvp-deploy run deploy.yaml --jobs 2 --baseline accepted/report.json
     """
-    from mvp_deploy import tracking
-    from mvp_deploy.pipeline import deployfile, report
+    from mvp_deploy.pipeline import deployfile, report, tracking
     from mvp_deploy.pipeline.baseline import read_report
     from mvp_deploy.pipeline.html import OVERVIEW
     from mvp_deploy.pipeline.places import is_url, publish

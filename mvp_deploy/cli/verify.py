@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.cli._common import Console, output_options
-from mvp_deploy.errors import DeployError
 
 
 @click.command()
@@ -34,7 +34,7 @@ def command(bundle: Path, public_key: Path | None, console: Console) -> None:
     if problems:
         raise DeployError(f"{bundle} is not as it was written: copy it again, or export it again.")
     if public_key is not None:
-        from mvp_deploy import signing
+        from mvp_deploy.bundle import signing
 
         signing.verify(bundle, public_key)
     console.show(f"{bundle} is whole" + ("." if public_key is None else f", and signed by the owner of {public_key}."))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.pipeline.gates import (
     NOISY,
     Facts,

@@ -12,13 +12,13 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing.connection import wait
 
-from mvp_deploy.benchmark.environment import cores, versions
-from mvp_deploy.cluster import Cluster, spread
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.cluster import Cluster, spread
+from mvp_deploy.base.environment import cores, versions
+from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.reporter import Named, Reporter
 from mvp_deploy.pipeline import steps
 from mvp_deploy.pipeline.progress import Failure, Progress, go_on
 from mvp_deploy.pipeline.steps import Done, Work
-from mvp_deploy.reporter import Named, Reporter
 
 
 def build_all(works: Mapping[str, Work], jobs: int, cluster: Cluster | None, reporter: Reporter) -> dict[str, Progress]:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.pipeline import config
 from mvp_deploy.pipeline.config import SHARED, Config, Section
 

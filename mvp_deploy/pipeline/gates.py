@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mvp_deploy.base.errors import ExitCode
 from mvp_deploy.benchmark.compare import BUSY
-from mvp_deploy.errors import ExitCode
 from mvp_deploy.pipeline.config import GatesSection, LatencyLimit, SpeedUpLimit, Where
 
 Outcome = Literal["met", "failed", "too noisy to tell", "not measured"]

@@ -7,8 +7,8 @@ import os
 import shutil
 from pathlib import Path
 
-from mvp_deploy.errors import DeployError, ExitCode
-from mvp_deploy.files import atomic_write, sha256
+from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.files import atomic_write, sha256
 
 
 def local(place: str, base: Path) -> str:

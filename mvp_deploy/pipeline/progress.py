@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.pipeline import steps
 from mvp_deploy.pipeline.steps import Done, Work
 

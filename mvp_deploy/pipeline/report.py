@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mvp_deploy.errors import ExitCode
-from mvp_deploy.files import atomic_write
+from mvp_deploy.base.errors import ExitCode
+from mvp_deploy.base.files import atomic_write
 from mvp_deploy.pipeline.gates import disturbed
 from mvp_deploy.pipeline.html import report_page
 

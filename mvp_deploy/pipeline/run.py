@@ -15,10 +15,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mvp_deploy import signing
-from mvp_deploy.benchmark.environment import environment
-from mvp_deploy.cluster import Cluster
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.cluster import Cluster
+from mvp_deploy.base.environment import environment
+from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.reporter import Named, Reporter
+from mvp_deploy.bundle import signing
 from mvp_deploy.pipeline import steps
 from mvp_deploy.pipeline.baseline import SCHEMA, compare
 from mvp_deploy.pipeline.build import build_all
@@ -28,7 +29,6 @@ from mvp_deploy.pipeline.places import cache, is_url, local
 from mvp_deploy.pipeline.progress import Failure, Progress, caught, go_on, worst
 from mvp_deploy.pipeline.steps import Work
 from mvp_deploy.pipeline.times import measure
-from mvp_deploy.reporter import Named, Reporter
 
 
 def run(

@@ -20,17 +20,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import calibration
-import exporters
-import mvp_deploy
-from mvp_deploy import bundle, signing
-from mvp_deploy.benchmark.environment import cores, cpu_name, versions
-from mvp_deploy.errors import DeployError
-from mvp_deploy.files import atomic_write, sha256
+from mvp_deploy import __file__ as package
+from mvp_deploy import bundle
+from mvp_deploy.base.environment import cores, cpu_name, versions
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.files import atomic_write, sha256
+from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.bundle import signing
 from mvp_deploy.pipeline.config import TaskSection
 from mvp_deploy.pipeline.places import content
 from mvp_deploy.pipeline.times import gpu
-from mvp_deploy.reporter import Reporter
 
 STEPS = ("prune", "export", "benchmark", "bundle")  # gates are judged each time: that takes no time
 
@@ -96,7 +95,8 @@ def key(**inputs: Any) -> str:
 @lru_cache(maxsize=1)
 def code() -> str:
     """A checksum of the code that makes the models, and of the digits that come with it."""
-    folders = [Path(str(package.__file__)).parent for package in (calibration, exporters, mvp_deploy)]
+    house = Path(str(package)).parent
+    folders = (house, house / "calibration", house / "exporters")  # the last two are links in a checkout
     files = sorted(file for folder in folders for file in folder.rglob("*") if file.suffix in (".py", ".npz"))
     return key(files=[sha256(file) for file in files])
 
@@ -139,7 +139,7 @@ def prune(work: Work, reporter: Reporter) -> None:
     from dataclasses import replace
 
     from mvp_deploy.bank.store import Bank
-    from mvp_deploy.devices import resolve
+    from mvp_deploy.base.devices import resolve
     from mvp_deploy.pruning.budget import Budget
     from mvp_deploy.pruning.original import suited
     from mvp_deploy.pruning.recipes import changed, recipe_named
@@ -167,9 +167,9 @@ def prune(work: Work, reporter: Reporter) -> None:
 
 def export(work: Work, reporter: Reporter) -> None:
     """Every file asked for, checked against PyTorch, as a bundle without measurements."""
-    from mvp_deploy.deploy import export_run
-    from mvp_deploy.devices import resolve
-    from mvp_deploy.graphs import Precision
+    from mvp_deploy.base.devices import resolve
+    from mvp_deploy.export.deploy import export_run
+    from mvp_deploy.export.graphs import Precision
 
     asked = work.task.export
     export_run(

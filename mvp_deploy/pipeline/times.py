@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mvp_deploy import bundle
-from mvp_deploy.benchmark.environment import environment
+from mvp_deploy.base.environment import environment
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.files import atomic_write
+from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.bundle import Bundle, ModelFile
-from mvp_deploy.errors import DeployError
-from mvp_deploy.files import atomic_write
-from mvp_deploy.reporter import Reporter
 
 if TYPE_CHECKING:
     from mvp_deploy.pipeline.steps import Work
@@ -52,8 +52,8 @@ def measure(work: Work, reporter: Reporter) -> None:
 
 def gpu() -> str | None:
     """The GPU and TensorRT that engines are built for here; None without."""
-    from exporters.tensorrt import cache
-    from exporters.tensorrt.probe import probe
+    from mvp_deploy.exporters.tensorrt import cache
+    from mvp_deploy.exporters.tensorrt.probe import probe
 
     try:
         return cache.folder(probe(0))
@@ -67,8 +67,8 @@ def _engines(exported: Bundle, batches: list[int], reporter: Reporter) -> tuple[
     Raises:
         DeployError: this machine builds engines, and one of them failed.
     """
-    from exporters.tensorrt.build import Options, Profile
-    from mvp_deploy.engines import build_engines, engines_of
+    from mvp_deploy.export.engines import build_engines, engines_of
+    from mvp_deploy.exporters.tensorrt.build import Options, Profile
 
     options = Options(profiles=tuple(Profile(size, size, size) for size in batches))
     try:

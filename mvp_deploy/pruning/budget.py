@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.structure import KeepPlan, Structure, UnitGroup
 
 Scores = Mapping[str, np.ndarray]  # group name -> float64 [size], higher is better

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mvp_deploy import tensorfile
+from mvp_deploy.base import tensorfile
+from mvp_deploy.base.reporter import Reporter, Silent
 from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import recalibrate
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.original import Original
-from mvp_deploy.reporter import Reporter, Silent
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images
 from mvp_deploy.training import TrainConfig, accuracy, fit

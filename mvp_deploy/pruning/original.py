@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mvp_deploy import backbones
 from mvp_deploy.backbones import Backbone, build
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.pruning.head import classifier
 from mvp_deploy.structure import Cost, KeepPlan, Structure, analyze
 from mvp_deploy.tasks import Images

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from mvp_deploy import pruned, tensorfile
+from mvp_deploy.base import tensorfile
+from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.pruning import pruned
 from mvp_deploy.pruning.head import finish, solve_head
 from mvp_deploy.pruning.original import Original
-from mvp_deploy.reporter import Reporter
 from mvp_deploy.tasks import Images
 from mvp_deploy.training import FitResult, TrainConfig, accuracy, fit
 

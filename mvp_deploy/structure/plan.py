@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.structure import Structure

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.structure.axes import Atom, Axis, axis_size, keep_mask, kept_size, unit_index
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.silence import silence

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import BaseTorchFunctionMode
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.structure.axes import kept_size
 from mvp_deploy.structure.collector import collector_paused
 from mvp_deploy.structure.fakes import QuickOperators, copy_with, fake_copy, fake_inputs, named_tensors

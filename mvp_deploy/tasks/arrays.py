@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.tasks.task import Split, Task, choose, held_out
 
 PARTS = ("x_train", "y_train", "x_test", "y_test")

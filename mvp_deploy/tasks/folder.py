@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.tasks.task import Split, Task, choose, held_out
 
 Files = dict[str, list[Path]]  # of each class

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.tasks.arrays import read_digits, read_npz
 from mvp_deploy.tasks.folder import read_folder
 from mvp_deploy.tasks.task import Task, parse

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 
 
 class Layout(NamedTuple):

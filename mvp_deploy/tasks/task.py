@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 
 TEST_FRACTION = 0.2  # of each class, where a source comes without a held-out part
 

@@ -11,11 +11,11 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from calibration.convert import Measured, measure
-from calibration.guard import MAX_DROP, Limit
-from calibration.images import CalibrationImages, choose
-from calibration.ranges import open_session
-from exporters.onnx import export_onnx
+from mvp_deploy.calibration.convert import Measured, measure
+from mvp_deploy.calibration.guard import MAX_DROP, Limit
+from mvp_deploy.calibration.images import CalibrationImages, choose
+from mvp_deploy.calibration.ranges import open_session
+from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.tasks import load_task
 
 

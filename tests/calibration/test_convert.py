@@ -8,10 +8,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from calibration.convert import Measured, convert_fp16, convert_int8, measure
-from calibration.guard import Limit
-from calibration.layers import Target
-from exporters.errors import DeployError, ExitCode
+from mvp_deploy.calibration.convert import Measured, convert_fp16, convert_int8, measure
+from mvp_deploy.calibration.guard import Limit
+from mvp_deploy.calibration.layers import Target
+from mvp_deploy.exporters.errors import DeployError, ExitCode
 
 if TYPE_CHECKING:
     from conftest import Trained

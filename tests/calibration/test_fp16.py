@@ -6,11 +6,11 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from calibration.fp16 import to_fp16
-from calibration.int8 import quantize
-from calibration.layers import int8_layers
-from calibration.ranges import measure_ranges, open_session
-from exporters.parity import check_parity
+from mvp_deploy.calibration.fp16 import to_fp16
+from mvp_deploy.calibration.int8 import quantize
+from mvp_deploy.calibration.layers import int8_layers
+from mvp_deploy.calibration.ranges import measure_ranges, open_session
+from mvp_deploy.exporters.parity import check_parity
 
 if TYPE_CHECKING:
     from conftest import Trained

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.images import COUNT, CalibrationImages, choose
-from exporters.errors import DeployError
+from mvp_deploy.calibration.images import COUNT, CalibrationImages, choose
+from mvp_deploy.exporters.errors import DeployError
 
 SOME = CalibrationImages(np.random.default_rng(0).standard_normal((5, 3, 4, 4), np.float32), np.arange(5))
 

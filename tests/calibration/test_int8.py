@@ -9,14 +9,14 @@ import onnx
 import pytest
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from calibration.int8 import calibrate, quantize
-from calibration.layers import Target, int8_layers
-from calibration.ranges import open_session
-from calibration.thresholds import METHODS
-from exporters.onnx import read_metadata
-from exporters.parity import compare
-from exporters.tensorrt.check import check
-from exporters.tensorrt.releases import RELEASES
+from mvp_deploy.calibration.int8 import calibrate, quantize
+from mvp_deploy.calibration.layers import Target, int8_layers
+from mvp_deploy.calibration.ranges import open_session
+from mvp_deploy.calibration.thresholds import METHODS
+from mvp_deploy.exporters.onnx import read_metadata
+from mvp_deploy.exporters.parity import compare
+from mvp_deploy.exporters.tensorrt.check import check
+from mvp_deploy.exporters.tensorrt.releases import RELEASES
 
 if TYPE_CHECKING:
     from conftest import Trained

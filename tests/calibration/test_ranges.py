@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from calibration.ranges import clip_ranges, float_tensors, measure_ranges, open_session, with_shapes
-from calibration.thresholds import METHODS
+from mvp_deploy.calibration.ranges import clip_ranges, float_tensors, measure_ranges, open_session, with_shapes
+from mvp_deploy.calibration.thresholds import METHODS
 
 if TYPE_CHECKING:
     from conftest import Trained

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from calibration.thresholds import BINS, LEVELS, METHODS, mse
+from mvp_deploy.calibration.thresholds import BINS, LEVELS, METHODS, mse
 
 
 def histogram(values: np.ndarray) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from fakes.cuda import FakeCuda
 
-from exporters import cuda
-from exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters import cuda
+from mvp_deploy.exporters.errors import DeployError, ExitCode
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from exporters.errors import DeployError, ExitCode
-from exporters.parity import check_parity
-from exporters.protocol import Source
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.parity import check_parity
+from mvp_deploy.exporters.protocol import Source
 
 pytest.importorskip("executorch", reason="ExecuTorch is not installed: pip install executorch")
 
@@ -14,8 +14,8 @@ import torch
 from small import IMAGES, model
 from torch import nn
 
-from exporters.executorch import ExecuTorchExporter
 from mvp_deploy.benchmark.runner import logits, open_runner
+from mvp_deploy.exporters.executorch import ExecuTorchExporter
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from exporters.errors import DeployError, ExitCode
-from exporters.parity import check_parity
-from exporters.protocol import Source
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.parity import check_parity
+from mvp_deploy.exporters.protocol import Source
 
 pytest.importorskip("litert_torch", reason="LiteRT is not installed: pip install litert-torch")
 
@@ -14,8 +14,8 @@ import torch
 from small import IMAGES, model
 from torch import nn
 
-from exporters.litert import LiteRtExporter
 from mvp_deploy.benchmark.runner import logits, open_runner
+from mvp_deploy.exporters.litert import LiteRtExporter
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from exporters.errors import DeployError
-from exporters.onnx import export_onnx, read_metadata, run_onnx
-from exporters.parity import check_parity
-from mvp_deploy.timm_import import timm
+from mvp_deploy.backbones.timm_import import timm
+from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.onnx import export_onnx, read_metadata, run_onnx
+from mvp_deploy.exporters.parity import check_parity
 
 METADATA = {"classes": ["cat", "Käse"], "preprocessing": {"mean": [0.5, 0.5, 0.5]}}
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from samples import make_onnx
 
-from exporters.errors import DeployError, ExitCode
-from exporters.onnx import run_onnx
-from exporters.parity import check_parity
-from exporters.protocol import Source
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.onnx import run_onnx
+from mvp_deploy.exporters.parity import check_parity
+from mvp_deploy.exporters.protocol import Source
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
 
-from exporters.openvino import OpenVinoExporter
 from mvp_deploy.benchmark.compare import size_of
 from mvp_deploy.benchmark.runner import logits, open_runner
+from mvp_deploy.exporters.openvino import OpenVinoExporter
 
 IMAGES = np.random.default_rng(0).standard_normal((7, 3, 8, 8), np.float32)
 

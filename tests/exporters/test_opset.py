@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, version_converter
 
-from exporters.errors import DeployError, ExitCode
-from exporters.opset import lower_opset, read_opset
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.opset import lower_opset, read_opset
 
 
 def run(path: Path, images: np.ndarray) -> np.ndarray:
@@ -126,7 +126,7 @@ def test_a_result_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         node.op_type = node.op_type.replace("Relu", "Abs")
         return [node]
 
-    monkeypatch.setattr("exporters.opset._lowered", wrongly)
+    monkeypatch.setattr("mvp_deploy.exporters.opset._lowered", wrongly)
     pool = helper.make_node("GlobalMaxPool", ["x"], ["pooled"])
     flat = helper.make_node("Flatten", ["pooled"], ["logits"])
     path = graph_of(tmp_path / "a.onnx", helper.make_node("Relu", ["input"], ["x"]), pool, flat)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporters.errors import DeployError, ExitCode
-from exporters.parity import check_parity, compare
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.parity import check_parity, compare
 
 LOGITS = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
 

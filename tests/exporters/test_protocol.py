@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from exporters import protocol
-from exporters.errors import DeployError, ExitCode
-from exporters.protocol import Artifact, Exporter, Source, exporter, exporters
+from mvp_deploy.exporters import protocol
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.protocol import Artifact, Exporter, Source, exporter, exporters
 
 PLACE = Source("int8", Path("unused.onnx"), None, (3, 8, 8))  # type: ignore[arg-type]
 

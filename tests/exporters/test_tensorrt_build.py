@@ -9,9 +9,9 @@ import pytest
 from fakes.models import classifier
 from fakes.tensorrt import VERSIONS
 
-from exporters.errors import DeployError, ExitCode
-from exporters.tensorrt.build import PRECISIONS, Options, Profile, build
-from exporters.tensorrt.probe import probe
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.tensorrt.build import PRECISIONS, Options, Profile, build
+from mvp_deploy.exporters.tensorrt.probe import probe
 
 EVERYTHING = {"workspace": 512, "level": 4, "version_compatible": True, "hardware_compatible": True}
 

@@ -9,10 +9,10 @@ import pytest
 from fakes.cuda import FakeCuda
 from fakes.models import classifier
 
-from exporters.errors import DeployError, ExitCode
-from exporters.tensorrt import cache
-from exporters.tensorrt.build import Built, Options, Profile
-from exporters.tensorrt.probe import probe
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.tensorrt import cache
+from mvp_deploy.exporters.tensorrt.build import Built, Options, Profile
+from mvp_deploy.exporters.tensorrt.probe import probe
 
 ORIN, H200 = ("Orin", (8, 7), 16), ("NVIDIA H200", (9, 0), 132)
 

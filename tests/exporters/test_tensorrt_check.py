@@ -11,9 +11,9 @@ import pytest
 from fakes.models import classifier, save
 from onnx import TensorProto, helper, numpy_helper
 
-from exporters.errors import DeployError
-from exporters.tensorrt.check import ERROR, WARNING, Finding, check
-from exporters.tensorrt.releases import RELEASES, release_of
+from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.tensorrt.check import ERROR, WARNING, Finding, check
+from mvp_deploy.exporters.tensorrt.releases import RELEASES, release_of
 
 Edit = Callable[[onnx.ModelProto], None]
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from exporters.errors import DeployError, ExitCode
-from exporters.tensorrt.inspect import check_precision, layer_precisions
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.tensorrt.inspect import check_precision, layer_precisions
 
 
 def information(*layers: dict, ends: str = "Bindings") -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from fakes.tensorrt import VERSIONS
 
-from exporters.errors import DeployError, ExitCode
-from exporters.tensorrt.probe import probe
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.tensorrt.probe import probe
 
 
 def refused(match: str) -> None:

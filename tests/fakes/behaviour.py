@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from exporters.opset import _fields
+from mvp_deploy.exporters.opset import _fields
 
 TIMING = b"timing"  # how a timing cache of the stand-in begins, followed by the version it is of
 

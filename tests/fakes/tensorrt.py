@@ -15,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from exporters import cuda
 from fakes import behaviour
 from fakes.cuda import FakeCuda
+from mvp_deploy.exporters import cuda
 
 API = Path(__file__).parent.parent / "exporters" / "tensorrt_api"
 VERSIONS = sorted((path.stem for path in API.glob("*.json")), key=lambda v: tuple(map(int, v.split("."))))

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporters import cuda
-from exporters.errors import DeployError
-from exporters.tensorrt import cache
-from exporters.tensorrt.build import PRECISIONS, Options, Profile, build
-from exporters.tensorrt.probe import Offer, probe
 from mvp_deploy.benchmark.runner import logits, open_runner
+from mvp_deploy.exporters import cuda
+from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.tensorrt import cache
+from mvp_deploy.exporters.tensorrt.build import PRECISIONS, Options, Profile, build
+from mvp_deploy.exporters.tensorrt.probe import Offer, probe
 
 pytestmark = pytest.mark.gpu
 TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.25}  # of the largest logit
@@ -95,7 +95,7 @@ def test_a_graph_tensorrt_cannot_read_is_a_message_that_names_the_node(offer: Of
 
 
 def test_an_engine_is_refused_when_its_plan_is_damaged(offer: Offer, folder: Path) -> None:
-    from exporters.tensorrt.build import load, logger
+    from mvp_deploy.exporters.tensorrt.build import load, logger
 
     with pytest.raises(DeployError, match="does not load the engine"):
         load(offer, b"not a plan" * 100, logger(offer))

@@ -8,7 +8,7 @@ from typing import Literal
 import pytest
 
 from mvp_deploy import backbones
-from mvp_deploy.devices import resolve
+from mvp_deploy.base.devices import resolve
 from mvp_deploy.tasks import load_task, prepare
 from mvp_deploy.training import TrainConfig, accuracy, fit
 

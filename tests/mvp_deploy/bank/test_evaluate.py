@@ -11,12 +11,12 @@ from mvp_deploy import backbones
 from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.evaluate import ALIKE, ALL, RANDOM, evaluate, interval, judge
 from mvp_deploy.bank.store import Bank
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
-from mvp_deploy.errors import DeployError
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Schedule
 from mvp_deploy.pruning.recipes import RECIPES, changed
-from mvp_deploy.reporter import Silent
 from mvp_deploy.tasks import load_task
 from mvp_deploy.training import TrainConfig
 

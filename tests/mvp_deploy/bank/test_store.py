@@ -15,7 +15,7 @@ import torch
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.bank.signature import Signature
 from mvp_deploy.bank.store import Bank, Record
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Preprocessing
 

@@ -13,14 +13,14 @@ import pytest
 from samples import make_bundle, make_onnx
 
 from mvp_deploy import bundle
+from mvp_deploy.base.environment import cores, cpu_name, environment, other_work
+from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.reporter import Silent
 from mvp_deploy.benchmark import compare, runner
 from mvp_deploy.benchmark.candidates import by_provider, of_bundle, of_files, only
-from mvp_deploy.benchmark.environment import cores, cpu_name, environment, other_work
 from mvp_deploy.benchmark.measure import Settings
 from mvp_deploy.benchmark.memory import memory
 from mvp_deploy.benchmark.runner import logits, open_runner, runtime_of
-from mvp_deploy.errors import DeployError, ExitCode
-from mvp_deploy.reporter import Silent
 
 QUICK = Settings(duration=0.1, window=0.01, warm_up=0.01)
 

@@ -11,12 +11,12 @@ from fakes.cuda import FakeCuda
 from fakes.models import classifier
 from fakes.tensorrt import VERSIONS
 
-from exporters import cuda
-from exporters.errors import DeployError, ExitCode
-from exporters.tensorrt import cache
-from exporters.tensorrt.build import Options, Profile, build
-from exporters.tensorrt.probe import probe
 from mvp_deploy.benchmark.runner import logits, open_runner
+from mvp_deploy.exporters import cuda
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.tensorrt import cache
+from mvp_deploy.exporters.tensorrt.build import Options, Profile, build
+from mvp_deploy.exporters.tensorrt.probe import probe
 
 RANDOM = np.random.default_rng(0)
 

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 from samples import make_bundle, make_onnx
 
+from mvp_deploy.base.errors import ExitCode
 from mvp_deploy.cli import main
-from mvp_deploy.errors import ExitCode
 
 QUICK = ["--duration", "0.1", "--threads", "1"]
 DEVICE = (  # what runs on a device that has numpy, click and onnxruntime alone

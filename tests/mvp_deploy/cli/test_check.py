@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner
 from fakes.models import classifier
 
-from exporters.errors import ExitCode
 from mvp_deploy.cli import main
+from mvp_deploy.exporters.errors import ExitCode
 
 
 def test_findings_are_shown_with_node_reason_cure_and_releases(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.cli import main
 from mvp_deploy.cli._common import Console, common_options, plain_table
-from mvp_deploy.errors import DeployError, ExitCode
 
 HEAVY = ("torch", "timm", "onnx", "onnxruntime", "matplotlib", "numpy", "rich")
 

@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 
 from mvp_deploy import runs
 from mvp_deploy.bank.store import Bank
+from mvp_deploy.base.errors import ExitCode
 from mvp_deploy.cli import main
-from mvp_deploy.errors import ExitCode
 
 ADD = ("--keep", "0.4", "--steps", "4", "--rounds", "2", "--round-steps", "2", "--batch-size", "16", "--device", "cpu")
 PRUNE = ("--keep", "0.4", "--steps", "4", "--batch-size", "16", "--device", "cpu")

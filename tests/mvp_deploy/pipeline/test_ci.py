@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mvp_deploy.errors import ExitCode
+from mvp_deploy.base.errors import ExitCode
 from mvp_deploy.pipeline.config import Config
 
 ROOT = Path(__file__).parents[3]

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.cli import main
-from mvp_deploy.errors import DeployError, ExitCode
 from mvp_deploy.pipeline.config import Config
 from mvp_deploy.pipeline.deployfile import load
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvp_deploy.errors import ExitCode
+from mvp_deploy.base.errors import ExitCode
 from mvp_deploy.pipeline.baseline import compare
 from mvp_deploy.pipeline.config import GatesSection
 from mvp_deploy.pipeline.gates import at_least, at_most, judge

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mvp_deploy import bundle
-from mvp_deploy.errors import ExitCode
-from mvp_deploy.tracking import Store
+from mvp_deploy.base.errors import ExitCode
+from mvp_deploy.pipeline.tracking import Store
 
 
 def timeless(value: Any) -> Any:
@@ -50,10 +50,10 @@ def test_every_precision_and_target_asked_for_is_checked_timed_and_bundled(run) 
 
 
 def test_where_no_engine_can_be_built_that_is_said(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mvp_deploy import engines
+    from mvp_deploy.export import engines
 
     def refuse(*args: object, **named: object) -> None:
-        from mvp_deploy.errors import DeployError
+        from mvp_deploy.base.errors import DeployError
 
         raise DeployError("there is no GPU", ExitCode.ENVIRONMENT)
 
@@ -74,7 +74,7 @@ def test_bundles_are_signed_and_signed_again_with_another_key(run, tmp_path: Pat
     from cryptography.hazmat.primitives import serialization as pem
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from mvp_deploy import signing
+    from mvp_deploy.bundle import signing
 
     for name in ("first", "second"):
         key = ec.generate_private_key(ec.SECP256R1())
@@ -109,7 +109,7 @@ def test_results_go_to_mlflow(run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_results_that_cannot_be_delivered_hide_nothing_else(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mvp_deploy.tracking.Store.open", lambda uri: Store(None, ""))
+    monkeypatch.setattr("mvp_deploy.pipeline.tracking.Store.open", lambda uri: Store(None, ""))
     done = run("--mlflow", "somewhere", "--set", "tasks.ones.gates.min_accuracy=1.0")
     assert done.exit_code == ExitCode.ENVIRONMENT
     assert "ones: min_accuracy" in done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.pipeline.places import content, fetch, local
 
 

@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from mvp_deploy import bundle
-from mvp_deploy.errors import ExitCode
+from mvp_deploy.base.errors import ExitCode
 
 STEPS = ["prune", "export", "benchmark", "bundle"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mvp_deploy import bundle
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.pipeline.places import fetch, publish
 
 s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")

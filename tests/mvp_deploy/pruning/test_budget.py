@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning.budget import Budget, allowed_counts, counts_for, keep_best, units_kept
 from mvp_deploy.structure import KeepPlan, UnitGroup

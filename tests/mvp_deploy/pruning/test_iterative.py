@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from mvp_deploy.base.reporter import Reporter, Silent
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import recalibrate
 from mvp_deploy.pruning.iterative import Iterated, Schedule, prune_iteratively
 from mvp_deploy.pruning.original import check_exact
-from mvp_deploy.reporter import Reporter, Silent
 from mvp_deploy.training import TrainConfig
 
 SCHEDULE = Schedule(rounds=3, steps=4, batches=2)

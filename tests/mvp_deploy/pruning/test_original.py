@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mvp_deploy.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform
 from mvp_deploy.pruning.original import check_exact, suited
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed, recipe_named
 
 

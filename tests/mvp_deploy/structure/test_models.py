@@ -15,8 +15,8 @@ from reference import random_plan, randomise, relative_error, silenced
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
+from mvp_deploy.backbones.timm_import import timm
 from mvp_deploy.structure import KeepPlan, Structure, analyze
-from mvp_deploy.timm_import import timm
 
 SMALL_VIT = {"img_size": 64, "depth": 3, "embed_dim": 48, "num_heads": 3}
 MODELS: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from reference import random_plan, randomise, relative_error, silenced
 from torch import Tensor, nn
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.structure import KeepPlan, Structure, analyze
 
 

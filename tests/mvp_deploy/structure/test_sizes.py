@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.errors import DeployError
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.structure import KeepPlan, analyze
 from mvp_deploy.structure.axes import Axis, axis_size, fixed
 from mvp_deploy.structure.sizes import Attribute, Formula, Observation, Size, Uses

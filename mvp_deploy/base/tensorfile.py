@@ -1,0 +1,106 @@
+"""One file of tensors with a JSON header, where everything that is read is checked against its checksum.
+
+A safetensors file (no pickle). Tensors are named ``section/name``; the header keeps a SHA-256 per section
+and one of itself, so that a reader who wants only the header, or one section, checks exactly what it reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.files import atomic_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEY = "mvp-deploy"  # in safetensors' metadata: SHA-256 of the JSON text, then the text
+BEGIN = f'{{"__metadata__":{{"{KEY}":'  # how safetensors begins a file of ours
+Sections = Mapping[str, Mapping[str, "Tensor"]]
+
+
+def save(path: str | os.PathLike[str], header: Mapping[str, Any], sections: Sections) -> None:
+    """Write ``header`` (JSON values) and the tensors of ``sections``, whole or not at all."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        section: {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(content.items())}
+        for section, content in sections.items()
+    }
+    digests = {section: _tensor_digest(content) for section, content in tensors.items()}
+    text = json.dumps({"header": header, "sections": digests}, sort_keys=True, separators=(",", ":"))
+    flat = {f"{section}/{name}": t for section, content in tensors.items() for name, t in content.items()}
+    with atomic_write(path) as temporary:
+        save_file(flat, temporary, metadata={KEY: _digest(text) + text})  # one key: safetensors shuffles them
+
+
+def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The header alone; no tensor is read. Raises DeployError where the file is damaged or not ours."""
+    return _content(path)[0]
+
+
+def load(
+    path: str | os.PathLike[str], sections: Collection[str] | None = None
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """The header and the tensors of ``sections`` (None: all), on the CPU, checked against their checksums."""
+    from safetensors import safe_open
+
+    header, digests = _content(path)
+    content: dict[str, dict[str, Tensor]] = {name: {} for name in (digests if sections is None else sections)}
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in sorted(file.keys()):
+                section, _, name = key.partition("/")
+                if section in content:
+                    content[section][name] = file.get_tensor(key)
+    except Exception as error:  # safetensors raises its own type, OSError or ValueError
+        raise _damaged(path, str(error)) from error
+    for section, tensors in content.items():
+        if digests.get(section) != _tensor_digest(tensors):
+            raise _damaged(path, f"the checksum of its {section} does not match")
+    return header, content
+
+
+def _content(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The header and the sections' checksums, read and checked without touching the tensors behind them."""
+    try:
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > os.fstat(file.fileno()).st_size:
+                raise _damaged(path, "it is cut short")
+            head = file.read(size).decode()
+        if not head.startswith(BEGIN):
+            raise DeployError(f"{Path(path)} was not written by mvp-deploy: it has no header of ours.")
+        text = json.JSONDecoder().raw_decode(head, len(BEGIN))[0]  # the table of tensors behind it is not parsed
+        if text[:64] != _digest(text[64:]):
+            raise _damaged(path, "the checksum of its header does not match")
+        content = json.loads(text[64:])
+    except FileNotFoundError as error:
+        raise DeployError(f"{Path(path)} does not exist.") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(path, str(error)) from error
+    return content["header"], content["sections"]
+
+
+def _damaged(path: str | os.PathLike[str], what: str) -> DeployError:
+    return DeployError(f"{Path(path)} is damaged ({what}): restore it from a copy, or make it again.")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Over name, type, shape and bytes of every tensor, by name."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,33 @@
+"""The deployable folder: models, labels, preprocessing, measurements, checksums."""
+
+from mvp_deploy.bundle.format import (
+    BUILT,
+    MANIFEST,
+    MAX_SAMPLES,
+    SIGNATURE,
+    Bundle,
+    ModelFile,
+    inside,
+    read,
+    read_measurements,
+    verify,
+    write_arrays,
+    write_json,
+    writing,
+)
+
+__all__ = [
+    "BUILT",
+    "MANIFEST",
+    "MAX_SAMPLES",
+    "SIGNATURE",
+    "Bundle",
+    "ModelFile",
+    "inside",
+    "read",
+    "read_measurements",
+    "verify",
+    "write_arrays",
+    "write_json",
+    "writing",
+]

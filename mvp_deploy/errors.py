@@ -1,5 +1,0 @@
-"""The one exception type for what a user can cause (it lives in exporters, which imports nothing from here)."""
-
-from exporters.errors import DeployError, ExitCode
-
-__all__ = ["DeployError", "ExitCode"]

@@ -1,0 +1,141 @@
+"""From a RUN folder to a bundle: both models exported, each file checked in its own runtime, then packed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from mvp_deploy import bundle, runs
+from mvp_deploy.base.environment import versions
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.benchmark.candidates import of_bundle
+from mvp_deploy.benchmark.compare import benchmark
+from mvp_deploy.benchmark.measure import DEFAULT, Settings
+from mvp_deploy.bundle import Bundle, ModelFile
+from mvp_deploy.calibration.images import CalibrationImages, choose
+from mvp_deploy.export.artefacts import BATCH, HeldOut, Subject, make, numbered, plan
+from mvp_deploy.export.graphs import Precision
+from mvp_deploy.pruning.pruned import PrunedModel
+from mvp_deploy.tasks import Images, Task, load_task, prepare
+
+DEFAULT_PRECISION = Precision()
+
+
+def export_run(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    targets: Sequence[str] = ("onnx",),
+    precisions: Sequence[str] = ("fp32",),
+    reduced: Precision = DEFAULT_PRECISION,
+    measure: Sequence[int] = (),
+    settings: Settings = DEFAULT,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    reporter: Reporter,
+) -> Bundle:
+    """Export a finished run's pruned and unpruned model, check them, and write the bundle ``out``.
+
+    Args:
+        targets, precisions: what to make of each model; a target leaves out, and tells, what it does not deliver.
+        reduced: how fp16 and int8 are made.
+        measure: batch sizes to time both at; the result becomes the bundle's measurements.json.
+        device: where PyTorch computes the reference logits of the held-out part.
+        seed: chooses the sample images that go into the bundle.
+
+    Raises:
+        DeployError: no bundle is written: (INPUT) no finished run, or its data are gone or changed, or an unknown
+            target; (ENVIRONMENT) a target's packages are missing; (PARITY) an exported model disagrees with
+            PyTorch; (ACCURACY) it loses more than it may.
+    """
+    wanted = plan(targets, precisions, reporter)
+    run = runs.load(folder)
+    task = task_of(run)
+    unpruned, pruned = run.unpruned(), run.pruned()
+    test = prepare(task.test, pruned.backbone.preprocessing, device)
+    held_out = HeldOut(test, _samples(test, seed))
+    images = _calibration(task, pruned, seed, reporter) if set(precisions) - {"fp32"} else None
+    with bundle.writing(out) as target:
+        (target / "models").mkdir()
+        subjects = [_subject(name, model, run, test) for name, model in (("unpruned", unpruned), ("pruned", pruned))]
+        made = [make(subject, wanted, reduced, target, images, held_out, reporter) for subject in subjects]
+        models = tuple(file for files in made for file in files)
+        info = describe(run, task, models)
+        if images is not None:
+            images.save(target / "calibration.npz")
+            info["calibration"] = {"images": len(images), "sha256": images.sha256, "method": reduced.method}
+        arrays = {"images": numbered(test, held_out.samples), "labels": held_out.labels[held_out.samples]}
+        arrays |= {subject.name: subject.logits[held_out.samples] for subject in subjects}
+        bundle.write_arrays(target / "samples.npz", arrays)
+        bundle.write_json(target / "labels.json", list(pruned.classes))
+        bundle.write_json(target / "preprocessing.json", pruned.backbone.preprocessing.to_json())
+        bundle.write_json(target / "keep_plan.json", pruned.plan.to_json())
+        bundle.write_json(target / "bundle.json", info)
+        candidates = of_bundle(Bundle(target, info, pruned.classes, models))
+        if measure and candidates:
+            times = benchmark(candidates, measure, settings, threads=None, device="cpu", reporter=reporter)
+            if error := times.failure():
+                raise error
+            bundle.write_json(target / "measurements.json", times.to_json())
+    return bundle.read(out)
+
+
+def task_of(run: runs.Run) -> Task:
+    """The run's task, loaded again. Raises DeployError when its images are not those of the run."""
+    task = load_task(run.info["task"], seed=run.info["seed"], skip_bad=True)
+    if task.fingerprint != run.info["data"]:
+        raise DeployError(
+            f"the images of {run.info['task']} have changed since {run.folder} was made: run `mvp-deploy prune` again."
+        )
+    return task
+
+
+def describe(run: runs.Run, task: Task, models: Sequence[ModelFile]) -> dict[str, Any]:
+    """bundle.json: where the models come from and what is known of them."""
+    backbone = run.info["backbone"]
+    return {
+        "task": {"name": task.name, "data": task.fingerprint, "images": run.info["images"]},
+        "backbone": backbone,
+        "licence": {"backbone weights": backbone["license"] or "not stated", "source": backbone["weights"]},
+        "metrics": run.info["metrics"],
+        "votes": run.info["votes"],
+        "recipe": run.info["recipe"],
+        "seed": run.info["seed"],
+        "models": [asdict(model) for model in models],
+        "versions": versions(),
+    }
+
+
+def _subject(name: str, loaded: PrunedModel, run: runs.Run, test: Images) -> Subject:
+    metrics = run.info["metrics"][name]
+    return Subject(name, loaded, metrics["params"], metrics["macs"], _reference(loaded.model, test))
+
+
+@torch.inference_mode()
+def _reference(model: torch.nn.Module, test: Images) -> np.ndarray:
+    """The model's logits on every held-out image, in full float32 (a GPU would else round to TF32)."""
+    model = model.to(test.device).eval()
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        return np.concatenate([model(x).float().cpu().numpy() for x, _ in test.batches(BATCH)])
+
+
+def _samples(test: Images, seed: int) -> np.ndarray:
+    """The numbers of up to 64 held-out images, rising."""
+    index: np.ndarray = np.sort(np.random.default_rng(seed).permutation(len(test))[: bundle.MAX_SAMPLES])
+    return index
+
+
+def _calibration(task: Task, pruned: PrunedModel, seed: int, reporter: Reporter) -> CalibrationImages:
+    """Images of the training part, the classes as even as they can be."""
+    index = choose(task.train.labels, seed=seed)
+    train = prepare(task.train, pruned.backbone.preprocessing)
+    images = CalibrationImages(numbered(train, index), task.train.labels[index])
+    if images.warning:
+        reporter.warn(images.warning)
+    return images

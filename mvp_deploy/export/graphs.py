@@ -1,0 +1,71 @@
+"""One model as ONNX files in other precisions, made from its float32 file when they are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from mvp_deploy.calibration.convert import METHOD, Converted, Measured, convert_fp16, convert_int8, measure
+from mvp_deploy.calibration.guard import MAX_DROP, Limit
+from mvp_deploy.calibration.images import CalibrationImages
+from mvp_deploy.exporters.opset import lower_opset, read_opset
+from mvp_deploy.exporters.protocol import Int8Form
+
+QDQ_OPSET = 19  # the first in which Q/DQ can be fp16; for older ones the rest of an int8 graph stays float32
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How reduced precisions are made."""
+
+    method: str = METHOD  # of int8's ranges: calibration.thresholds.METHODS
+    max_drop: float = MAX_DROP  # accuracy that may be lost against float32
+    opset: int | None = None  # newest of the files for TensorRT; None: as they come
+
+
+@dataclass(eq=False)
+class Graphs:
+    """The ONNX files of one model."""
+
+    fp32: Path
+    images: CalibrationImages | None  # None: only float32 will be asked for
+    asked: Precision
+    folder: Path  # for files on the way
+
+    def get(self, precision: str, form: Int8Form, limit: Limit) -> Converted:
+        """The model in 'fp32', 'fp16' or 'int8', as runtimes of this form take it; int8 within the limit.
+
+        Raises:
+            DeployError: (ACCURACY) int8 cannot meet the limit; (INPUT) the model has nothing to quantise, or cannot
+                be said in the asked opset.
+        """
+        return self._lowered(self._make(precision, form, limit), form)
+
+    def _make(self, precision: str, form: Int8Form, limit: Limit) -> Converted:
+        if precision == "fp32":
+            return Converted(self.fp32, ())
+        if precision == "fp16":
+            return self._fp16
+        out = self.folder / f"int8.{form}.onnx"
+        typed = form == "tensorrt" and (self.asked.opset or QDQ_OPSET) >= QDQ_OPSET
+        rest: Literal["fp16", "fp32"] = "fp16" if typed else "fp32"
+        return convert_int8(self._measured, out, limit, target=form, rest=rest, method=self.asked.method)
+
+    @cached_property
+    def _fp16(self) -> Converted:
+        return convert_fp16(self._measured, self.folder / "fp16.onnx")
+
+    @cached_property
+    def _measured(self) -> Measured:
+        if self.images is None:
+            raise ValueError("reduced precisions need calibration images")
+        return measure(self.fp32, self.images)
+
+    def _lowered(self, made: Converted, form: Int8Form) -> Converted:
+        opset = self.asked.opset
+        if form != "tensorrt" or opset is None or read_opset(made.path) <= opset:
+            return made
+        out = self.folder / f"{made.path.stem}.opset{opset}.onnx"
+        return Converted(lower_opset(made.path, out, opset), made.kept)

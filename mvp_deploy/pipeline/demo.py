@@ -1,0 +1,118 @@
+"""The whole job on embedded images, by the same functions as the real commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mvp_deploy import backbones, runs
+from mvp_deploy.bank.add import add_task
+from mvp_deploy.bank.store import Bank
+from mvp_deploy.base.files import atomic_write
+from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.benchmark.measure import Settings
+from mvp_deploy.bundle import read_measurements
+from mvp_deploy.export.deploy import export_run
+from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.iterative import Schedule
+from mvp_deploy.pruning.recipes import recipe_named
+from mvp_deploy.report.task import summary, table, task_page
+from mvp_deploy.tasks import load_task, prepare
+from mvp_deploy.training import TrainConfig, fit
+
+BACKBONE, IMAGE_SIZE = "resnet18", 32
+PRETEXT = "digits#0,1,2,3,4,5"  # what the backbone learns before any task
+BANK = ("digits#0,1,6", "digits#2,3,7", "digits#4,5,8", "digits#1,7,9", "digits#0,6,8", "digits#2,5,9")
+TARGET = "digits#3,5,8,9"  # no task of the bank tells these apart
+BUDGET = Budget(0.3)
+SCHEDULE = Schedule(rounds=3, steps=15)
+BATCHES = (1, 32)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo leaves behind."""
+
+    bank: Path
+    run: Path
+    bundle: Path
+    report: Path
+    summary: str
+    rows: list[tuple[str, ...]]  # under report.task.COLUMNS
+    info: dict[str, Any]  # run.json
+
+
+def run_demo(out: Path, *, device: torch.device, seed: int, reporter: Reporter) -> Demo:
+    """Train a backbone, fill a bank, prune a new task by votes, export, time, report. Goes on where it was killed."""
+    bank = _bank(out / "bank", device, seed, reporter)
+    for number, spec in enumerate(BANK, 1):
+        if spec in {entry.name for entry in bank.entries()}:
+            continue
+        reporter.say(f"\nBank, task {number} of {len(BANK)}: {spec}, pruned the long way")
+        config = _training(30, seed)
+        add_task(bank, load_task(spec, seed=seed), BUDGET, SCHEDULE, config, device=device, reporter=reporter)
+    reporter.say(f"\nNew task: {TARGET}, pruned by the votes of its nearest tasks")
+    run = runs.prune_task(
+        load_task(TARGET, seed=seed),
+        bank,
+        out / "run",
+        BUDGET,
+        recipe_named("default"),
+        _training(60, seed),
+        recipe_name="default",
+        device=device,
+        reporter=reporter,
+    )
+    reporter.say("\nExport, parity, latency")
+    bundle = export_run(
+        run.folder,
+        out / "bundle",
+        measure=BATCHES,
+        settings=Settings(duration=4.0),
+        device=device,
+        seed=seed,
+        reporter=reporter,
+    )
+    measurements = read_measurements(bundle)
+    with atomic_write(out / "report.html") as temporary:
+        temporary.write_text(task_page(run.info, measurements), encoding="utf-8")
+    rows = measurements["rows"]
+    return Demo(
+        bank.folder,
+        run.folder,
+        bundle.path,
+        out / "report.html",
+        summary(run.info, rows),
+        table(run.info, rows),
+        run.info,
+    )
+
+
+def _bank(folder: Path, device: torch.device, seed: int, reporter: Reporter) -> Bank:
+    """An empty bank for a backbone that has learned to tell a few digits apart."""
+    if (folder / "bank.json").exists():
+        return Bank.open(folder)
+    reporter.say(f"Backbone: {BACKBONE} at {IMAGE_SIZE} pixels, trained on {PRETEXT}")
+    fresh, state = backbones.create(BACKBONE, image_size=IMAGE_SIZE, seed=seed)
+    task = load_task(PRETEXT, seed=seed)
+    model = backbones.build(fresh, state, len(task.classes), seed=seed)
+    train = prepare(task.train, fresh.preprocessing, device)
+    with reporter.progress("backbone") as step:
+        fit(model, train, _training(120, seed), progress=step)
+    weights = folder.parent / "backbone.safetensors"
+    with atomic_write(weights) as temporary:
+        _save(model, temporary)
+    return Bank.init(folder, *backbones.create(BACKBONE, weights=weights, image_size=IMAGE_SIZE))
+
+
+def _save(model: torch.nn.Module, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, path)
+
+
+def _training(steps: int, seed: int) -> TrainConfig:
+    return TrainConfig(steps=steps, batch_size=32, lr=0.02, seed=seed)

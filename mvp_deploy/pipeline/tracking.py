@@ -1,0 +1,104 @@
+"""A run's results in MLflow: a run for the pipeline, and below it one for each task. Needs the extra ``mlflow``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mvp_deploy.base.errors import DeployError, ExitCode
+
+EXPERIMENT = "mvp-deploy"  # MLFLOW_EXPERIMENT_NAME names another
+REPORTS = ("report.json", "report.html", "junit.xml", "summary.md")
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open tracking server or store."""
+
+    client: Any
+    experiment: str  # its id
+
+    @classmethod
+    def open(cls, uri: str) -> Store:
+        """Connect, before the work is done. Raises DeployError (ENVIRONMENT) without MLflow or where that fails."""
+        try:
+            from mlflow.environment_variables import MLFLOW_EXPERIMENT_NAME
+            from mlflow.tracking import MlflowClient
+        except ImportError as error:
+            raise DeployError(
+                "--mlflow needs the package mlflow: pip install 'mvp-deploy[mlflow]'.", ExitCode.ENVIRONMENT
+            ) from error
+        name = MLFLOW_EXPERIMENT_NAME.get() or EXPERIMENT
+        try:
+            client = MlflowClient(tracking_uri=uri)
+            found = client.get_experiment_by_name(name)
+            return cls(client, found.experiment_id if found else client.create_experiment(name))
+        except Exception as error:  # of the store behind the URI
+            raise DeployError(
+                f"MLflow cannot be used at {uri} ({error}): check the URI.", ExitCode.ENVIRONMENT
+            ) from error
+
+    def log(self, report: Mapping[str, Any], out: Path) -> None:
+        """Log a report.json and the files beside it in ``out``. Raises DeployError (ENVIRONMENT) where that fails."""
+        try:
+            self._log(report, out)
+        except Exception as error:  # of the store behind the URI
+            raise DeployError(f"MLflow did not take the results ({error}).", ExitCode.ENVIRONMENT) from error
+
+    def _log(self, report: Mapping[str, Any], out: Path) -> None:
+        outcomes = [task["outcome"] == "met" for task in report["tasks"].values()]
+        whole = self._begin("mvp-deploy run", {"exit_code": str(report["code"])})
+        self._write(whole, {}, {"tasks": len(outcomes), "tasks_met": sum(outcomes)})
+        for name in REPORTS:
+            self.client.log_artifact(whole, str(out / name))
+        for name, task in report["tasks"].items():
+            tags = {"mlflow.parentRunId": whole, "outcome": task["outcome"], "exit_code": str(task["code"])}
+            run = self._begin(name, tags | {"data": task.get("data", "")})
+            self._write(run, _params(task), _metrics(task))
+            self._end(run, failed=bool(task["error"]))
+        self._end(whole, failed=report["code"] == ExitCode.ERROR)
+
+    def _begin(self, name: str, tags: Mapping[str, str]) -> str:
+        return str(self.client.create_run(self.experiment, run_name=name, tags=dict(tags)).info.run_id)
+
+    def _write(self, run: str, params: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        from mlflow.entities import Metric, Param
+
+        now = int(1000 * time.time())
+        self.client.log_batch(
+            run,
+            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+            params=[Param(name, str(value)) for name, value in params.items()],
+        )
+
+    def _end(self, run: str, *, failed: bool) -> None:
+        self.client.set_terminated(run, "FAILED" if failed else "FINISHED")
+
+
+def _params(task: Mapping[str, Any]) -> dict[str, Any]:
+    if "metrics" not in task:
+        return {}  # it never came so far
+    sections = {"budget": task["budget"], "recipe": task["recipe"]}
+    return {f"{part}.{key}": value for part, values in sections.items() for key, value in values.items()} | {
+        "seed": task["seed"]
+    }
+
+
+def _metrics(task: Mapping[str, Any]) -> dict[str, float]:
+    """Accuracy (0..1), parameters, bytes, median milliseconds and speed-up, each of what it is in its name."""
+    found: dict[str, float] = {}
+    for name, metrics in task.get("metrics", {}).items():
+        found |= {f"{name}.{key}": metrics[key] for key in ("accuracy", "params", "macs")}
+    for model in task.get("models", ()):
+        name = f"{model['model']}.{model['precision']}.{model['target']}"
+        found |= {f"{name}.{key}": model[key] for key in ("accuracy", "parity", "bytes")}
+    for row in task.get("times", {"rows": ()})["rows"]:
+        name = f"{row['model']}.{row['precision']}.{row['runtime'].replace(' ', '_')}.batch{row['batch']}"
+        if row["timing"]:
+            found[f"{name}.median_ms"] = row["timing"]["median"]["value"]
+        if row["speed_up"]:
+            found[f"{name}.speed_up"] = row["speed_up"]["value"]
+    return found

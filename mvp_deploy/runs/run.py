@@ -1,0 +1,235 @@
+"""A RUN folder: one task pruned by Meta-Vote Pruning beside its unpruned model, with everything that was decided.
+
+RUN/pruned.safetensors     the pruned model
+RUN/unpruned.safetensors   the unpruned model, fine-tuned on the same task by the same loop
+RUN/run.json               task, backbone, metrics of both, votes, recipe; written last, so a run with it is whole
+RUN/.work/                 what an interrupted run goes on from
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mvp_deploy.bank.add import versions
+from mvp_deploy.bank.ask import begin
+from mvp_deploy.bank.store import Bank
+from mvp_deploy.base import tensorfile
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.files import atomic_write
+from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.pruning import pruned as model_file
+from mvp_deploy.pruning.budget import Budget, units_kept
+from mvp_deploy.pruning.head import finish
+from mvp_deploy.pruning.original import Original, check_exact
+from mvp_deploy.pruning.pruned import PrunedModel
+from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.pruning.unpruned import digest, train_unpruned, workspace
+from mvp_deploy.structure import KeepPlan
+from mvp_deploy.tasks import Task, prepare
+from mvp_deploy.training import TrainConfig, accuracy, fit
+
+FORMAT = 1
+COLLAPSE = 0.10  # accuracy lost against unpruned from which advice is due
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run as read back: ``info`` is run.json."""
+
+    folder: Path
+    info: dict[str, Any]
+
+    def pruned(self) -> PrunedModel:
+        return model_file.load(self.folder / "pruned.safetensors")
+
+    def unpruned(self) -> PrunedModel:
+        return model_file.load(self.folder / "unpruned.safetensors")
+
+
+def load(folder: str | os.PathLike[str]) -> Run:
+    """Open a finished RUN folder. Raises DeployError where there is none, or an unfinished one."""
+    folder = Path(folder)
+    try:
+        info = json.loads((folder / "run.json").read_text())
+    except FileNotFoundError as error:
+        raise DeployError(
+            f"{folder} is not a finished run: make one with `mvp-deploy prune TASK --out RUN`."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DeployError(f"{folder / 'run.json'} cannot be read ({error}): run `mvp-deploy prune` again.") from error
+    if info.get("format") != FORMAT:
+        raise DeployError(f"{folder} has format {info.get('format')}, this version reads {FORMAT}: update mvp-deploy.")
+    if tensorfile.read_header(folder / "pruned.safetensors")["extra"].get("inputs") != info["inputs"]:
+        raise DeployError(f"{folder} was interrupted while it was made anew: run the same `mvp-deploy prune` again.")
+    return Run(folder, info)
+
+
+def prune_task(
+    task: Task,
+    bank: Bank,
+    out: str | os.PathLike[str],
+    budget: Budget,
+    recipe: Recipe,
+    config: TrainConfig,
+    *,
+    recipe_name: str,
+    device: torch.device,
+    reporter: Reporter,
+) -> Run:
+    """Make a RUN folder: unpruned model, neighbours, votes, keep plan, surgery, fine-tuning.
+
+    config: of both models' fine-tuning; its seed is the run's. A killed call goes on where it stopped when called
+    again with the same arguments; the unpruned model is reused by every later call that would train it alike.
+    """
+    folder = _folder(out)
+    common = {
+        "data": task.fingerprint,
+        "backbone": bank.backbone.fingerprint,
+        "training": asdict(config),
+        "versions": versions(),  # another version may train otherwise
+    }
+    inputs = common | {"budget": asdict(budget), "recipe": asdict(recipe), "bank": _members(bank)}
+    work = workspace(folder / ".work", inputs)
+    train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
+    state = bank.state()
+    original = Original.create(bank.backbone, state, len(task.classes), device=device, seed=config.seed)
+    begun = begin(work, task, bank, state, original, train, recipe, budget, config.seed, device, reporter)
+    whole = train_unpruned(
+        original,
+        train,
+        test,
+        config,
+        task.classes,
+        folder / "unpruned.safetensors",
+        work=work,
+        inputs=common,
+        reporter=reporter,
+    )
+    model = original.pruned(begun.plan, begun.weights)
+    cut = accuracy(model, test)
+    reporter.say(f"pruned model: accuracy {cut:.1%} before fine-tuning")
+    tuning = replace(config, distill=recipe.distill)
+    with reporter.progress("pruned model") as step:
+        done = fit(
+            model,
+            train,
+            tuning,
+            teacher=whole.model if recipe.distill else None,
+            checkpoint=work / "pruned.checkpoint",
+            progress=step,
+        )
+    finish(
+        model,
+        original.classifier,
+        train,
+        config,
+        statistics=recipe.recalibrate,
+        head=recipe.head == "closed-form",
+    )
+    final = accuracy(model, test)
+    reporter.say(f"pruned model: accuracy {final:.1%} after {done.steps} steps")
+    error = check_exact(original, begun.plan, model, test)
+    warnings = [*begun.info["warnings"], *_advice(whole.accuracy, cut, final, 1 / len(task.classes))]
+    if original.structure.inexact:
+        warnings.append(f"units were removed inexactly: the model differs from the silenced one by {error:.1e}")
+    for sentence in warnings:
+        reporter.warn(sentence)
+    key = digest(inputs)
+    full, small = original.cost(), original.cost(begun.plan)
+    info = {
+        "format": FORMAT,
+        "inputs": key,
+        "task": task.name,
+        "data": task.fingerprint,
+        "classes": list(task.classes),
+        "images": {"train": len(train), "test": len(test)},
+        "backbone": bank.backbone.to_json(),
+        "preprocessing": bank.backbone.preprocessing.to_json(),
+        "metrics": {
+            "pruned": {
+                "accuracy": final,
+                "accuracy_before_tuning": cut,
+                "units": units_kept(original.structure, begun.plan),
+                "params": small.params,
+                "macs": small.macs,
+                "steps": done.steps,
+                "seconds": begun.info["seconds"] + done.seconds,
+                "exactness": error,
+            },
+            "unpruned": {
+                "accuracy": whole.accuracy,
+                "units": 1.0,
+                "params": full.params,
+                "macs": full.macs,
+                "steps": whole.done.steps,
+                "seconds": whole.done.seconds,
+            },
+        },
+        "groups": _groups(original, begun.plan, begun.info["unanimity"]),
+        "votes": begun.info["votes"],
+        "recipe": {"name": recipe_name} | asdict(recipe),
+        "budget": asdict(budget),
+        "training": asdict(tuning),
+        "seed": config.seed,
+        "warnings": warnings,
+        "versions": versions(),
+    }
+    extra = {"inputs": key, "task": task.name, "accuracy": final}
+    model_file.save(folder / "pruned.safetensors", model.state_dict(), bank.backbone, begun.plan, task.classes, extra)
+    with atomic_write(folder / "run.json") as temporary:
+        temporary.write_text(json.dumps(info, indent=2, allow_nan=False) + "\n")
+    shutil.rmtree(folder / ".work", ignore_errors=True)
+    return Run(folder, info)
+
+
+def _groups(original: Original, plan: KeepPlan, unanimity: Mapping[str, float]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": group.name,
+            "kind": group.kind,
+            "size": group.size,
+            "kept": plan.kept(group.name),
+            "unanimity": unanimity.get(group.name),
+        }
+        for group in original.structure.groups
+    ]
+
+
+def _advice(unpruned: float, cut: float, final: float, chance: float) -> list[str]:
+    """What to do where accuracy collapsed; nothing where it did not."""
+    if unpruned - final < COLLAPSE:
+        return []
+    start = "and was no better than chance right after the cut, " if cut < 1.5 * chance else ""
+    return [
+        f"The pruned model lost {unpruned - final:.1%} accuracy against the unpruned one, {start}so it was cut too "
+        "deep or tuned too little: try more --steps, a larger --keep, or distillation from the unpruned model "
+        "(--set distill=0.5)."
+    ]
+
+
+def _members(bank: Bank) -> str:
+    """A key for the bank's content, so that a resumed run asks the same bank."""
+    return digest({entry.name: entry.details.get("versions", {}) | dict(entry.metrics) for entry in bank.entries()})
+
+
+def _folder(out: str | os.PathLike[str]) -> Path:
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise DeployError(f"{folder} is a file: name a folder for the run.")
+    if (
+        folder.is_dir()
+        and any(folder.iterdir())
+        and not ((folder / "run.json").exists() or (folder / ".work").exists())
+    ):
+        raise DeployError(f"{folder} holds something else than a run: name a new or empty folder.")
+    for leftover in folder.glob(".*.tmp.*"):
+        leftover.unlink(missing_ok=True)
+    return folder

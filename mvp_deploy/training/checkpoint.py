@@ -1,0 +1,76 @@
+"""An unfinished training on disk: one file of tensors and JSON, whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mvp_deploy.base import tensorfile
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.training.config import TrainConfig
+
+
+class Checkpoint:
+    """Saves and restores a model, its optimizer, the gradient scaler and torch's random state."""
+
+    def __init__(
+        self,
+        path: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        config: TrainConfig,
+        labels: Tensor,
+    ) -> None:
+        self.path = Path(path)
+        self._model, self._optimizer, self._scaler = model, optimizer, scaler
+        shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+        training = json.dumps([asdict(config), shapes, labels.tolist()])
+        self._training = hashlib.sha256(training.encode()).hexdigest()
+
+    def save(self, step: int, seconds: float, loss: float) -> None:
+        """Write everything, after ``step`` steps that took ``seconds``."""
+        state = self._optimizer.state_dict()["state"]
+        sections = {
+            "model": self._model.state_dict(),
+            "optimizer": {
+                f"{index}.{name}": value
+                for index, entry in state.items()
+                for name, value in entry.items()
+                if isinstance(value, Tensor)
+            },
+            "random": {"cpu": torch.get_rng_state()},
+        }
+        if torch.cuda.is_available():
+            sections["random"]["cuda"] = torch.cuda.get_rng_state()
+        done = {"training": self._training, "step": step, "seconds": seconds, "loss": loss}
+        tensorfile.save(self.path, done | {"scaler": self._scaler.state_dict()}, sections)
+
+    def load(self) -> tuple[int, float, float]:
+        """Put everything back; returns the steps done, the seconds they took, and the last loss.
+
+        Raises:
+            DeployError: the file is damaged, or belongs to another model, task or configuration.
+        """
+        header, sections = tensorfile.load(self.path)
+        if header.get("training") != self._training:
+            raise DeployError(
+                f"the checkpoint {self.path} belongs to another training: delete it, or go back to the "
+                "options it began with"
+            )
+        self._model.load_state_dict(sections["model"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in sections["optimizer"].items():
+            index, _, key = name.partition(".")
+            state.setdefault(int(index), {})[key] = value
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
+        self._scaler.load_state_dict(header["scaler"])
+        torch.set_rng_state(sections["random"]["cpu"])
+        if "cuda" in sections["random"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(sections["random"]["cuda"])
+        return header["step"], header["seconds"], header["loss"]

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvp_deploy.base import tensorfile
+from mvp_deploy.base.errors import DeployError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "some.safetensors"
+    sections = {
+        "weights": {"a": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(7)},
+        "scores": {"g": torch.ones(4)},
+    }
+    tensorfile.save(path, {"name": "x", "numbers": [1, 2]}, sections)
+    return path
+
+
+def test_what_was_written_is_read(file: Path) -> None:
+    header, sections = tensorfile.load(file)
+    assert header == {"name": "x", "numbers": [1, 2]} == tensorfile.read_header(file)
+    assert torch.equal(sections["weights"]["a"], torch.arange(6.0).reshape(2, 3))
+    assert sections["weights"]["count"].shape == ()
+    assert sections["weights"]["count"] == 7
+    assert tensorfile.load(file, ["scores"])[1].keys() == {"scores"}
+
+
+def test_equal_content_makes_equal_bytes(file: Path, tmp_path: Path) -> None:
+    header, sections = tensorfile.load(file)
+    tensorfile.save(tmp_path / "again.safetensors", header, sections)
+    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_every_changed_byte_is_noticed(file: Path) -> None:
+    good = file.read_bytes()
+    for place in range(0, len(good), 7):
+        file.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(DeployError):
+            tensorfile.load(file)
+
+
+def test_a_damaged_section_does_not_stop_the_reading_of_another(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # in the last section written: weights
+    file.write_bytes(content)
+    tensorfile.read_header(file)
+    tensorfile.load(file, ["scores"])
+    with pytest.raises(DeployError, match="weights"):
+        tensorfile.load(file, ["weights"])
+
+
+@pytest.mark.parametrize("content", [b"", b"12345678", b"\xff" * 64, b"{}"])
+def test_what_is_no_such_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(content)
+    with pytest.raises(DeployError, match=r"bad\.safetensors"):
+        tensorfile.load(tmp_path / "bad.safetensors")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DeployError, match="does not exist"):
+        tensorfile.read_header(tmp_path / "none.safetensors")

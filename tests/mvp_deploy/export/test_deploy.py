@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+
+from mvp_deploy import backbones, bundle, runs
+from mvp_deploy.bank.store import Bank
+from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.reporter import Silent
+from mvp_deploy.cli import main
+from mvp_deploy.export import artefacts, deploy
+from mvp_deploy.export.graphs import Precision
+from mvp_deploy.exporters.onnx import read_metadata, run_onnx
+from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.recipes import recipe_named
+from mvp_deploy.tasks import load_task, prepare
+from mvp_deploy.training import TrainConfig, accuracy
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
+    """A small model of two digits, pruned by its own importance."""
+    folder = tmp_path_factory.mktemp("deploy")
+    bank = Bank.init(folder / "bank", *backbones.create("test_resnet", image_size=32))
+    return runs.prune_task(
+        load_task("digits#0,1"),
+        bank,
+        folder / "run",
+        Budget(0.5),
+        recipe_named("own"),
+        TrainConfig(steps=10, batch_size=32, lr=1e-3),
+        recipe_name="own",
+        device=torch.device("cpu"),
+        reporter=Silent(),
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(run: runs.Run, tmp_path_factory: pytest.TempPathFactory) -> bundle.Bundle:
+    return deploy.export_run(run.folder, tmp_path_factory.mktemp("out") / "bundle", reporter=Silent())
+
+
+@pytest.mark.parametrize("name", ["pruned", "unpruned"])
+def test_the_file_is_as_accurate_as_the_model_on_the_whole_held_out_part(
+    run: runs.Run, exported: bundle.Bundle, name: str
+) -> None:
+    loaded = getattr(run, name)()
+    test = prepare(load_task("digits#0,1").test, loaded.backbone.preprocessing)
+    (record,) = [model for model in exported.models if model.model == name]
+    assert record.accuracy == accuracy(loaded.model, test)
+    assert record.parity < record.tolerance
+    proto = onnx.load(exported.path / record.file)
+    weights = sum(np.prod(tensor.dims) for tensor in proto.graph.initializer)
+    assert weights <= record.params  # batch norms are folded into convolutions
+
+
+def test_the_pruned_file_is_the_smaller_one(exported: bundle.Bundle) -> None:
+    sizes = [(exported.path / f"models/{name}.fp32.onnx").stat().st_size for name in ("pruned", "unpruned")]
+    assert sizes[0] < 0.6 * sizes[1]
+
+
+def test_a_bundle_tells_what_a_device_needs(run: runs.Run, exported: bundle.Bundle) -> None:
+    assert exported.classes == ("0", "1")
+    assert exported.info["task"]["data"] == run.info["data"]
+    metadata = read_metadata(exported.path / "models/pruned.fp32.onnx")
+    assert metadata["classes"] == ["0", "1"]
+    assert metadata["preprocessing"] == json.loads((exported.path / "preprocessing.json").read_text())
+    samples = exported.samples
+    assert samples["images"].dtype == np.float32
+    assert len(samples["images"]) == bundle.MAX_SAMPLES
+    got = run_onnx(exported.path / "models/pruned.fp32.onnx", samples["images"])
+    np.testing.assert_allclose(got, samples["pruned"], rtol=1e-3, atol=1e-4)
+
+
+def test_equal_runs_give_equal_bundles(run: runs.Run, exported: bundle.Bundle, tmp_path: Path) -> None:
+    again = deploy.export_run(run.folder, tmp_path / "again", reporter=Silent())
+    assert (again.path / "manifest.json").read_bytes() == (exported.path / "manifest.json").read_bytes()
+
+
+def test_without_parity_there_is_no_bundle(run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = artefacts.export_onnx
+
+    def wrong(model: torch.nn.Module, *rest: object) -> Path:
+        """An exporter that gets one layer a little wrong, as in pytorch#166797."""
+        with torch.no_grad():
+            model.get_classifier().weight *= 1.001  # type: ignore[operator]
+        return real(model, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(artefacts, "export_onnx", wrong)
+    done = CliRunner().invoke(main, ["export", str(run.folder), "--out", str(tmp_path / "bundle")])
+    assert done.exit_code == ExitCode.PARITY
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("target", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml")])
+def test_int8_is_judged_in_the_runtime_it_is_for(
+    run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, suffix: str
+) -> None:
+    """Each rounds in its own way: there, layers that were tried and are in the file must be the same."""
+    pytest.importorskip(target, reason=f"{target} is not installed")
+    opened: list[tuple[str, float]] = []
+    real = artefacts.open_runner
+
+    def recorded(path: Path) -> artefacts.Runner:
+        weights = path.with_suffix(".bin") if path.suffix == ".xml" else path
+        opened.append((path.suffix, weights.stat().st_size))
+        return real(path)
+
+    monkeypatch.setattr(artefacts, "open_runner", recorded)
+    found = deploy.export_run(
+        run.folder,
+        tmp_path / "bundle",
+        targets=(target,),
+        precisions=("int8",),
+        reduced=Precision(max_drop=1.0),
+        reporter=Silent(),
+    )
+    assert [file.target for file in found.models] == [target] * 2
+    assert {name for name, _ in opened} == {suffix}
+    tried, packed, *_ = opened
+    assert tried == packed
+
+
+def test_int8_that_loses_too_much_makes_no_bundle(run: runs.Run, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    asked = ["--precision", "int8", "--max-drop", "-100", "--measure", ""]
+    done = CliRunner().invoke(main, ["export", str(run.folder), "--out", str(out), *asked])
+    assert done.exit_code == ExitCode.ACCURACY
+    assert "int8 has" in done.output
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "said"),
+    [
+        ("openvino", "fp16", "the target openvino does not deliver fp16: ask for fp32 or int8"),
+        ("onnx", "int4", "there is no precision 'int4'"),
+        ("coreml", "fp32", "there is no target 'coreml'"),
+    ],
+)
+def test_what_no_target_delivers_is_told_before_anything_is_made(
+    run: runs.Run, tmp_path: Path, target: str, precision: str, said: str
+) -> None:
+    asked = ["--out", str(tmp_path / "b"), "--target", target, "--precision", precision]
+    done = CliRunner().invoke(main, ["export", str(run.folder), *asked])
+    assert done.exit_code == ExitCode.INPUT
+    assert said in done.output
+
+
+def test_changed_images_are_noticed(run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deploy, "load_task", lambda spec, **options: load_task("digits#0,2"))
+    with pytest.raises(DeployError, match="have changed"):
+        deploy.export_run(run.folder, tmp_path / "bundle", reporter=Silent())
+
+
+def test_the_command_measures_and_prints_what_it_packed(run: runs.Run, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    done = CliRunner().invoke(main, ["export", str(run.folder), "--out", str(out), "--measure", "1,4", "--json"])
+    assert done.exit_code == 0, done.output
+    assert {model["model"] for model in json.loads(done.stdout)["models"]} == {"pruned", "unpruned"}
+    rows = bundle.read_measurements(bundle.read(out))["rows"]
+    assert [(row["model"], row["batch"]) for row in rows] == [
+        ("unpruned", 1), ("pruned", 1), ("unpruned", 4), ("pruned", 4),
+    ]  # fmt: skip
+
+
+def test_a_run_can_be_timed_in_pytorch(run: runs.Run) -> None:
+    done = CliRunner().invoke(main, ["bench", str(run.folder), "--duration", "0.2", "--json"])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["model"] for row in rows] == ["unpruned", "pruned"]
+    assert rows[0]["runtime"] == "pytorch CPU"
+
+
+def test_what_is_no_run_is_an_expected_error(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["export", str(tmp_path), "--out", str(tmp_path / "b")])
+    assert done.exit_code == ExitCode.INPUT
+    assert "not a finished run" in done.output

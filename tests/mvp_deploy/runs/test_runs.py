@@ -1,0 +1,184 @@
+"""Bank and runs end to end on a real task: `bank add`, then `prune`, through the library."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvp_deploy import runs
+from mvp_deploy.bank.add import add_task
+from mvp_deploy.bank.store import Bank
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.reporter import Silent
+from mvp_deploy.pruning import pruned
+from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.iterative import Schedule
+from mvp_deploy.pruning.recipes import RECIPES, Recipe
+from mvp_deploy.runs import Run
+from mvp_deploy.tasks import load_task
+from mvp_deploy.training import TrainConfig, accuracy
+
+CPU = torch.device("cpu")
+CONFIG = TrainConfig(steps=5, batch_size=16, lr=0.01)
+BUDGET = Budget(0.4)
+
+
+class Listener(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.warned: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warned.append(text)
+
+
+@pytest.fixture(scope="module")
+def bank(cnn, tmp_path_factory: pytest.TempPathFactory) -> Bank:
+    bank = Bank.init(tmp_path_factory.mktemp("bank"), cnn.backbone, cnn.state)
+    for spec in ("digits#3,4,5", "digits#1,2,3"):
+        add_task(bank, load_task(spec), BUDGET, Schedule(2, 3, batches=2), CONFIG, device=CPU, reporter=Silent())
+    return bank
+
+
+def prune(bank: Bank, out: Path, recipe: Recipe = RECIPES["default"], listener: Listener | None = None) -> Run:
+    return runs.prune_task(
+        load_task("digits#0,1,2"), bank, out, BUDGET, recipe, CONFIG,
+        recipe_name="some", device=CPU, reporter=listener or Listener(),
+    )  # fmt: skip
+
+
+def test_the_bank_knows_what_a_task_cost_and_gave(bank: Bank, cnn) -> None:
+    entry = bank.entry("digits#3,4,5")
+    full = cnn.original.cost()
+    assert (
+        entry.metrics["unpruned_params"]
+        == full.params
+        > entry.metrics["params"]
+        == cnn.original.cost(entry.plan).params
+    )
+    assert entry.cost["steps"] == 5 + 2 * 3
+    assert entry.cost["seconds"] > 0
+    assert entry.cost["macs"] > 3 * 16 * 5 * full.macs
+    assert entry.signature().count.sum() == len(load_task("digits#3,4,5").train)
+    assert {n: len(s) for n, s in entry.scores().items()} == {g.name: g.size for g in cnn.original.structure.groups}
+    assert not list((bank.folder / ".work").glob("*/*"))  # nothing unfinished is left
+    model = pruned.rebuild(bank.backbone, entry.plan, 3, entry.weights())
+    assert sum(p.numel() for p in model.parameters()) == entry.metrics["params"]
+
+
+def test_a_run_is_complete_and_reloads_to_the_bit(bank: Bank, tmp_path: Path) -> None:
+    run = prune(bank, tmp_path / "run")
+    again = runs.load(tmp_path / "run")
+    assert again.info == run.info == json.loads((tmp_path / "run" / "run.json").read_text())
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "pruned.safetensors",
+        "run.json",
+        "unpruned.safetensors",
+    ]
+    info, small, full = again.info, again.pruned(), again.unpruned()
+    assert info["task"] == "digits#0,1,2"
+    assert small.classes == ("0", "1", "2") == full.classes
+    metrics = info["metrics"]
+    assert (
+        metrics["pruned"]["params"] == sum(p.numel() for p in small.model.parameters()) < metrics["unpruned"]["params"]
+    )
+    assert metrics["pruned"]["units"] <= 0.4
+    assert metrics["pruned"]["exactness"] < 1e-5
+    assert {g["name"]: g["kept"] for g in info["groups"]} == {n: int(m.sum()) for n, m in small.plan.masks.items()}
+    assert {v["task"] for v in info["votes"]["voters"]} == {"digits#3,4,5", "digits#1,2,3"}
+    assert all(0 <= g["unanimity"] <= 1 for g in info["groups"])
+    task = load_task("digits#0,1,2")
+    from mvp_deploy.tasks import prepare
+
+    test = prepare(task.test, small.backbone.preprocessing)
+    assert accuracy(small.model, test) == metrics["pruned"]["accuracy"]
+    assert accuracy(full.model, test) == metrics["unpruned"]["accuracy"]
+
+
+def test_the_same_run_again_gives_the_same_model_and_trains_no_baseline(bank: Bank, tmp_path: Path) -> None:
+    prune(bank, tmp_path / "run")
+    first = runs.load(tmp_path / "run").pruned()
+    listener = Listener()
+    second = prune(bank, tmp_path / "run", listener=listener).pruned()
+    assert any("reused" in text for text in listener.said)
+    assert first.plan == second.plan
+    state = second.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in first.model.state_dict().items())
+
+
+def test_a_baseline_of_another_version_is_trained_anew(
+    bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prune(bank, tmp_path / "run")
+    monkeypatch.setattr(runs, "versions", lambda: {"torch": "another"})
+    listener = Listener()
+    prune(bank, tmp_path / "run", listener=listener)
+    assert not any("reused" in text for text in listener.said)
+
+
+def test_the_paper_s_recipe_and_distillation_run(bank: Bank, tmp_path: Path) -> None:
+    paper = prune(bank, tmp_path / "paper", RECIPES["paper"]).info
+    assert paper["votes"]["initial_weights"] == "average"
+    assert paper["votes"]["own"] == 0
+    assert all(v["similarity"] <= 0 for v in paper["votes"]["voters"])  # LEEP is a log-likelihood
+    listener = Listener()
+    distilled = prune(bank, tmp_path / "paper", replace(RECIPES["default"], distill=0.5), listener).info
+    assert distilled["training"]["distill"] == 0.5
+    assert any("reused" in text for text in listener.said)
+
+
+def test_a_task_does_not_vote_for_itself(bank: Bank, tmp_path: Path) -> None:
+    task = load_task("digits#3,4,5")
+    run = runs.prune_task(
+        task, bank, tmp_path / "run", BUDGET, RECIPES["default"], CONFIG,
+        recipe_name="default", device=CPU, reporter=Silent(),
+    )  # fmt: skip
+    assert [v["task"] for v in run.info["votes"]["voters"]] == ["digits#1,2,3"]
+
+
+def test_a_run_of_which_half_is_new_is_not_trusted(bank: Bank, tmp_path: Path) -> None:
+    prune(bank, tmp_path / "a")
+    prune(bank, tmp_path / "b", RECIPES["own"])
+    (tmp_path / "b" / "pruned.safetensors").replace(tmp_path / "a" / "pruned.safetensors")
+    with pytest.raises(DeployError, match="interrupted"):
+        runs.load(tmp_path / "a")
+    with pytest.raises(DeployError, match="not a finished run"):
+        runs.load(tmp_path / "nowhere")
+
+
+def test_a_folder_of_something_else_is_left_alone(bank: Bank, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(DeployError, match="something else"):
+        prune(bank, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_collapse_comes_with_advice(bank: Bank, tmp_path: Path) -> None:
+    listener = Listener()
+    config = replace(CONFIG, steps=60)
+    task = load_task("digits#0,1,2,3")
+    runs.prune_task(
+        task, bank, tmp_path / "run", Budget(0.01), replace(RECIPES["random"], head="fresh", recalibrate=False),
+        replace(config, lr=1e-6), recipe_name="random", device=CPU, reporter=listener,
+    )  # fmt: skip
+    assert any("--steps" in text and "--keep" in text for text in listener.warned)
+
+
+def test_a_model_saved_for_another_structure_is_refused(cnn, tmp_path: Path) -> None:
+    plan = cnn.original.full
+    state = cnn.original.model.state_dict()
+    pruned.save(tmp_path / "m.safetensors", state, cnn.backbone, plan, ("0", "1", "2"), {})
+    loaded = pruned.load(tmp_path / "m.safetensors")
+    assert all(torch.equal(value, state[name]) for name, value in loaded.model.state_dict().items())
+    masks = dict(plan.masks)
+    masks.popitem()
+    pruned.save(tmp_path / "m.safetensors", state, cnn.backbone, type(plan)(masks), ("0", "1", "2"), {})
+    with pytest.raises(DeployError, match="another structure"):
+        pruned.load(tmp_path / "m.safetensors")

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.tasks import load_task
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def arrays() -> dict[str, np.ndarray]:
+    """Three classes; every pixel of an image has its label's value."""
+    train, test = np.repeat(np.arange(3), 4), np.repeat(np.arange(3), 2)
+    return {
+        "x_train": np.broadcast_to(train[:, None, None, None], (12, 8, 6, 3)).astype(np.uint8),
+        "y_train": train,
+        "x_test": np.broadcast_to(test[:, None, None, None], (6, 8, 6, 3)).astype(np.uint8),
+        "y_test": test,
+        "classes": np.array(["ant", "bee", "cat, black"]),
+    }
+
+
+def test_digits_hold_all_images_and_the_same_ones_out_for_the_same_seed() -> None:
+    task = load_task("digits")
+    assert task.classes == tuple("0123456789")
+    assert len(task.train) + len(task.test) == 1797
+    assert task.train.images.shape[1:] == (8, 8, 3)  # type: ignore[union-attr]
+    assert np.max(task.train.images) == 255  # type: ignore[arg-type]
+    share = np.bincount(task.test.labels) / np.bincount(np.r_[task.train.labels, task.test.labels])
+    assert (abs(share - 0.2) < 0.01).all()  # stratified
+    assert load_task("digits").fingerprint == task.fingerprint != load_task("digits", seed=1).fingerprint
+
+
+def test_tasks_that_share_a_class_hold_out_the_same_images_of_it() -> None:
+    def held_out_threes(spec: str) -> set[bytes]:
+        task = load_task(spec)
+        label = task.classes.index("3")
+        return {
+            image.tobytes()
+            for image, k in zip(task.test.images, task.test.labels, strict=True)  # type: ignore[union-attr]
+            if k == label
+        }
+
+    assert held_out_threes("digits#3,8") == held_out_threes("digits#1,3,5,7") == held_out_threes("digits")
+
+
+def test_named_classes_become_labels_in_their_order(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **arrays())
+    task = load_task(f'{tmp_path}/a.npz#"cat, black",ant')
+    assert task.classes == ("cat, black", "ant")
+    for split in (task.train, task.test):
+        assert [int(image[0, 0, 0]) for image in split.images] == [  # type: ignore[union-attr, index]
+            2 if label == 0 else 0 for label in split.labels
+        ]
+    assert len(task.test) == 4
+
+
+def test_grey_images_are_shown_as_rgb_and_unnamed_classes_by_number(tmp_path: Path) -> None:
+    labels = np.repeat([4, 7], 10)
+    np.savez(
+        tmp_path / "a.npz",
+        images=np.tile(np.arange(25, dtype=np.uint8).reshape(5, 5), (20, 1, 1)),
+        labels=labels,
+    )
+    task = load_task(f"{tmp_path}/a.npz")
+    assert task.classes == ("4", "7")
+    assert (len(task.train), len(task.test)) == (16, 4)
+    image = task.train.images[0]
+    assert image.shape == (5, 5, 3)  # type: ignore[union-attr]
+    assert (image == np.arange(25).reshape(5, 5, 1)).all()  # type: ignore[union-attr]
+
+
+def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+    content = arrays()
+    np.savez(tmp_path / "a.npz", **content)
+    before = load_task(f"{tmp_path}/a.npz").fingerprint
+    np.savez(tmp_path / "a.npz", **content | {"x_train": 255 - content["x_train"]})
+    assert load_task(f"{tmp_path}/a.npz").fingerprint != before
+
+
+Change = Callable[[dict[str, np.ndarray]], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda a: a.pop("y_test"), "lacks the keys"),
+        (lambda a: a.update(x_train=a["x_train"] / 255), "float64: store them as uint8"),
+        (lambda a: a.update(x_train=a["x_train"][:, 0, 0]), r"shape \[12, 3\]"),
+        (lambda a: a.update(y_train=a["y_train"][1:]), "one integer for each of the 12 images"),
+        (lambda a: a.update(y_train=a["y_train"] * 1.0), "labels of type float64"),
+        (lambda a: a.update(y_test=a["y_test"] + 1), "labels from 0 to 3, but 3 names"),
+        (lambda a: a.update(y_test=a["y_test"] * 0), "class 'bee' of .* has no test images"),
+        (lambda a: a.update(classes=np.array(["a", "a", "b"])), "class name twice"),
+        (lambda a: a.update(classes=np.array(["a", None, "b"], object)), "plain arrays"),
+    ],
+)
+def test_unusable_arrays_are_named(tmp_path: Path, change: Change, says: str) -> None:
+    content = arrays()
+    change(content)
+    np.savez(tmp_path / "a.npz", **content)  # type: ignore[arg-type]
+    with pytest.raises(DeployError, match=says) as caught:
+        load_task(f"{tmp_path}/a.npz")
+    assert caught.value.code == ExitCode.INPUT
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("digits#3", "only the class '3'"),
+        ("digits#", "no class of digits"),
+        ("digits#1,1", "'1' is named twice"),
+        ("digits#1,eleven", "no class 'eleven'"),
+        ("#1,2", "names no source"),
+        ("nowhere.npz#a,b", "no image folder or .npz file 'nowhere.npz'"),
+    ],
+)
+def test_unusable_names_are_explained(spec: str, says: str) -> None:
+    with pytest.raises(DeployError, match=says) as caught:
+        load_task(spec)
+    assert caught.value.code == ExitCode.INPUT
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip"])
+def test_a_broken_npz_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(DeployError, match=r"a\.npz cannot be read"):
+        load_task(f"{tmp_path}/a.npz")
+
+
+def test_an_npz_cut_short_is_named(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", **arrays())  # type: ignore[arg-type]
+    whole = bytearray((tmp_path / "a.npz").read_bytes())
+    whole[60:90] = bytes(30)  # the directory at the end is fine, a member is not
+    (tmp_path / "a.npz").write_bytes(whole)
+    with pytest.raises(DeployError, match=r"a\.npz cannot be read"):
+        load_task(f"{tmp_path}/a.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "size"),
+    [("cifar100_200x50.npz", 100, 32), ("caltech101_64.npz", 101, 64), ("omniglot28.npz", 1623, 28)],
+)
+def test_real_image_sets_load(name: str, classes: int, size: int) -> None:
+    if not (SHARED / name).exists():
+        pytest.skip(f"needs {SHARED / name}, which only the project's own machines have")
+    whole = load_task(str(SHARED / name))
+    assert len(whole.classes) == classes
+    some = load_task(f"{SHARED / name}#" + ",".join(f'"{c}"' for c in whole.classes[5:1:-1]))
+    assert some.classes == whole.classes[5:1:-1]
+    assert some.train.images.shape[1:] == (size, size, 3)  # type: ignore[union-attr]
+    assert len(some.train) < len(whole.train)
+    assert sorted(set(some.test.labels.tolist())) == [0, 1, 2, 3]
