@@ -26,7 +26,7 @@ ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 def address() -> Iterator[str]:
     from ray.cluster_utils import Cluster as Machines
 
-    root = str(Path(__file__).parents[2])  # workers import what the test imports
+    root = str(Path(__file__).parents[3])  # workers import what the test imports
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, str(Path(__file__).parent), before]))
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

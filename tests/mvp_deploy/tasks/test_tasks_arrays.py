@@ -9,7 +9,7 @@ import pytest
 from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.tasks import load_task
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
 def arrays() -> dict[str, np.ndarray]:
