@@ -12,6 +12,7 @@ from fakes.bundle import tiny_bundle
 
 from mvp_deploy import bundle
 from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.files import sha256
 from mvp_deploy.bundle import signing
 from mvp_deploy.cli import main
 
@@ -66,7 +67,7 @@ def test_who_changes_a_file_and_the_manifest_with_it_is_found_out(signed: Path, 
     else:
         file = labels if change == "edit" else signed / ".git"
         file.write_text("[]")
-        manifest["files"][file.name] = {"sha256": bundle.sha256(file), "bytes": 2}
+        manifest["files"][file.name] = {"sha256": sha256(file), "bytes": 2}
     (signed / "manifest.json").write_text(json.dumps(manifest))
     assert bundle.verify(signed) == []  # checksums alone see nothing
     assert verify(signed, keys / "ours.pub") == ExitCode.INPUT
