@@ -143,7 +143,7 @@ class Structure:
                     continue
                 others = [d for d in range(value.ndim) if d != member.dim]
                 line = value.double().sum(others) if others else value.double()
-                ids = self._unit_ids(group, member).to(line.device)
+                ids = torch.from_numpy(self.unit_ids(group, member)).to(line.device)
                 inside = ids >= 0
                 row = torch.zeros(group.size, dtype=torch.float64, device=line.device)
                 rows.append(row.index_add_(0, ids[inside], line[inside]))
@@ -151,8 +151,9 @@ class Structure:
                 out[group.name] = torch.stack(rows)
         return out
 
-    def _unit_ids(self, group: UnitGroup, member: Member) -> Tensor:
-        return torch.from_numpy(unit_index(self.axes[member.tensor][member.dim], self._atoms[group.name]))
+    def unit_ids(self, group: UnitGroup, member: Member) -> np.ndarray:
+        """For each position along the member's dimension, the group's unit that it belongs to, or -1 (int64)."""
+        return unit_index(self.axes[member.tensor][member.dim], self._atoms[group.name])
 
     def prune(self, model: nn.Module, plan: KeepPlan) -> nn.Module:
         """A new, smaller model; see `surgery.prune`."""

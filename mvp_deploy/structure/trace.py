@@ -183,7 +183,7 @@ def module_paths(model: nn.Module, enter: Callable[[str], None]) -> Iterator[Non
 
 
 @contextmanager
-def _open_functionals() -> Iterator[None]:
+def open_functionals() -> Iterator[None]:
     """Let the Python functions of torch.nn.functional run as they are, so that the functions they call are seen."""
     names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
     with ExitStack() as stack:
@@ -217,7 +217,7 @@ def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace) -> Any
         trace.module = path
 
     operators = _Operators(trace)
-    with torch.no_grad(), mode, module_paths(fake, enter), _open_functionals(), operators, _Functions(trace, operators):
+    with torch.no_grad(), mode, module_paths(fake, enter), open_functionals(), operators, _Functions(trace, operators):
         out = fake(*inputs)
     if recorder is not None:
         recorder.output(out)
