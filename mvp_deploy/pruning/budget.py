@@ -66,22 +66,6 @@ def proportional(structure: Structure, shares: Mapping[str, float]) -> Profile:
     }
 
 
-def by_threshold(structure: Structure, scores: Scores) -> Profile:
-    """One threshold for all groups, over scores divided by their group's root mean square.
-
-    Molchanov et al. 2017 (arXiv 1611.06440) divide a layer's scores by their L2 norm so that layers compare;
-    the root mean square is that norm freed from the number of units.
-    """
-    scaled = {group.name: _scaled(scores[group.name]) for group in structure.groups if group.kind not in WHOLE}
-    ranking = np.sort(np.concatenate(list(scaled.values()))) if scaled else np.zeros(1)
-
-    def profile(level: float) -> dict[str, float]:
-        threshold = ranking[min(len(ranking) - 1, round((1 - level) * len(ranking)))]
-        return {name: float(np.sum(values >= threshold)) for name, values in scaled.items()}
-
-    return profile
-
-
 def counts_for(
     structure: Structure, budget: Budget, profile: Profile, *, within: KeepPlan | None = None
 ) -> dict[str, int]:
@@ -110,10 +94,7 @@ def counts_for(
         if budget.of == "units":
             return smallest
         reachable = _amount(structure, _first(structure, smallest), budget.of) / _amount(structure, full, budget.of)
-        raise DeployError(
-            f"This backbone cannot shrink to {budget.fraction:.1%} of its {budget.of}: the smallest it allows is "
-            f"{reachable:.1%}. Ask for more, lower --round-to, or choose a smaller backbone."
-        )
+        raise unreachable(budget, reachable)
     low, high = 0.0, 1.0
     if affordable(high):
         return counts(high)
@@ -121,6 +102,14 @@ def counts_for(
         middle = (low + high) / 2
         low, high = (middle, high) if affordable(middle) else (low, middle)
     return counts(low)
+
+
+def unreachable(budget: Budget, smallest: float) -> DeployError:
+    """What to raise where the ``smallest`` fraction that rounding and groups allow is above the budget's."""
+    return DeployError(
+        f"This backbone cannot shrink to {budget.fraction:.1%} of its {budget.of}: the smallest it allows is "
+        f"{smallest:.1%}. Ask for more, lower --round-to, or choose a smaller backbone."
+    )
 
 
 def keep_best(
@@ -141,11 +130,6 @@ def keep_best(
 def units_kept(structure: Structure, plan: KeepPlan) -> float:
     """The fraction of all units that ``plan`` keeps."""
     return _amount(structure, plan, "units") / _amount(structure, KeepPlan.full(structure), "units")
-
-
-def _scaled(score: np.ndarray) -> np.ndarray:
-    size = float(np.sqrt(np.mean(np.square(score))))
-    return np.asarray(score / size if size > 0 else score, dtype=np.float64)
 
 
 def _nearest(group: UnitGroup, wanted: float, round_to: int, within: KeepPlan | None) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.reporter import Reporter, Silent
 from mvp_deploy.pruning import budget as budgets
+from mvp_deploy.pruning import knapsack
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import recalibrate
 from mvp_deploy.pruning.importance import score
@@ -156,8 +157,10 @@ def _cut(original: Original, state: _State, train: Images, budget: Budget, sched
     scores = score(
         schedule.criterion, structure, model, state.plan, train, batches=schedule.batches, seed=seed + len(state.rounds)
     )
-    profile = budgets.by_threshold(structure, scores) if schedule.scope == "global" else budgets.uniform(structure)
-    counts = budgets.counts_for(structure, budget, profile, within=state.plan)
+    if schedule.scope == "global":
+        counts = knapsack.cheapest(structure, budget, scores, within=state.plan)
+    else:
+        counts = budgets.counts_for(structure, budget, budgets.uniform(structure), within=state.plan)
     plan = budgets.keep_best(structure, scores, counts, within=state.plan, seed=seed)
     weights = structure.gather(original.widened(state.plan, state.weights), plan)
     return _State(plan, weights, state.rounds, True)

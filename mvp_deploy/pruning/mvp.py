@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mvp_deploy.pruning import budget as budgets
-from mvp_deploy.pruning import votes
+from mvp_deploy.pruning import knapsack, votes
 from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.head import recalibrate, solve_head
 from mvp_deploy.pruning.importance import score
@@ -76,12 +76,12 @@ def decide(
     if voters and own > 0:
         wishes = votes.blend(wishes, known, own)
     if recipe.scope == "global":
-        profile = budgets.by_threshold(structure, known)
+        counts = knapsack.cheapest(structure, budget, known)
     elif recipe.scope == "neighbours" and voters:
         profile = budgets.proportional(structure, votes.shares(structure, voters))
+        counts = budgets.counts_for(structure, budget, profile)
     else:
-        profile = budgets.uniform(structure)
-    counts = budgets.counts_for(structure, budget, profile)
+        counts = budgets.counts_for(structure, budget, budgets.uniform(structure))
     plan = budgets.keep_best(structure, wishes, counts, seed=seed)
     weights = tuple(votes.weights(voters, recipe.weighting).tolist())
     return Decision(plan, voters, weights, votes.unanimity(structure, voters, plan), own, initial, warnings)

@@ -10,16 +10,14 @@ from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning.budget import Budget, allowed_counts, counts_for, keep_best, units_kept
 from mvp_deploy.structure import KeepPlan, UnitGroup
 
-SCOPES = ("uniform", "proportional", "threshold")
+SCOPES = ("uniform", "proportional")
 
 
 def profile(scope: str, structure, seed: int = 0):
     rng = np.random.default_rng(seed)
     if scope == "uniform":
         return budgets.uniform(structure)
-    if scope == "proportional":
-        return budgets.proportional(structure, {g.name: rng.uniform(0.05, 1) for g in structure.groups})
-    return budgets.by_threshold(structure, {g.name: rng.lognormal(0, 2, g.size) for g in structure.groups})
+    return budgets.proportional(structure, {g.name: rng.uniform(0.05, 1) for g in structure.groups})
 
 
 @given(
@@ -68,16 +66,6 @@ def test_uniform_keeps_the_same_fraction_of_every_group(cnn) -> None:
     structure = cnn.original.structure
     counts = counts_for(structure, Budget(0.5, round_to=1), budgets.uniform(structure))
     assert counts == {group.name: group.size // 2 for group in structure.groups}
-
-
-def test_a_threshold_cuts_groups_where_many_units_matter_little(cnn) -> None:
-    structure = cnn.original.structure
-    scores = {group.name: np.ones(group.size) for group in structure.groups}
-    flat, peaked = structure.groups[-1], structure.groups[-2]
-    scores[flat.name] = np.linspace(1, 1.1, flat.size) * 1e-6  # the scale of a group does not matter
-    scores[peaked.name] = np.where(np.arange(peaked.size) < 8, 1.0, 1e-3)
-    counts = counts_for(structure, Budget(0.8), budgets.by_threshold(structure, scores))
-    assert counts[flat.name] > counts[peaked.name] == 8
 
 
 def test_proportional_follows_the_shares(cnn) -> None:
