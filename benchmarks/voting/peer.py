@@ -26,10 +26,10 @@ from run import RESULTS
 from torch import nn
 from torch.nn import functional
 
-from mvp_deploy.bank.evaluate import interval
 from mvp_deploy.bank.trial import NewTask
 from mvp_deploy.benchmark.compare import Candidate, benchmark
 from mvp_deploy.benchmark.measure import Settings
+from mvp_deploy.benchmark.statistics import mean_interval
 from mvp_deploy.cli._common import Console
 from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.pruning.budget import Budget
@@ -131,7 +131,7 @@ def main(place: Place, keep: float, recipe: str, seeds: int, most: int | None) -
     means = {name: {key: float(np.mean([c[key] for c in v])) for key in v[0]} for name, v in found.items()}
     pairs = [[c["accuracy"] for c in found[name]] for name in ("ours", "torch-pruning")]
     difference = (np.array(pairs[0]) - np.array(pairs[1])).reshape(-1, seeds).mean(1)
-    low, high = interval(difference)
+    apart = mean_interval(difference)
     result = {
         "setting": chosen.name,
         "net": net,
@@ -140,7 +140,7 @@ def main(place: Place, keep: float, recipe: str, seeds: int, most: int | None) -
         "targets": len(difference),
         "seeds": seeds,
         "means": means,
-        "accuracy_difference": {"mean": float(difference.mean()), "low": low, "high": high},
+        "accuracy_difference": {"mean": apart.value, "low": apart.low, "high": apart.high},
         "latency": timed,
     }
     RESULTS.mkdir(exist_ok=True)

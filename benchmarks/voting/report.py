@@ -84,7 +84,7 @@ def won(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """Per rival, in how many settings the difference is surely above zero."""
     for apart in zip(*(one.apart for one in verdicts), strict=True):
         asked = [one for one in apart if one]
-        yield f"{sum(one.low > 0 for one in asked)} of {len(asked)}" if asked else ""
+        yield f"{sum(one.points.surely_above(0) for one in asked)} of {len(asked)}" if asked else ""
 
 
 def tables(cells: Cells) -> Iterator[str]:

@@ -10,30 +10,28 @@ import numpy as np
 from arms import UNPRUNED
 from cells import Cell
 
-from mvp_deploy.bank.evaluate import interval
+from mvp_deploy.benchmark.statistics import Interval, mean_interval
 
 
 @dataclass(frozen=True)
 class Difference:
     """Of two arms' accuracy, in points: the mean over targets and its 95 % interval."""
 
-    mean: float
-    low: float
-    high: float
+    points: Interval
     targets: int
 
     @classmethod
     def of(cls, apart: np.ndarray) -> Difference:
         """Of each target's difference, float64 [targets]."""
-        return cls(float(apart.mean()), *interval(apart), len(apart))
+        return cls(mean_interval(apart), len(apart))
 
     @property
     def sure(self) -> bool:
         """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
+        return self.points.surely_above(0) or self.points.surely_below(0)
 
     def __str__(self) -> str:
-        text = f"{self.mean:+.1f} ({self.low:+.1f} to {self.high:+.1f})"
+        text = f"{self.points.value:+.1f} ({self.points.low:+.1f} to {self.points.high:+.1f})"
         return f"**{text}**" if self.sure else text
 
 

@@ -14,6 +14,7 @@ from mvp_deploy.bank.store import Bank
 from mvp_deploy.bank.trial import NewTask
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.benchmark.statistics import Interval, mean_interval
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed
 from mvp_deploy.tasks import load_task
@@ -23,41 +24,28 @@ FEWEST = 4  # tasks: with fewer, no interval says anything
 NEIGHBOURS = (1, 3, 5, 10, 20)  # how many voters are tried, besides all; among them what the recipes have
 ALL, ALIKE = "neighbours=0", "neighbours=0 weighting=plain"  # arms are named by the recipe's fields that they set
 RANDOM = "nearest_by=random"
+FURTHER = 1.5
 LONGER = (1, 2, 4)  # the target's own importance is also given this many times the steps
-RESAMPLES = 10_000
-
-
-@dataclass(frozen=True)
-class Gain:
-    """What one arm has over another in accuracy (0..1): the mean over tasks and its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, one: np.ndarray, other: np.ndarray) -> Gain:
-        """Of accuracies float64 [tasks], paired."""
-        return cls(float((one - other).mean()), *interval(one - other))
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:+.1f} points, {100 * self.low:+.1f} to {100 * self.high:+.1f}"
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What leaving every task out in turn says.
 
-    recipe, settings: what to use. gain: of voting over own importance at equal steps; the settings are chosen for each
-    task on the others. nearness: of the nearest neighbours over as many random ones. saved: the steps that own
-    importance needs more to come as far; None where four times the steps do not suffice. accuracy: mean of each arm.
+    Attributes:
+        recipe, settings: what to use.
+        gain: accuracy (0..1) of voting minus that of own importance at equal steps, the mean over tasks; of the recipe
+            as it is, or with settings that are surely better.
+        nearness: accuracy with the nearest neighbours minus that with as many random ones.
+        saved: the steps that own importance needs more to come as far; None where four times the steps do not suffice.
+        accuracy: mean of each arm.
     """
 
     helps: bool
     recipe: str
     settings: tuple[str, ...]
-    gain: Gain
-    nearness: Gain
+    gain: Interval
+    nearness: Interval
     steps: int
     saved: int | None
     tasks: int
@@ -65,15 +53,15 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        points = f"after {self.steps} steps {self.gain}"
+        points = f"after {self.steps} steps {self.gain.points}"
         if not self.helps:
             return f"Voting does not help on these {self.tasks} tasks ({points}): use --recipe own."
         asked = " ".join([f"--recipe {self.recipe}", *(f"--set {setting}" for setting in self.settings)])
         far = f"more than {(LONGER[-1] - 1) * self.steps}" if self.saved is None else f"about {self.saved}"
-        better = "better than" if self.nearness.low > 0 else "not surely better than"
+        better = "better than" if self.nearness.surely_above(0) else "not surely better than"
         return (
             f"Voting saves you {far} steps on these {self.tasks} tasks ({points}): use {asked}. "
-            f"The nearest neighbours are {better} random ones ({self.nearness})."
+            f"The nearest neighbours are {better} random ones ({self.nearness.points})."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -115,36 +103,38 @@ def evaluate(
 def judge(table: Mapping[str, np.ndarray], recipe: str, steps: int) -> Verdict:
     """The verdict on accuracies float64 [tasks] of the arms: voting by the fields each is named after (`RANDOM`
     among them, which is no choice but a control), and 'own xK' (K times the steps)."""
-    choices = [arm for arm in table if arm.startswith("neighbours=")]
-    votes = np.stack([table[arm] for arm in choices])
     own = table["own x1"]
-    tasks = len(own)
-    others = (votes.sum(1, keepdims=True) - votes) / (tasks - 1)
-    gain = Gain.of(votes[others.argmax(0), np.arange(tasks)], own)
-    helps = gain.low > 0
-    nearest = f"neighbours={RECIPES[recipe].neighbours}"
-    needed = _steps_to(float(own.mean()) + gain.mean, table, steps)
+    usual = f"neighbours={RECIPES[recipe].neighbours}"
+    usual = usual if usual in table else ALL  # as many as there are
+    chosen = _best([arm for arm in table if arm.startswith("neighbours=")], usual, table)
+    gain = mean_interval(table[chosen] - own)
+    helps = gain.surely_above(0)
+    needed = _steps_to(float(table[chosen].mean()), table, steps)
     return Verdict(
         helps=helps,
         recipe=recipe if helps else "own",
-        settings=tuple(choices[int(votes.mean(1).argmax())].split()) if helps else (),
+        settings=tuple(chosen.split()) if helps and chosen != usual else (),
         gain=gain,
-        nearness=Gain.of(table[nearest if nearest in table else ALL], table[RANDOM]),
+        nearness=mean_interval(table[usual] - table[RANDOM]),
         steps=steps,
         saved=None if needed is None else max(0, round(needed - steps)),
-        tasks=tasks,
+        tasks=len(own),
         accuracy={arm: float(values.mean()) for arm, values in table.items()},
     )
 
 
-def interval(differences: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of a mean of paired differences: bootstrap over tasks, widened by sqrt(n / (n - 1))."""
-    n = len(differences)
-    rng = np.random.default_rng(0)
-    means = differences[rng.integers(0, n, (RESAMPLES, n))].mean(1)
-    centre = float(differences.mean())
-    low, high = np.quantile(means - centre, (0.025, 0.975)) * np.sqrt(n / max(1, n - 1))
-    return centre + float(low), centre + float(high)
+def _best(arms: Sequence[str], usual: str, table: Mapping[str, np.ndarray]) -> str:
+    """The recipe as it is, or the best of the arms that are surely better than it.
+
+    Surely for several that are tried: by `FURTHER` times the half of the interval. The gain that is then told holds as
+    often as it says (benchmarks/statistics/coverage.py); one chosen by its mean alone would look better than it is.
+    """
+
+    def surely_better(arm: str) -> bool:
+        more = mean_interval(table[arm] - table[usual])
+        return more.value > FURTHER * (more.value - more.low)
+
+    return max([usual, *filter(surely_better, arms)], key=lambda arm: float(table[arm].mean()))
 
 
 def _arms(recipe: Recipe, others: int, steps: int) -> dict[str, tuple[Recipe, int]]:

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.benchmark.statistics import Interval, Limit, at_least, at_most, paired_change, unpaired_change
 from mvp_deploy.pipeline.gates import (
     NOISY,
     Facts,
-    Outcome,
     Verdict,
-    at_most,
     disturbed,
     exact,
     model_name,
     pruned_models,
     pruned_rows,
     row_name,
+    verdict,
 )
 
 SCHEMA = 1  # of report.json
-NORMAL_95 = 1.96  # half a 95 % interval, in standard deviations
 
 
 def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A report.json. Raises DeployError (INPUT) where it is none, or of another schema."""
     path = Path(path)
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
         found = report["schema"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DeployError(f"{path} is no report.json of `mvp-deploy run` ({error!r}).") from error
@@ -41,11 +41,17 @@ def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     return dict(report)
 
 
+def _refuse(constant: str) -> float:
+    """NaN and the infinities, which are no JSON: nothing is above or below them."""
+    raise ValueError(f"it holds {constant}")
+
+
 def compare(now: Facts, before: Facts, allowed: float) -> list[Verdict]:
     """Regressions and the rest, for every model and measurement both runs have.
 
-    Accuracy by the sampling noise of the held-out images. Size, and latency on the same machine, may grow by the
-    share ``allowed``; on another machine latency says nothing, and the speed-up is compared in its place.
+    Accuracy by the sampling noise of the held-out images: where both runs saw the same ones, only of those that one of
+    them gets right and the other wrong (McNemar 1947). Size, and latency on the same machine, may grow by the share
+    ``allowed``; on another machine latency says nothing, and the speed-up is compared in its place.
     """
     return [*_models(now, before, allowed), *_times(now, before, allowed)]
 
@@ -56,44 +62,54 @@ def _models(now: Facts, before: Facts, allowed: float) -> Iterator[Verdict]:
         name = model_name(model)
         if name not in old:
             continue
-        change = model["accuracy"] - old[name]["accuracy"]
-        noise = NORMAL_95 * math.sqrt(_variance(model, now) + _variance(old[name], before))
-        yield _verdict("accuracy change", name, change, change - noise, change + noise, 0.0, ExitCode.ACCURACY)
+        change = _accuracy_change(model, now, old[name], before)
+        yield _regression("accuracy change", name, change, at_least(0.0), ExitCode.ACCURACY)
         growth = model["bytes"] / old[name]["bytes"]
-        outcome = at_most(growth, growth, 1 + allowed)
-        yield exact("size growth", name, growth, 1 + allowed, outcome, ExitCode.LATENCY)
+        yield exact("size growth", name, growth, at_most(1 + allowed), ExitCode.LATENCY)
 
 
-def _variance(model: Facts, facts: Facts) -> float:
-    """Of an accuracy (0..1) on so many held-out images."""
-    return float(model["accuracy"] * (1 - model["accuracy"]) / facts["images"]["test"])
+def _accuracy_change(model: Facts, now: Facts, old: Facts, before: Facts) -> Interval:
+    """By how much the accuracy (0..1) changed."""
+    tests = before["images"]["test"], now["images"]["test"]
+    if now.get("held_out") and now["held_out"] == before.get("held_out"):
+        return paired_change(*(_right(each, n) for each, n in zip((old, model), tests, strict=True)))
+    return unpaired_change(old["accuracy"], tests[0], model["accuracy"], tests[1])
+
+
+def _right(model: Facts, images: int) -> np.ndarray:
+    """Which of the held-out images the model names rightly, bool [images]."""
+    right = np.ones(images, bool)
+    right[model["wrong"]] = False
+    return right
 
 
 def _times(now: Facts, before: Facts, allowed: float) -> Iterator[Verdict]:
     old = {row_name(row): row for row in pruned_rows(before)}
     same = all(now["times"]["environment"][key] == before["times"]["environment"][key] for key in ("cpu", "cores"))
+    noisy = disturbed(now) or disturbed(before)
     for row in pruned_rows(now):
         other = old.get(row_name(row))
         if other is None:
             continue
         if same:
-            new, was, gate = row["timing"]["median"], other["timing"]["median"], "latency growth"
-            value, low, high = new["value"] / was["value"], new["low"] / was["high"], new["high"] / was["low"]
+            gate, growth = "latency growth", _median(row).over(_median(other))
         elif row["speed_up"] and other["speed_up"]:
-            new, was, gate = row["speed_up"], other["speed_up"], "speed-up loss"
-            value, low, high = was["value"] / new["value"], was["low"] / new["high"], was["high"] / new["low"]
+            gate, growth = "speed-up loss", Interval(**other["speed_up"]).over(Interval(**row["speed_up"]))
         else:
             continue
-        # Turned round, so that a regression is always a value below its limit.
-        found = _verdict(gate, row_name(row), -value, -high, -low, -(1 + allowed), ExitCode.LATENCY)
-        noisy = found.outcome == "failed" and (disturbed(now) or disturbed(before))
-        outcome: Outcome = "too noisy to tell" if noisy else found.outcome
-        advice = NOISY if noisy else ""
-        yield Verdict(gate, found.subject, value, low, high, 1 + allowed, outcome, found.code, advice)
+        yield _regression(gate, row_name(row), growth, at_most(1 + allowed), ExitCode.LATENCY, noisy)
 
 
-def _verdict(gate: str, subject: str, value: float, low: float, high: float, limit: float, code: ExitCode) -> Verdict:
-    """Failed only where all of the interval lies below the limit: what noise may explain is no regression."""
-    failed = high < limit
-    outcome: Outcome = "failed" if failed else "met"
-    return Verdict(gate, subject, value, low, high, limit, outcome, code if failed else ExitCode.OK)
+def _median(row: Facts) -> Interval:
+    return Interval(**row["timing"]["median"])
+
+
+def _regression(
+    gate: str, subject: str, found: Interval, limit: Limit, code: ExitCode, noisy: bool = False
+) -> Verdict:
+    """Failed only where all of the interval is beyond the limit: what noise may explain is no regression."""
+    if not limit.broken_by(found):
+        return verdict(gate, subject, found, limit, "met", code)
+    if noisy:
+        return verdict(gate, subject, found, limit, "too noisy to tell", code, NOISY)
+    return verdict(gate, subject, found, limit, "failed", code)

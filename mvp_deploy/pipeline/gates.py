@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from mvp_deploy.base.errors import ExitCode
 from mvp_deploy.benchmark.compare import BUSY
+from mvp_deploy.benchmark.statistics import Interval, Limit, Outcome, at_least, at_most
 from mvp_deploy.pipeline.config import GatesSection, LatencyLimit, SpeedUpLimit, Where
 
-Outcome = Literal["met", "failed", "too noisy to tell", "not measured"]
 Facts = Mapping[str, Any]
 
 NOISY = "give the benchmark a longer duration, and a machine without other work"
-MIN_WINDOWS = 6  # of fewer values no 95 % interval of the median exists: 2 * 0.5**5 > 0.05
 
 
 @dataclass(frozen=True)
@@ -42,36 +41,20 @@ def judge(facts: Facts, gates: GatesSection) -> list[Verdict]:
     return list(_judge(facts, gates))
 
 
-def at_most(low: float, high: float, limit: float) -> Outcome:
-    """Whether a value known to lie within [low, high] is at most ``limit``."""
-    if high <= limit:
-        return "met"
-    return "failed" if low > limit else "too noisy to tell"
-
-
-def at_least(low: float, high: float, limit: float) -> Outcome:
-    """Whether a value known to lie within [low, high] is at least ``limit``."""
-    return at_most(-high, -low, -limit)
-
-
 def _judge(facts: Facts, gates: GatesSection) -> Iterator[Verdict]:
     unpruned = facts["metrics"]["unpruned"]["accuracy"]
     for model in pruned_models(facts):
         name = model_name(model)
         accuracy, size = model["accuracy"], model["bytes"] / 1e6
         if gates.min_accuracy is not None:
-            outcome = at_least(accuracy, accuracy, gates.min_accuracy)
-            yield exact("min_accuracy", name, accuracy, gates.min_accuracy, outcome, ExitCode.ACCURACY)
+            yield exact("min_accuracy", name, accuracy, at_least(gates.min_accuracy), ExitCode.ACCURACY)
         if gates.max_drop is not None:
-            drop = unpruned - accuracy
-            outcome = at_most(drop, drop, gates.max_drop + 1e-9)  # 0.98 - 0.96 is above 0.02 in floating point
-            yield exact("max_drop", name, drop, gates.max_drop, outcome, ExitCode.ACCURACY)
+            drop = round(unpruned - accuracy, 9)  # 0.98 - 0.96 is above 0.02 in floating point
+            yield exact("max_drop", name, drop, at_most(gates.max_drop), ExitCode.ACCURACY)
         if gates.max_size_mb is not None:
-            outcome = at_most(size, size, gates.max_size_mb)
-            yield exact("max_size_mb", name, size, gates.max_size_mb, outcome, ExitCode.LATENCY)
+            yield exact("max_size_mb", name, size, at_most(gates.max_size_mb), ExitCode.LATENCY)
         if gates.max_parity is not None and model["precision"] == "fp32":  # others differ by nature
-            outcome = at_most(model["parity"], model["parity"], gates.max_parity)
-            yield exact("max_parity", name, model["parity"], gates.max_parity, outcome, ExitCode.PARITY)
+            yield exact("max_parity", name, model["parity"], at_most(gates.max_parity), ExitCode.PARITY)
     rows, busy = list(pruned_rows(facts)), disturbed(facts)
     for latency in gates.latency:
         yield from _latency(latency, rows, busy)
@@ -79,9 +62,17 @@ def _judge(facts: Facts, gates: GatesSection) -> Iterator[Verdict]:
         yield from _speed_up(speed_up, rows, busy)
 
 
-def exact(gate: str, subject: str, value: float, limit: float, outcome: Outcome, code: ExitCode) -> Verdict:
+def exact(gate: str, subject: str, value: float, limit: Limit, code: ExitCode) -> Verdict:
     """The verdict on a value without noise."""
-    return Verdict(gate, subject, value, value, value, limit, outcome, code if outcome != "met" else ExitCode.OK)
+    found = Interval.exact(value)
+    return verdict(gate, subject, found, limit, limit.judge(found), code)
+
+
+def verdict(
+    gate: str, subject: str, found: Interval, limit: Limit, outcome: Outcome, code: ExitCode, advice: str = ""
+) -> Verdict:
+    code = ExitCode.OK if outcome == "met" else code
+    return Verdict(gate, subject, found.value, found.low, found.high, limit.bound, outcome, code, advice)
 
 
 def disturbed(facts: Facts) -> bool:
@@ -93,11 +84,9 @@ def disturbed(facts: Facts) -> bool:
 def _latency(limit: LatencyLimit, rows: Iterable[Facts], busy: bool) -> Iterator[Verdict]:
     chosen = [row for row in rows if fits(limit, row)]
     for row in chosen:
-        median = row["timing"]["median"]
-        outcome = at_most(median["low"], median["high"], limit.at_most_ms)
-        if busy and outcome == "failed":  # other work only ever makes it slower, so what is met is met
-            outcome = "too noisy to tell"
-        yield _timed("latency", row, median, limit.at_most_ms, outcome)
+        found, most = Interval(**row["timing"]["median"]), at_most(limit.at_most_ms)
+        unsure = busy and not most.met_by(found)  # other work only ever makes it slower, so what is met is met
+        yield _timed("latency", row, found, most, unsure)
     if not chosen:
         yield _unmeasured("latency", limit, limit.at_most_ms)
 
@@ -105,19 +94,15 @@ def _latency(limit: LatencyLimit, rows: Iterable[Facts], busy: bool) -> Iterator
 def _speed_up(limit: SpeedUpLimit, rows: Iterable[Facts], busy: bool) -> Iterator[Verdict]:
     chosen = [row for row in rows if fits(limit, row) and row["speed_up"]]
     for row in chosen:
-        gain = row["speed_up"]
-        outcome = "too noisy to tell" if busy else at_least(gain["low"], gain["high"], limit.at_least)
-        yield _timed("speed_up", row, gain, limit.at_least, outcome)
+        yield _timed("speed_up", row, Interval(**row["speed_up"]), at_least(limit.at_least), busy)
     if not chosen:
         yield _unmeasured("speed_up", limit, limit.at_least)
 
 
-def _timed(gate: str, row: Facts, found: Facts, limit: float, outcome: Outcome) -> Verdict:
-    if len(row["timing"]["windows"]) < MIN_WINDOWS:
-        outcome = "too noisy to tell"
+def _timed(gate: str, row: Facts, found: Interval, limit: Limit, unsure: bool) -> Verdict:
+    outcome: Outcome = "too noisy to tell" if unsure else limit.judge(found)
     advice = NOISY if outcome == "too noisy to tell" else ""
-    code = ExitCode.OK if outcome == "met" else ExitCode.LATENCY
-    return Verdict(gate, row_name(row), found["value"], found["low"], found["high"], limit, outcome, code, advice)
+    return verdict(gate, row_name(row), found, limit, outcome, ExitCode.LATENCY, advice)
 
 
 def _unmeasured(gate: str, where: Where, limit: float) -> Verdict:

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from mvp_deploy import backbones
 from mvp_deploy.bank.add import add_task
-from mvp_deploy.bank.evaluate import ALIKE, ALL, RANDOM, evaluate, interval, judge
+from mvp_deploy.bank.evaluate import ALIKE, ALL, RANDOM, evaluate, judge
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.reporter import Silent
@@ -34,7 +34,7 @@ def test_voting_that_wins_on_every_task_saves_the_steps_that_own_importance_need
     votes = {"neighbours=1": OWN, "neighbours=3": OWN + 0.1, ALL: OWN - 0.1, ALIKE: OWN}
     found = judge(table(votes, later=(0.05, 0.15)), "default", 100)
     assert (found.helps, found.recipe, found.settings) == (True, "default", ("neighbours=3",))
-    assert found.gain.mean == pytest.approx(0.1)
+    assert found.gain.value == pytest.approx(0.1)
     assert found.saved == 200  # halfway between 200 and 400 steps, less the 100 that voting took
     assert "saves you about 200 steps" in found.sentence
     assert "use --recipe default --set neighbours=3." in found.sentence
@@ -48,17 +48,17 @@ def test_what_is_recommended_can_be_asked_for_as_it_is_written() -> None:
 
 def test_the_random_control_is_compared_with_and_never_recommended() -> None:
     better = judge(table({ALL: OWN + 0.2}, random=0.1), "default", 100)
-    assert better.nearness.mean == pytest.approx(0.1)
+    assert better.nearness.value == pytest.approx(0.1)
     assert "The nearest neighbours are better than random ones (+10.0 points" in better.sentence
     worse = judge(table({ALL: OWN + 0.2}, random=0.3), "default", 100)
-    assert worse.settings == ("neighbours=0",)
+    assert worse.settings == ()  # the recipe as it is
     assert "not surely better than random ones (-10.0 points" in worse.sentence
 
 
 def test_nearness_is_asked_of_the_recipe_as_it_is() -> None:
     votes = {"neighbours=5": OWN + 0.1, "neighbours=20": OWN + 0.2, ALL: OWN}
-    assert judge(table(votes), "default", 100).nearness.mean == pytest.approx(0.2)
-    assert judge(table(votes), "paper", 100).nearness.mean == pytest.approx(0.1)
+    assert judge(table(votes), "default", 100).nearness.value == pytest.approx(0.2)
+    assert judge(table(votes), "paper", 100).nearness.value == pytest.approx(0.1)
 
 
 def test_voting_out_of_reach_of_own_importance_saves_more_than_was_tried() -> None:
@@ -78,15 +78,9 @@ def test_a_gain_within_chance_is_no_gain() -> None:
 def test_the_luckiest_of_many_arms_is_not_taken_at_its_word() -> None:
     rng = np.random.default_rng(0)
     noise = {f"neighbours={n}": OWN + rng.normal(0, 0.05, 6) for n in range(1, 30)}
-    found = judge(table(noise | {ALL: OWN}), "default", 100)
+    found = judge(table(noise | {ALL: OWN + rng.normal(0, 0.05, 6)}), "default", 100)
     assert max(values.mean() for values in noise.values()) - OWN.mean() > 0.02  # the best looks good
     assert not found.helps
-
-
-def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(1)
-    held = [low < 0.3 < high for low, high in (interval(rng.normal(0.3, 1, 10)) for _ in range(200))]
-    assert 0.88 < np.mean(held) < 0.99
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +98,7 @@ def test_every_task_is_left_out_in_turn(bank: Bank) -> None:
     assert found.steps == 3
     own = {"own x1", "own x2", "own x4"}
     assert set(found.accuracy) == {"neighbours=1", ALL, ALIKE, RANDOM} | own  # 3 others: 3 is all
-    assert found.gain.low <= found.gain.mean <= found.gain.high
+    assert found.gain.low <= found.gain.value <= found.gain.high
 
 
 def test_too_few_tasks_are_refused(bank: Bank) -> None:
@@ -123,5 +117,5 @@ def test_the_command_prints_the_verdict_and_gives_it_to_machines(bank: Bank) -> 
     assert found.exit_code == 0, found.output
     told = json.loads(found.stdout)
     assert told["tasks"] == 4
-    assert told["nearness"].keys() == {"mean", "low", "high"}
+    assert told["nearness"].keys() == {"value", "low", "high"}
     assert told["verdict"] in CliRunner().invoke(main, asked).stdout  # as certain the second time

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvp_deploy.base.errors import ExitCode
+from mvp_deploy.benchmark.statistics import Interval, Limit, at_least, at_most
 from mvp_deploy.pipeline.baseline import compare
 from mvp_deploy.pipeline.config import GatesSection
-from mvp_deploy.pipeline.gates import at_least, at_most, judge
+from mvp_deploy.pipeline.gates import judge
 from mvp_deploy.pipeline.progress import WORST, worst
 
 numbers = st.floats(-1e6, 1e6)
@@ -54,7 +56,8 @@ def make(
 @given(low=numbers, width=st.floats(0, 1e6), limit=numbers)
 def test_an_interval_meets_a_limit_only_as_a_whole(low: float, width: float, limit: float) -> None:
     high = low + width
-    most, least = at_most(low, high, limit), at_least(low, high, limit)
+    found = Interval(low, low, high)
+    most, least = at_most(limit).judge(found), at_least(limit).judge(found)
     assert (most == "met") == (high <= limit)
     assert (most == "failed") == (low > limit)
     assert (least == "met") == (low >= limit)
@@ -65,7 +68,8 @@ def test_an_interval_meets_a_limit_only_as_a_whole(low: float, width: float, lim
 def test_more_noise_never_turns_a_verdict_into_its_contrary(
     low: float, width: float, more: float, limit: float
 ) -> None:
-    sure, vague = at_most(low, low + width, limit), at_most(low - more, low + width + more, limit)
+    found = (Interval(low, low, low + width), Interval(low, low - more, low + width + more))
+    sure, vague = map(at_most(limit).judge, found)
     assert vague in (sure, "too noisy to tell")
 
 
@@ -108,9 +112,33 @@ def test_too_noisy_to_tell_is_no_pass_and_says_what_to_do(gates: dict[str, Any])
     assert "longer duration" in verdict.advice
 
 
-def test_too_few_windows_have_no_interval_to_judge_by() -> None:
-    [verdict] = judge(make(windows=5), GatesSection.model_validate({"latency": [{"at_most_ms": 100}]}))
-    assert verdict.outcome == "too noisy to tell"
+@pytest.mark.parametrize("limit", [at_most(1.0), at_least(1.0)])
+def test_what_is_not_a_number_meets_no_limit(limit: Limit) -> None:
+    for found in (Interval(nan, nan, nan), Interval(1.0, nan, 1.0), Interval(1.0, 1.0, nan), Interval(1.0, -inf, inf)):
+        assert not limit.met_by(found)
+        assert limit.judge(found) == "failed"
+
+
+@pytest.mark.parametrize("name", ["accuracy", "parity", "bytes"])
+def test_no_gate_and_no_baseline_passes_a_value_that_is_not_a_number(name: str) -> None:
+    now = make()
+    now["models"][0][name] = nan
+    gates = GatesSection.model_validate({"min_accuracy": 0, "max_drop": 1, "max_size_mb": 1e9, "max_parity": 1e9})
+    assert any(verdict.outcome == "failed" and verdict.code for verdict in judge(now, gates))
+    if name != "parity":
+        assert regressions(now, make(), allowed=1e9)
+
+
+def test_accuracies_on_the_same_images_are_compared_pair_by_pair() -> None:
+    """Of 1000 images 100 were wrong. 20 more are, and no other than those: that is no chance. 110 others may be."""
+    before, lost, others = (make(accuracy=a) for a in (0.9, 0.88, 0.88))
+    for facts, wrong in ((before, range(100)), (lost, range(120)), (others, range(80, 200))):
+        facts["held_out"] = "the same images"
+        facts["models"][0]["wrong"] = list(wrong)
+    assert regressions(lost, before) == {"accuracy change": ExitCode.ACCURACY}
+    assert regressions(others, before) == {}
+    before["held_out"] = "other images"
+    assert regressions(lost, before) == {}
 
 
 def test_on_a_busy_machine_only_a_latency_that_is_met_says_anything() -> None:
@@ -202,7 +230,8 @@ def test_a_run_is_compared_with_the_last_accepted_one(run) -> None:
 
 def test_a_baseline_that_is_none_is_refused(run) -> None:
     Path("old.json").write_text('{"schema": 0}')
-    for path in ("old.json", "deploy.yaml", "nowhere.json"):
+    Path("nan.json").write_text('{"schema": 1, "tasks": {"ones": {"models": [{"accuracy": NaN}]}}}')
+    for path in ("old.json", "nan.json", "deploy.yaml", "nowhere.json"):
         done = run("--baseline", path)
         assert done.exit_code == ExitCode.INPUT
         assert path in done.output
