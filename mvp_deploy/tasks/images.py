@@ -26,7 +26,8 @@ SHIFT = 1 / 8  # of the edge: how far augmentation moves an image at most
 class Images:
     """Labelled images in the model's input size, on their way to ``device``.
 
-    ``pixels`` are uint8 [n, 3, H, W] in memory, or the split they are prepared from batch by batch.
+    ``pixels`` are uint8 [n, 3, H, W] in memory, or float32 [n, 3, H, W] that their owner has normalised already, or
+    the split they are prepared from batch by batch.
     """
 
     pixels: Tensor | Split
@@ -71,7 +72,8 @@ class Images:
         for part, seed, pixels in zip(parts, seeds, self._pixels(parts), strict=True):
             if augment:
                 pixels = _augment(pixels, flip, torch.Generator().manual_seed(seed))
-            yield pixels.float().div_(255).sub_(mean).div_(std), self.labels[part.to(self.device)]
+            x = pixels if pixels.is_floating_point() else pixels.float().div_(255).sub_(mean).div_(std)
+            yield x, self.labels[part.to(self.device)]
 
     def _pixels(self, parts: list[Tensor]) -> Iterator[Tensor]:
         """The uint8 images of each list of indices, on the device."""

@@ -1,0 +1,78 @@
+"""Images as a person has them in Python: a DataLoader, a Dataset, or tensors, prepared by their own transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.tasks.images import Images
+from mvp_deploy.tasks.preprocessing import Preprocessing
+
+
+def collect(data: Any, device: torch.device | str = "cpu", *, limit: int | None = None) -> Images:
+    """Keep images that are the model's input already, and their labels, in memory.
+
+    Args:
+        data: batches ``(images [b, 3, H, W], labels [b])`` such as a DataLoader gives; or single ``(image, label)``
+            pairs such as a Dataset gives; or one such pair of tensors. Floating point, normalised as the model
+            wants it. Without labels every image counts as class 0.
+        device: where the images go.
+        limit: how many images to take at most; None takes all.
+
+    Raises:
+        DeployError: nothing is in it, the images differ in shape, are no floating-point tensors, or are not finite.
+    """
+    images: list[Tensor] = []
+    labels: list[Tensor] = []
+    for x, y in _batches(data):
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 4:
+            raise DeployError(
+                f"The data give {_what(x)} where the model's input is expected, float [batch, channels, height, width]: "
+                "apply the model's transforms in the Dataset (ToTensor and Normalize, or timm's create_transform)."
+            )
+        if images and x.shape[1:] != images[0].shape[1:]:
+            raise DeployError(
+                f"The data give images of {list(x.shape[1:])} after {list(images[0].shape[1:])}: resize them to one size."
+            )
+        if not bool(x.isfinite().all()):
+            raise DeployError(f"Batch {len(images)} of the data holds NaN or infinite pixels: mend the transforms.")
+        images.append(x.detach().to(device, torch.float32))
+        labels.append(y.to(device, torch.int64).reshape(-1))
+        if limit is not None and sum(map(len, images)) >= limit:
+            break
+    if not images:
+        raise DeployError("The data give no images: is the folder, Dataset or DataLoader empty, or used up?")
+    pixels, classes = torch.cat(images)[:limit], torch.cat(labels)[:limit]
+    if len(pixels) != len(classes):
+        raise DeployError(f"The data give {len(pixels)} images and {len(classes)} labels: one label an image.")
+    return Images(pixels, classes, _as_they_are(pixels), torch.device(device))
+
+
+def _batches(data: Any) -> Iterator[tuple[Any, Tensor]]:
+    if isinstance(data, Tensor):
+        yield data, torch.zeros(len(data), dtype=torch.int64)
+        return
+    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], Tensor) and data[0].ndim == 4:
+        yield data[0], torch.as_tensor(data[1])
+        return
+    if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
+        raise DeployError(f"{_what(data)} gives no images: pass a DataLoader, a Dataset, tensors, a folder or a task.")
+    for item in data:
+        x, y = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
+        if isinstance(x, Tensor) and x.ndim == 3:
+            x, y = x[None], None if y is None else torch.as_tensor(y).reshape(1)
+        yield x, torch.zeros(len(x), dtype=torch.int64) if y is None else torch.as_tensor(y)
+
+
+def _as_they_are(pixels: Tensor) -> Preprocessing:
+    """Of images whose preparation is their owner's: only their size is known."""
+    height, width = pixels.shape[2:]
+    return Preprocessing((3, height, width), "bilinear", 1.0, "squash", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def _what(x: object) -> str:
+    return f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
