@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mvp_deploy.backbones.timm_import import timm
-from mvp_deploy.backbones.weights import load_weights, read_weights
+from mvp_deploy.backbones.weights import head_prefixes, load_weights, read_weights
 from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.tasks.preprocessing import Preprocessing
 
@@ -171,6 +172,36 @@ def _check_size(model: nn.Module, name: str, image_size: int | None, preprocessi
             model(torch.zeros(1, *preprocessing.input_size))
     except (RuntimeError, ValueError, AssertionError) as error:  # windows and patches do not suit every size
         raise _wrong_size(name, image_size, error) from error
+
+
+def preprocessing_of(model: nn.Module, image_size: int | None = None) -> Preprocessing | None:
+    """How a timm model wants its images; None for any other module."""
+    return _preprocessing(model, image_size) if getattr(model, "pretrained_cfg", None) else None
+
+
+def recognise(model: nn.Module, image_size: int | None = None) -> Backbone | None:
+    """The recipe of a timm model that somebody made, for `build` to make it again; None where its name alone does not.
+
+    A model that was made with further arguments, or changed afterwards, is not recognised: built from its name it has
+    other parameters or gives other outputs.
+    """
+    config: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    name, classes = str(config.get("architecture", "")), getattr(model, "num_classes", 0)
+    if name not in timm().list_models(name):
+        return None
+    preprocessing = _preprocessing(model, image_size)
+    own = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    made = _model(name, image_size, classes, seed=0)
+    if {key: value.shape for key, value in made.state_dict().items()} != {k: v.shape for k, v in own.items()}:
+        return None
+    made.load_state_dict(own)
+    example = torch.randn(1, *preprocessing.input_size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        twin = copy.deepcopy(model).cpu().float().eval()
+        if not torch.allclose(made.float()(example), twin(example), rtol=1e-4, atol=1e-5):
+            return None
+    body = {key: value for key, value in own.items() if not key.startswith(head_prefixes(model))}
+    return Backbone(name, image_size, "a module of one's own", _digest(body), preprocessing, None)
 
 
 def _preprocessing(model: nn.Module, image_size: int | None) -> Preprocessing:

@@ -20,7 +20,7 @@ def restate_sizes(small: nn.Module, full: nn.Module, input_size: tuple[int, ...]
     makes a head that fits. Both models run once, on zeros. A model without these methods is left alone.
 
     Args:
-        small: the pruned model, in eval mode.
+        small: the pruned model.
         full: the model it was pruned from.
         input_size: channels, height, width of an image.
     """
@@ -57,6 +57,8 @@ def _shapes(model: nn.Module, input_size: tuple[int, ...], taps: list[str]) -> d
     parts: Mapping[str, nn.Module] = dict(model.named_modules())
     hooks = [parts[tap].register_forward_hook(_note(shapes, tap)) for tap in taps if tap in parts]
     forward: Any = model
+    training = model.training
+    model.eval()
     first = next(model.parameters())
     try:
         features = forward.forward_features(torch.zeros(1, *input_size, device=first.device, dtype=first.dtype))
@@ -64,6 +66,7 @@ def _shapes(model: nn.Module, input_size: tuple[int, ...], taps: list[str]) -> d
     finally:
         for hook in hooks:
             hook.remove()
+        model.train(training)
     if not isinstance(features, Tensor) or not isinstance(last, Tensor):
         return None
     return {**shapes, " features": features.shape, " last": last.shape}

@@ -54,7 +54,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         DeployError: entries are missing, unknown or of another shape.
     """
     own = model.state_dict()
-    heads = _heads(model)
+    heads = head_prefixes(model)
 
     def shapes(entries: Mapping[str, Tensor]) -> dict[str, torch.Size]:
         return {key: value.shape for key, value in entries.items() if not key.startswith(heads)}
@@ -78,7 +78,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     model.load_state_dict(fitting, strict=False)
 
 
-def _heads(model: nn.Module) -> tuple[str, ...]:
+def head_prefixes(model: nn.Module) -> tuple[str, ...]:
     """The prefixes of the head's entries in the state dict, as the model's configuration names them."""
     config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     names = config.get("classifier") or ()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mvp_deploy import backbones
 from mvp_deploy.backbones import Backbone, build
+from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.pruning.head import classifier
 from mvp_deploy.structure import Cost, KeepPlan, Structure, analyze
@@ -84,6 +85,7 @@ class Original:
     def pruned(self, plan: KeepPlan, state: Mapping[str, Tensor] | None = None) -> nn.Module:
         """The smaller model ``plan`` describes, with ``state`` as its weights (None: cut from the pretrained)."""
         model = self.structure.prune(self.model, plan)
+        restate_sizes(model, self.model, self.backbone.preprocessing.input_size)
         if state is not None:
             model.load_state_dict(dict(state), strict=True)
         return model

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mvp_deploy import backbones
 from mvp_deploy.backbones import Backbone
+from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.structure import KeepPlan, analyze
@@ -76,6 +77,7 @@ def rebuild(backbone: Backbone, plan: KeepPlan, num_classes: int, weights: Mappi
             "install the versions it was made with, or prune again."
         )
     model = structure.prune(full, plan)
+    restate_sizes(model, full, backbone.preprocessing.input_size)
     try:
         model.load_state_dict(dict(weights), strict=True)
     except RuntimeError as error:

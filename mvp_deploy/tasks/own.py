@@ -31,12 +31,12 @@ def collect(data: Any, device: torch.device | str = "cpu", *, limit: int | None 
     for x, y in _batches(data):
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 4:
             raise DeployError(
-                f"The data give {_what(x)} where the model's input is expected, float [batch, channels, height, width]: "
+                f"The data give {_what(x)}, not the model's input, float [batch, channels, height, width]: "
                 "apply the model's transforms in the Dataset (ToTensor and Normalize, or timm's create_transform)."
             )
         if images and x.shape[1:] != images[0].shape[1:]:
             raise DeployError(
-                f"The data give images of {list(x.shape[1:])} after {list(images[0].shape[1:])}: resize them to one size."
+                f"The data give images of {list(x.shape[1:])} and of {list(images[0].shape[1:])}: resize to one size."
             )
         if not bool(x.isfinite().all()):
             raise DeployError(f"Batch {len(images)} of the data holds NaN or infinite pixels: mend the transforms.")

@@ -117,7 +117,7 @@ def test_a_baseline_of_another_version_is_trained_anew(
     bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prune(bank, tmp_path / "run")
-    monkeypatch.setattr(runs, "versions", lambda: {"torch": "another"})
+    monkeypatch.setattr("mvp_deploy.runs.run.versions", lambda: {"torch": "another"})
     listener = Listener()
     prune(bank, tmp_path / "run", listener=listener)
     assert not any("reused" in text for text in listener.said)

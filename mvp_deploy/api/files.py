@@ -1,0 +1,77 @@
+"""`mvp.save` and `mvp.load`: a pruned model as one safetensors file, no pickle, no original weights needed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mvp_deploy.api.prune import Result
+from mvp_deploy.backbones.conventions import restate_sizes
+from mvp_deploy.base import tensorfile
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.pruning import pruned
+from mvp_deploy.structure import KeepPlan, analyze
+
+OWN = 1  # format of a file that holds a module of one's own
+
+
+def save(result: Result, path: str | os.PathLike[str]) -> Path:
+    """Write ``result.model`` as it is now (trained further or not), whole or not at all.
+
+    Raises:
+        DeployError: the file cannot be written.
+    """
+    state = {name: value.detach().cpu() for name, value in result.model.state_dict().items()}
+    classes = result.classes or tuple(map(str, range(_outputs(result))))
+    if result.backbone is not None:
+        pruned.save(path, state, result.backbone, result.plan, classes, {})
+    else:
+        header = {
+            "own": OWN,
+            "plan": result.plan.to_json(),
+            "classes": list(classes),
+            "input_size": list(result.input_size),
+        }
+        tensorfile.save(path, header, {"weights": state})
+    return Path(path)
+
+
+def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
+    """Read a model that `save` or a run wrote, in eval mode on the CPU.
+
+    Args:
+        path: the file, or a RUN folder, of which the pruned model is taken.
+        model: for a module of one's own, the full-size module, new from its class; its weights do not count. A timm
+            model needs none.
+
+    Raises:
+        DeployError: the file is missing or damaged, or ``model`` is missing or of another architecture.
+    """
+    file = Path(path) / "pruned.safetensors" if Path(path).is_dir() else Path(path)
+    header = tensorfile.read_header(file)
+    if "own" not in header:
+        return pruned.load(file).model
+    if model is None:
+        raise DeployError(
+            f"{file} holds a module of your own, which its weights alone do not make: pass the full-size module, "
+            "mvp.load(path, MyNet())."
+        )
+    header, sections = tensorfile.load(file, ["weights"])
+    parts = analyze(model, torch.zeros(2, *header["input_size"]))
+    small = parts.prune(model, KeepPlan.from_json(header["plan"]))
+    try:
+        small.load_state_dict(sections["weights"], strict=True)
+    except RuntimeError as error:
+        raise DeployError(f"The weights in {file} do not fit {type(model).__name__}: {error}") from error
+    restate_sizes(small, model, tuple(header["input_size"]))
+    return small.eval()
+
+
+def _outputs(result: Result) -> int:
+    with torch.no_grad():
+        first = next(result.model.parameters())
+        out = result.model.eval()(torch.zeros(1, *result.input_size, device=first.device))
+    return int(out.shape[-1])

@@ -1,0 +1,136 @@
+"""`import mvp_deploy as mvp`: a stranger prunes their own module, saves it, trains it on, loads it."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import mvp_deploy as mvp
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 32, 3)
+        self.norm = nn.BatchNorm2d(32)
+        self.second = nn.Conv2d(32, 32, 3)
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x)).relu()
+        return self.head(self.second(x).relu().mean((2, 3)))
+
+
+@pytest.fixture
+def pairs() -> TensorDataset:
+    generator = torch.Generator().manual_seed(0)
+    return TensorDataset(torch.randn(48, 3, 12, 12, generator=generator), torch.arange(48) % 4)
+
+
+def test_the_package_offers_its_names_and_imports_nothing_for_them() -> None:
+    script = "import mvp_deploy, sys; print(sorted({'torch', 'timm', 'numpy'} & sys.modules.keys()), dir(mvp_deploy))"
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("[] [")
+    for name in mvp.__all__:
+        assert name in said
+        assert getattr(mvp, name) is not None
+
+
+@pytest.mark.parametrize("form", ["loader", "dataset", "tensors"])
+def test_ones_own_module_is_pruned_from_data_in_any_form(form: str, pairs: TensorDataset) -> None:
+    data = {"loader": DataLoader(pairs, 16), "dataset": pairs, "tensors": pairs.tensors}[form]
+    net = Net().eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    result = mvp.prune(net, data, macs=0.5, validation=pairs)
+    assert isinstance(result.model, Net)
+    assert result.report.macs <= 0.5 * result.report.full_macs
+    assert result.report.accuracy is not None
+    assert "of the MACs" in str(result.report)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_saved_after_training_on_it_comes_back_to_the_bit(tmp_path: Path, pairs: TensorDataset) -> None:
+    result = mvp.prune(Net(), pairs, keep=0.5)
+    x, y = pairs.tensors
+    optimizer = torch.optim.SGD(result.model.parameters(), 0.1)
+    nn.functional.cross_entropy(result.model.train()(x), y).backward()
+    optimizer.step()
+    mvp.save(result, tmp_path / "small.safetensors")
+    loaded = mvp.load(tmp_path / "small.safetensors", Net())
+    assert torch.equal(loaded(x), result.model.eval()(x))
+
+
+def test_a_module_of_ones_own_needs_its_class_to_be_loaded(tmp_path: Path, pairs: TensorDataset) -> None:
+    mvp.save(mvp.prune(Net(), pairs, keep=0.5), tmp_path / "small.safetensors")
+    with pytest.raises(mvp.DeployError, match="pass the full-size module"):
+        mvp.load(tmp_path / "small.safetensors")
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet"])
+def test_a_timm_model_is_loaded_without_it_and_says_its_own_sizes(name: str, tmp_path: Path) -> None:
+    from mvp_deploy.backbones import timm
+
+    model = timm().create_model(name, num_classes=3).eval()
+    size = model.default_cfg["input_size"]
+    x, y = torch.randn(24, *size), torch.arange(24) % 3
+    result = mvp.prune(model, (x, y), keep=0.5)
+    small = mvp.load(mvp.save(result, tmp_path / "small.safetensors"))
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), result.model(x), rtol=1e-5, atol=1e-5)
+        features = small.forward_features(x)
+        assert small.num_features in features.shape
+        assert small.head_hidden_size == small.forward_head(features, pre_logits=True).shape[1]
+        small.reset_classifier(7)
+        assert small(x).shape == (24, 7)
+
+
+def test_a_name_and_a_task_make_a_classifier() -> None:
+    result = mvp.prune("test_resnet", "digits#0,1,2", macs=0.6, image_size=32)
+    assert result.classes == ("0", "1", "2")
+    assert result.report.accuracy is not None
+    assert result.report.accuracy > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({}, "one of macs=, params= and keep="),
+        ({"macs": 0.5, "keep": 0.5}, "one of macs=, params= and keep="),
+        ({"macs": float("nan")}, "above 0 and at most 1"),
+        ({"macs": 0.5, "device": "gpu"}, "unknown device"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_sentence(arguments: dict[str, float], sentence: str, pairs: TensorDataset) -> None:
+    with pytest.raises(mvp.DeployError, match=sentence):
+        mvp.prune(Net(), pairs, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ([], "give no images"),
+        (7, "gives no images"),
+        ((torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4)), "uint8"),
+        ((torch.full((4, 3, 8, 8), float("nan")), torch.zeros(4)), "NaN"),
+        ((torch.zeros(4, 3, 8, 8), torch.zeros(3)), "4 images and 3 labels"),
+        ([(torch.zeros(3, 8, 8), 0), (torch.zeros(3, 9, 9), 1)], "one size"),
+    ],
+)
+def test_data_that_cannot_be_used_is_named(data: object, sentence: str) -> None:
+    with pytest.raises(mvp.DeployError, match=sentence):
+        mvp.prune(Net(), data, macs=0.5)
+
+
+@pytest.mark.parametrize("module", ["mvp_deploy.api.prune"])
+def test_the_examples_of_the_docstrings_run(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.attempted > 0
+    assert found.failed == 0
