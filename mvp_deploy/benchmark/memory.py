@@ -5,14 +5,12 @@ In the benchmark's own process the models share an allocator, and one's peak hid
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from mvp_deploy.base.environment import peak_memory, resident_memory
+from mvp_deploy.base.processes import apart
 from mvp_deploy.benchmark.runner import module_of, open_runner
 
 RUNS = 3
@@ -23,9 +21,10 @@ def memory(path: Path, runtime: str, *, batch_size: int, threads: int | None, de
 
     The runtime's own libraries, loaded before, are not part of it; memory on a GPU is not either.
     """
-    question = json.dumps([str(path), runtime, batch_size, threads, device])
-    child = subprocess.run([sys.executable, "-m", __name__, question], capture_output=True, text=True, check=False)
-    return json.loads(child.stdout) if child.returncode == 0 else None
+    try:
+        return apart(_growth, str(path), runtime, batch_size, threads, device, quiet=True)
+    except Exception:  # whatever a runtime raises: the benchmark itself tells it
+        return None
 
 
 def _growth(path: str, runtime: str, batch_size: int, threads: int | None, device: str) -> int | None:
@@ -37,7 +36,3 @@ def _growth(path: str, runtime: str, batch_size: int, threads: int | None, devic
         runner.run()
     after = peak_memory()
     return None if before is None or after is None else after - before
-
-
-if __name__ == "__main__":
-    print(json.dumps(_growth(*json.loads(sys.argv[1]))))

@@ -55,6 +55,9 @@ def _end(error: Exception, debug: bool) -> NoReturn:
     elif missing and missing.split(".")[0] not in ("mvp_deploy", "exporters", "calibration"):
         message = f"this needs {missing}, which is not installed: `mvp-deploy doctor` gives the install line."
         code = ExitCode.ENVIRONMENT
+    elif isinstance(error, OSError):  # a disk, a network, a permission: nothing that the program could mend
+        named = "" if error.filename is None else f"{error.filename}: "
+        message, code = f"{named}{error.strerror or error}: check the path and its permissions.", ExitCode.ENVIRONMENT
     else:
         message = f"unexpected {type(error).__name__}: {error}"
         message += "" if debug else " (run again with --debug for the traceback)"

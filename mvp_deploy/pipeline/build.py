@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import platform
-import threading
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing.connection import wait
 
 from mvp_deploy.base.cluster import Cluster, spread
 from mvp_deploy.base.environment import cores, versions
 from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.processes import apart
 from mvp_deploy.base.reporter import Named, Reporter
 from mvp_deploy.pipeline import steps
 from mvp_deploy.pipeline.progress import Failure, Progress, go_on
@@ -55,29 +51,20 @@ def plan(work: Work) -> list[Done]:
 
 
 def _in_process(work: Work, jobs: int, reporter: Reporter) -> Progress:
-    """Build in a process of its own, so that its death harms no other task."""
+    """Build in a process of its own, so that its death harms no other task, and this one's ends it."""
     try:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, context, initializer=_begin_worker, initargs=(jobs,)) as pool:
-            return pool.submit(build, work, reporter).result()
-    except BrokenProcessPool:
+        return apart(_share, work, jobs, reporter)
+    except ChildProcessError:
         message = "its process was killed, perhaps for want of memory: try fewer --jobs. A new run goes on from there."
         return Progress(failure=Failure(message, ExitCode.ERROR))
 
 
-def _begin_worker(jobs: int) -> None:
-    """Take a fair share of the cores; and end with the parent, whose lock keeps other runs from the folder."""
+def _share(work: Work, jobs: int, reporter: Reporter) -> Progress:
+    """Build with a fair share of the cores."""
     import torch
 
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            wait([parent.sentinel])
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
     torch.set_num_threads(max(1, cores() // jobs))
+    return build(work, reporter)
 
 
 def _on_cluster(works: Mapping[str, Work], cluster: Cluster, reporter: Reporter) -> dict[str, Progress]:

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]  # of a folder, on every file system
-Batch = Annotated[int, Field(ge=1)]
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 takes 1e-3 for a text (it wants 1.0e-3); people mean a number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]  # a folder's, on any file system
+Batch = Annotated[int, Field(ge=1, le=65536)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_max_length=4096)
 
 
 class BudgetSection(Section):
     """How much of the backbone to keep."""
 
-    fraction: float = Field(0.3, gt=0, le=1, description="Of the unpruned model's.")
+    fraction: Number = Field(0.3, gt=0, le=1, description="Of the unpruned model's.")
     of: Literal["units", "macs", "params"] = Field("units", description="What the fraction counts.")
-    round_to: int = Field(8, ge=1, description="Keep channels in multiples of this.")
+    round_to: int = Field(8, ge=1, le=4096, description="Keep channels in multiples of this.")
 
 
 class RecipeSection(Section):
@@ -35,9 +45,9 @@ class RecipeSection(Section):
 class TrainingSection(Section):
     """Fine-tuning of the pruned and of the unpruned model."""
 
-    steps: int = Field(200, ge=1, description="Of each model.")
-    batch_size: int = Field(64, ge=2)
-    lr: float | None = Field(None, gt=0, description="Highest learning rate; by the optimizer if left out.")
+    steps: int = Field(200, ge=1, le=10**9, description="Of each model.")
+    batch_size: int = Field(64, ge=2, le=65536)
+    lr: Number | None = Field(None, gt=0, le=1e6, description="Highest learning rate; by the optimizer if left out.")
     optimizer: Literal["sgd", "adamw"] | None = Field(None, description="By the backbone if left out.")
     flip: bool = Field(False, description="Mirror images left to right (not for digits or letters).")
 
@@ -57,8 +67,8 @@ class BenchmarkSection(Section):
     """How to measure latency."""
 
     batches: list[Batch] = Field([1], description="Batch sizes; none: nothing is timed.")
-    duration: float = Field(10.0, gt=0, description="Seconds of timed runs per model, at most.")
-    threads: int | None = Field(None, ge=1, description="CPU threads; one per core if left out.")
+    duration: Number = Field(10.0, gt=0, le=1e6, description="Seconds of timed runs per model, at most.")
+    threads: int | None = Field(None, ge=1, le=4096, description="CPU threads; one per core if left out.")
 
 
 class Where(Section):
@@ -70,11 +80,11 @@ class Where(Section):
 
 
 class LatencyLimit(Where):
-    at_most_ms: float = Field(gt=0, description="Median milliseconds of the pruned model.")
+    at_most_ms: Number = Field(gt=0, description="Median milliseconds of the pruned model.")
 
 
 class SpeedUpLimit(Where):
-    at_least: float = Field(gt=0, description="Times faster than the unpruned model.")
+    at_least: Number = Field(gt=0, description="Times faster than the unpruned model.")
 
 
 class GatesSection(Section):
@@ -82,13 +92,13 @@ class GatesSection(Section):
 
     min_accuracy: Share | None = Field(None, description="Of every exported pruned model, 0 to 1.")
     max_drop: Share | None = Field(None, description="Accuracy lost against the unpruned model, 0 to 1.")
-    max_size_mb: float | None = Field(None, gt=0, description="Of every exported pruned model's file.")
-    max_parity: float | None = Field(
+    max_size_mb: Number | None = Field(None, gt=0, description="Of every exported pruned model's file.")
+    max_parity: Number | None = Field(
         None, gt=0, description="Difference of fp32 files from PyTorch's logits, relative to the largest of them."
     )
     latency: list[LatencyLimit] = []
     speed_up: list[SpeedUpLimit] = []
-    max_regression: float = Field(
+    max_regression: Number = Field(
         0.05, ge=0, description="How much slower or larger than the --baseline run is still accepted."
     )
 

@@ -1,10 +1,10 @@
-"""Reading deploy.yaml: every mistake is told with its line and key."""
+"""Checking deploy.yaml against its schema: every mistake is told with its line and key."""
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ import yaml
 from pydantic import ValidationError
 
 from mvp_deploy.base.errors import DeployError
-from mvp_deploy.pipeline import config
+from mvp_deploy.pipeline import config, yamlfile
 from mvp_deploy.pipeline.config import SHARED, Config, Section
 
 Location = tuple[str | int, ...]
+
+MISTAKES = 20  # told at once
 
 
 def load(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> Config:
@@ -25,18 +27,7 @@ def load(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> Config:
         DeployError: (INPUT) it cannot be read, or is not as the schema says; names line and key of each mistake.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DeployError(f"{path} cannot be read ({error}): `mvp-deploy init` writes one to start from.") from error
-    try:
-        root = yaml.compose(text, yaml.SafeLoader)
-        _refuse_twice(path, root)
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise DeployError(f"{path}{where}: this is no YAML ({getattr(error, 'problem', error)}).") from error
+    root, data = yamlfile.read(path, f"{path} does not exist: `mvp-deploy init` writes one to start from.")
     if not isinstance(data, dict):
         raise DeployError(f"{path} holds no keys: `mvp-deploy init` writes one to start from.")
     changed = [_change(data, change) for change in changes]
@@ -44,7 +35,7 @@ def load(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> Config:
         return Config.model_validate(data)
     except ValidationError as error:
         told = dict.fromkeys(_told(path, root, changed, data, problem) for problem in error.errors())
-        raise DeployError("\n".join(told)) from error
+        raise DeployError("\n".join([*told][:MISTAKES])) from error
 
 
 def _change(data: dict[str, Any], change: str) -> Location:
@@ -59,9 +50,9 @@ def _change(data: dict[str, Any], change: str) -> Location:
     if not isinstance(place, dict):
         raise DeployError(f"--set {change}: what lies above {parts[-1]} has no keys (a list is set as a whole).")
     try:
-        place[parts[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DeployError(f"--set {change}: {text!r} is no YAML value.") from error
+        place[parts[-1]] = yamlfile.parse(text)[1]
+    except yamlfile.NotYaml as error:
+        raise DeployError(f"--set {change[:100]}: {text[:100]!r} is not a YAML value ({error}).") from error
     return tuple(parts)
 
 
@@ -79,7 +70,7 @@ def _told(path: Path, root: yaml.Node, changed: Sequence[Location], data: Any, p
     elif problem["type"] == "missing":
         message = "this key is missing"
     elif isinstance(problem["input"], str | int | float):
-        message += f", not {problem['input']!r}"
+        message += f", not {repr(problem['input'])[:100]}"
     return f"{place}: {key}: {message}"
 
 
@@ -108,26 +99,6 @@ def _line(node: yaml.Node, where: Location) -> int:
         else:
             break
     return int(line) + 1
-
-
-def _refuse_twice(path: Path, node: yaml.Node | None) -> None:
-    """YAML readers take the last of equal keys in silence."""
-    for mapping in _mappings(node):
-        seen: set[str] = set()
-        for key, _ in mapping.value:
-            if key.value in seen:
-                raise DeployError(f"{path}, line {key.start_mark.line + 1}: {key.value}: this key is there twice")
-            seen.add(str(key.value))
-
-
-def _mappings(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
-    if isinstance(node, yaml.MappingNode):
-        yield node
-        for _, value in node.value:
-            yield from _mappings(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            yield from _mappings(value)
 
 
 def _known() -> set[str]:

@@ -58,7 +58,7 @@ def test_a_task_takes_over_what_is_set_for_all_key_by_key(tmp_path: Path) -> Non
         ("bank: bank\n", "", "bank: this key is missing"),
         ("  cats:", "  c ats:", "line 11: tasks.c ats: string should match pattern"),
         ("  cats:", "  dogs:", "line 11: dogs: this key is there twice"),
-        ("bank: bank", "bank: [bank", "this is no YAML"),
+        ("bank: bank", "bank: [bank", "this is not YAML"),
         ("tasks:", "seed: -1\ntasks:", "line 7: seed: input should be greater than or equal to 0, not -1"),
     ],
 )

@@ -1,0 +1,46 @@
+"""A function in a process of its own: its answer, its exception, its death; and no code from the current folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.processes import apart
+
+
+def refuse() -> None:
+    raise DeployError("no", ExitCode.PARITY)
+
+
+def noise() -> str:
+    print("this is not the answer")
+    return sys.executable
+
+
+def test_it_gives_the_answer_alone() -> None:
+    assert apart(noise) == sys.executable
+    assert apart(os.getpid) != os.getpid()
+
+
+def test_it_raises_what_the_function_raised() -> None:
+    with pytest.raises(DeployError, match="no") as error:
+        apart(refuse)
+    assert error.value.code == ExitCode.PARITY
+
+
+def test_its_death_is_told() -> None:
+    with pytest.raises(ChildProcessError):
+        apart(os._exit, 9)
+
+
+def test_code_in_the_current_folder_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("json", "pickle", "random", "numpy", "mvp_deploy"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])  # as in an interactive Python
+    assert apart(noise) == sys.executable
+    assert not (tmp_path / "ran").exists()
