@@ -126,6 +126,14 @@ def paired_change(before: np.ndarray, now: np.ndarray) -> Interval:
     return Interval((gained - lost) / n, max(-1.0, centre - half), min(1.0, centre + half))
 
 
+def share_interval(hits: int, n: int) -> Interval:
+    """A share of ``n``, such as an accuracy, with Wilson's score interval (Wilson 1927)."""
+    share, spread = hits / n, NORMAL**2 / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+    return Interval(share, min(share, centre - half), max(share, centre + half))
+
+
 def unpaired_change(before: float, before_n: int, now: float, now_n: int) -> Interval:
     """By how much a share (0..1) of ``n`` changed, on different images (Agresti and Caffo 2000: one hit and one miss
     are added to each)."""

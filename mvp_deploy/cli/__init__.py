@@ -19,8 +19,8 @@ from mvp_deploy import __version__
 from mvp_deploy.base.errors import DeployError, ExitCode
 
 NAMES = (
-    "demo", "doctor", "bank", "prune", "export", "bench", "verify", "build", "check", "structure", "init",
-    "run", "schema",
+    "demo", "doctor", "bank", "prune", "export", "predict", "evaluate", "bench", "verify", "build", "check",
+    "structure", "init", "run", "schema",
 )  # fmt: skip
 
 
@@ -79,6 +79,7 @@ def main(debug: bool) -> None:
     mvp-deploy prune data/dogs --bank BANK --keep 0.3 --out RUN
     mvp-deploy export RUN --out BUNDLE
     mvp-deploy bench BUNDLE
+    mvp-deploy predict BUNDLE photo.jpg
 
     Exit codes: 0 done, 1 unexpected error, 2 usage or input, 3 accuracy, 4 latency or size, 5 parity,
     6 environment.

@@ -12,6 +12,7 @@ import onnxruntime
 from fakes.models import classifier
 from mvp_deploy import bundle
 from mvp_deploy.bundle import ModelFile
+from mvp_deploy.tasks.preprocessing import Preprocessing
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "int8": 0.1}
 CHANNELS = {"unpruned": 32, "pruned": 16}
@@ -36,5 +37,7 @@ def tiny_bundle(path: Path, precisions: Sequence[str] = ("fp32", "fp16", "int8")
             reference.unlink()
         bundle.write_arrays(folder / "samples.npz", arrays)
         bundle.write_json(folder / "labels.json", ["a", "b", "c", "d"])
+        how = Preprocessing((3, 8, 8), "bilinear", 1.0, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        bundle.write_json(folder / "preprocessing.json", how.to_json())
         bundle.write_json(folder / "bundle.json", {"models": [asdict(model) for model in models]})
     return path

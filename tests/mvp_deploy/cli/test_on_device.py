@@ -14,20 +14,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fakes.bundle import tiny_bundle
+from PIL import Image
 
 TESTS = Path(__file__).parents[2]
 PYTHON = os.environ.get("DEVICE_PYTHON", sys.executable)
 HAS = {"click", "numpy", "onnxruntime"}  # onnxruntime: also what the stand-in engines run on
-OWN = {"mvp_deploy", "exporters", "fakes"}
+OWN = {"mvp_deploy", "fakes"}
 PATHS = [str(TESTS), *([] if "DEVICE_PYTHON" in os.environ else [str(TESTS.parent)])]
 COMMAND = f"""
 import sys
+also = set(sys.argv.pop(1).split())
 class OnDevice:
     @staticmethod
     def find_spec(name, *_):
-        if name.split(".")[0] not in sys.stdlib_module_names | {HAS | OWN}:
+        if name.split(".")[0] not in sys.stdlib_module_names | {HAS | OWN} | also:
             raise ModuleNotFoundError(f"a device has no {{name}}", name=name)
 sys.meta_path.insert(0, OnDevice)
 sys.path[:0] = {PATHS}
@@ -38,9 +41,9 @@ main(sys.argv[1:])
 """
 
 
-def on_device(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+def on_device(*arguments: str, home: Path, also: str = "") -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "XDG_CACHE_HOME": str(home), "PYTHONWARNINGS": "ignore"}
-    call = [PYTHON, "-c", COMMAND, *arguments]
+    call = [PYTHON, "-c", COMMAND, also, *arguments]
     return subprocess.run(call, capture_output=True, text=True, check=False, env=environment, cwd=home)
 
 
@@ -64,7 +67,19 @@ def test_build_verify_and_bench_run_there(tmp_path: Path) -> None:
     assert ("pruned", "int8", "tensorrt CUDA") in named
 
 
-@pytest.mark.parametrize("command", ["build", "bench", "verify"])
+def test_predict_and_evaluate_need_pillow_besides(tmp_path: Path) -> None:
+    path = str(tiny_bundle(tmp_path / "b", ["fp32"]))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "task.npz", images=pixels, labels=np.arange(8) % 4, classes=np.array(list("abcd")))
+    Image.fromarray(pixels[0]).save(tmp_path / "photo.png")
+    seen = on_device("predict", path, str(tmp_path / "photo.png"), home=tmp_path, also="PIL")
+    assert seen.returncode == 0, seen.stderr
+    judged = on_device("evaluate", path, str(tmp_path / "task.npz"), "--json", home=tmp_path, also="PIL")
+    assert judged.returncode == 0, judged.stderr
+    assert json.loads(judged.stdout)["images"] == 4
+
+
+@pytest.mark.parametrize("command", ["build", "bench", "verify", "predict", "evaluate"])
 def test_their_help_needs_nothing_more(tmp_path: Path, command: str) -> None:
     assert on_device(command, "--help", home=tmp_path).returncode == 0
 

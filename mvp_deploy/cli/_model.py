@@ -1,0 +1,21 @@
+"""The options of commands that run one model of a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--unpruned, --target, --precision, --threads and --device."""
+    for option in (
+        click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N."),
+        click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: one per core]"),
+        click.option("--precision", help="fp32, fp16 or int8.  [default: the bundle's first]"),
+        click.option("--target", help="onnx, openvino, …  [default: the bundle's first]"),
+        click.option("--unpruned", is_flag=True, help="The unpruned model instead of the pruned one."),
+    ):
+        function = option(function)
+    return function

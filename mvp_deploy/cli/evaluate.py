@@ -1,0 +1,68 @@
+"""mvp-deploy evaluate: how accurate is a bundle's model here, on labelled images?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._model import model_options
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("data")
+@click.option("--part", type=click.Choice(["held-out", "train", "all"]), default="held-out", show_default=True,
+              help="Which images of DATA.")  # fmt: skip
+@click.option("--csv", type=click.Path(path_type=Path), help="Write image, true and predicted class to this file.")
+@model_options
+@output_options
+def command(
+    bundle: Path,
+    data: str,
+    part: str,
+    csv: Path | None,
+    unpruned: bool,
+    target: str | None,
+    precision: str | None,
+    threads: int | None,
+    device: str,
+    console: Console,
+) -> None:
+    """Measure the accuracy of a model of BUNDLE on the labelled images of DATA, on this machine.
+
+    DATA is named as for `prune`; classes are matched by name. Needs numpy, Pillow, click and the model's runtime alone.
+
+    \b
+    Examples:
+      mvp-deploy evaluate bundles/dogs data/dogs
+      mvp-deploy evaluate bundles/dogs photos --part all --precision int8 --csv predictions.csv
+    """
+    from mvp_deploy.bundle import read
+    from mvp_deploy.inference.evaluate import evaluate, whole, write_csv
+    from mvp_deploy.inference.model import chosen, open_model
+    from mvp_deploy.tasks import load_task
+
+    opened = read(bundle)
+    file = chosen(opened, model="unpruned" if unpruned else "pruned", target=target, precision=precision)
+    task = load_task(data)
+    split = {"held-out": task.test, "train": task.train, "all": whole(task)}[part]
+    with open_model(opened, file, threads=threads, device=device) as model, console.progress("evaluating") as step:
+        found = evaluate(model, task, split, step)
+    accuracy = found.accuracy
+    console.show(
+        f"{file.file}: accuracy {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%}) on {len(split)} images"
+    )
+    console.show("")
+    rows = [(name, count, _share(recall), _share(precision)) for name, count, recall, precision in found.per_class()]
+    console.table(("class", "images", "recall", "precision"), rows)
+    for line in found.confused():
+        console.show(line)
+    console.result({"model": file.file} | found.to_json())
+    if csv is not None:
+        write_csv(csv, found)
+
+
+def _share(value: float) -> str:
+    return "-" if value != value else f"{value:.1%}"

@@ -1,0 +1,105 @@
+"""How well a model of a bundle classifies labelled images, on the machine where this runs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.files import atomic_write
+from mvp_deploy.benchmark.statistics import Interval, share_interval
+from mvp_deploy.inference.model import BATCH, Model
+from mvp_deploy.tasks.task import Split, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """confusion: int64 [classes, classes], how many images of each true class (row) were given each class (column)."""
+
+    classes: tuple[str, ...]
+    confusion: np.ndarray
+    images: tuple[str, ...]  # names, in the order of ``truth`` and ``found``
+    truth: np.ndarray  # int64 [n]
+    found: np.ndarray  # int64 [n]
+
+    @property
+    def accuracy(self) -> Interval:
+        """The share of images classified rightly, 0..1."""
+        return share_interval(int(np.trace(self.confusion)), int(self.confusion.sum()))
+
+    def per_class(self) -> list[tuple[str, int, float, float]]:
+        """Name, number of images, recall and precision (0..1; NaN where there is nothing to divide) of each class."""
+        right = np.diag(self.confusion)
+        with np.errstate(invalid="ignore"):
+            recall, precision = right / self.confusion.sum(1), right / self.confusion.sum(0)
+        counts = self.confusion.sum(1)
+        return [(name, int(counts[k]), float(recall[k]), float(precision[k])) for k, name in enumerate(self.classes)]
+
+    def confused(self, count: int = 5) -> list[str]:
+        """A sentence for each of the most frequent mistakes."""
+        wrong = self.confusion * (1 - np.eye(len(self.classes), dtype=np.int64))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+        pairs = [(divmod(int(place), len(self.classes)), int(wrong.flat[place])) for place in order]
+        return [f"{n} of {self.classes[i]} taken for {self.classes[j]}" for (i, j), n in pairs if n]
+
+    def to_json(self) -> dict[str, Any]:
+        accuracy = self.accuracy
+        return {
+            "images": len(self.truth),
+            "accuracy": {"value": accuracy.value, "low": accuracy.low, "high": accuracy.high},
+            "classes": list(self.classes),
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def evaluate(model: Model, task: Task, part: Split, step: Any = lambda done, total: None) -> Evaluation:
+    """Classify ``part`` of the task; classes are matched by name.
+
+    Raises:
+        DeployError: the data have a class that the model does not know, or an image cannot be read.
+    """
+    unknown = [name for name in task.classes if name not in model.classes]
+    if unknown:
+        known = ", ".join(model.classes[:8]) + (" …" if len(model.classes) > 8 else "")
+        raise DeployError(
+            f"The data have the class {unknown[0]!r}, which the model does not know: it tells apart {known}. "
+            "Choose classes with SOURCE#class,class."
+        )
+    place = np.array([model.classes.index(name) for name in task.classes])
+    truth = place[part.labels]
+    images: Sequence[Path | np.ndarray] = part.images  # type: ignore[assignment]
+    found: list[int] = []
+    for start in range(0, len(images), BATCH):
+        found += model.logits(list(images[start : start + BATCH])).argmax(1).tolist()
+        step(len(found), len(images))
+    given = np.array(found)
+    confusion = np.zeros((len(model.classes),) * 2, np.int64)
+    np.add.at(confusion, (truth, given), 1)
+    names = tuple(str(x) if isinstance(x, Path) else str(number) for number, x in enumerate(images))
+    return Evaluation(model.classes, confusion, names, truth, given)
+
+
+def whole(task: Task) -> Split:
+    """Both parts of a task as one."""
+    parts = task.train, task.test
+    labels = np.concatenate([part.labels for part in parts])
+    if isinstance(task.train.images, np.ndarray):
+        return Split(np.concatenate([np.asarray(part.images) for part in parts]), labels)
+    return Split(tuple(image for part in parts for image in part.images), labels)
+
+
+def write_csv(path: Path, found: Evaluation) -> None:
+    """One line an image: its name, its class, and the class it was given."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(("image", "class", "predicted"))
+        names = found.classes
+        lines.writerows(
+            (image, names[true], names[given])
+            for image, true, given in zip(found.images, found.truth, found.found, strict=True)
+        )

@@ -1,0 +1,109 @@
+"""One model of a bundle, open in its runtime: from image files to class probabilities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.benchmark.runner import Runner, open_runner
+from mvp_deploy.bundle import Bundle, ModelFile
+from mvp_deploy.tasks.folder import read_image
+from mvp_deploy.tasks.preprocessing import Preprocessing
+
+BATCH = 16  # images at once
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """probabilities: of each class of the bundle, float32 [classes], summing to 1."""
+
+    probabilities: np.ndarray
+    classes: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        return self.classes[int(self.probabilities.argmax())]
+
+    @property
+    def probability(self) -> float:
+        return float(self.probabilities.max())
+
+    def best(self, count: int = 5) -> list[tuple[str, float]]:
+        """The most probable classes, the best first."""
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(self.classes[k], float(self.probabilities[k])) for k in order]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model of a bundle, loaded; ``file`` says which."""
+
+    file: ModelFile
+    runner: Runner
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+
+    def logits(self, images: Sequence[Path | np.ndarray]) -> np.ndarray:
+        """Logits float32 [n, classes] of images: files, or uint8 RGB [height, width, 3].
+
+        Raises:
+            DeployError: an image cannot be read (it is named).
+        """
+        parts = []
+        for start in range(0, len(images), BATCH):
+            pixels = [read_image(x) if isinstance(x, Path) else x for x in images[start : start + BATCH]]
+            self.runner.prepare(np.stack([self.preprocessing.apply(x) for x in pixels]))
+            self.runner.run()
+            parts.append(self.runner.output().copy())
+        return np.concatenate(parts)
+
+    def predict(self, images: Sequence[Path | np.ndarray]) -> list[Prediction]:
+        """What each image shows, as `logits` reads them."""
+        return [Prediction(row, self.classes) for row in softmax(self.logits(images))]
+
+
+@contextmanager
+def open_model(
+    bundle: Bundle, file: ModelFile | None = None, *, threads: int | None = None, device: str = "cpu"
+) -> Iterator[Model]:
+    """Load a model of the bundle (None: `chosen`'s) into its runtime, and free it afterwards.
+
+    Raises:
+        DeployError: (ENVIRONMENT) its runtime or the device is missing.
+    """
+    file = file or chosen(bundle)
+    runner = open_runner(bundle.path / file.file, threads=threads, device=device)
+    try:
+        text = (bundle.path / "preprocessing.json").read_text(encoding="utf-8")
+        how = Preprocessing.from_json(json.loads(text))
+        yield Model(file, runner, bundle.classes, how)
+    finally:
+        runner.close()
+
+
+def chosen(
+    bundle: Bundle, *, model: str = "pruned", target: str | None = None, precision: str | None = None
+) -> ModelFile:
+    """The bundle's file for a target and precision; the first that runs as it is, where none is asked for.
+
+    Raises:
+        DeployError: the bundle has no such file; the sentence lists those it has.
+    """
+    for file in bundle.models:
+        wanted = model, target or file.target, precision or file.precision
+        if (file.model, file.target, file.precision) == wanted and (target or file.target != "tensorrt"):
+            return file
+    there = ", ".join(f"{file.model} {file.precision} for {file.target}" for file in bundle.models)
+    raise DeployError(f"{bundle.path} has no such model; it has: {there}.")
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities float32 [n, classes], summing to 1 in each row."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True), np.float32)
