@@ -76,7 +76,7 @@ def rebuild(backbone: Backbone, plan: KeepPlan, num_classes: int, weights: Mappi
             f"The keep plan was made for another structure of {backbone.name} than the installed timm gives: "
             "install the versions it was made with, or prune again."
         )
-    model = structure.prune(full, plan)
+    model = structure.prune(full, plan, check=False)  # it was checked before it was saved
     restate_sizes(model, full, backbone.preprocessing.input_size)
     try:
         model.load_state_dict(dict(weights), strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from mvp_deploy.structure.fakes import named_tensors
 from mvp_deploy.structure.graph import Recorder
 from mvp_deploy.structure.sizes import Formula, Observation, Origin, attributes, measured
 from mvp_deploy.structure.structure import Frozen, Member, Structure, UnitGroup
-from mvp_deploy.structure.trace import RECORDED_BATCH, MacTerm, Trace, run_fake
+from mvp_deploy.structure.trace import RECORDED_BATCH, MacTerm, OverWhatStays, Trace, run_fake
 
 
 @collector_paused()
@@ -65,6 +65,12 @@ def record(
 
 
 def _analyze(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> Structure:
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise DeployError(
+                f"{path or type(model).__name__} is a TorchScript module, which cannot be cut. Use the nn.Module that "
+                "it was scripted or traced from."
+            )
     try:
         outputs = run_fake(model, inputs, trace)
     except Exception as error:
@@ -105,7 +111,8 @@ def _freeze_quantities(trace: Trace) -> None:
 def _settle(trace: Trace, by_name: Mapping[str, list[Axis]]) -> dict[str, tuple[Axis, ...]]:
     """Resolve every axis until nothing more is frozen on the way."""
     everything = [a for axes in by_name.values() for a in axes]
-    everything += [a for term in trace.macs for a in term.axes] + [a for axes in trace.norms for a in axes]
+    everything += [a for term in trace.macs for a in term.axes]
+    everything += [a for o in trace.over_what_stays.values() for axes in o.inputs + o.outputs for a in axes]
     everything += [o.axis for o in trace.observations]
     everything += [c.axis for c in trace.recorder.constants] if trace.recorder else []
     while True:
@@ -147,9 +154,15 @@ def _structure(
         unknown=dict(trace.unknown),
         example=tuple(torch.empty(t.shape, dtype=t.dtype, device="meta") for t in inputs),
         axes=axes,
-        norms=tuple(tuple(map(resolve, norm)) for norm in trace.norms),
+        over_what_stays={
+            run: OverWhatStays(
+                tuple(map(resolve, o.over)), _each(resolve, o.inputs), _each(resolve, o.outputs), o.exact
+            )
+            for run, o in trace.over_what_stays.items()
+        },
         inexact=tuple(dict.fromkeys(why for why, axis in trace.inexact if any(True for _ in atoms_in(resolve(axis))))),
         allow_inexact=trace.allow_inexact,
+        calls=tuple(trace.calls),
         observations=tuple(
             dict.fromkeys(
                 replace(seen, origin=_resolved(trace, seen.origin), axis=resolve(seen.axis))
@@ -161,6 +174,10 @@ def _structure(
         _macs=tuple(MacTerm(t.factor, tuple(map(resolve, t.axes)), t.owner) for t in trace.macs),
         _parameters=parameters,
     )
+
+
+def _each(resolve: Callable[[Axis], Axis], tensors: tuple[tuple[Axis, ...], ...]) -> tuple[tuple[Axis, ...], ...]:
+    return tuple(tuple(map(resolve, axes)) for axes in tensors)
 
 
 def _resolved(trace: Trace, origin: Origin) -> Origin:

@@ -12,7 +12,7 @@ Which axes are the same is kept in atoms.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,6 +78,19 @@ def keep_mask(axis: Axis, masks: dict[Atom, np.ndarray]) -> np.ndarray:
 def kept_size(axis: Axis, counts: dict[Atom, int]) -> int:
     """Number of positions left of a resolved `axis` when each atom keeps its count; absent atoms stay whole."""
     return sum(math.prod(f if isinstance(f, int) else counts.get(f, f.size) for f in segment) for segment in axis)
+
+
+def size_left(axis: Axis, counts: Mapping[Atom, int]) -> int | None:
+    """Like `kept_size`, of an axis that need not be resolved; None if the count of one of its atoms is not known."""
+    total = 0
+    for segment in axis:
+        sizes = [
+            f if isinstance(f, int) else counts.get(f) if f.axis is None else size_left(f.axis, counts) for f in segment
+        ]
+        if None in sizes:
+            return None
+        total += math.prod(sizes)  # type: ignore[arg-type]
+    return total
 
 
 def unit_index(axis: Axis, atom: Atom) -> np.ndarray:

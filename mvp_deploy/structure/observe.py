@@ -144,3 +144,6 @@ _SIZES: dict[str, Callable[..., Pairs]] = {
     "narrow": _narrow,
     "__getitem__": _getitem,
 }
+
+TAKES_SIZES = _SIZES.keys()
+"""The functions that are given sizes as numbers."""

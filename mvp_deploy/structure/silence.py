@@ -1,30 +1,42 @@
 """The full model with removed units silenced: what a smaller model must equal.
 
 Silenced means zero, and normalisations taken over the units that stay. The weights of removed units are zeroed
-wherever they lie, and layer, group and RMS norms over an axis that loses units are computed over the rest of it.
+wherever they lie, and norms over an axis that loses units are computed over the rest of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import BaseTorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
-from mvp_deploy.structure.axes import keep_mask
+from mvp_deploy.structure import rules
+from mvp_deploy.structure.axes import Axis, keep_mask
+from mvp_deploy.structure.calls import CallMode
+from mvp_deploy.structure.cut import gather, scatter
 from mvp_deploy.structure.fakes import copy_with, named_tensors
 from mvp_deploy.structure.plan import KeepPlan
-from mvp_deploy.structure.surgery import gather, scatter
+from mvp_deploy.structure.trace import open_functionals
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.structure import Structure
 
+Masks = list[Tensor | None]  # of one tensor: per dimension the positions that stay, None for all
 
-def silence(structure: Structure, model: nn.Module, plan: KeepPlan) -> Callable[..., Any]:
-    """A function like `model` in eval mode, full size, computing what the smaller model must compute."""
+
+def silence(structure: Structure, model: nn.Module, plan: KeepPlan, *, inexact: bool = False) -> Callable[..., Any]:
+    """A function like `model` in eval mode, full size, computing what the smaller model must compute.
+
+    Args:
+        inexact: run the operators that mix units (see `Structure.inexact`) over the units that stay as well. The
+            smaller model then computes the same, and any difference is a mistake; without, it is what inexact removal
+            costs.
+    """
     state = {name: tensor.detach() for name, tensor in named_tensors(model)}
     silenced = scatter(structure, gather(structure, state, plan), plan)
     memo: dict[int, Any] = {}
@@ -32,88 +44,105 @@ def silence(structure: Structure, model: nn.Module, plan: KeepPlan) -> Callable[
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(silenced[name], requires_grad=False) if is_parameter else silenced[name]
     full = copy_with(model, memo).eval()
+    masks = structure.masks(plan)
+
+    def keep(tensors: Sequence[Sequence[Axis]], over: Sequence[Axis]) -> list[Masks]:
+        kept = {axis: keep_mask(axis, masks) for axis in over}
+        there = {axis: torch.from_numpy(mask) for axis, mask in kept.items() if not mask.all()}
+        return [[there.get(axis) for axis in axes] for axes in tensors]
+
+    restricted = {
+        run: (keep(stays.inputs, stays.over), keep(stays.outputs, stays.over))
+        for run, stays in structure.over_what_stays.items()
+        if inexact or stays.exact
+    }
 
     def forward(*inputs: Tensor) -> Any:
-        # a function mode keeps torch.nn.TransformerEncoderLayer off its fast path, whose norms could not be masked
-        with torch.no_grad(), BaseTorchFunctionMode(), _MaskedNorms(structure, plan):
+        operators = _Operators(restricted)
+        with torch.no_grad(), open_functionals(), operators, _Functions(operators):
             return full(*inputs)
 
     return forward
 
 
-class _MaskedNorms(TorchDispatchMode):
-    """Runs the i-th normalisation or mean on the units that stay and puts zeros for the others.
+class _Operators(TorchDispatchMode):
+    """Runs the operators in `restricted`, by name and how often it ran before, over what stays.
 
-    Means that are no normalisations have no axes in `Structure.norms`: they run on all units.
+    `restricted` has the masks of their tensors, given and returned.
     """
 
-    def __init__(self, structure: Structure, plan: KeepPlan) -> None:
+    def __init__(self, restricted: dict[tuple[str, int], tuple[list[Masks], list[Masks]]]) -> None:
         super().__init__()
-        masks = structure.masks(plan)
-        self.norms = iter([[keep_mask(axis, masks) for axis in axes] for axes in structure.norms])
+        self.restricted, self.ran, self.paused = restricted, Counter[str](), False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        name = func._schema.name.removeprefix("aten::")
-        restricted = _restricted_norm(name, args)
-        if restricted is None:
+        if self.paused:
+            return func(*args, **(kwargs or {}))
+        return self.run(rules.running_name(func), func, args, kwargs or {})
+
+    def run(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        found = self.restricted.get((name, self.ran[name]))
+        self.ran[name] += 1
+        if found is None or all(mask is None for masks in found[0] for mask in masks):
             return func(*args, **kwargs)
-        masks = next(self.norms)
-        if all(mask.all() for mask in masks):
+        before, after = map(iter, found)
+        args, kwargs = tree_map(lambda t: _cut(t, next(before)) if isinstance(t, Tensor) else t, (args, kwargs))
+        if name in _RESIZED:
+            args = _RESIZED[name](found[0][0], *args)
+        out = func(*args, **kwargs)
+        return tree_map(lambda t: _put_back(t, next(after, [])) if isinstance(t, Tensor) else t, out)
+
+
+class _Functions(CallMode):
+    """Counts and runs as one those functions that the analysis sees as one."""
+
+    def __init__(self, operators: _Operators) -> None:
+        super().__init__()
+        self.operators = operators
+
+    def call(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if name not in rules.FUNCTIONS:
             return func(*args, **kwargs)
-        return restricted(func, [torch.from_numpy(mask).to(args[0].device) for mask in masks], *args, **kwargs)
+        self.operators.paused = True
+        try:
+            return self.operators.run(name, func, args, kwargs)
+        finally:
+            self.operators.paused = False
 
 
-def _restricted_norm(name: str, args: tuple[Any, ...]) -> Callable[..., Any] | None:
-    """What stands in for the operator `name` where its statistics lose units; None for all that is no norm."""
-    if name in ("mean", "var", "var_mean", "std", "std_mean"):
-        return _statistic
-    if name.endswith("batch_norm"):  # in training it takes its own statistics: weight standardisation
-        return _batch_norm if next((a for a in args[1:] if isinstance(a, bool)), False) else None
-    if name == "native_group_norm":
-        return _group_norm
-    return _layer_norm if name in ("native_layer_norm", "_fused_rms_norm") else None
-
-
-def _statistic(func: Any, masks: list[Tensor], x: Tensor, *rest: Any, **kwargs: Any) -> Any:
-    dims = rest[0] if rest and isinstance(rest[0], list) else range(x.ndim)
-    return func(_cut(x, sorted(d % x.ndim for d in dims), masks), *rest, **kwargs)
-
-
-def _batch_norm(func: Any, masks: list[Tensor], x: Tensor, *rest: Any) -> Any:
-    dims = [d for d in range(x.ndim) if d != 1]
-    out, *more = func(_cut(x, dims, masks), *rest)
-    return _put_back(out, dims, masks), *more
-
-
-def _layer_norm(func: Any, masks: list[Tensor], x: Tensor, shape: list[int], *rest: Any) -> Any:
-    dims = list(range(x.ndim - len(shape), x.ndim))
-    affine = [_cut(p, range(p.ndim), masks) if isinstance(p, Tensor) else p for p in rest]
-    out, *more = func(_cut(x, dims, masks), [int(mask.sum()) for mask in masks], *affine)
-    return _put_back(out, dims, masks), *more
+def _layer_norm(_: Masks, x: Tensor, shape: list[int], *rest: Any) -> tuple[Any, ...]:
+    return x, list(x.shape[x.ndim - len(shape) :]), *rest
 
 
 def _group_norm(
-    func: Any, masks: list[Tensor], x: Tensor, weight: Any, bias: Any, n: int, c: int, hw: int, groups: int, eps: float
-) -> Any:
-    channels = [torch.outer(*masks).flatten()]
-    affine = [None if p is None else _cut(p, [0], channels) for p in (weight, bias)]
-    sizes = int(channels[0].sum()), hw, int(masks[0].sum())
-    out, *more = func(_cut(x, [1], channels), *affine, n, *sizes, eps)
-    return _put_back(out, [1], channels), *more
+    masks: Masks, x: Tensor, weight: Any, bias: Any, n: int, c: int, hw: int, groups: int, eps: float
+) -> tuple[Any, ...]:
+    if masks[1] is not None:
+        groups = int(masks[1].reshape(groups, -1).any(1).sum())
+    return x, weight, bias, n, x.shape[1], hw, groups, eps
 
 
-def _cut(x: Tensor, dims: Iterable[int], masks: list[Tensor]) -> Tensor:
-    for dim, mask in zip(dims, masks, strict=True):
-        x = x.index_select(dim, mask.nonzero().flatten())
+_RESIZED: dict[str, Callable[..., tuple[Any, ...]]] = {
+    "native_layer_norm": _layer_norm,
+    "_fused_rms_norm": _layer_norm,
+    "native_group_norm": _group_norm,
+}
+"""Operators that are given sizes: their arguments for a tensor that was cut by masks."""
+
+
+def _cut(x: Tensor, masks: Masks) -> Tensor:
+    for dim, mask in enumerate(masks):
+        if mask is not None:
+            x = x.index_select(dim, mask.nonzero().flatten().to(x.device))
     return x
 
 
-def _put_back(x: Tensor, dims: Iterable[int], masks: list[Tensor]) -> Tensor:
+def _put_back(x: Tensor, masks: Masks) -> Tensor:
     """Undo `_cut`, with zeros at the removed positions."""
-    for dim, mask in zip(dims, masks, strict=True):
-        full = x.new_zeros([*x.shape[:dim], len(mask), *x.shape[dim + 1 :]])
-        x = full.index_copy(dim, mask.nonzero().flatten(), x)
+    for dim, mask in enumerate(masks):
+        if mask is not None:
+            full = x.new_zeros([*x.shape[:dim], len(mask), *x.shape[dim + 1 :]])
+            x = full.index_copy(dim, mask.nonzero().flatten().to(x.device), x)
     return x

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.structure.axes import Atom, Axis, axis_size, keep_mask, kept_size, unit_index
+from mvp_deploy.structure.calls import Call
+from mvp_deploy.structure.cut import gather, scatter
 from mvp_deploy.structure.plan import KeepPlan
+from mvp_deploy.structure.prune import prune
 from mvp_deploy.structure.silence import silence
 from mvp_deploy.structure.sizes import Observation
-from mvp_deploy.structure.surgery import gather, prune, scatter
-from mvp_deploy.structure.trace import MacTerm
+from mvp_deploy.structure.trace import MacTerm, OverWhatStays
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ class Structure:
     unknown: Mapping[str, int]  # operators without a rule, and how often they ran
     example: tuple[Tensor, ...]
     axes: Mapping[str, tuple[Axis, ...]] = field(repr=False)  # per parameter and buffer
-    norms: tuple[tuple[Axis, ...], ...] = field(repr=False)
+    over_what_stays: Mapping[tuple[str, int], OverWhatStays] = field(repr=False)  # by operator and how often it ran
     allow_inexact: bool
     inexact: tuple[str, ...]  # operators, and where, that mix units which can be removed because that was allowed
+    calls: tuple[Call, ...] = field(repr=False)  # of the forward, in order
     observations: tuple[Observation, ...] = field(repr=False)
     _atoms: Mapping[str, Atom] = field(repr=False)  # per group
     _macs: tuple[MacTerm, ...] = field(repr=False)
@@ -155,13 +158,13 @@ class Structure:
         """For each position along the member's dimension, the group's unit that it belongs to, or -1 (int64)."""
         return unit_index(self.axes[member.tensor][member.dim], self._atoms[group.name])
 
-    def prune(self, model: nn.Module, plan: KeepPlan) -> nn.Module:
-        """A new, smaller model; see `surgery.prune`."""
-        return prune(self, model, plan)
+    def prune(self, model: nn.Module, plan: KeepPlan, *, check: bool = True) -> nn.Module:
+        """A new, smaller model, compared with the silenced one; see `prune.prune`."""
+        return prune(self, model, plan, check=check)
 
-    def silence(self, model: nn.Module, plan: KeepPlan) -> Callable[..., Any]:
+    def silence(self, model: nn.Module, plan: KeepPlan, *, inexact: bool = False) -> Callable[..., Any]:
         """What the smaller model must compute, at full size; see `silence.silence`."""
-        return silence(self, model, plan)
+        return silence(self, model, plan, inexact=inexact)
 
     def gather(self, state: Mapping[str, Tensor], plan: KeepPlan) -> dict[str, Tensor]:
         """The smaller model's state dict, cut out of a full-size one."""

@@ -7,6 +7,7 @@ it is known which dimension it stands for (see sizes.py).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,12 +17,12 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvp_deploy.structure import rules
 from mvp_deploy.structure.atoms import Atoms
 from mvp_deploy.structure.axes import Axis, fixed
+from mvp_deploy.structure.calls import Call, CallMode, numbers_given, tensors_in
 from mvp_deploy.structure.fakes import call, fake_copy, fake_inputs, named_tensors
 from mvp_deploy.structure.graph import Recorder
 from mvp_deploy.structure.observe import observe, sized_shape
@@ -40,9 +41,24 @@ class MacTerm:
     owner: str
 
 
+@dataclass(frozen=True)
+class OverWhatStays:
+    """An operator whose result depends on which units of the axes `over` stay.
+
+    `inputs` and `outputs` are the axes of what it is given and gives, tensor by tensor. `exact` ones are norms, whose
+    statistics are taken over the units that stay by definition of «silenced»; the others mix units, so that the full
+    model computes something else.
+    """
+
+    over: tuple[Axis, ...]
+    inputs: tuple[tuple[Axis, ...], ...]
+    outputs: tuple[tuple[Axis, ...], ...]
+    exact: bool
+
+
 @dataclass
 class Trace:
-    """What one run of the model showed. Axes of tensors are per dimension; `norms` are in the order they ran."""
+    """What one run of the model showed. Axes of tensors are per dimension."""
 
     atoms: Atoms = field(default_factory=Atoms)
     tensors: dict[int, tuple[Tensor, list[Axis]]] = field(default_factory=dict)
@@ -50,12 +66,14 @@ class Trace:
     names: dict[int, str] = field(default_factory=dict)  # id of a fake parameter or buffer -> its first name
     used: list[str] = field(default_factory=list)  # parameters and buffers, in the order they were first used
     macs: list[MacTerm] = field(default_factory=list)
-    norms: list[tuple[Axis, ...]] = field(default_factory=list)
+    ran: Counter[str] = field(default_factory=Counter)  # how often each operator ran
+    over_what_stays: dict[tuple[str, int], OverWhatStays] = field(default_factory=dict)  # by name and that count
     squares: set[int] = field(default_factory=set)  # ids of tensors that are squares of others
     numbers: dict[int, float] = field(default_factory=dict)  # ids of buffers that are one number, such as a bound
     loud: set[int] = field(default_factory=set)  # ids of tensors that are not zero where units are silent
     observations: list[Observation] = field(default_factory=list)
     uses: Uses = field(default_factory=Uses)
+    calls: list[Call] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)  # operators without a rule, and how often they ran
     allow_inexact: bool = False
     inexact: list[tuple[str, Axis]] = field(default_factory=list)  # what mixes units that may go all the same
@@ -63,6 +81,8 @@ class Trace:
     batch: Axis = ()  # the inputs' first axis, where it is recorded for any batch size
     groups: Axis = ((),)  # the groups of the grouped operator that ran last
     why: str = ""  # the operator running now, and where
+    over: list[Axis] = field(default_factory=list)  # what the operator running now is taken over, if it is a norm,
+    mixed: list[Axis] = field(default_factory=list)  # or mixes although its units may go
     module: str = ""
 
     def axes(self, tensor: Tensor) -> list[Axis]:
@@ -85,9 +105,21 @@ class Trace:
     def mix(self, axis: Axis) -> None:
         """The operator mixes the units of `axis`: none of them goes, unless inexact removal is allowed."""
         if self.allow_inexact:
+            self.mixed.append(axis)
             self.inexact.append((self.why, axis))
         else:
             self.freeze(axis)
+
+    @contextmanager
+    def running(self, name: str, given: list[Tensor], out: Any) -> Iterator[None]:
+        """While open, the rule of operator `name` says what it did with the tensors `given`."""
+        self.over, self.mixed = [], []
+        yield
+        if self.over or self.mixed:
+            inputs, outputs = (tuple(tuple(self.axes(t)) for t in tensors) for tensors in (given, tensors_in(out)))
+            over = (*self.over, *self.mixed)
+            self.over_what_stays[name, self.ran[name]] = OverWhatStays(over, inputs, outputs, exact=not self.mixed)
+        self.ran[name] += 1
 
     def count(self, factor: int, *axes: Axis) -> None:
         """Note multiply-accumulates: `factor` times the sizes of `axes`."""
@@ -122,23 +154,17 @@ class _Operators(TorchDispatchMode):
 _SHAPES = {torch.Tensor.shape.__get__, torch.Tensor.size, torch.ops.aten.sym_size.int}  # type: ignore[attr-defined]
 
 
-class _Functions(TorchFunctionMode):
+class _Functions(CallMode):
     """Sees calls as the model wrote them: attention before it is taken apart, and sizes while they are tagged."""
 
     def __init__(self, trace: Trace, operators: _Operators) -> None:
         super().__init__()
         self.trace, self.operators = trace, operators
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
+    def call(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        trace = self.trace
         if func in _SHAPES:
-            return sized_shape(self.trace, args[0], func(*args, **kwargs), *args[1:], **kwargs)
-        name = getattr(func, "__name__", "")
-        if name == "__iter__":
-            func, name = torch.Tensor.unbind, "unbind"
-            return iter(self.__torch_function__(func, types, args, kwargs))
+            return sized_shape(trace, args[0], func(*args, **kwargs), *args[1:], **kwargs)
         whole = rules.FUNCTIONS.get(name)
         if whole is None:
             out = func(*args, **kwargs)
@@ -148,12 +174,17 @@ class _Functions(TorchFunctionMode):
                 out = func(*args, **kwargs)
             finally:
                 self.operators.paused = False
-            self.trace.why = f"{name} in {self.trace.module or 'the model'}"
-            whole(self.trace, args, kwargs, out)
-            rules.silent.follow(self.trace, name, func, args, kwargs, out)
-        self.trace.observations.extend(observe(self.trace, name, args, kwargs, out))
-        if self.trace.recorder is not None:
-            self.trace.recorder.call(self.trace, func, name, args, kwargs, out)
+            trace.why = f"{name} in {trace.module or 'the model'}"
+            with trace.running(name, list(tensors_in((args, kwargs))), out):
+                whole(trace, args, kwargs, out)
+                rules.silent.follow(trace, name, func, args, kwargs, out)
+        trace.observations.extend(observe(trace, name, args, kwargs, out))
+        tensors = list(tensors_in(out)) if isinstance(out, (Tensor, tuple, list)) else []
+        if tensors or name == "__setitem__":
+            numbers = numbers_given(name, args, kwargs)
+            trace.calls.append(Call(name, trace.module, numbers, tuple(tuple(trace.axes(t)) for t in tensors)))
+        if trace.recorder is not None:
+            trace.recorder.call(trace, func, name, args, kwargs, out)
         return out
 
 

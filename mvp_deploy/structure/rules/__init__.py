@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from mvp_deploy.structure.rules import norms, parts, pointwise, products, recurrent, reductions, shapes, silent, windows
-from mvp_deploy.structure.rules.registry import FUNCTIONS, OPERATORS, is_pointwise
+from mvp_deploy.structure.rules.registry import FUNCTIONS, OPERATORS, is_pointwise, running_name
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.trace import Trace
 
-__all__ = ["FUNCTIONS", "apply", "families", "silent"]
+__all__ = ["FUNCTIONS", "apply", "families", "running_name", "silent"]
 
 families = (norms, parts, pointwise, products, recurrent, reductions, shapes, windows)  # imported, so registered
 
@@ -35,8 +35,9 @@ def apply(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     if found is None and is_pointwise(func, plain):
         found = pointwise.pointwise
     if found is not None:
-        found(trace, args, kwargs, out)
-        silent.follow(trace, plain, func, args, kwargs, out)
+        with trace.running(running_name(func), inputs, out):
+            found(trace, args, kwargs, out)
+            silent.follow(trace, plain, func, args, kwargs, out)
         return
     for axis in (axis for tensor in inputs for axis in trace.axes(tensor)):
         trace.freeze(axis)

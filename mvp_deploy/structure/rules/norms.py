@@ -22,7 +22,7 @@ def layer_norm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out:
             for dim in dims:
                 trace.unify(trace.axis(x, dim), trace.axis(parameter, dim))
     trace.set(out[0], list(trace.axes(x)))
-    trace.norms.append(tuple(trace.axis(x, dim) for dim in dims))
+    trace.over.extend(trace.axis(x, dim) for dim in dims)
 
 
 @rule("native_group_norm")
@@ -37,7 +37,7 @@ def group_norm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out:
         if parameter is not None:
             trace.unify(channels, trace.axis(parameter, 0))
     trace.set(out[0], list(trace.axes(x)))
-    trace.norms.append((trace.groups, inner))
+    trace.over.append(channels)
 
 
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
@@ -49,4 +49,4 @@ def batch_norm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out:
             trace.unify(trace.axis(x, 1), trace.axis(vector, 0))
     trace.set(out[0], list(trace.axes(x)))
     if next((a for a in args[1:] if isinstance(a, bool)), False):  # its own statistics: weight standardisation
-        trace.norms.append(tuple(axis for dim, axis in enumerate(trace.axes(x)) if dim != 1))
+        trace.over.extend(axis for dim, axis in enumerate(trace.axes(x)) if dim != 1)

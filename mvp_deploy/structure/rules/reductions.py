@@ -46,7 +46,7 @@ def total(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any)
 def norm_statistic(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """What norms written out in full divide by: like theirs, taken over the units that stay."""
     x, dims = args[0], _dims(args, kwargs)
-    trace.norms.append(tuple(trace.axis(x, d) for d in sorted(_reduced(x, dims))))
+    trace.over.extend(trace.axis(x, d) for d in _reduced(x, dims))
     _reduce(trace, x, dims, out if isinstance(out, tuple) else [out], mixes=False)
 
 
@@ -58,7 +58,6 @@ def mean(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) 
         norm_statistic(trace, args, kwargs, out)
         return
     _reduce(trace, x, dims, [out], mixes=True)
-    trace.norms.append(())
 
 
 @rule("amax", "amin", "logsumexp", "prod", "any", "all", "argmax")

@@ -27,6 +27,12 @@ def is_pointwise(func: Any, name: str) -> bool:
     return torch.Tag.pointwise in getattr(func, "tags", ()) or name in _UNTAGGED_POINTWISE
 
 
+def running_name(func: Any) -> str:
+    """The name by which an operator's runs are counted; which of the batch norms runs depends on the device."""
+    name = func._schema.name.removeprefix("aten::")
+    return "batch_norm" if name.endswith("batch_norm") else name
+
+
 def rule(*names: str) -> Callable[[Rule], Rule]:
     """The decorated function is the rule of the operators `names`."""
     return _register(OPERATORS, names)

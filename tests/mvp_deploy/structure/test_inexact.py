@@ -10,6 +10,7 @@ from reference import random_plan, randomise
 
 from mvp_deploy import backbones
 from mvp_deploy.backbones import Backbone
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.pruning.original import TOLERANCE, Original, check_exact
 
 
@@ -30,6 +31,17 @@ def test_the_error_of_inexact_removal_is_measured(allowed: bool) -> None:
     plan = random_plan(original.structure, seed=0)
     error = check_exact(original, plan, original.pruned(plan), Batches(torch.randn(2, 3, 64, 64)))  # type: ignore[arg-type]
     assert (error > TOLERANCE) is allowed
+
+
+def test_allowing_inexact_removal_excuses_no_other_mistake() -> None:
+    backbone, state = backbones.create("ecaresnet26t", image_size=64)
+    original = Original.create(replace(backbone, allow_inexact=True), state, 3)
+    randomise(original.model)
+    plan = random_plan(original.structure, seed=0)
+    small = original.pruned(plan)
+    small.layer3[1].drop_path = torch.nn.Softplus()
+    with pytest.raises(DeployError, match="differs from the silenced"):
+        check_exact(original, plan, small, Batches(torch.randn(2, 3, 64, 64)))  # type: ignore[arg-type]
 
 
 def test_the_backbone_keeps_what_was_allowed() -> None:

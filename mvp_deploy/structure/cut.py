@@ -1,0 +1,57 @@
+"""Cutting weights out, not zeroing them: state dicts and tensors of a smaller model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mvp_deploy.structure.fakes import named_tensors
+from mvp_deploy.structure.plan import KeepPlan
+
+if TYPE_CHECKING:
+    from mvp_deploy.structure.structure import Structure
+
+Masks = Any  # of one tensor: per dimension the boolean mask of the positions that stay, None for all
+
+
+def gather(structure: Structure, state: Mapping[str, Tensor], plan: KeepPlan) -> dict[str, Tensor]:
+    """The smaller model's state dict, cut out of a full-size one; tensors unknown to the structure pass."""
+    masks = structure.tensor_masks(plan)
+    return {name: _cut(tensor, masks.get(name, ())) for name, tensor in state.items()}
+
+
+def scatter(structure: Structure, state: Mapping[str, Tensor], plan: KeepPlan) -> dict[str, Tensor]:
+    """A full-size state dict with the smaller model's weights at their units' places, zeros elsewhere."""
+    masks = structure.tensor_masks(plan)
+    out = {}
+    for name, tensor in state.items():
+        for dim, mask in enumerate(masks.get(name, ())):
+            if mask is not None:
+                shape = [*tensor.shape[:dim], len(mask), *tensor.shape[dim + 1 :]]
+                full = tensor.new_zeros(shape)
+                tensor = full.index_copy(dim, _places(mask, tensor.device), tensor)
+        out[name] = tensor
+    return out
+
+
+def cut_tensors(model: nn.Module, masks: Mapping[str, Masks]) -> Iterator[tuple[int, Tensor]]:
+    """The smaller copy of every parameter and buffer, by the id of the full one."""
+    for name, tensor in named_tensors(model):
+        cut = _cut(tensor.detach(), masks.get(name, ()))
+        cut = cut.clone() if cut.data_ptr() == tensor.data_ptr() else cut
+        yield id(tensor), nn.Parameter(cut, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else cut
+
+
+def _cut(tensor: Tensor, masks: Any) -> Tensor:
+    for dim, mask in enumerate(masks):
+        if mask is not None:
+            tensor = tensor.index_select(dim, _places(mask, tensor.device))
+    return tensor
+
+
+def _places(mask: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.flatnonzero(mask)).to(device)

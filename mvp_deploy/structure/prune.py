@@ -1,0 +1,55 @@
+"""Making the smaller model that a keep plan describes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.structure import exactness
+from mvp_deploy.structure.collector import collector_paused
+from mvp_deploy.structure.graph import TracedModel
+from mvp_deploy.structure.module import prune_module
+from mvp_deploy.structure.plan import KeepPlan
+from mvp_deploy.structure.program import prune_program
+
+if TYPE_CHECKING:
+    from mvp_deploy.structure.structure import Structure
+
+
+@collector_paused()
+def prune(structure: Structure, model: nn.Module, plan: KeepPlan, *, check: bool = True) -> nn.Module:
+    """A new, smaller model without the units that `plan` removes; `model` is untouched.
+
+    It is the ordinary eager module, with the sizes its modules keep set, wherever their forward can run so; else a
+    `TracedModel`. Either trains and saves, under the same parameter names. Nothing is cut before a run on fake
+    tensors has shown that the smaller model's forward works and makes the calls of the full one.
+
+    Args:
+        check: compare the smaller model with the silenced one on seeded inputs (see `exactness`).
+
+    Raises:
+        DeployError: the plan is for another model, it cannot run smaller in either form (the module is named), or it
+            would compute something else (PARITY).
+    """
+    structure.check(plan)
+    if isinstance(model, TracedModel):
+        return _program(structure, model, plan, model.why, check)
+    try:
+        small = prune_module(structure, model, plan)
+        if check:
+            exactness.check(structure, model, plan, small)
+        return small
+    except DeployError as eager:
+        try:
+            return _program(structure, model, plan, str(eager), check)
+        except DeployError as traced:
+            raise DeployError(f"{eager} And as a traced program: {traced}", traced.code) from traced
+
+
+def _program(structure: Structure, model: nn.Module, plan: KeepPlan, why: str, check: bool) -> nn.Module:
+    small = prune_program(structure, model, plan, why)
+    if check:
+        exactness.check(structure, model, plan, small)
+    return small
