@@ -82,12 +82,12 @@ def test_every_linear_layer_of_a_model_is_found_with_its_units(name: str) -> Non
 
 
 def test_a_recorded_program_has_the_same_layers() -> None:
-    from mvp_deploy.structure.surgery import _prune_program
+    from mvp_deploy.structure.program import prune_program
 
     model = timm().create_model("test_efficientnet", num_classes=3).eval()
     x = torch.randn(2, 3, 64, 64)
     structure = analyze(model, x)
-    program = _prune_program(structure, model, KeepPlan.full(structure), "")
+    program = prune_program(structure, model, KeepPlan.full(structure), "")
     assert linear_layers(program, (x,)) == linear_layers(model, (x,))
 
 
