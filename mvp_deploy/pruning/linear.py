@@ -69,6 +69,7 @@ class LinearLayer:
     outputs: int
     columns: int
     window: Window | None
+    reads: int
     calls: int = 1
 
     def matrix(self, weight: Tensor) -> Tensor:
@@ -129,19 +130,28 @@ class LinearLayer:
 
 
 Visit = Callable[[LinearLayer, Tensor, Tensor], Tensor | None]
+Before = Callable[[LinearLayer, Tensor, Tensor | None], None]
 
 
 class LinearCalls(TorchFunctionMode):
     """While it is open, calls ``visit(layer, input, output)`` after each run of a linear layer of ``model``.
 
     What `visit` returns, if anything, takes the output's place. Later calls of the model may overwrite both tensors.
+    before: called with layer, input and bias before the layer runs.
     """
 
-    def __init__(self, model: nn.Module, layers: Mapping[str, LinearLayer], visit: Visit) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, LinearLayer],
+        visit: Visit | None = None,
+        *,
+        before: Before | None = None,
+    ) -> None:
         super().__init__()
         tensors = dict(named_tensors(model))
         self.layers = {id(tensors[name]): layer for name, layer in layers.items()}
-        self.visit = visit
+        self.visit, self.before = visit, before
         self.open = open_functionals()
 
     def __enter__(self) -> Any:
@@ -153,10 +163,12 @@ class LinearCalls(TorchFunctionMode):
         self.open.__exit__(*error)
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = function(*args, **(kwargs or {}))
         bound = _bound(function, args, kwargs or {})
         layer = self.layers.get(id(bound.weight)) if bound else None
-        if bound is None or layer is None:
+        if bound is not None and layer is not None and self.before is not None:
+            self.before(layer, bound.input, bound.bias)
+        out = function(*args, **(kwargs or {}))
+        if bound is None or layer is None or self.visit is None:
             return out
         changed = self.visit(layer, bound.input, out)
         return out if changed is None else changed
@@ -168,7 +180,7 @@ def linear_layers(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Li
     The model is run on tensors without values of the shapes of ``example`` (its inputs, as `Structure.example`).
     """
     fake = fake_copy(model, None, lambda name, tensor: list(tensor.shape))
-    finder = _Finder(fake)
+    finder = _Finder(fake, len(example[0]))
     with torch.no_grad(), open_functionals(), finder:
         fake(*(torch.empty_like(x, device="meta") for x in example))
     return finder.finished()
@@ -227,8 +239,9 @@ def _pair(value: Any, weight: Tensor | None = None, single: int = 1) -> tuple[in
 class _Finder(TorchFunctionMode):
     """Notes the linear layers that run, and for each the functions that read its output."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, batch: int) -> None:
         super().__init__()
+        self.batch = batch
         self.names = {id(tensor): name for name, tensor in model.named_parameters()}
         self.buffers = {id(tensor): name for name, tensor in model.named_buffers()}
         self.found: dict[str, LinearLayer] = {}
@@ -261,6 +274,7 @@ class _Finder(TorchFunctionMode):
             outputs=call.weight.shape[0],
             columns=call.weight.shape[1:].numel(),
             window=call.window,
+            reads=call.input.numel() // self.batch,
         )
 
     def finished(self) -> dict[str, LinearLayer]:

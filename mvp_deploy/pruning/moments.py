@@ -36,6 +36,63 @@ class Moments:
         return self.products / max(self.images, 1)
 
 
+@dataclass(frozen=True)
+class CrossMoments:
+    """All that least squares need to know of inputs x, a constant 1 their last number, and the outputs y wanted.
+
+    Sums over rows, float64: inputs x x^T [groups, columns + 1, columns + 1], cross x y^T [groups, columns + 1,
+    outputs], squares y^2 [groups, outputs].
+    """
+
+    inputs: Tensor
+    cross: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor) -> CrossMoments:
+        """x: [groups, n, columns + 1], y: [groups, n, outputs]."""
+        return cls((x.mT @ x).double(), (x.mT @ y).double(), y.double().square().sum(1))
+
+    def __add__(self, other: CrossMoments) -> CrossMoments:
+        return CrossMoments(self.inputs + other.inputs, self.cross + other.cross, self.squares + other.squares)
+
+    def __sub__(self, other: CrossMoments) -> CrossMoments:
+        return CrossMoments(self.inputs - other.inputs, self.cross - other.cross, self.squares - other.squares)
+
+    def error(self, weight: Tensor) -> Tensor:
+        """The sum of squared errors of each output of y = W x; weight: [groups, outputs, columns + 1]."""
+        explained = (weight * (2 * self.cross.mT - weight @ self.inputs)).sum(2)
+        return (self.squares - explained).clamp_min(0)
+
+    @property
+    def spread(self) -> Tensor:
+        """The sum of squared differences of each output from its mean."""
+        count = self.inputs[:, -1:, -1].clamp_min(1)
+        return (self.squares - self.cross[:, -1].square() / count).clamp_min(0)
+
+    def ridge(self, penalty: float, towards: Tensor, *, constant: bool = True) -> Tensor:
+        """Weights [groups, outputs, columns + 1] that lower the squared error, and how far they are from ``towards``.
+
+        min |W x - y|^2 + penalty x m |W - towards|^2, m being the mean square of the inputs: NaN in a group where
+        rounding left the problem without a solution. constant: whether the last number of ``towards`` may change too.
+        """
+        n = self.inputs.shape[-1] - (0 if constant else 1)
+        diagonal = self.inputs.diagonal(dim1=1, dim2=2)
+        size = diagonal[:, :-1].mean(1, keepdim=True)
+        weights = penalty * torch.where(size > 0, size, torch.ones_like(size)).expand(-1, diagonal.shape[1]).clone()
+        weights[:, -1] = FREE * diagonal[:, -1].clamp_min(1)
+        factor, failed = torch.linalg.cholesky_ex((self.inputs + torch.diag_embed(weights))[:, :n, :n])
+        residual = (self.cross - self.inputs @ towards.mT)[:, :n]
+        change = torch.cholesky_solve(residual, factor)
+        change[failed > 0] = torch.nan
+        solved = towards.clone()
+        solved[:, :, :n] += change.mT
+        return solved
+
+
+FREE = 1e-9  # the constant is not held back, but for rounding
+
+
 def with_constant(rows: Tensor) -> Tensor:
     """Rows [groups, n, columns] with a constant 1 as their last number."""
     return torch.cat([rows, rows.new_ones(*rows.shape[:-1], 1)], -1)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 from unittest.mock import patch
 
@@ -213,14 +214,30 @@ def module_paths(model: nn.Module, enter: Callable[[str], None]) -> Iterator[Non
             hook.remove()
 
 
+_FUNCTIONALS = ExitStack()
+_FUNCTIONALS_LOCK = Lock()
+_functionals_users = 0
+
+
 @contextmanager
 def open_functionals() -> Iterator[None]:
-    """Let the Python functions of torch.nn.functional run as they are, so that the functions they call are seen."""
-    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
-    with ExitStack() as stack:
-        for name in names:
-            stack.enter_context(patch.object(torch.nn.functional, name, lambda *_: False))
+    """Let the Python functions of torch.nn.functional run as they are, so that the functions they call are seen.
+
+    Threads may hold it open at the same time; the last one to leave closes it.
+    """
+    global _functionals_users
+    with _FUNCTIONALS_LOCK:
+        if _functionals_users == 0:
+            for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"):
+                _FUNCTIONALS.enter_context(patch.object(torch.nn.functional, name, lambda *_: False))
+        _functionals_users += 1
+    try:
         yield
+    finally:
+        with _FUNCTIONALS_LOCK:
+            _functionals_users -= 1
+            if _functionals_users == 0:
+                _FUNCTIONALS.close()
 
 
 def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace) -> Any:

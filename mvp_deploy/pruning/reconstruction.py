@@ -1,0 +1,214 @@
+"""Making up for what was cut, in closed form: layers are re-solved to give what the unpruned ones gave.
+
+The full model and the smaller one walk side by side over the same images, layer after layer. Each linear layer of the
+smaller one is solved by ridge regression from the inputs it now gets to the outputs the full one has (Luo et al. 2017,
+"ThiNet", arXiv 1707.06342; He et al. 2017, "Channel Pruning", arXiv 1707.06168), pulled towards its cut weights, and
+goes on with the new ones. Only second moments of one layer at a time are kept. The penalty is chosen, output by
+output, by the error on images left out; an output that no penalty improves there keeps its cut weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.pruning.linear import LinearLayer, linear_layers
+from mvp_deploy.pruning.moments import CrossMoments, draw_places, with_constant
+from mvp_deploy.pruning.walk import Stop, walk
+from mvp_deploy.structure import KeepPlan, Structure
+from mvp_deploy.tasks import Images
+
+PENALTIES = (1e-8, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # relative to the inputs' mean square: from none to all
+FOLDS = 4  # parts of the images; each is left out once
+WIDE = 2048  # columns from which on there are two parts
+BATCH = 32
+MEMORY = 1 << 30  # bytes that standing forward passes may hold: fewer images where each needs more
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A layer's error on images left out, before and after: of its outputs' spread (1: no better than their mean)."""
+
+    weight: str
+    before: float
+    after: float
+    changed: float  # share of its outputs that were re-solved; 0: it keeps its cut weights
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What was re-solved, layer by layer in the order they run, and on how many images."""
+
+    layers: tuple[Solved, ...]
+    images: int
+
+
+def reconstruct(
+    full: nn.Module,
+    structure: Structure,
+    plan: KeepPlan,
+    model: nn.Module,
+    images: Images,
+    *,
+    most: int = 256,
+    skip: Sequence[str] = (),
+    seed: int = 0,
+) -> Reconstruction:
+    """Re-solve, in place, the linear layers of ``model``, which is ``full`` cut by ``plan``.
+
+    Args:
+        images: of the task or any like it; labels are not read. At most ``most`` are taken, drawn by ``seed``.
+        skip: weights of layers to leave alone.
+
+    Raises:
+        DeployError: the two models do not run the same layers in the same order.
+    """
+    layers, small = linear_layers(full, structure.example), linear_layers(model, structure.example)
+    sample = list(_sample(images, min(most, _affordable(layers.values())), seed))
+    count = sum(map(len, sample))
+    if count < 2:
+        return Reconstruction((), count)  # none could be left out
+    masks = structure.tensor_masks(plan)
+    generator = torch.Generator().manual_seed(seed)
+    full.eval()
+    model.eval()
+    solved = []
+    with torch.no_grad(), ExitStack() as stack:
+        pairs = [
+            (stack.enter_context(walk(full, layers, x)), stack.enter_context(walk(model, small, x))) for x in sample
+        ]
+        for stops in _abreast(pairs):
+            layer = stops[0].here.layer
+            if layer.calls > 1 or layer.weight in skip:
+                continue
+            at = draw_places(layer, stops[0].here.input, count, generator)
+            kept = masks[layer.weight][0]
+            solved.append(_solve(model, full.get_parameter(layer.weight), kept, stops, map(len, sample), at))
+    return Reconstruction(tuple(solved), count)
+
+
+class _Stops(NamedTuple):
+    """A batch before the same layer of both models."""
+
+    there: Stop  # in the full model
+    here: Stop
+
+
+def _abreast(pairs: Sequence[tuple[Iterator[Stop], Iterator[Stop]]]) -> Iterator[list[_Stops]]:
+    """Both models' walks over all batches, one layer at a time."""
+    while True:
+        stops = [(next(there, None), next(here, None)) for there, here in pairs]
+        if all(there is None and here is None for there, here in stops):
+            return
+        together = [
+            _Stops(there, here) for there, here in stops if there and here and there.layer.weight == here.layer.weight
+        ]
+        if len(together) < len(stops):
+            raise DeployError(
+                "The smaller model runs its layers in another order than the full one, so they cannot be re-solved: "
+                "use --set reconstruct=false, and please report the architecture."
+            )
+        del stops
+        yield together
+        together.clear()  # the walks alone decide how long a layer's inputs are needed
+
+
+def _solve(
+    model: nn.Module,
+    reference: Tensor,
+    kept: np.ndarray | None,
+    stops: Sequence[_Stops],
+    sizes: Iterable[int],
+    at: Tensor | None,
+) -> Solved:
+    """Re-solve one layer in place; ``reference`` is the full model's weight, ``kept`` the outputs that stay."""
+    layer, bias = stops[0].here.layer, stops[0].here.bias
+    weight = model.get_parameter(layer.weight)
+    cut = layer.matrix(weight)
+    constant = torch.zeros_like(cut[:, :, 0]) if bias is None else bias.reshape(cut.shape[:2])
+    start = torch.cat([cut, constant[:, :, None]], 2).double()
+    parts: list[CrossMoments] = []
+    for (there, here), images in zip(stops, sizes, strict=True):
+        x = with_constant(_precise(layer.inputs(here.input, at)))
+        y = _outputs(there, reference, kept, layer.groups, at)
+        for fold, own in enumerate(_folds(images, layer.columns)):
+            moments = CrossMoments.of(_of_images(x, images, own), _of_images(y, images, own))
+            parts[fold : fold + 1] = [parts[fold] + moments if fold < len(parts) else moments]
+    movable = layer.bias is not None or layer.norm is not None
+    solution, before, after, changed = _cross_validated(parts, start, movable)
+    weight.copy_(solution[:, :, :-1].reshape(weight.shape))
+    if layer.bias is not None:
+        model.get_parameter(layer.bias).copy_(solution[:, :, -1].flatten())
+    elif layer.norm is not None:
+        model.get_buffer(layer.norm).sub_(solution[:, :, -1].flatten())
+    return Solved(layer.weight, before, after, changed)
+
+
+def _cross_validated(
+    parts: Sequence[CrossMoments], start: Tensor, constant: bool
+) -> tuple[Tensor, float, float, float]:
+    """The weights, their error on parts left out before and after, and the share of outputs that changed."""
+    total = sum(parts[1:], parts[0])
+    before = total.error(start)
+
+    def left_out(penalty: float) -> Tensor:
+        errors = [part.error((total - part).ridge(penalty, start, constant=constant)) for part in parts]
+        return torch.stack(errors).sum(0)
+
+    errors = torch.stack([left_out(penalty) for penalty in PENALTIES])
+    least, which = errors.nan_to_num(nan=torch.inf).min(0)
+    better = least < before
+    solution = start.clone()
+    for place, penalty in enumerate(PENALTIES):
+        chosen = better & (which == place)
+        if chosen.any():
+            whole = total.ridge(penalty, start, constant=constant)
+            solution = torch.where((chosen & whole.isfinite().all(2))[:, :, None], whole, solution)
+    spread = float(total.spread.sum()) or 1.0
+    after = torch.where(better, least, before)
+    return solution, float(before.sum()) / spread, float(after.sum()) / spread, float(better.double().mean())
+
+
+def _outputs(there: Stop, reference: Tensor, kept: np.ndarray | None, groups: int, at: Tensor | None) -> Tensor:
+    """What the full model's layer gives, of the outputs that stay: [groups of the smaller layer, n, outputs/groups]."""
+    y = _precise(there.layer.inputs(there.input, at)) @ _precise(there.layer.matrix(reference)).mT
+    y = y.transpose(0, 1).flatten(1)
+    y = y if there.bias is None else y + there.bias
+    y = y if kept is None else y[:, torch.from_numpy(kept).to(y.device)]
+    return y.reshape(len(y), groups, -1).transpose(0, 1)
+
+
+def _folds(images: int, columns: int) -> list[Tensor]:
+    """The images of a batch that are left out together; fewer parts where one takes much memory."""
+    folds = FOLDS if columns <= WIDE else 2
+    return [torch.tensor(range(fold, images, folds), dtype=torch.int64) for fold in range(folds)]
+
+
+def _of_images(rows: Tensor, images: int, which: Tensor) -> Tensor:
+    """The rows, [groups, images x n, columns], of some images."""
+    return rows.unflatten(1, (images, -1))[:, which.to(rows.device)].flatten(1, 2)
+
+
+def _precise(x: Tensor) -> Tensor:
+    return x if x.dtype is torch.float64 else x.float()
+
+
+def _sample(images: Images, most: int, seed: int) -> Iterator[Tensor]:
+    """At most ``most`` images in batches, float32 [b, 3, H, W], drawn by ``seed``."""
+    generator = torch.Generator().manual_seed(seed)
+    for x, _ in islice(images.batches(BATCH, shuffle=True, generator=generator), -(-most // BATCH)):
+        yield x[:most]
+        most -= len(x)
+
+
+def _affordable(layers: Iterable[LinearLayer]) -> int:
+    """How many images both models can walk over at once: each holds about its largest layer's input."""
+    return max(FOLDS, MEMORY // (2 * 4 * max((layer.reads for layer in layers), default=1)))

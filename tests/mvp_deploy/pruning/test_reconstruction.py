@@ -1,0 +1,199 @@
+"""Re-solving layers after a cut: what can be made up for, is; what cannot, is left as it was cut."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mvp_deploy.backbones import timm
+from mvp_deploy.pruning.reconstruction import Reconstruction, reconstruct
+from mvp_deploy.structure import KeepPlan, Structure, analyze
+from mvp_deploy.structure.graph import TracedModel
+from mvp_deploy.structure.surgery import _prune_program
+from mvp_deploy.tasks import Images
+from mvp_deploy.tasks.preprocessing import Preprocessing
+
+HOW = Preprocessing((3, 8, 8), "bilinear", 1.0, "center", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def pictures(n: int, *, size: int = 8, seed: int = 0) -> Images:
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (n, 3, size, size), generator=generator, dtype=torch.uint8)
+    return Images(pixels, torch.arange(n) % 2, HOW, torch.device("cpu"))
+
+
+def batch(images: Images) -> Tensor:
+    return next(images.batches(len(images)))[0]
+
+
+def norm(channels: int) -> nn.BatchNorm2d:
+    made = nn.BatchNorm2d(channels)
+    for value in (made.weight, made.running_var):
+        nn.init.uniform_(value, 0.5, 2)
+    for value in (made.bias, made.running_mean):
+        nn.init.normal_(value)
+    return made
+
+
+READERS = {  # of eight channels
+    "pointwise, a norm follows": lambda: (nn.Conv2d(8, 5, 1, bias=False), norm(5)),
+    "3x3 with a bias": lambda: (nn.Conv2d(8, 5, 3, stride=2, padding=1, dilation=2),),
+    "depthwise, then pointwise": lambda: (nn.Conv2d(8, 8, 3, groups=8, bias=False), norm(8), nn.Conv2d(8, 5, 1)),
+    "in groups": lambda: (nn.Conv2d(8, 6, 3, groups=2),),
+    "linear": lambda: (nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)),
+}
+
+
+def redundant(reader: str) -> tuple[nn.Sequential, Structure, KeepPlan]:
+    """A net whose channels 1 and 3 of every four are twice 0 and three times 2; the plan keeps 0 and 2."""
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 8, 3, padding=1)
+    with torch.no_grad():
+        for tensor in (first.weight, first.bias):
+            tensor[1::4], tensor[3::4] = 2 * tensor[0::4], 3 * tensor[2::4]
+        readers = READERS[reader]()
+        if reader.startswith("depthwise"):  # one filter for each pair
+            readers[0].weight[1::4], readers[0].weight[3::4] = readers[0].weight[0::4], readers[0].weight[2::4]
+    model = nn.Sequential(first, nn.ReLU(), *readers, nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)).eval()
+    model(torch.zeros(1, 3, 8, 8))
+    structure = analyze(model, torch.zeros(2, 3, 8, 8))
+    lost = torch.tensor([False, True, False, True] * 2)
+    masks = {}
+    for group in structure.groups:
+        ids = [structure.unit_ids(group, m) for m in group.members if (m.tensor, m.dim) == ("0.weight", 0)]
+        masks[group.name] = np.ones(group.size, bool)
+        if ids and not set(ids[0][lost]) & set(ids[0][~lost]):
+            masks[group.name][np.unique(ids[0][lost])] = False
+    return model, structure, KeepPlan(masks)
+
+
+def error(got: Tensor, wanted: Tensor) -> float:
+    return float((got - wanted).detach().norm() / wanted.detach().norm())
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("program", [False, True])
+def test_removed_channels_that_follow_from_others_are_made_up_for(reader: str, program: bool) -> None:
+    model, structure, plan = redundant(reader)
+    small = _prune_program(structure, model, plan, "") if program else structure.prune(model, plan)
+    assert isinstance(small, TracedModel) == program
+    other = batch(pictures(20, seed=1))
+    wanted = model(other)
+    assert error(small(other), wanted) > 0.05
+    before = copy.deepcopy(model.state_dict())
+    done = reconstruct(model, structure, plan, small, pictures(60))
+    assert error(small(other), wanted) < 1e-5
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert done.images == 60
+    reader_of = next(layer for layer in done.layers if layer.before > 1e-3)
+    assert reader_of.after < 1e-4  # as exact as float32 sums are
+
+
+def random_cut(model: nn.Module, structure: Structure, seed: int = 0) -> KeepPlan:
+    rng = np.random.default_rng(seed)
+    masks = {}
+    for group in structure.groups:
+        mask = rng.random(group.size) < 0.6
+        mask[0] = True
+        masks[group.name] = np.ones(group.size, bool) if group.kind in ("head_dim", "group_dim") else mask
+    return KeepPlan(masks)
+
+
+def cut(
+    name: str, *, dtype: torch.dtype = torch.float32, **options: int
+) -> tuple[nn.Module, Structure, KeepPlan, nn.Module]:
+    torch.manual_seed(0)
+    model = timm().create_model(name, num_classes=3, **options).eval().to(dtype)
+    structure = analyze(model, torch.zeros(2, 3, 32, 32, dtype=dtype))
+    plan = random_cut(model, structure)
+    return model, structure, plan, structure.prune(model, plan)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("test_efficientnet", {}), ("test_resnet", {}), ("test_vit", {"img_size": 32}), ("test_convnext", {})],
+)
+def test_no_layer_ends_worse_on_images_left_out_and_the_model_is_nearer_the_full_one(
+    name: str, options: dict[str, int]
+) -> None:
+    model, structure, plan, small = cut(name, **options)
+    other = batch(pictures(20, size=32, seed=1))
+    wanted, was = model(other), small(other)
+    done = reconstruct(model, structure, plan, small, pictures(60, size=32))
+    assert all(layer.after <= layer.before for layer in done.layers)
+    assert sum(layer.changed > 0 for layer in done.layers) > len(done.layers) / 2
+    assert error(small(other), wanted) < error(was, wanted)
+
+
+def test_a_trained_model_is_much_nearer_the_full_one(both) -> None:
+    original = both.original
+    rng = np.random.default_rng(0)
+    masks = {g.name: np.ones(g.size, bool) for g in original.structure.groups}
+    for group in original.structure.groups:
+        if group.kind in ("channel", "hidden") and group.size > 8:
+            masks[group.name][rng.permutation(group.size)[: group.size // 4]] = False
+    plan = KeepPlan(masks)
+    small, other = original.pruned(plan), batch(both.test)
+    wanted, was = original.model(other), small(other)
+    reconstruct(original.model, original.structure, plan, small, both.train)
+    assert error(small(other), wanted) < 0.6 * error(was, wanted)
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    states = []
+    for _ in range(2):
+        model, structure, plan, small = cut("test_efficientnet")
+        reconstruct(model, structure, plan, small, pictures(50, size=32), most=40, seed=3)
+        states.append(small.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def finite(done: Reconstruction, model: nn.Module) -> bool:
+    numbers = [(layer.before, layer.after) for layer in done.layers]
+    return bool(np.isfinite(numbers).all()) and all(v.isfinite().all() for v in model.state_dict().values())
+
+
+def test_one_image_changes_nothing_since_none_can_be_left_out() -> None:
+    model, structure, plan, small = cut("test_efficientnet")
+    before = copy.deepcopy(small.state_dict())
+    done = reconstruct(model, structure, plan, small, pictures(1, size=32))
+    assert done == Reconstruction((), 1)
+    assert all(torch.equal(value, before[name]) for name, value in small.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["two images", "constant images", "dead channels", "half precision"])
+def test_odd_input_gives_a_finite_model(kind: str) -> None:
+    half = kind == "half precision"
+    model, structure, plan, small = cut("test_efficientnet", dtype=torch.bfloat16 if half else torch.float32)
+    images = pictures(2 if kind == "two images" else 20, size=32)
+    if kind == "constant images":
+        assert isinstance(images.pixels, Tensor)
+        images.pixels.fill_(128)
+    if kind == "dead channels":
+        for net in (model, small):
+            for name, value in net.state_dict().items():
+                if "bn1" in name and value.ndim:
+                    value.fill_(1 if "var" in name else 0)
+    if half:
+        images = _Half(images.pixels, images.labels, HOW, images.device)
+    done = reconstruct(model, structure, plan, small, images)
+    assert done.layers
+    assert finite(done, small)
+
+
+class _Half(Images):
+    """Images as a half-precision model takes them."""
+
+    def batches(self, *args, **options):  # type: ignore[no-untyped-def]
+        return ((x.bfloat16(), y) for x, y in super().batches(*args, **options))
+
+
+def test_a_failing_model_ends_both_walks_with_its_own_error() -> None:
+    model, structure, plan, small = cut("test_resnet")
+    small.layer4[0].conv1.weight = nn.Parameter(torch.zeros(3, 3, 3, 3))
+    with pytest.raises(RuntimeError):
+        reconstruct(model, structure, plan, small, pictures(10, size=32))
