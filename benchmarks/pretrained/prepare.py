@@ -92,7 +92,7 @@ class Photographs:
         return Images(torch.from_numpy(np.load(file)), labels, how, torch.device("cpu"))
 
     def of(self, classes: list[int], each: int | None = None, seed: int = 0) -> tuple[Images, Images]:
-        """Train and held-out photographs of some classes, labelled in their order; ``each``: so many of each to train."""
+        """Train and held-out photographs of some classes, labelled in their order; ``each``: so many to train with."""
         train, test = self.parts
         return _chosen(train, classes, each, seed), _chosen(test, classes, None, seed)
 

@@ -86,8 +86,8 @@ def reconstruct(
             (stack.enter_context(walk(full, layers, x)), stack.enter_context(walk(model, small, x))) for x in sample
         ]
         for stops in _abreast(pairs):
-            layer = stops[0].here.layer
-            if layer.calls > 1 or layer.weight in skip:
+            layer, whole = stops[0].here.layer, stops[0].there.layer
+            if layer.columns == whole.columns or layer.calls > 1 or layer.weight in skip:
                 continue
             at = draw_places(layer, stops[0].here.input, count, generator)
             kept = masks[layer.weight][0]
