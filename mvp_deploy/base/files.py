@@ -1,33 +1,32 @@
-"""Files that appear whole or not at all, and their checksums."""
+"""Files that appear whole or not at all, locks, and checksums."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.exporters.files import atomic_write, flush, remove_leftovers, unwritable, writing_errors
 
-@contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path to write to; when the block ends well it becomes ``path``, else it is removed.
+__all__ = [
+    "atomic_write",
+    "flush",
+    "locked",
+    "remove_leftovers",
+    "sha256",
+    "unwritable",
+    "write_text",
+    "writing_errors",
+]
 
-    The temporary file lies in the same folder (so the rename is atomic), keeps the name's ending (some
-    libraries choose a format by it) and starts with a dot (so no listing takes it for an entry).
-    Contents and rename are flushed to disk, so a power cut leaves either the old file or the new one.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem[:64]}.{secrets.token_hex(8)}.tmp{path.suffix}")
-    try:
-        yield temporary
-        flush(temporary)
-        os.replace(temporary, path)
-        flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file (UTF-8, ``\\n``) whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(text.encode())
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -39,10 +38,30 @@ def sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def flush(path: Path) -> None:
-    """Wait until the file, or the folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+@contextmanager
+def locked(lock: Path, busy: str, *, wait: float = 0) -> Iterator[None]:
+    """Hold the lock file ``lock``: nobody else does until the block ends, or the process. Taken again, it holds.
+
+    Args:
+        busy: what to tell where another process holds it.
+        wait: seconds to wait for it first.
+
+    Raises:
+        DeployError: (ENVIRONMENT) another process holds it, or it cannot be made.
+    """
+    from filelock import FileLock, Timeout  # a device that only reads has no filelock
+
+    held = FileLock(lock, is_singleton=True)
+    with writing_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(timeout=wait)
+        except Timeout as error:  # an OSError too
+            raise DeployError(busy, ExitCode.ENVIRONMENT) from error
     try:
-        os.fsync(handle)
+        yield
     finally:
-        os.close(handle)
+        if held.lock_counter == 1:
+            with suppress(OSError):  # Windows removes no open file
+                lock.unlink()  # while it is held: who waits for it sees that it is gone, and makes another
+        held.release()

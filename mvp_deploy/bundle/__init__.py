@@ -13,8 +13,8 @@ from mvp_deploy.bundle.format import (
     verify,
     write_arrays,
     write_json,
-    writing,
 )
+from mvp_deploy.bundle.write import withdraw, writing
 
 __all__ = [
     "BUILT",
@@ -27,6 +27,7 @@ __all__ = [
     "read",
     "read_measurements",
     "verify",
+    "withdraw",
     "write_arrays",
     "write_json",
     "writing",

@@ -20,10 +20,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -32,7 +30,8 @@ from typing import Any
 import numpy as np
 
 from mvp_deploy.base.errors import DeployError
-from mvp_deploy.base.files import flush, sha256
+from mvp_deploy.base.files import sha256
+from mvp_deploy.base.folders import restore
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -112,18 +111,19 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
         DeployError: it is no bundle, of another format, or its manifest names a path outside its folder.
     """
     path = Path(path)
+    restore(path)
     if not (path / MANIFEST).is_file():
         raise DeployError(f"{path} is no bundle (it has no {MANIFEST}): give the folder `mvp-deploy export` wrote.")
-    listed = _listed(path)
+    expected_files = listed(path)
     problems = []
-    for name, expected in listed.items():
+    for name, expected in expected_files.items():
         file = inside(path, name)
         if not file.is_file():
             problems.append(f"{name} is missing")
         elif file.stat().st_size != expected["bytes"] or sha256(file) != expected["sha256"]:
             problems.append(f"{name} is changed")
-    extra = (name for name in _names(path) if name != SIGNATURE and not name.startswith(f"{BUILT}/"))
-    added = [name for name in extra if name not in listed]
+    extra = (name for name in names(path) if name != SIGNATURE and not name.startswith(f"{BUILT}/"))
+    added = [name for name in extra if name not in expected_files]
     return problems + [f"{name} is added" for name in added]
 
 
@@ -143,41 +143,6 @@ def inside(folder: Path, name: str) -> Path:
     return file
 
 
-@contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give an empty folder to fill; when the block ends well it becomes the bundle, with its manifest.
-
-    An older bundle of that name is replaced. What a killed process left is removed by the next one.
-
-    Raises:
-        DeployError: something that is no bundle is in the way.
-    """
-    path = Path(os.path.abspath(path))
-    if path.exists() and not (path / MANIFEST).is_file() and (path.is_file() or any(path.iterdir())):
-        raise DeployError(f"{path} exists and is no bundle: choose another --out, or remove it.")
-    partial, old = (path.with_name(f".{path.name}.{word}") for word in ("partial", "old"))
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        shutil.copyfile(Path(__file__).with_name("example.py"), partial / "example.py")
-        files = {
-            name: {"sha256": sha256(partial / name), "bytes": (partial / name).stat().st_size}
-            for name in _names(partial)
-        }
-        write_json(partial / MANIFEST, {"format": FORMAT, "files": files})
-        for name in [*_names(partial), *{str(PurePosixPath(name).parent) for name in files}]:
-            flush(partial / name)
-        shutil.rmtree(old, ignore_errors=True)
-        if path.exists():
-            os.rename(path, old)
-        os.rename(partial, path)
-        flush(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def write_json(path: Path, data: object) -> None:
     """Write JSON for people to read; equal data give equal bytes. Refuses NaN and infinity."""
     text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -192,7 +157,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
                 np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
-def _listed(path: Path) -> dict[str, dict[str, Any]]:
+def listed(path: Path) -> dict[str, dict[str, Any]]:
     """The manifest's files."""
     manifest = _read_json(path / MANIFEST)
     found = manifest.get("format") if isinstance(manifest, dict) else None
@@ -206,7 +171,7 @@ def _listed(path: Path) -> dict[str, dict[str, Any]]:
         raise DeployError(f"{path / MANIFEST} is damaged ({error!r}): copy the bundle again.") from error
 
 
-def _names(path: Path) -> list[str]:
+def names(path: Path) -> list[str]:
     """Every file below the folder but the manifest, sorted, with slashes. A link counts as a file."""
     found = (
         (Path(folder) / name).relative_to(path).as_posix()

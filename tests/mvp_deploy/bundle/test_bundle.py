@@ -127,8 +127,9 @@ def test_a_failed_write_leaves_the_old_bundle_and_no_litter(whole: Path) -> None
 
 
 def test_what_a_killed_write_left_does_not_get_into_the_next(whole: Path) -> None:
-    (whole.parent / ".bundle.partial").mkdir()
-    (whole.parent / ".bundle.partial/stale").write_text("x")
+    left = whole.parent / ".bundle.0123456789abcdef.tmp/part/bundle"
+    left.mkdir(parents=True)
+    (left / "stale").write_text("x")
     make_bundle(whole)
     assert bundle.verify(whole) == []
     assert not (whole / "stale").exists()

@@ -1,0 +1,95 @@
+"""Saving a file whole or not at all: everything that is written here is written this way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mvp_deploy.exporters.errors import DeployError, ExitCode
+
+TOKEN = "[0-9a-f]{16}"  # what makes the name of unfinished work ours alone
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary file to write to; when the block ends well it becomes ``path``, else it is removed.
+
+    The temporary file lies in the same folder (so the rename is atomic), keeps the name's ending (some
+    libraries choose a format by it) and starts with a dot (so no listing takes it for an entry).
+    Contents and rename are flushed to disk, so a power cut leaves either the old file or the new one.
+    Who may read it is what the umask says, whatever a library makes of it.
+
+    Raises:
+        DeployError: (ENVIRONMENT) the disk is full, the folder read-only, or anything else is in the way.
+    """
+    target = Path(os.path.realpath(path))  # a link stays one: what it points to is replaced
+    temporary = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(8)}.tmp{target.suffix}")
+    with writing_errors(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        mode = _create(temporary)
+        try:
+            yield temporary
+            os.chmod(temporary, mode)
+            flush(temporary)
+            os.replace(temporary, target)
+            flush(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of writing ``path``. Only for who holds the lock on it."""
+    pattern = re.compile(rf"\.{re.escape(path.stem[:40])}\.{TOKEN}\.tmp{re.escape(path.suffix)}")
+    for other in path.parent.iterdir() if path.parent.is_dir() else ():
+        if pattern.fullmatch(other.name):
+            other.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until the file, or the folder's list of names, is on the disk (Windows flushes files alone)."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    except OSError:
+        if not folder:  # some network file systems flush no folders
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def writing_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Tell an OSError of the block as the sentence that ``path`` cannot be written, and why."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error.errno, error.strerror or str(error)) from error
+
+
+def unwritable(path: str | os.PathLike[str], number: int | None, why: str) -> DeployError:
+    """The sentence for a file or folder that cannot be written. number: what the system calls the reason."""
+    cure = "check the path and the disk behind it"
+    if number in FULL:
+        cure = "free some space there, or choose another place"
+    elif number in FORBIDDEN:
+        cure = "choose a place you may write to, or change its permissions"
+    return DeployError(f"{Path(path)} cannot be written ({why}): {cure}.", ExitCode.ENVIRONMENT)
+
+
+def _create(path: Path) -> int:
+    """Create an empty file; gives the permissions that it has by the umask."""
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return os.fstat(handle).st_mode & 0o777
+    finally:
+        os.close(handle)

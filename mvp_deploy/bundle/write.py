@@ -1,0 +1,111 @@
+"""Writing a bundle, replacing one and taking one away: what its manifest does not list is never touched."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.files import sha256, writing_errors
+from mvp_deploy.base.folders import atomic_folder
+from mvp_deploy.bundle.format import BUILT, FORMAT, MANIFEST, SIGNATURE, inside, listed, names, write_json
+
+# What `build` keeps in a bundle: engines with their descriptions, a list, a lock, and what a killed build left.
+ENGINES = re.compile(rf"{BUILT}/[^/]+/(models\.json|[^/]+\.engine(\.json)?|\.lock|\..+\.[0-9a-f]{{16}}\.tmp[^/]*)")
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], seal: Callable[[Path], None] | None = None) -> Iterator[Path]:
+    """Give an empty folder to fill; when the block ends well it becomes the bundle, with its manifest.
+
+    An older bundle of that name is replaced, in one step and only by a whole one. A killed process leaves either, and
+    the next one clears up.
+
+    Args:
+        seal: called with the folder and its manifest, before it takes its place: to sign it.
+
+    Raises:
+        DeployError: (INPUT) something that is not a bundle of ours is in the way, or a bundle with files that are not
+            its own; (ENVIRONMENT) another process is writing there, or nobody can.
+    """
+    path = Path(os.path.realpath(path))
+    with atomic_folder(path, partial(refuse_strangers, path), _delete) as fresh:
+        yield fresh
+        with writing_errors(path):
+            shutil.copyfile(Path(__file__).with_name("example.py"), fresh / "example.py")
+            files = {
+                name: {"sha256": sha256(fresh / name), "bytes": (fresh / name).stat().st_size} for name in names(fresh)
+            }
+            write_json(fresh / MANIFEST, {"format": FORMAT, "files": files})
+        if seal is not None:
+            seal(fresh)
+
+
+def withdraw(path: Path) -> None:
+    """Take a bundle away, where there is one.
+
+    Raises:
+        DeployError: (INPUT) it is not a bundle of ours, or holds files that are not its own: it is left as it is.
+    """
+    path = Path(os.path.realpath(path))
+    if not path.exists():
+        return
+    with atomic_folder(path, partial(refuse_strangers, path), _delete):
+        pass  # an empty folder takes its place
+    with writing_errors(path):
+        path.rmdir()
+
+
+def refuse_strangers(path: Path) -> None:
+    """Refuse a place for a bundle where anything lies that no manifest of ours lists."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    try:
+        strangers = sorted(_everything(path) - _own(path))
+    except DeployError as error:
+        raise DeployError(f"{path} exists and is no bundle: choose another --out, or remove it.") from error
+    if strangers:
+        raise DeployError(
+            f"{path} holds what is not of its bundle ({', '.join(strangers[:3])}): move that away, or choose another "
+            "--out."
+        )
+
+
+def _own(path: Path) -> set[str]:
+    """What is of a bundle and of nobody else: the files that its manifest lists, their folders, and engines.
+
+    Raises:
+        DeployError: it is no bundle of this format.
+    """
+    if not (path / MANIFEST).is_file():
+        raise DeployError(f"{path} has no {MANIFEST}.")
+    files = {MANIFEST, SIGNATURE, *listed(path), *filter(ENGINES.fullmatch, _everything(path))}
+    for name in files:
+        inside(path, name)  # refuses a name that leads out
+    return files | {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
+
+
+def _everything(path: Path) -> set[str]:
+    """Every file and folder below a folder, with slashes."""
+    if not path.is_dir():
+        return {path.name}
+    found = (
+        Path(folder, name).relative_to(path).as_posix()
+        for folder, folders, files in os.walk(path)
+        for name in [*files, *folders]
+    )
+    return set(found)
+
+
+def _delete(path: Path) -> None:
+    """Delete a bundle's own files and then its empty folders; whatever else lies there stays."""
+    own = _own(path) if (path / MANIFEST).is_file() else {"."}
+    deepest_first = sorted(own - {MANIFEST}, key=lambda name: -len(PurePosixPath(name).parts))
+    for name in (*deepest_first, MANIFEST, "."):
+        with suppress(OSError):
+            (Path.rmdir if (path / name).is_dir() else Path.unlink)(path / name)
