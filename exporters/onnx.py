@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.files import atomic_write
 
 if TYPE_CHECKING:
     import torch
@@ -69,17 +70,13 @@ def export_onnx(
     _drop_traces(proto)
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=json.dumps(value, sort_keys=True))
-    path = Path(path)
-    unchecked = path.with_name(f".{path.name}.unchecked")
     try:
-        unchecked.write_bytes(proto.SerializeToString(deterministic=True))
-        onnx.checker.check_model(str(unchecked), full_check=True)
-        os.replace(unchecked, path)
+        with atomic_write(path) as unchecked:
+            unchecked.write_bytes(proto.SerializeToString(deterministic=True))
+            onnx.checker.check_model(str(unchecked), full_check=True)
     except onnx.checker.ValidationError as error:
         raise DeployError(f"the exported ONNX file is not valid: {error}", ExitCode.PARITY) from error
-    finally:
-        unchecked.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def run_onnx(path: str | os.PathLike[str], images: np.ndarray, batch_size: int = 64) -> np.ndarray:

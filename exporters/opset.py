@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.files import atomic_write
 
 if TYPE_CHECKING:
     import onnx
@@ -72,16 +73,13 @@ def lower_opset(source: str | os.PathLike[str], out: str | os.PathLike[str], ops
         entry.version = opset
         model.ir_version = min(model.ir_version, IR_VERSION)
     out = Path(out)
-    unchecked = out.with_name(f".{out.name}.unchecked")
     try:
-        unchecked.write_bytes(model.SerializeToString(deterministic=True))
-        onnx.checker.check_model(os.fspath(unchecked), full_check=True)
-        _check_same(Path(source), unchecked)
-        os.replace(unchecked, out)
+        with atomic_write(out) as unchecked:
+            unchecked.write_bytes(model.SerializeToString(deterministic=True))
+            onnx.checker.check_model(os.fspath(unchecked), full_check=True)
+            _check_same(Path(source), unchecked)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise DeployError(f"{out.name} would not be valid in opset {opset}: {error}") from error
-    finally:
-        unchecked.unlink(missing_ok=True)
     return out
 
 

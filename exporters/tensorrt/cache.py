@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.files import atomic_write
 from mvp_deploy.exporters.tensorrt.releases import version_number
 
 if TYPE_CHECKING:
@@ -93,16 +93,8 @@ def read(engine: Path, offer: Offer) -> tuple[bytes, dict[str, Any]]:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _record(engine: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvp_deploy.base.errors import DeployError
-from mvp_deploy.base.files import atomic_write
+from mvp_deploy.base.files import atomic_write, unwritable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,7 @@ Sections = Mapping[str, Mapping[str, "Tensor"]]
 
 def save(path: str | os.PathLike[str], header: Mapping[str, Any], sections: Sections) -> None:
     """Write ``header`` (JSON values) and the tensors of ``sections``, whole or not at all."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {
@@ -35,8 +36,11 @@ def save(path: str | os.PathLike[str], header: Mapping[str, Any], sections: Sect
     digests = {section: _tensor_digest(content) for section, content in tensors.items()}
     text = json.dumps({"header": header, "sections": digests}, sort_keys=True, separators=(",", ":"))
     flat = {f"{section}/{name}": t for section, content in tensors.items() for name, t in content.items()}
-    with atomic_write(path) as temporary:
-        save_file(flat, temporary, metadata={KEY: _digest(text) + text})  # one key: safetensors shuffles them
+    try:
+        with atomic_write(path) as temporary:
+            save_file(flat, temporary, metadata={KEY: _digest(text) + text})  # one key: safetensors shuffles them
+    except SafetensorError as error:  # what it makes of an OSError
+        raise unwritable(path, None, str(error)) from error
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from mvp_deploy import bundle
 from mvp_deploy.base.cluster import Cluster
 from mvp_deploy.base.environment import environment
 from mvp_deploy.base.errors import DeployError, ExitCode
@@ -146,16 +146,26 @@ def _finish(
         before = (baseline or {"tasks": {}})["tasks"].get(work.name)
         if before and before.get("models"):
             verdicts += compare(facts, before, work.task.gates.max_regression)
-    if progress.failure is None and not any(verdict.code for verdict in verdicts):
+    failed = any(verdict.code for verdict in verdicts)
+    if progress.failure is None and not failed:
         signed_by = None if sign_key is None else signing.public_half(sign_key)
         keys = {"bundle": steps.key(after=work.keys["benchmark"], signed_by=signed_by)}
         progress = go_on(work, progress, keys, {"bundle": lambda: steps.pack(work, sign_key)})
-    else:
-        shutil.rmtree(work.bundle, ignore_errors=True)  # nobody should take an older run's bundle for this one's
+    elif failed:
+        _withdraw(work, reporter)
     if progress.failure:
         reporter.warn(progress.failure.message)
-    facts["bundle"] = str(work.bundle) if (work.bundle / "manifest.json").is_file() else None
+    packed = any(done.step == "bundle" and done.status != "failed" for done in progress.done)
+    facts["bundle"] = str(work.bundle) if packed else None
     return _told(progress, verdicts, {"data": work.task.data, **facts})
+
+
+def _withdraw(work: Work, reporter: Named) -> None:
+    """Take away the bundle of an older run: nobody should take it for this one's, which failed."""
+    try:
+        bundle.withdraw(work.bundle)
+    except DeployError as error:
+        reporter.warn(f"an older run's bundle may be left: {error}")
 
 
 def _told(progress: Progress, verdicts: Sequence[Verdict], facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -188,13 +188,12 @@ def pack(work: Work, sign_key: Path | None) -> None:
     """The bundle: what was exported, with its measurements; signed where there is a key."""
     exported = work.output("export")
     bundle.read(exported)  # refuses what is not as it was written
-    with bundle.writing(work.bundle) as folder:
+    seal = None if sign_key is None else partial(signing.sign, private_key=sign_key)
+    with bundle.writing(work.bundle, seal) as folder:
         shutil.copytree(
             exported, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(bundle.MANIFEST, bundle.BUILT)
         )
         shutil.copyfile(work.output("benchmark"), folder / "measurements.json")
-    if sign_key is not None:
-        signing.sign(work.bundle, sign_key)
 
 
 def facts(work: Work) -> dict[str, Any]:
