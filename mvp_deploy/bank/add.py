@@ -13,11 +13,12 @@ from mvp_deploy import __version__
 from mvp_deploy.bank.signature import sign
 from mvp_deploy.bank.store import Bank, Entry, Record
 from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.base.workspaces import workspaces
 from mvp_deploy.pruning.budget import Budget, counts_for, uniform, units_kept
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.iterative import Schedule, prune_iteratively
 from mvp_deploy.pruning.original import Original, check_exact
-from mvp_deploy.pruning.unpruned import train_unpruned, workspace
+from mvp_deploy.pruning.unpruned import digest, train_unpruned
 from mvp_deploy.tasks import Task, prepare
 from mvp_deploy.training import TrainConfig
 
@@ -49,7 +50,7 @@ def add_task(
             "data": task.fingerprint,
             "versions": versions(),
         }
-        work = workspace(folder, settings)
+        (work,) = workspaces(folder, digest(settings))
         train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
         state = bank.state()
         original = Original.create(bank.backbone, state, len(task.classes), device=device, seed=config.seed)

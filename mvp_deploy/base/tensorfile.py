@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.base.files import atomic_write, unwritable
 
 if TYPE_CHECKING:
@@ -48,6 +48,11 @@ def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _content(path)[0]
 
 
+def identity(path: str | os.PathLike[str]) -> str:
+    """A checksum of the whole file: of its header, which holds one of every section. No tensor is read."""
+    return _text(path)[:64]
+
+
 def load(
     path: str | os.PathLike[str], sections: Collection[str] | None = None
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
@@ -71,7 +76,13 @@ def load(
 
 
 def _content(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The header and the sections' checksums, read and checked without touching the tensors behind them."""
+    """The header and the sections' checksums."""
+    content = json.loads(_text(path)[64:])
+    return content["header"], content["sections"]
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    """The checksum and the JSON that it is of, checked without touching the tensors behind them."""
     try:
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
@@ -80,15 +91,16 @@ def _content(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, st
             head = file.read(size).decode()
         if not head.startswith(BEGIN):
             raise DeployError(f"{Path(path)} was not written by mvp-deploy: it has no header of ours.")
-        text = json.JSONDecoder().raw_decode(head, len(BEGIN))[0]  # the table of tensors behind it is not parsed
+        text: str = json.JSONDecoder().raw_decode(head, len(BEGIN))[0]  # the table of tensors behind it is not parsed
         if text[:64] != _digest(text[64:]):
             raise _damaged(path, "the checksum of its header does not match")
-        content = json.loads(text[64:])
     except FileNotFoundError as error:
         raise DeployError(f"{Path(path)} does not exist.") from error
-    except (OSError, ValueError, TypeError) as error:
+    except OSError as error:
+        raise DeployError(f"{Path(path)} cannot be read ({error.strerror or error}).", ExitCode.ENVIRONMENT) from error
+    except (ValueError, TypeError) as error:
         raise _damaged(path, str(error)) from error
-    return content["header"], content["sections"]
+    return text
 
 
 def _damaged(path: str | os.PathLike[str], what: str) -> DeployError:

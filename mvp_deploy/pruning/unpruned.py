@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from mvp_deploy.base import tensorfile
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning import pruned
 from mvp_deploy.pruning.head import finish, solve_head
@@ -49,7 +49,7 @@ def train_unpruned(
     """
     key = digest(inputs)
     model = original.copy()
-    if file.exists() and tensorfile.read_header(file)["extra"].get("inputs") == key:
+    if made_with(file, key):
         header, sections = tensorfile.load(file)
         model.load_state_dict(sections["weights"], strict=True)
         reporter.say(f"unpruned model reused from {file}")
@@ -65,16 +65,14 @@ def train_unpruned(
     return result
 
 
+def made_with(file: Path, key: str) -> bool:
+    """Whether a model's file is there, undamaged in its header, and of the inputs with that key."""
+    try:
+        return bool(tensorfile.read_header(file)["extra"].get("inputs") == key)
+    except (DeployError, KeyError, AttributeError):
+        return False
+
+
 def digest(inputs: Mapping[str, Any]) -> str:
     """A key for what a result depends on (JSON values): equal inputs, equal key."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def workspace(folder: Path, inputs: Mapping[str, Any]) -> Path:
-    """The folder below ``folder`` for unfinished work on exactly these inputs; that on others is removed."""
-    own = folder / digest(inputs)
-    for other in folder.glob("*") if folder.exists() else ():
-        if other != own:
-            shutil.rmtree(other, ignore_errors=True)
-    own.mkdir(parents=True, exist_ok=True)
-    return own

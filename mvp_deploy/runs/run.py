@@ -1,16 +1,8 @@
-"""A RUN folder: one task pruned by Meta-Vote Pruning beside its unpruned model, with everything that was decided.
-
-RUN/pruned.safetensors     the pruned model
-RUN/unpruned.safetensors   the unpruned model, fine-tuned on the same task by the same loop
-RUN/run.json               task, backbone, metrics of both, votes, recipe; written last, so a run with it is whole
-RUN/.work/                 what an interrupted run goes on from
-"""
+"""One task pruned by Meta-Vote Pruning beside its unpruned model, with everything that was decided."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,22 +13,21 @@ import torch
 from mvp_deploy.bank.add import versions
 from mvp_deploy.bank.ask import begin
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import DeployError
-from mvp_deploy.base.files import atomic_write
 from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.base.workspaces import workspaces
 from mvp_deploy.pruning import pruned as model_file
 from mvp_deploy.pruning.budget import Budget, units_kept
 from mvp_deploy.pruning.head import finish
 from mvp_deploy.pruning.original import Original, check_exact
 from mvp_deploy.pruning.pruned import PrunedModel
 from mvp_deploy.pruning.recipes import Recipe
-from mvp_deploy.pruning.unpruned import digest, train_unpruned, workspace
+from mvp_deploy.pruning.unpruned import digest, made_with, train_unpruned
+from mvp_deploy.runs import folder as folders
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Task, prepare
 from mvp_deploy.training import TrainConfig, accuracy, fit
 
-FORMAT = 1
 COLLAPSE = 0.10  # accuracy lost against unpruned from which advice is due
 
 
@@ -48,28 +39,21 @@ class Run:
     info: dict[str, Any]
 
     def pruned(self) -> PrunedModel:
-        return model_file.load(self.folder / "pruned.safetensors")
+        return self._model("pruned.safetensors")
 
     def unpruned(self) -> PrunedModel:
-        return model_file.load(self.folder / "unpruned.safetensors")
+        return self._model("unpruned.safetensors")
+
+    def _model(self, name: str) -> PrunedModel:
+        model = model_file.load(self.folder / name)
+        if not folders.is_of(self.folder / name, self.info["files"][name]):
+            raise DeployError(f"{self.folder} was made anew while it was read: do it again.")
+        return model
 
 
 def load(folder: str | os.PathLike[str]) -> Run:
-    """Open a finished RUN folder. Raises DeployError where there is none, or an unfinished one."""
-    folder = Path(folder)
-    try:
-        info = json.loads((folder / "run.json").read_text())
-    except FileNotFoundError as error:
-        raise DeployError(
-            f"{folder} is not a finished run: make one with `mvp-deploy prune TASK --out RUN`."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise DeployError(f"{folder / 'run.json'} cannot be read ({error}): run `mvp-deploy prune` again.") from error
-    if info.get("format") != FORMAT:
-        raise DeployError(f"{folder} has format {info.get('format')}, this version reads {FORMAT}: update mvp-deploy.")
-    if tensorfile.read_header(folder / "pruned.safetensors")["extra"].get("inputs") != info["inputs"]:
-        raise DeployError(f"{folder} was interrupted while it was made anew: run the same `mvp-deploy prune` again.")
-    return Run(folder, info)
+    """Open a finished RUN folder. Raises DeployError where there is none, or one that is not whole."""
+    return Run(Path(folder), folders.read(Path(folder)))
 
 
 def prune_task(
@@ -87,9 +71,27 @@ def prune_task(
     """Make a RUN folder: unpruned model, neighbours, votes, keep plan, surgery, fine-tuning.
 
     config: of both models' fine-tuning; its seed is the run's. A killed call goes on where it stopped when called
-    again with the same arguments; the unpruned model is reused by every later call that would train it alike.
+    again with the same arguments; the unpruned model is reused by every later call that would train it alike. An older
+    run in the folder stays whole until this one is.
+
+    Raises:
+        DeployError: (INPUT) the folder holds something else than a run; (ENVIRONMENT) another process is writing it.
     """
-    folder = _folder(out)
+    with folders.writing(Path(out)):
+        return _prune_task(task, bank, Path(out), budget, recipe, config, recipe_name, device, reporter)
+
+
+def _prune_task(
+    task: Task,
+    bank: Bank,
+    folder: Path,
+    budget: Budget,
+    recipe: Recipe,
+    config: TrainConfig,
+    recipe_name: str,
+    device: torch.device,
+    reporter: Reporter,
+) -> Run:
     common = {
         "data": task.fingerprint,
         "backbone": bank.backbone.fingerprint,
@@ -97,7 +99,9 @@ def prune_task(
         "versions": versions(),  # another version may train otherwise
     }
     inputs = common | {"budget": asdict(budget), "recipe": asdict(recipe), "bank": _members(bank)}
-    work = workspace(folder / ".work", inputs)
+    shared, work = workspaces(folder / folders.WORK, digest(common), digest(inputs))
+    before = folder / "unpruned.safetensors"
+    unpruned = before if made_with(before, digest(common)) else shared / "unpruned.safetensors"
     train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
     state = bank.state()
     original = Original.create(bank.backbone, state, len(task.classes), device=device, seed=config.seed)
@@ -108,8 +112,8 @@ def prune_task(
         test,
         config,
         task.classes,
-        folder / "unpruned.safetensors",
-        work=work,
+        unpruned,
+        work=shared,
         inputs=common,
         reporter=reporter,
     )
@@ -145,7 +149,6 @@ def prune_task(
     key = digest(inputs)
     full, small = original.cost(), original.cost(begun.plan)
     info = {
-        "format": FORMAT,
         "inputs": key,
         "task": task.name,
         "data": task.fingerprint,
@@ -183,11 +186,10 @@ def prune_task(
         "versions": versions(),
     }
     extra = {"inputs": key, "task": task.name, "accuracy": final}
-    model_file.save(folder / "pruned.safetensors", model.state_dict(), bank.backbone, begun.plan, task.classes, extra)
-    with atomic_write(folder / "run.json") as temporary:
-        temporary.write_text(json.dumps(info, indent=2, allow_nan=False) + "\n")
-    shutil.rmtree(folder / ".work", ignore_errors=True)
-    return Run(folder, info)
+    pruned = work / "pruned.safetensors"
+    model_file.save(pruned, model.state_dict(), bank.backbone, begun.plan, task.classes, extra)
+    models = {"unpruned.safetensors": unpruned, "pruned.safetensors": pruned}
+    return Run(folder, folders.complete(folder, work, info, models))
 
 
 def _groups(original: Original, plan: KeepPlan, unanimity: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -218,18 +220,3 @@ def _advice(unpruned: float, cut: float, final: float, chance: float) -> list[st
 def _members(bank: Bank) -> str:
     """A key for the bank's content, so that a resumed run asks the same bank."""
     return digest({entry.name: entry.details.get("versions", {}) | dict(entry.metrics) for entry in bank.entries()})
-
-
-def _folder(out: str | os.PathLike[str]) -> Path:
-    folder = Path(out)
-    if folder.exists() and not folder.is_dir():
-        raise DeployError(f"{folder} is a file: name a folder for the run.")
-    if (
-        folder.is_dir()
-        and any(folder.iterdir())
-        and not ((folder / "run.json").exists() or (folder / ".work").exists())
-    ):
-        raise DeployError(f"{folder} holds something else than a run: name a new or empty folder.")
-    for leftover in folder.glob(".*.tmp.*"):
-        leftover.unlink(missing_ok=True)
-    return folder

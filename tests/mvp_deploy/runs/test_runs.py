@@ -147,7 +147,7 @@ def test_a_run_of_which_half_is_new_is_not_trusted(bank: Bank, tmp_path: Path) -
     prune(bank, tmp_path / "a")
     prune(bank, tmp_path / "b", RECIPES["own"])
     (tmp_path / "b" / "pruned.safetensors").replace(tmp_path / "a" / "pruned.safetensors")
-    with pytest.raises(DeployError, match="interrupted"):
+    with pytest.raises(DeployError, match="not of one run"):
         runs.load(tmp_path / "a")
     with pytest.raises(DeployError, match="not a finished run"):
         runs.load(tmp_path / "nowhere")
