@@ -30,7 +30,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         DeployError: (ENVIRONMENT) the disk is full, the folder read-only, or anything else is in the way.
     """
     target = Path(os.path.realpath(path))  # a link stays one: what it points to is replaced
-    temporary = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(8)}.tmp{target.suffix}")
+    temporary = target.with_name(f".{_short(target.stem)}.{secrets.token_hex(8)}.tmp{target.suffix}")
     with writing_errors(path):
         target.parent.mkdir(parents=True, exist_ok=True)
         mode = _create(temporary)
@@ -46,10 +46,15 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes left of writing ``path``. Only for who holds the lock on it."""
-    pattern = re.compile(rf"\.{re.escape(path.stem[:40])}\.{TOKEN}\.tmp{re.escape(path.suffix)}")
     for other in path.parent.iterdir() if path.parent.is_dir() else ():
-        if pattern.fullmatch(other.name):
+        if is_leftover(other, path):
             other.unlink(missing_ok=True)
+
+
+def is_leftover(other: Path, path: Path) -> bool:
+    """Whether a file is what a killed process left of writing ``path``, by its name."""
+    pattern = rf"\.{re.escape(_short(path.stem))}\.{TOKEN}\.tmp{re.escape(path.suffix)}"
+    return re.fullmatch(pattern, other.name) is not None
 
 
 def flush(path: Path) -> None:
@@ -84,6 +89,11 @@ def unwritable(path: str | os.PathLike[str], number: int | None, why: str) -> De
     elif number in FORBIDDEN:
         cure = "choose a place you may write to, or change its permissions"
     return DeployError(f"{Path(path)} cannot be written ({why}): {cure}.", ExitCode.ENVIRONMENT)
+
+
+def _short(stem: str) -> str:
+    """So much of a name that what is added to it stays within the 255 bytes that a name may have."""
+    return stem.encode()[:100].decode(errors="ignore")
 
 
 def _create(path: Path) -> int:

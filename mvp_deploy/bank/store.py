@@ -16,20 +16,19 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.bank.entry import Entry, Record
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import DeployError
-from mvp_deploy.base.files import atomic_write
+from mvp_deploy.base.files import is_leftover, locked, remove_leftovers, write_text, writing_errors
+from mvp_deploy.base.workspaces import remove_workspaces
 
 FORMAT = 1  # of bank.json
 
@@ -45,16 +44,14 @@ class Bank:
     def init(cls, folder: str | os.PathLike[str], backbone: Backbone, state: Mapping[str, Tensor]) -> Bank:
         """Start an empty bank for ``backbone`` with its weights. Raises DeployError where there is something."""
         folder = Path(folder)
-        if (folder / "bank.json").exists():
-            raise DeployError(f"{folder} is a bank already: add tasks with `mvp-deploy bank add {folder} TASK`.")
-        ours = {"backbone.safetensors", "tasks", ".work"}
-        if folder.exists() and any(p.name not in ours and ".tmp" not in p.name for p in folder.iterdir()):
-            raise DeployError(f"{folder} is not empty: name a new or empty folder for the bank.")
-        (folder / "tasks").mkdir(parents=True, exist_ok=True)
-        tensorfile.save(folder / "backbone.safetensors", backbone.to_json(), {"weights": state})
-        with atomic_write(folder / "bank.json") as temporary:
+        _refuse_strangers(folder, backbone)
+        with locked(folder / ".work" / "init.lock", f"another process is starting the bank {folder}: wait for it."):
+            _refuse_strangers(folder, backbone)  # meanwhile another process may have started it
+            with writing_errors(folder):
+                (folder / "tasks").mkdir(parents=True, exist_ok=True)
+            tensorfile.save(folder / "backbone.safetensors", backbone.to_json(), {"weights": state})
             content = {"format": FORMAT, "backbone": backbone.to_json(), "fingerprint": backbone.fingerprint}
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            write_text(folder / "bank.json", json.dumps(content, indent=2) + "\n")
         return cls(folder, backbone)
 
     @classmethod
@@ -62,7 +59,7 @@ class Bank:
         """Open a bank. Raises DeployError where there is none, or one of another format."""
         folder = Path(folder)
         try:
-            content = json.loads((folder / "bank.json").read_text())
+            content = json.loads((folder / "bank.json").read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise DeployError(
                 f"{folder} is not a bank: make one with `mvp-deploy bank init {folder} --backbone resnet18`."
@@ -127,27 +124,19 @@ class Bank:
         Raises DeployError where the task is stored already (unless ``replace``) or another process is adding it.
         """
         work = self.folder / ".work" / _stem(name)
-        work.parent.mkdir(exist_ok=True)
-        lock = FileLock(f"{work}.lock", timeout=0, is_singleton=True)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise DeployError(f"{name!r} is being added to {self.folder} by another process: wait for it.") from error
-        try:
+        busy = f"{name!r} is being added to {self.folder} by another process: wait for it."
+        with locked(work.with_name(f"{work.name}.lock"), busy):
             if self.path(name).exists() and not replace:
                 raise DeployError(f"{name!r} is in {self.folder} already: give --replace to prune it anew.")
-            for leftover in self.path(name).parent.glob(f".{_stem(name)}.*.tmp.safetensors"):
-                leftover.unlink(missing_ok=True)  # of a killed process: the lock is ours, so nobody writes it
+            remove_leftovers(self.path(name))  # of a killed process: the lock is ours, so nobody writes it
             yield work
-        finally:
-            lock.release()
 
     def add(self, record: Record, *, replace: bool = False) -> Entry:
         """Store a task, whole or not at all. Raises DeployError where its name is taken (unless ``replace``)."""
         with self.claim(record.name, replace=replace) as work:
             path = self.path(record.name)
             record.save(path, self.backbone.fingerprint)
-            shutil.rmtree(work, ignore_errors=True)
+            remove_workspaces(work)
         return Entry.read(path)
 
     def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[str]:
@@ -169,6 +158,25 @@ class Bank:
                 problems.append(str(error))
             progress(index + 1, len(paths))
         return problems
+
+
+def _refuse_strangers(folder: Path, backbone: Backbone) -> None:
+    """Refuse a folder for a new bank where anything lies but what a killed start of the same bank left."""
+
+    def ours(path: Path) -> bool:
+        if path.name != "backbone.safetensors":
+            return path.name in ("tasks", ".work") or is_leftover(path, folder / "backbone.safetensors")
+        try:
+            return Backbone.from_json(tensorfile.read_header(path)).fingerprint == backbone.fingerprint
+        except (DeployError, KeyError, TypeError):
+            return False  # somebody's weights
+
+    if (folder / "bank.json").exists():
+        raise DeployError(f"{folder} is a bank already: add tasks with `mvp-deploy bank add {folder} TASK`.")
+    strange = sorted(path.name for path in folder.iterdir() if not ours(path)) if folder.is_dir() else []
+    if strange or folder.is_file():
+        what = strange[0] if strange else "it is a file"
+        raise DeployError(f"{folder} is not empty ({what}): name a new or empty folder for the bank.")
 
 
 def _stem(name: str) -> str:

@@ -9,11 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mvp_deploy.base.errors import DeployError, ExitCode
-from mvp_deploy.exporters.files import atomic_write, flush, remove_leftovers, unwritable, writing_errors
+from mvp_deploy.exporters.files import atomic_write, flush, is_leftover, remove_leftovers, unwritable, writing_errors
 
 __all__ = [
     "atomic_write",
     "flush",
+    "is_leftover",
     "locked",
     "remove_leftovers",
     "sha256",

@@ -95,6 +95,21 @@ def test_a_bank_half_started_is_started_again(bank: Bank) -> None:
     assert Bank.init(bank.folder, BACKBONE, {"w": torch.zeros(4)}).state()["w"].sum() == 0
 
 
+def test_somebodys_weights_are_not_taken_for_a_half_started_bank(bank: Bank, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    (tmp_path / "mine").mkdir()
+    save_file({"w": torch.ones(2)}, tmp_path / "mine/backbone.safetensors")
+    before = (tmp_path / "mine/backbone.safetensors").read_bytes()
+    with pytest.raises(DeployError, match="not empty"):
+        Bank.init(tmp_path / "mine", BACKBONE, {"w": torch.zeros(4)})
+    (bank.folder / "bank.json").unlink()
+    with pytest.raises(DeployError, match="not empty"):  # half started for another backbone
+        Bank.init(bank.folder, replace(BACKBONE, weights_sha256="1" * 64), {"w": torch.zeros(4)})
+    assert (tmp_path / "mine/backbone.safetensors").read_bytes() == before
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["backbone.safetensors"]
+
+
 def test_another_backbone_is_refused(bank: Bank, tmp_path: Path) -> None:
     other = replace(BACKBONE, weights_sha256="1" * 64)
     stranger = Bank.init(tmp_path / "other", other, {"w": torch.zeros(4)})
@@ -198,7 +213,7 @@ def test_a_claim_keeps_others_out_and_ends_with_its_block(bank: Bank) -> None:
         worker.start()
         assert "another process" in results.get(timeout=120)
         worker.join()
-        leftover = bank.path("same").with_name(f".{bank.path('same').stem}.abc.tmp.safetensors")
+        leftover = bank.path("same").with_name(f".{bank.path('same').stem}.{16 * 'a'}.tmp.safetensors")
         leftover.touch()
     bank.add(record("same"))
     assert not leftover.exists()
