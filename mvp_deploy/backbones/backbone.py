@@ -81,7 +81,7 @@ def create(
         source = f"the file {Path(weights).name}"
     state = {key: value.detach().clone() for key, value in model.state_dict().items()}
     license = timm().models.get_pretrained_cfg(name).license if pretrained else None
-    return Backbone(name, image_size, source, _digest(state), _preprocessing(model, image_size), license), state
+    return Backbone(name, image_size, source, digest(state), _preprocessing(model, image_size), license), state
 
 
 def _published(name: str, image_size: int | None) -> tuple[Backbone, dict[str, Tensor]]:
@@ -107,7 +107,7 @@ def _published(name: str, image_size: int | None) -> tuple[Backbone, dict[str, T
             )
     size = image_size or own
     state = {key: value.detach().clone() for key, value in plain(size).state_dict().items()}
-    return Backbone(architecture, size, name, _digest(state), _preprocessing(model, size), config.get("license")), state
+    return Backbone(architecture, size, name, digest(state), _preprocessing(model, size), config.get("license")), state
 
 
 def build(backbone: Backbone, state: Mapping[str, Tensor] | None, num_classes: int, *, seed: int = 0) -> nn.Module:
@@ -201,7 +201,7 @@ def recognise(model: nn.Module, image_size: int | None = None) -> Backbone | Non
         if not torch.allclose(made.float()(example), twin(example), rtol=1e-4, atol=1e-5):
             return None
     body = {key: value for key, value in own.items() if not key.startswith(head_prefixes(model))}
-    return Backbone(name, image_size, "a module of one's own", _digest(body), preprocessing, None)
+    return Backbone(name, image_size, "a module of one's own", digest(body), preprocessing, None)
 
 
 def _preprocessing(model: nn.Module, image_size: int | None) -> Preprocessing:
@@ -211,12 +211,13 @@ def _preprocessing(model: nn.Module, image_size: int | None) -> Preprocessing:
     return Preprocessing.from_json(config)
 
 
-def _digest(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values, in the order of names."""
+    found = hashlib.sha256()
     for name, value in sorted(state.items()):
-        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        found.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        found.update(value.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _wrong_size(name: str, image_size: int | None, error: Exception) -> DeployError:

@@ -73,7 +73,7 @@ def init(
 @budget_options
 @click.option("--rounds", default=5, show_default=True, help="Cuts until the budget is met.")
 @click.option("--round-steps", default=100, show_default=True, help="Fine-tuning steps after each cut.")
-@click.option("--criterion", default="taylor", show_default=True, help="taylor, activation, magnitude or random.")
+@click.option("--criterion", default="taylor", show_default=True, help="taylor, obs, activation, magnitude or random.")
 @click.option("--scope", type=click.Choice(["uniform", "global"]), default="uniform", show_default=True,
               help="The same fraction of every group, or one threshold for all.")  # fmt: skip
 @training_options

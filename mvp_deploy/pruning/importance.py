@@ -1,4 +1,4 @@
-"""How important each unit is to a task, by one of four criteria; always on the original backbone's units.
+"""How important each unit is to a task, by one of five criteria; always on the original backbone's units.
 
 A model already pruned is scored through its keep plan: what is measured on its weights is scattered back to
 full size first, so removed units score 0 and the others keep their names.
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvp_deploy.base.errors import DeployError
+from mvp_deploy.pruning.obs import obs
 from mvp_deploy.structure import KeepPlan, Structure
 from mvp_deploy.tasks import Images
 
@@ -132,6 +133,7 @@ CRITERIA: Mapping[str, Criterion] = {
     "activation": activation,
     "magnitude": magnitude,
     "random": draw,
+    "obs": obs,
 }
 
 

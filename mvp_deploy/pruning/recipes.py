@@ -21,7 +21,7 @@ class Recipe:
     weighting: neighbours count alike, by their similarity, or the nearest as much as all others together.
     select: in each group the best units stay, or units are sampled from the softmax of their votes.
     own: share of the target's own importance in the score, 0 (votes alone) to 1 (own alone).
-    criterion: the target's own importance: taylor, activation, magnitude or random.
+    criterion: the target's own importance: taylor, obs, activation, magnitude or random.
     scope: each group keeps the same fraction, one threshold for all groups on own importance per cost, or fractions
         proportional to what the neighbours kept.
     weights: initial weights of kept units: averaged over the neighbours that kept them, the nearest

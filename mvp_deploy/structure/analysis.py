@@ -61,6 +61,7 @@ def record(
         why = next(reasons(trace.batch), "it is taken apart")
         raise DeployError(f"{type(model).__name__} cannot be recorded for any batch size: {why}.")
     recorder.constants = [replace(c, axis=trace.atoms.resolve(c.axis)) for c in recorder.constants]
+    recorder.axes = {n: tuple(map(trace.atoms.resolve, trace.axes(v))) for n, v in recorder.values.items()}
     return structure, recorder, batch[0]
 
 

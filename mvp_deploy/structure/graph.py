@@ -81,7 +81,9 @@ class Recorder:
 
     graph: fx.Graph = field(default_factory=fx.Graph)
     constants: list[Constant] = field(default_factory=list)
+    axes: dict[fx.Node, tuple[Axis, ...]] = field(default_factory=dict)  # of each node's tensor, known after the run
     tensors: dict[str, Tensor] = field(default_factory=dict)  # that the forward used and that are no parameters
+    values: dict[fx.Node, Tensor] = field(default_factory=dict)  # what each node stands for
     _format: tuple[torch.dtype, fx.Node] | None = None  # the weights' number format, and what asks for it
     _nodes: dict[int, tuple[Any, fx.Node]] = field(default_factory=dict)  # objects are held, so that ids stay theirs
 
@@ -138,6 +140,7 @@ class Recorder:
     def _bind(self, value: Any, node: fx.Node) -> None:
         if isinstance(value, Tensor):
             self._nodes[id(value)] = value, node
+            self.values[node] = value
         elif isinstance(value, (tuple, list)):
             for place, part in enumerate(value):
                 if isinstance(part, (Tensor, tuple, list)):
