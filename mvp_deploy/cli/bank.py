@@ -39,6 +39,8 @@ command.add_command(evaluate)
 @click.option("--seed", default=0, show_default=True, help="Of random weights, where no others are given.")
 @click.option("--allow-inexact", is_flag=True, help="Let `bank add` and `prune` also remove units that an operator "
               "mixes with others (GRN, ECA, spatial gates), and report the error.")  # fmt: skip
+@click.option("--rotate", metavar="TASK", help="Turn linear streams (MobileNets, EfficientNets, transformers) into "
+              "their principal directions on this task's images: the same function, cheaper to prune.")  # fmt: skip
 @output_options
 def init(
     folder: Path,
@@ -48,6 +50,7 @@ def init(
     image_size: int | None,
     seed: int,
     allow_inexact: bool,
+    rotate: str | None,
     console: Console,
 ) -> None:
     """Start an empty bank for one backbone.
@@ -62,7 +65,17 @@ def init(
     backbone, state = backbones.create(name, pretrained=pretrained, weights=weights, image_size=image_size, seed=seed)
     if not pretrained and weights is None:
         console.warn("the backbone's weights are random: give --pretrained or --weights for a useful bank.")
-    bank = Bank.init(folder, replace(backbone, allow_inexact=allow_inexact), state)
+    backbone = replace(backbone, allow_inexact=allow_inexact)
+    if rotate is not None:
+        from mvp_deploy.pruning import rotation
+        from mvp_deploy.tasks import load_task, prepare
+
+        shown = prepare(load_task(rotate).train, backbone.preprocessing, memory_limit=0)
+        turned, state = rotation.rotate(backbone, state, shown, seed=seed)
+        if turned == backbone:
+            console.warn(f"{backbone.name} has no linear stream: it stays as it is.")
+        backbone = turned
+    bank = Bank.init(folder, backbone, state)
     console.show(f"{folder}: an empty bank for {backbone.name} ({backbone.weights})")
     console.result({"bank": str(folder), "backbone": backbone.to_json(), "fingerprint": bank.backbone.fingerprint})
 

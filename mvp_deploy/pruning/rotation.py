@@ -49,8 +49,9 @@ def rotate(
     generator = torch.Generator().manual_seed(seed)
     batches = islice(images.batches(BATCH, shuffle=True, generator=generator), -(-most // BATCH))
     turned = {name: value.cpu() for name, value in rotated(model, structure, batches).items() if name in state}
-    words = f"{backbone.weights}, streams rotated"
-    return replace(backbone, weights=words, weights_sha256=digest(turned)), turned
+    if all(torch.equal(value, state[name]) for name, value in turned.items()):
+        return backbone, turned  # it has no linear stream
+    return replace(backbone, weights=f"{backbone.weights}, streams rotated", weights_sha256=digest(turned)), turned
 
 
 def rotated(model: nn.Module, structure: Structure, batches: Batches) -> dict[str, Tensor]:

@@ -54,6 +54,17 @@ def test_the_bank_is_listed_shown_and_verified(bank: Path) -> None:
     assert "as it was written" in verified.stdout
 
 
+def test_a_bank_of_rotated_streams_is_another_backbone_s(tmp_path: Path) -> None:
+    start = ("bank", "init", "--backbone", "test_vit", "--image-size", 32)
+    plain, turned = (
+        json.loads(call(*start, tmp_path / name, "--json", *more).stdout)
+        for name, more in (("plain", ()), ("turned", ("--rotate", "digits#3,4")))
+    )
+    assert turned["fingerprint"] != plain["fingerprint"]
+    assert turned["backbone"]["weights"].endswith("streams rotated")
+    assert call("bank", "verify", tmp_path / "turned").exit_code == 0
+
+
 def test_a_new_task_is_pruned(bank: Path, tmp_path: Path) -> None:
     done = call("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", *PRUNE)
     assert done.exit_code == 0, done.output

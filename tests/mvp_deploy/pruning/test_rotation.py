@@ -119,6 +119,7 @@ def test_a_model_without_linear_streams_stays_as_it_is(cnn) -> None:
     original = cnn.original
     state = rotated(original.model, original.structure, cnn.train.batches(32))
     assert all(torch.equal(value, state[name]) for name, value in original.model.state_dict().items())
+    assert rotate(cnn.backbone, cnn.state, cnn.train)[0] == cnn.backbone
 
 
 def test_a_rotated_backbone_prunes_exactly_and_counts_the_same_units(vit) -> None:
