@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.arrays import Plain, read_npz
+from mvp_deploy.exporters.formats import damaged
 
+ARRAYS = {"images": Plain("float32", 4), "labels": Plain("int64", 1), "sha256": Plain("U", 0)}
 COUNT = 128  # enough for stable ranges; each further image costs time and changes little
 
 
@@ -58,14 +59,12 @@ class CalibrationImages:
         Raises:
             DeployError: it is no such file, or its images are not those that were saved.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                found = cls(file["images"], file["labels"])
-                expected = str(file["sha256"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise DeployError(f"{Path(path)} holds no calibration images ({error}): export the model again.") from error
-        if found.sha256 != expected:
-            raise DeployError(f"the images in {Path(path)} do not fit their checksum: export the model again.")
+        arrays = read_npz(path, ARRAYS, cure="export the model again")
+        found = cls(arrays["images"], arrays["labels"])
+        if found.sha256 != str(arrays["sha256"]):
+            raise damaged(path, "the images do not fit their checksum", "export the model again")
+        if len(found.images) != len(found.labels):
+            raise damaged(path, "it has not one label for each image", "export the model again")
         return found
 
 

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,18 @@ from torch import Tensor, nn
 from mvp_deploy.backbones.timm_import import timm
 from mvp_deploy.backbones.weights import head_prefixes, load_weights, read_weights
 from mvp_deploy.base.errors import DeployError, ExitCode
-from mvp_deploy.tasks.preprocessing import Preprocessing
+from mvp_deploy.base.formats import Malformed, Sha256, Within, parse
+from mvp_deploy.tasks.preprocessing import MAX_EDGE, Edge, Preprocessing
 
 
 @dataclass(frozen=True)
 class Backbone:
     """Everything but the weights that it takes to make the backbone again."""
 
-    name: str  # timm's
-    image_size: int | None  # the edge in pixels, where another than the model's own was asked for
+    name: Annotated[str, Within(1, 200)]  # timm's
+    image_size: Edge | None  # in pixels, where another than the model's own was asked for
     weights: str  # where the weights came from, in words
-    weights_sha256: str  # of names, types, shapes and values; no matter in which file they lay
+    weights_sha256: Sha256  # of names, types, shapes and values; no matter in which file they lay
     preprocessing: Preprocessing
     license: str | None  # of the pretrained weights, where timm knows it
     allow_inexact: bool = False  # whether units that an operator mixes with others may go all the same
@@ -44,9 +45,9 @@ class Backbone:
     def from_json(cls, data: Mapping[str, Any]) -> Backbone:
         """The inverse of `to_json`; raises DeployError for data that does not describe a backbone."""
         try:
-            return cls(**{**data, "preprocessing": Preprocessing.from_json(data["preprocessing"])})
-        except (TypeError, KeyError) as error:
-            raise DeployError(f"this is not a description of a backbone: {error!r}") from error
+            return parse(cls, data)
+        except Malformed as error:
+            raise DeployError(f"this is not a description of a backbone: {error}") from error
 
 
 def create(
@@ -73,6 +74,8 @@ def create(
             raise DeployError(f"{name} comes with its weights: add --pretrained, or name timm's architecture alone")
         return _published(name, image_size)
     _check(name, pretrained)
+    if image_size is not None and not 1 <= image_size <= MAX_EDGE:
+        raise _wrong_size(name, image_size, ValueError(f"edges lie within 1 and {MAX_EDGE}"))
     model = _model(name, image_size, num_classes=0, seed=seed, pretrained=pretrained)
     _check_size(model, name, image_size, _preprocessing(model, image_size))
     source = "timm's pretrained weights" if pretrained else f"random, from seed {seed}"

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.formats import Like, Malformed, Size, parse
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.structure import Structure
+
+
+@dataclass(frozen=True)
+class PackedMask:
+    """A group's mask as a file has it."""
+
+    units: Size
+    kept: Annotated[str, Like("([0-9a-f]{2})+", "hexadecimal digits")]  # of eight units each two, first unit first
+
+    def __post_init__(self) -> None:
+        if len(self.kept) != 2 * -(-self.units // 8):
+            raise DeployError(f"{self.units} units do not fit {len(self.kept)} digits")
+
+    def unpacked(self) -> np.ndarray:
+        packed = np.frombuffer(bytes.fromhex(self.kept), np.uint8)
+        return np.unpackbits(packed, count=self.units).astype(bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +72,6 @@ class KeepPlan:
             DeployError: the data is not a keep plan.
         """
         try:
-            return cls({name: _unpack(entry["kept"], int(entry["units"])) for name, entry in data.items()})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return cls({name: mask.unpacked() for name, mask in parse(dict[str, PackedMask], data).items()})
+        except Malformed as error:
             raise DeployError(f"This is not a keep plan ({error}); write it again with `mvp-deploy prune`.") from error
-
-
-def _unpack(digits: str, units: int) -> np.ndarray:
-    packed = np.frombuffer(bytes.fromhex(digits), np.uint8)
-    if len(packed) != -(-units // 8):
-        raise ValueError(f"{units} units do not fit {len(packed)} bytes")
-    return np.unpackbits(packed, count=units).astype(bool)

@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.formats import Malformed, Within, parse
+
+MAX_EDGE = 2048
+Edge = Annotated[int, Within(1, MAX_EDGE)]  # of a model's input, in pixels
+Level = Annotated[float, Within(-1000, 1000)]
+Spread = Annotated[float, Within(1e-6, 1000)]
 
 
 class Layout(NamedTuple):
@@ -33,12 +39,12 @@ class Preprocessing:
     the image's ends), each ('squash', loses the aspect ratio) or the longest ('border', pads).
     """
 
-    input_size: tuple[int, int, int]  # channels (3), height, width
-    interpolation: str  # 'bilinear' or 'bicubic', antialiased when shrinking
-    crop_pct: float
-    crop_mode: str
-    mean: tuple[float, float, float]  # of RGB scaled to 0..1
-    std: tuple[float, float, float]
+    input_size: tuple[int, Edge, Edge]  # channels (3), height, width
+    interpolation: Literal["bilinear", "bicubic"]  # 'bilinear' or 'bicubic', antialiased when shrinking
+    crop_pct: Annotated[float, Within(0.01, 10)]
+    crop_mode: Literal["center", "squash", "border"]
+    mean: tuple[Level, Level, Level]  # of RGB scaled to 0..1
+    std: tuple[Spread, Spread, Spread]
 
     def __post_init__(self) -> None:
         if self.input_size[0] != 3:
@@ -93,9 +99,8 @@ class Preprocessing:
     def from_json(cls, data: Mapping[str, Any]) -> Preprocessing:
         """The inverse of `to_json`; raises DeployError for data that does not describe a preprocessing."""
         try:
-            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-            return cls(**values)
-        except (TypeError, AttributeError, IndexError) as error:
+            return parse(cls, data)
+        except Malformed as error:
             raise DeployError(f"this is not a description of a preprocessing: {error}") from error
 
 
