@@ -6,7 +6,6 @@ import hashlib
 import os
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 

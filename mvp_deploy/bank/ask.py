@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -15,13 +15,49 @@ from mvp_deploy.bank.nearest import neighbours
 from mvp_deploy.bank.signature import sign
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
+from mvp_deploy.base.formats import Amount, Share, Within
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.mvp import Decision, decide, start
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.structure import KeepPlan
+from mvp_deploy.structure.plan import PackedMask
 from mvp_deploy.tasks import Images, Task
+
+
+@dataclass(frozen=True)
+class VoterRecord:
+    """One neighbour as files tell of it."""
+
+    task: str
+    similarity: float
+    weight: Annotated[float, Within(0, 1e9)]
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Who voted, as run.json and bundle.json have it."""
+
+    voters: tuple[VoterRecord, ...]
+    own: Share
+    initial_weights: str
+
+
+@dataclass(frozen=True)
+class _Info:
+    votes: Votes
+    unanimity: dict[str, Share]
+    warnings: tuple[str, ...]
+    seconds: Amount
+
+
+@dataclass(frozen=True)
+class _Header:
+    """Of a pruned model before its fine-tuning."""
+
+    plan: dict[str, PackedMask]
+    info: _Info
 
 
 @dataclass(frozen=True)
@@ -54,15 +90,16 @@ def begin(
         found = neighbours(bank, signature, recipe, original, train, data=task.fingerprint, seed=seed)
         decision = decide(original, train, found.voters, recipe, budget, too_distant=found.too_distant, seed=seed)
         model = start(original, train, decision, recipe, seed=seed)
-        header = {"plan": decision.plan.to_json(), "info": _told(decision, time.perf_counter() - clock)}
+        header = {"plan": decision.plan.to_json(), "info": _told(decision, found.damaged, time.perf_counter() - clock)}
         tensorfile.save(file, header, {"weights": model.state_dict()})
     header, sections = tensorfile.load(file)
+    tensorfile.typed(_Header, header, file)
     for voter in header["info"]["votes"]["voters"]:
         reporter.say(f"voter {voter['task']}: similarity {voter['similarity']:.3f}, weight {voter['weight']:.2f}")
     return Begun(KeepPlan.from_json(header["plan"]), sections["weights"], header["info"])
 
 
-def _told(decision: Decision, seconds: float) -> dict[str, Any]:
+def _told(decision: Decision, damaged: Sequence[str], seconds: float) -> dict[str, Any]:
     voters = [
         {"task": voter.name, "similarity": voter.similarity, "weight": weight}
         for voter, weight in zip(decision.voters, decision.weights, strict=True)
@@ -70,6 +107,6 @@ def _told(decision: Decision, seconds: float) -> dict[str, Any]:
     return {
         "votes": {"voters": voters, "own": decision.own, "initial_weights": decision.initial},
         "unanimity": dict(decision.unanimity),
-        "warnings": list(decision.warnings),
+        "warnings": [*decision.warnings, *(f"left out: {sentence}" for sentence in damaged)],
         "seconds": seconds,
     }

@@ -5,18 +5,57 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mvp_deploy.bank.signature import Signature
-from mvp_deploy.base import tensorfile
+from mvp_deploy.base import formats, tensorfile
 from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.formats import Amount, Classes, Sha256, Share, Within
 from mvp_deploy.structure import KeepPlan
+from mvp_deploy.structure.plan import PackedMask
 
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How good a stored task's model is, and how large; beside the unpruned one."""
+
+    accuracy: Share
+    unpruned_accuracy: Share
+    units: Share
+    params: Amount
+    macs: Amount
+    unpruned_params: Annotated[float, Within(1, 1e18)]
+    unpruned_macs: Annotated[float, Within(1, 1e18)]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it cost to make."""
+
+    steps: Amount
+    seconds: Amount
+    macs: Amount
+
+
+@dataclass(frozen=True)
+class Header:
+    """The JSON header of a stored task's file."""
+
+    format: int
+    name: str
+    classes: Classes
+    data: str
+    backbone: Sha256
+    metrics: Metrics
+    cost: Cost
+    details: dict[str, Any]  # for people: settings, rounds, versions
+    plan: dict[str, PackedMask]
 
 
 @dataclass(frozen=True)
@@ -47,6 +86,7 @@ class Record:
             "details": dict(self.details),
             "plan": self.plan.to_json(),
         }
+        tensorfile.typed(Header, header, path)
         scores = {name: torch.from_numpy(value.astype(np.float32)) for name, value in self.scores.items()}
         sections = {"weights": self.weights, "scores": scores, "signature": self.signature.tensors()}
         tensorfile.save(path, header, sections)
@@ -77,6 +117,7 @@ class Entry:
             raise DeployError(
                 f"{path} has format {header.get('format')}, this version reads {FORMAT}: update mvp-deploy."
             )
+        tensorfile.typed(Header, header, path)
         return cls(
             header["name"],
             path,
@@ -96,7 +137,23 @@ class Entry:
     def scores(self) -> dict[str, np.ndarray]:
         """Importance of every unit, group name -> float64 [size]."""
         stored = tensorfile.load(self.path, ["scores"])[1]["scores"]
+        sizes = {name: (len(mask),) for name, mask in self.plan.masks.items()}
+        if {name: tuple(value.shape) for name, value in stored.items()} != sizes or not _finite(stored):
+            raise formats.damaged(self.path, "its scores are not one finite number for each unit", tensorfile.CURE)
         return {name: value.double().numpy() for name, value in stored.items()}
 
     def signature(self) -> Signature:
-        return Signature.from_tensors(tensorfile.load(self.path, ["signature"])[1]["signature"])
+        stored = tensorfile.load(self.path, ["signature"])[1]["signature"]
+        shapes = {name: tuple(value.shape) for name, value in stored.items()}
+        features = shapes.get("mean", (0, 0))[-1]
+        if shapes != {"mean": (len(self.classes), features), "count": (len(self.classes),)} or not _finite(stored):
+            raise formats.damaged(self.path, "its signature has not one finite mean for each class", tensorfile.CURE)
+        return Signature.from_tensors(stored)
+
+    def check(self) -> None:
+        """Read all of the file. Raises DeployError where it is damaged."""
+        tensorfile.load(self.path)
+
+
+def _finite(tensors: Mapping[str, Tensor]) -> bool:
+    return all(bool(value.isfinite().all()) for value in tensors.values())

@@ -87,10 +87,14 @@ def evaluate(
     """
     if not RECIPES[recipe].asks_neighbours:
         raise DeployError(f"The recipe {recipe} asks no neighbours: name one that does, such as default or paper.")
-    entries = [bank.entry(name) for name in names] if names else list(bank.entries())
+    damaged: list[str] = []
+    everything = list(bank.entries(damaged))
+    for sentence in damaged:
+        reporter.warn(f"left out: {sentence}")
+    entries = [bank.entry(name) for name in names] if names else everything
     if len(entries) < FEWEST:
         raise DeployError(f"{bank.folder} has {len(entries)} tasks to leave out: add tasks until there are {FEWEST}.")
-    arms = _arms(RECIPES[recipe], sum(1 for _ in bank.entries()) - 1, steps)
+    arms = _arms(RECIPES[recipe], len(everything) - 1, steps)
     table: dict[str, list[float]] = {arm: [] for arm in arms}
     with reporter.progress("left out") as step:
         for done, entry in enumerate(entries, 1):

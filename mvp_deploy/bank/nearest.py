@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,6 +12,7 @@ import torch
 
 from mvp_deploy.bank.signature import Signature
 from mvp_deploy.bank.store import Bank, Entry
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.pruning.head import recalibrate, separability
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
@@ -26,10 +28,12 @@ class Neighbours:
     """voters: nearest first; of the control 'random' in random order.
 
     too_distant: they are farther from the target than the bank's tasks from each other.
+    damaged: a sentence for each stored task that could not be asked.
     """
 
     voters: tuple[Voter, ...]
     too_distant: bool
+    damaged: tuple[str, ...] = ()
 
 
 def similarities(target: Signature, others: Sequence[Signature]) -> np.ndarray:
@@ -111,33 +115,65 @@ def neighbours(
     """
     if not recipe.asks_neighbours:
         return Neighbours((), False)
-    entries = [entry for entry in bank.entries() if entry.data != data]
-    for entry in entries:
-        bank.require(entry.backbone, str(entry.path))
+    damaged: list[str] = []
+    known: list[Signature] = []
+    entries: list[Entry] = []
+    for entry in bank.entries(damaged):
+        with _spared(damaged):
+            if entry.data != data:
+                bank.require(entry.backbone, str(entry.path))
+                known.append(_fitting(entry, signature))
+                entries.append(entry)
     if not entries:
-        return Neighbours((), False)
-    known = [entry.signature() for entry in entries]
+        return Neighbours((), False, tuple(damaged))
     similarity = similarities(signature, known)
     wanted = min(recipe.neighbours or len(entries), len(entries))
     if recipe.nearest_by == "random":
-        order = np.random.default_rng(seed).permutation(len(entries))[:wanted]  # whoever comes first leads
+        order = np.random.default_rng(seed).permutation(len(entries))  # whoever comes first leads
     elif recipe.nearest_by == "farthest":
-        order = np.argsort(similarity, kind="stable")[:wanted]
+        order = np.argsort(similarity, kind="stable")
     else:
-        order = np.argsort(-similarity, kind="stable")[:wanted]
+        order = np.argsort(-similarity, kind="stable")
     if recipe.nearest_by == "leep" or (recipe.nearest_by == "features" and original.classifier is not None):
-        order = np.argsort(-similarity, kind="stable")[: max(wanted, SHORT_LIST)]
+        order = order[: max(wanted, SHORT_LIST)]
         sized = {n: original.with_classes(n) for n in {len(entries[i].classes) for i in order}}
         score = measure or run_model
-        scored = np.array([score(recipe.nearest_by, entries[i], sized[len(entries[i].classes)], train) for i in order])
-        best = np.argsort(-scored, kind="stable")[:wanted]
+        scored = np.full(len(order), -np.inf)  # of a damaged one: it comes last, and is found damaged again
+        for place, i in enumerate(order):
+            with _spared(damaged):
+                scored[place] = score(recipe.nearest_by, entries[i], sized[len(entries[i].classes)], train)
+        best = np.argsort(-scored, kind="stable")
         order, similarity = order[best], _placed(similarity, order, scored)
     chosen_near = recipe.nearest_by not in ("random", "farthest")  # the controls are far on purpose
     distant = chosen_near and too_distant(signature, known, wanted)
-    return Neighbours(tuple(_voter(entries[i], float(similarity[i])) for i in order), distant)
+    voters: list[Voter] = []
+    for i in order:
+        if len(voters) == wanted:
+            break
+        with _spared(damaged):
+            voters.append(_voter(entries[i], float(similarity[i])))
+    return Neighbours(tuple(voters), distant, tuple(dict.fromkeys(damaged)))
+
+
+def _fitting(entry: Entry, target: Signature) -> Signature:
+    """A stored task's signature. Raises DeployError where it cannot be compared with the target's."""
+    found = entry.signature()
+    if found.mean.shape[1] != target.mean.shape[1]:
+        raise DeployError(f"{entry.path} has a signature of another backbone's features: add the task again.")
+    return found
+
+
+@contextmanager
+def _spared(damaged: list[str]) -> Iterator[None]:
+    """One damaged file of a bank does not stop the others: its sentence is told."""
+    try:
+        yield
+    except DeployError as error:
+        damaged.append(str(error))
 
 
 def _voter(entry: Entry, similarity: float) -> Voter:
+    entry.check()
     return Voter(entry.name, similarity, entry.plan, entry.scores(), entry.weights)
 
 

@@ -10,18 +10,31 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base import formats
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.files import atomic_write, unwritable
+from mvp_deploy.base.formats import Malformed, Sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 KEY = "mvp-deploy"  # in safetensors' metadata: SHA-256 of the JSON text, then the text
 BEGIN = f'{{"__metadata__":{{"{KEY}":'  # how safetensors begins a file of ours
+CURE = "restore it from a copy, or make it again"
 Sections = Mapping[str, Mapping[str, "Tensor"]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What the metadata hold: the header, and each section's SHA-256."""
+
+    header: dict[str, Any]
+    sections: dict[str, Sha256]
 
 
 def save(path: str | os.PathLike[str], header: Mapping[str, Any], sections: Sections) -> None:
@@ -45,7 +58,15 @@ def save(path: str | os.PathLike[str], header: Mapping[str, Any], sections: Sect
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The header alone; no tensor is read. Raises DeployError where the file is damaged or not ours."""
-    return _content(path)[0]
+    return _content(path).header
+
+
+def typed(kind: type[T], header: object, path: str | os.PathLike[str]) -> T:
+    """A header (or a part of it) as ``kind``. Raises DeployError where the file's is another."""
+    try:
+        return formats.parse(kind, header)
+    except Malformed as error:
+        raise formats.damaged(path, error, CURE) from error
 
 
 def identity(path: str | os.PathLike[str]) -> str:
@@ -59,7 +80,8 @@ def load(
     """The header and the tensors of ``sections`` (None: all), on the CPU, checked against their checksums."""
     from safetensors import safe_open
 
-    header, digests = _content(path)
+    found = _content(path)
+    header, digests = found.header, found.sections
     content: dict[str, dict[str, Tensor]] = {name: {} for name in (digests if sections is None else sections)}
     try:
         with safe_open(path, framework="pt") as file:
@@ -68,47 +90,48 @@ def load(
                 if section in content:
                     content[section][name] = file.get_tensor(key)
     except Exception as error:  # safetensors raises its own type, OSError or ValueError
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, str(error)[:200]) from error
     for section, tensors in content.items():
         if digests.get(section) != _tensor_digest(tensors):
             raise _damaged(path, f"the checksum of its {section} does not match")
     return header, content
 
 
-def _content(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def _content(path: str | os.PathLike[str]) -> _Content:
     """The header and the sections' checksums."""
-    content = json.loads(_text(path)[64:])
-    return content["header"], content["sections"]
+    try:
+        return formats.parse(_Content, formats.loads(_text(path)[64:].encode(errors="surrogatepass")))
+    except Malformed as error:
+        raise _damaged(path, str(error)) from error
 
 
 def _text(path: str | os.PathLike[str]) -> str:
     """The checksum and the JSON that it is of, checked without touching the tensors behind them."""
-    try:
+    with formats.reading_errors(path):
+        formats.plain_file(path)
         with open(path, "rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if size > os.fstat(file.fileno()).st_size:
                 raise _damaged(path, "it is cut short")
-            head = file.read(size).decode()
-        if not head.startswith(BEGIN):
-            raise DeployError(f"{Path(path)} was not written by mvp-deploy: it has no header of ours.")
-        text: str = json.JSONDecoder().raw_decode(head, len(BEGIN))[0]  # the table of tensors behind it is not parsed
-        if text[:64] != _digest(text[64:]):
-            raise _damaged(path, "the checksum of its header does not match")
-    except FileNotFoundError as error:
-        raise DeployError(f"{Path(path)} does not exist.") from error
-    except OSError as error:
-        raise DeployError(f"{Path(path)} cannot be read ({error.strerror or error}).", ExitCode.ENVIRONMENT) from error
-    except (ValueError, TypeError) as error:
+            head = file.read(min(size, formats.MAX_BYTES))
+    if not head.startswith(BEGIN.encode()):
+        raise DeployError(f"{Path(path)} was not written by mvp-deploy: it has no header of ours.")
+    try:
+        # the table of tensors behind it is not parsed
+        text = json.JSONDecoder().raw_decode(head.decode(), len(BEGIN))[0]
+    except ValueError as error:
         raise _damaged(path, str(error)) from error
+    if not isinstance(text, str) or text[:64] != _digest(text[64:]):
+        raise _damaged(path, "the checksum of its header does not match")
     return text
 
 
 def _damaged(path: str | os.PathLike[str], what: str) -> DeployError:
-    return DeployError(f"{Path(path)} is damaged ({what}): restore it from a copy, or make it again.")
+    return formats.damaged(path, what, CURE)
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()
 
 
 def _tensor_digest(tensors: Mapping[str, Tensor]) -> str:

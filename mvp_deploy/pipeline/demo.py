@@ -49,7 +49,7 @@ def run_demo(out: Path, *, device: torch.device, seed: int, reporter: Reporter) 
     """Train a backbone, fill a bank, prune a new task by votes, export, time, report. Goes on where it was killed."""
     bank = _bank(out / "bank", device, seed, reporter)
     for number, spec in enumerate(BANK, 1):
-        if spec in {entry.name for entry in bank.entries()}:
+        if spec in {entry.name for entry in bank.entries([])}:
             continue
         reporter.say(f"\nBank, task {number} of {len(BANK)}: {spec}, pruned the long way")
         config = _training(30, seed)

@@ -19,6 +19,7 @@ from mvp_deploy.pruning.head import recalibrate
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.structure import KeepPlan
+from mvp_deploy.structure.plan import PackedMask
 from mvp_deploy.tasks import Images
 from mvp_deploy.training import TrainConfig, accuracy, fit
 
@@ -123,6 +124,13 @@ def prune_iteratively(
 
 
 @dataclass(frozen=True)
+class _Header:
+    plan: dict[str, PackedMask]
+    rounds: tuple[Round, ...]
+    cut: bool
+
+
+@dataclass(frozen=True)
 class _State:
     """Where a run stands. cut: the next round's units are already removed, its fine-tuning is not done."""
 
@@ -146,8 +154,8 @@ class _State:
         if work is None or not (work / "rounds.safetensors").exists():
             return None
         header, sections = tensorfile.load(work / "rounds.safetensors")
-        rounds = tuple(Round(**entry) for entry in header["rounds"])
-        return cls(KeepPlan.from_json(header["plan"]), sections["weights"], rounds, header["cut"])
+        done = tensorfile.typed(_Header, header, work / "rounds.safetensors")
+        return cls(KeepPlan.from_json(header["plan"]), sections["weights"], done.rounds, done.cut)
 
 
 def _cut(original: Original, state: _State, train: Images, budget: Budget, schedule: Schedule, seed: int) -> _State:

@@ -16,9 +16,22 @@ from mvp_deploy.backbones import Backbone
 from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.formats import Classes
 from mvp_deploy.structure import KeepPlan, analyze
+from mvp_deploy.structure.plan import PackedMask
 
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """The JSON header of a model's file."""
+
+    format: int
+    backbone: Backbone
+    plan: dict[str, PackedMask]
+    classes: Classes
+    extra: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ def save(
         "classes": list(classes),
         "extra": dict(extra),
     }
+    tensorfile.typed(Header, header, path)
     tensorfile.save(path, header, {"weights": model_state})
 
 
@@ -62,6 +76,7 @@ def load(path: str | os.PathLike[str]) -> PrunedModel:
         raise DeployError(
             f"{Path(path)} has format {header.get('format')}, this version reads {FORMAT}: update mvp-deploy."
         )
+    tensorfile.typed(Header, header, path)
     backbone, plan = Backbone.from_json(header["backbone"]), KeepPlan.from_json(header["plan"])
     model = rebuild(backbone, plan, len(header["classes"]), sections["weights"])
     return PrunedModel(model, backbone, plan, tuple(header["classes"]), header["extra"])

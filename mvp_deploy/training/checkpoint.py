@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +13,19 @@ from torch import Tensor, nn
 
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.formats import Amount, Count
 from mvp_deploy.training.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Header:
+    """The JSON header of a checkpoint; training: a checksum of all that the training depends on."""
+
+    training: str
+    step: Count
+    seconds: Amount
+    loss: float | None  # None: not read yet
+    scaler: dict[str, float]
 
 
 class Checkpoint:
@@ -48,7 +61,8 @@ class Checkpoint:
         }
         if torch.cuda.is_available():
             sections["random"]["cuda"] = torch.cuda.get_rng_state()
-        done = {"training": self._training, "step": step, "seconds": seconds, "loss": loss}
+        known = None if math.isnan(loss) else loss
+        done = {"training": self._training, "step": step, "seconds": seconds, "loss": known}
         tensorfile.save(self.path, done | {"scaler": self._scaler.state_dict()}, sections)
 
     def load(self) -> tuple[int, float, float]:
@@ -58,7 +72,8 @@ class Checkpoint:
             DeployError: the file is damaged, or belongs to another model, task or configuration.
         """
         header, sections = tensorfile.load(self.path)
-        if header.get("training") != self._training:
+        done = tensorfile.typed(Header, header, self.path)
+        if done.training != self._training:
             raise DeployError(
                 f"the checkpoint {self.path} belongs to another training: delete it, or go back to the "
                 "options it began with"
@@ -69,8 +84,8 @@ class Checkpoint:
             index, _, key = name.partition(".")
             state.setdefault(int(index), {})[key] = value
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
-        self._scaler.load_state_dict(header["scaler"])
+        self._scaler.load_state_dict(done.scaler)
         torch.set_rng_state(sections["random"]["cpu"])
         if "cuda" in sections["random"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(sections["random"]["cuda"])
-        return header["step"], header["seconds"], header["loss"]
+        return done.step, done.seconds, math.nan if done.loss is None else done.loss

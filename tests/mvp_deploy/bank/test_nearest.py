@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,11 @@ def test_a_signature_is_each_class_s_mean_feature(cnn) -> None:
     np.testing.assert_allclose(signature.mean[1], means[0].numpy(), rtol=1e-4, atol=1e-5)
 
 
+METRICS = {"accuracy": 0.9, "unpruned_accuracy": 0.9, "units": 1.0, "params": 1, "macs": 1, "unpruned_params": 1,
+           "unpruned_macs": 1}  # fmt: skip
+COST = {"steps": 1, "seconds": 1.0, "macs": 1}
+
+
 @pytest.fixture
 def bank(cnn, tmp_path: Path) -> Bank:
     """Nine tasks on the backbone of `cnn`, each farther from its task by prototypes than the one before."""
@@ -96,7 +102,9 @@ def bank(cnn, tmp_path: Path) -> Bank:
     for number in range(9):
         signature = Signature(own.mean + number * noise, own.count)
         weights = cnn.original.model.state_dict()
-        made.add(Record(f"task {number}", ("a", "b", "c"), str(number), plan, weights, scores, signature, {}, {}, {}))
+        made.add(
+            Record(f"task {number}", ("a", "b", "c"), str(number), plan, weights, scores, signature, METRICS, COST, {})
+        )
     return made
 
 
@@ -131,3 +139,32 @@ def test_of_the_control_s_random_voters_a_random_one_leads(cnn, bank: Bank) -> N
     found = [neighbours(bank, signature, recipe, cnn.original, cnn.train, seed=seed).voters for seed in range(5)]
     assert len({voters[0].name for voters in found}) > 1
     assert all(len({voter.name for voter in voters}) == 9 for voters in found)
+
+
+def damage(path: Path, section: str) -> None:
+    """Flip a bit of the last byte of a section's last tensor."""
+    content = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    table = json.loads(content[8:start])
+    end = max(entry["data_offsets"][1] for name, entry in table.items() if name.startswith(section))
+    content[start + end - 1] ^= 1
+    path.write_bytes(content)
+
+
+def readable(kind: str, entry: Entry, original: Original, train: Images) -> float:
+    return float(len(entry.weights()))  # the same for all
+
+
+def test_damaged_tasks_are_named_and_the_others_vote(cnn, bank: Bank) -> None:
+    signature = sign(cnn.backbone, cnn.state, cnn.train, 3, cnn.train.device)
+    damage(bank.path("task 0"), "signature/")
+    damage(bank.path("task 1"), "weights/")
+    bank.path("task 2").write_bytes(b"")
+    bank.path("task 3").unlink()
+    bank.path("task 3").mkdir()
+    for measure in ("prototypes", "features"):
+        recipe = Recipe(neighbours=2, nearest_by=measure)
+        found = neighbours(bank, signature, recipe, cnn.original, cnn.train, measure=readable)
+        assert [voter.name for voter in found.voters] == ["task 4", "task 5"]
+        assert len(found.damaged) == 4
+        assert all(any(str(bank.path(f"task {n}")) in sentence for sentence in found.damaged) for n in range(4))
