@@ -22,6 +22,7 @@ NAMES = (
     "demo", "doctor", "bank", "prune", "export", "predict", "evaluate", "bench", "verify", "build", "check",
     "structure", "init", "run", "schema",
 )  # fmt: skip
+DEVICE = ("click", "filelock", "numpy", "onnxruntime", "PIL")  # what the base install brings; [train] brings the rest
 
 
 class LazyCommands(click.Group):
@@ -52,8 +53,9 @@ def _end(error: Exception, debug: bool) -> NoReturn:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if isinstance(error, DeployError):
         message, code = str(error), error.code
-    elif missing and missing.split(".")[0] not in ("mvp_deploy", "exporters", "calibration"):
-        message = f"this needs {missing}, which is not installed: `mvp-deploy doctor` gives the install line."
+    elif missing and not missing.startswith("mvp_deploy"):
+        package = "mvp-deploy" if missing.split(".")[0] in DEVICE else "mvp-deploy[train]"
+        message = f"this needs {missing}, which is not installed: pip install '{package}'"
         code = ExitCode.ENVIRONMENT
     elif isinstance(error, OSError):  # a disk, a network, a permission: nothing that the program could mend
         named = "" if error.filename is None else f"{error.filename}: "

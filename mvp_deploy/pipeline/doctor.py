@@ -16,6 +16,7 @@ from mvp_deploy.exporters.errors import DeployError
 
 OLDEST_PYTHON = (3, 10)
 TORCH_WITH_CUDA = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu130"
+TRAIN = "pip install 'mvp-deploy[train]'"
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,10 @@ def examine() -> list[Finding]:
         Finding("machine", "ok", f"{cpu_name()}, {cores()} cores, {platform.system()} {platform.machine()}"),
         _python(),
         gpu,
-        _package("torch", lambda: _torch(has_gpu), "prune, export", "pip install torch torchvision"),
-        _package("timm", _timm, "backbones", "pip install timm"),
-        _package("onnx", lambda: None, "export", "pip install onnx onnxscript"),
-        _package("onnxscript", lambda: None, "export", "pip install onnx onnxscript"),
+        _package("torch", lambda: _torch(has_gpu), "prune, export", TRAIN),
+        _package("timm", _timm, "backbones", TRAIN),
+        _package("onnx", lambda: None, "export", TRAIN),
+        _package("onnxscript", lambda: None, "export", TRAIN),
         _onnxruntime(has_gpu),
         _package("openvino", lambda: None, "--target openvino", "pip install openvino"),
         _package("executorch", lambda: None, "--target executorch", "pip install executorch"),
@@ -71,7 +72,8 @@ def _package(name: str, check: Callable[[], Finding | None], use: str, cure: str
     try:
         return check() or Finding(name, "ok", installed)
     except Exception as error:  # a broken installation fails in whatever way it likes
-        return Finding(name, "broken", f"{installed} cannot be imported: {_line(error)}", f"{cure} --force-reinstall")
+        again = f"pip install --force-reinstall {name}"
+        return Finding(name, "broken", f"{installed} cannot be imported: {_line(error)}", again)
 
 
 def _torch(has_gpu: bool) -> Finding:

@@ -1,7 +1,7 @@
-"""What runs on a device runs with numpy, click and the runtime alone: no torch, timm, onnx, nor anything optional.
+"""What runs on a device runs with the base install alone: no torch, timm, onnx, nor anything optional.
 
 The commands run in a fresh interpreter that refuses every other package; TensorRT and its GPU are stand-ins. Set
-DEVICE_PYTHON to try another interpreter, with numpy, click, onnxruntime and `pip install --no-deps .` in it:
+DEVICE_PYTHON to try another interpreter, with `pip install .` in it:
 
     DEVICE_PYTHON=venv310/bin/python pytest tests/mvp_deploy/cli/test_on_device.py
 """
@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ PYTHON = os.environ.get("DEVICE_PYTHON", sys.executable)
 HAS = {"click", "numpy", "onnxruntime"}  # onnxruntime: also what the stand-in engines run on
 OWN = {"mvp_deploy", "fakes"}
 PATHS = [str(TESTS), *([] if "DEVICE_PYTHON" in os.environ else [str(TESTS.parent)])]
-COMMAND = f"""
+DEVICE = f"""
 import sys
 also = set(sys.argv.pop(1).split())
 class OnDevice:
@@ -36,14 +37,13 @@ sys.meta_path.insert(0, OnDevice)
 sys.path[:0] = {PATHS}
 from fakes.tensorrt import install
 install("8.6.0")
-from mvp_deploy.cli import main
-main(sys.argv[1:])
 """
+MAIN = "from mvp_deploy.cli import main; main(sys.argv[1:])"
 
 
-def on_device(*arguments: str, home: Path, also: str = "") -> subprocess.CompletedProcess[str]:
+def on_device(*arguments: str, home: Path, also: str = "", code: str = MAIN) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "XDG_CACHE_HOME": str(home), "PYTHONWARNINGS": "ignore"}
-    call = [PYTHON, "-c", COMMAND, also, *arguments]
+    call = [PYTHON, "-c", DEVICE + code, also, *arguments]
     return subprocess.run(call, capture_output=True, text=True, check=False, env=environment, cwd=home)
 
 
@@ -90,3 +90,26 @@ def test_check_needs_onnx_and_says_so(tmp_path: Path) -> None:
     assert done.returncode == 6
     assert "onnx" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["demo"], ["structure", "resnet18"]])
+def test_what_needs_torch_says_which_line_installs_it(tmp_path: Path, command: list[str]) -> None:
+    done = on_device(*command, home=tmp_path, also="filelock PIL")
+    assert done.returncode == 6
+    assert done.stderr == "Error: this needs torch, which is not installed: pip install 'mvp-deploy[train]'\n"
+
+
+def test_every_module_is_imported_or_lacks_a_package_that_only_training_needs(tmp_path: Path) -> None:
+    code = """
+    import pkgutil, mvp_deploy
+    for module in pkgutil.walk_packages(mvp_deploy.__path__, "mvp_deploy."):
+        try:
+            __import__(module.name)
+        except ModuleNotFoundError as error:
+            print(error.name)
+    """
+    done = on_device(code=textwrap.dedent(code), home=tmp_path, also="filelock PIL")
+    assert done.returncode == 0, done.stderr
+    lacking = {name.split(".")[0] for name in done.stdout.split()}
+    assert "torch" in lacking
+    assert lacking <= {"ai_edge_litert", "executorch", "jinja2", "onnx", "openvino", "pydantic", "torch", "yaml"}

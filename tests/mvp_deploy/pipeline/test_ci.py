@@ -60,7 +60,9 @@ def test_the_actions_script_runs_the_config_and_compares_with_an_accepted_report
     assert shell(script, environment | given) == ExitCode.LATENCY
 
 
-@pytest.mark.parametrize(("package", "installed"), [("", "/the/action"), ("mvp-deploy==9", "mvp-deploy==9")])
+@pytest.mark.parametrize(
+    ("package", "installed"), [("", "/the/action[train]"), ("mvp-deploy[train]==9", "mvp-deploy[train]==9")]
+)
 def test_the_action_installs_itself_or_what_it_is_told(
     environment: dict[str, str], package: str, installed: str
 ) -> None:
