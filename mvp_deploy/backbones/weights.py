@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 import sys
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +15,17 @@ from torch import Tensor, nn
 
 from mvp_deploy.base.errors import DeployError
 
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # the better weights first
+WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "model_state_dict")  # the better weights first
+PREFIXES = ("module.", "model.", "ema.", "ema_model.", "model_ema.")  # of what training scripts wrap a model in
+COUNTERS = "num_batches_tracked"  # of batch norm: nothing is computed from them
+INSERTED = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # by torch, at any depth
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict in a file, out of the wrappings that training scripts put around it.
+
+    A PyTorch file is read without running code from it: tensors, plain values, and the argparse.Namespace in which
+    timm's own train.py keeps its arguments.
 
     Raises:
         DeployError: no such file, not safetensors or a PyTorch file of plain tensors, or no state dict in it.
@@ -31,30 +40,37 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
             content = load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, zip and unpickler each have errors of their own
+        found = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error))
+        why = f"it holds {found[1]}, and to read that could run code" if found else repr(error)
         raise DeployError(
-            f"{path} is not a safetensors or PyTorch file of plain tensors ({error!r}): "
+            f"{path} is not a safetensors or PyTorch file of plain tensors ({why}): "
             "save the model's state_dict() alone, best as .safetensors"
         ) from error
-    if isinstance(content, dict):
-        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    for _ in range(3):  # wrappers within wrappers
+        if isinstance(content, dict):
+            content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
+    named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
+    if not named or not all(isinstance(value, Tensor) for value in content.values()):
         raise DeployError(f"{path} holds no state dict: save the model's state_dict(), best as .safetensors")
-    return {key.removeprefix("module.").removeprefix("_orig_mod."): value for key, value in content.items()}
+    return content
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load everything but the head; the head too where it has the model's shape.
 
-    A state dict of another form goes through timm's own converter for the architecture, where it has one: it
-    renames the keys of original releases and resamples position embeddings to another image size.
+    Prefixes that training scripts and torch put before the names are taken off. A state dict of another form goes
+    through timm's own converter for the architecture, where it has one: it renames the keys of original releases and
+    resamples position embeddings to another image size.
 
     Raises:
-        DeployError: entries are missing, unknown or of another shape.
+        DeployError: entries are missing, unknown, of another shape or kind of number, or not finite.
     """
     own = model.state_dict()
     heads = head_prefixes(model)
+    state = _unprefixed(state, {key for key in own if not key.startswith(heads) and not key.endswith(COUNTERS)})
 
     def shapes(entries: Mapping[str, Tensor]) -> dict[str, torch.Size]:
         return {key: value.shape for key, value in entries.items() if not key.startswith(heads)}
@@ -71,11 +87,40 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
             raise _mismatch(source, _some("they have the unknown", given.keys() - expected.keys()))
         if shape != expected[key]:
             raise _mismatch(source, f"{key} is {list(shape)} there and {list(expected[key])} in the model")
-    missing = {key for key in expected.keys() - given.keys() if not key.endswith("num_batches_tracked")}
+    missing = {key for key in expected.keys() - given.keys() if not key.endswith(COUNTERS)}
     if missing:
         raise _mismatch(source, _some("they lack", missing))
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
-    model.load_state_dict(fitting, strict=False)
+    for key, value in fitting.items():
+        if value.is_floating_point() != own[key].is_floating_point() and not key.endswith(COUNTERS):
+            raise _mismatch(source, f"{key} is {value.dtype} there and {own[key].dtype} in the model")
+    try:
+        model.load_state_dict(fitting, strict=False)
+    except (RuntimeError, NotImplementedError) as error:  # sparse, quantised, or without data
+        raise _mismatch(source, f"torch cannot copy them, {str(error).splitlines()[0]}") from error
+    for key, value in model.state_dict().items():
+        if key in fitting and not value.isfinite().all():
+            raise DeployError(
+                f"the weights of {source} are not all finite: {key} has NaN or infinity. The training that wrote them "
+                "diverged: take an earlier checkpoint"
+            )
+
+
+def _unprefixed(state: Mapping[str, Tensor], expected: set[str]) -> dict[str, Tensor]:
+    """The state without prefixes: the part of it that has all the expected names, an average's (EMA) before others.
+
+    Where no part has, the names may be an original release's, and known prefixes go that all entries share.
+    """
+    state = {reduce(lambda name, part: name.replace(part, ""), INSERTED, key): value for key, value in state.items()}
+    any_name = min(expected, default="")
+    prefixes = [key.removesuffix(any_name) for key in state if key.endswith(any_name)]
+    fitting = [prefix for prefix in prefixes if all(prefix + key in state for key in expected)]
+    if fitting:
+        prefix = min(fitting, key=lambda prefix: ("ema" not in re.split(r"[._]", prefix), len(prefix)))
+        return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    while shared := [prefix for prefix in PREFIXES if state and all(key.startswith(prefix) for key in state)]:
+        state = {key.removeprefix(shared[0]): value for key, value in state.items()}
+    return state
 
 
 def head_prefixes(model: nn.Module) -> tuple[str, ...]:
