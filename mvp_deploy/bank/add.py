@@ -42,6 +42,8 @@ def add_task(
     stopped when called again with the same arguments. Raises DeployError where the task is stored already, another
     process is adding it, or the pruned model is not exact.
     """
+    for note in task.notes:
+        reporter.warn(note)
     with bank.claim(task.name, replace=replace) as folder:
         settings: dict[str, Any] = {
             "budget": asdict(budget),

@@ -17,7 +17,7 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.statistics import Interval, mean_interval
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed
-from mvp_deploy.tasks import load_task
+from mvp_deploy.tasks import load_again
 from mvp_deploy.training import TrainConfig
 
 FEWEST = 4  # tasks: with fewer, no interval says anything
@@ -153,8 +153,8 @@ def _left_out(
 ) -> dict[str, float]:
     """Each arm's accuracy on one task, the mean over the seeds."""
     budget, training = Budget(**entry.details["budget"]), TrainConfig(**entry.details["training"])
-    data = load_task(entry.name, seed=training.seed)
-    if data.fingerprint != entry.data:  # it would be asked about itself
+    data = load_again(entry.name, entry.data, training.seed)
+    if data is None:  # it would be asked about itself
         raise DeployError(f"The images of {entry.name} are no longer those it was pruned on: add it anew.")
     task = NewTask.of(data, bank, device)
 

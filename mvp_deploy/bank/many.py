@@ -34,9 +34,7 @@ class Additions:
     def add(self, spec: str, reporter: Reporter) -> Entry:
         """Add one task. Raises DeployError where that cannot be."""
         bank, device = Bank.open(self.bank), resolve(self.device)
-        task = load_task(spec, seed=self.config.seed, skip_bad=self.skip_bad)
-        if task.skipped:
-            reporter.warn(f"{spec}: {task.skipped} unusable images or classes left out")
+        task = load_task(spec, skip_bad=self.skip_bad)
         return add_task(
             bank,
             task,

@@ -39,6 +39,23 @@ def sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file below the folder, in order, those in linked folders too, and dead links; not what hidden folders hold.
+
+    A link to a folder that it lies in is not followed.
+    """
+    yield from _files_below(folder, frozenset())
+
+
+def _files_below(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    above = above | {os.path.realpath(folder)}
+    for path in sorted(folder.iterdir()):
+        if not path.is_dir():
+            yield path
+        elif not path.name.startswith(".") and os.path.realpath(path) not in above:
+            yield from _files_below(path, above)
+
+
 @contextmanager
 def locked(lock: Path, busy: str, *, wait: float = 0) -> Iterator[None]:
     """Hold the lock file ``lock``: nobody else does until the block ends, or the process. Taken again, it holds.

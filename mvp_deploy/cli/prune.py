@@ -60,11 +60,8 @@ def command(
     place = resolve(device)
     budget = make_budget(keep, macs, params, round_to)
     asked = [*changes, *([] if neighbours is None else [f"neighbours={neighbours}"])]
-    loaded = load_task(task, seed=seed, skip_bad=skip_bad)
-    if loaded.skipped:
-        console.warn(f"{task}: {loaded.skipped} unusable images or classes left out")
     run = runs.prune_task(
-        loaded,
+        load_task(task, skip_bad=skip_bad),
         bank,
         out,
         budget,

@@ -22,7 +22,7 @@ from mvp_deploy.calibration.images import CalibrationImages, choose
 from mvp_deploy.export.artefacts import BATCH, HeldOut, Subject, make, numbered, plan
 from mvp_deploy.export.graphs import Precision
 from mvp_deploy.pruning.pruned import PrunedModel
-from mvp_deploy.tasks import Images, Task, load_task, prepare
+from mvp_deploy.tasks import Images, Task, load_again, prepare
 
 DEFAULT_PRECISION = Precision()
 
@@ -88,8 +88,8 @@ def export_run(
 
 def task_of(run: runs.Run) -> Task:
     """The run's task, loaded again. Raises DeployError when its images are not those of the run."""
-    task = load_task(run.info["task"], seed=run.info["seed"], skip_bad=True)
-    if task.fingerprint != run.info["data"]:
+    task = load_again(run.info["task"], run.info["data"], run.info["seed"], skip_bad=True)
+    if task is None:
         raise DeployError(
             f"the images of {run.info['task']} have changed since {run.folder} was made: run `mvp-deploy prune` again."
         )

@@ -53,10 +53,10 @@ def run_demo(out: Path, *, device: torch.device, seed: int, reporter: Reporter) 
             continue
         reporter.say(f"\nBank, task {number} of {len(BANK)}: {spec}, pruned the long way")
         config = _training(30, seed)
-        add_task(bank, load_task(spec, seed=seed), BUDGET, SCHEDULE, config, device=device, reporter=reporter)
+        add_task(bank, load_task(spec), BUDGET, SCHEDULE, config, device=device, reporter=reporter)
     reporter.say(f"\nNew task: {TARGET}, pruned by the votes of its nearest tasks")
     run = runs.prune_task(
-        load_task(TARGET, seed=seed),
+        load_task(TARGET),
         bank,
         out / "run",
         BUDGET,
@@ -97,7 +97,7 @@ def _bank(folder: Path, device: torch.device, seed: int, reporter: Reporter) -> 
         return Bank.open(folder)
     reporter.say(f"Backbone: {BACKBONE} at {IMAGE_SIZE} pixels, trained on {PRETEXT}")
     fresh, state = backbones.create(BACKBONE, image_size=IMAGE_SIZE, seed=seed)
-    task = load_task(PRETEXT, seed=seed)
+    task = load_task(PRETEXT)
     model = backbones.build(fresh, state, len(task.classes), seed=seed)
     train = prepare(task.train, fresh.preprocessing, device)
     with reporter.progress("backbone") as step:

@@ -149,11 +149,8 @@ def prune(work: Work, reporter: Reporter) -> None:
     asked, bank = work.task, Bank.open(work.bank)
     training = asked.training.model_dump(exclude={"optimizer"}, exclude_none=True)
     changes = [f"{name}={value}" for name, value in asked.recipe.set.items()]
-    task = load_task(work.data, seed=work.seed, skip_bad=asked.skip_bad)
-    if task.skipped:
-        reporter.warn(f"{task.skipped} unusable images or classes left out")
     prune_task(
-        task,
+        load_task(work.data, skip_bad=asked.skip_bad),
         bank,
         work.output("prune"),
         Budget(**asked.budget.model_dump()),

@@ -92,6 +92,8 @@ def _prune_task(
     device: torch.device,
     reporter: Reporter,
 ) -> Run:
+    for note in task.notes:
+        reporter.warn(note)
     common = {
         "data": task.fingerprint,
         "backbone": bank.backbone.fingerprint,
@@ -141,10 +143,10 @@ def _prune_task(
     final = accuracy(model, test)
     reporter.say(f"pruned model: accuracy {final:.1%} after {done.steps} steps")
     error = check_exact(original, begun.plan, model, test)
-    warnings = [*begun.info["warnings"], *_advice(whole.accuracy, cut, final, 1 / len(task.classes))]
+    warnings = [*task.notes, *begun.info["warnings"], *_advice(whole.accuracy, cut, final, 1 / len(task.classes))]
     if original.structure.inexact:
         warnings.append(f"units were removed inexactly: the model differs from the silenced one by {error:.1e}")
-    for sentence in warnings:
+    for sentence in warnings[len(task.notes) :]:
         reporter.warn(sentence)
     key = digest(inputs)
     full, small = original.cost(), original.cost(begun.plan)

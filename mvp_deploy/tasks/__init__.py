@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mvp_deploy.tasks.load import load_task
+from mvp_deploy.tasks.load import load_again, load_task
 from mvp_deploy.tasks.preprocessing import Preprocessing
 from mvp_deploy.tasks.task import Split, Task
 
 if TYPE_CHECKING:
     from mvp_deploy.tasks.images import Images, prepare
 
-__all__ = ["Images", "Preprocessing", "Split", "Task", "load_task", "prepare"]
+__all__ = ["Images", "Preprocessing", "Split", "Task", "load_again", "load_task", "prepare"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import lzma
+import math
+import unicodedata
 import zipfile
-import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mvp_deploy.base.errors import DeployError
-from mvp_deploy.tasks.task import Split, Task, choose, held_out
+from mvp_deploy.tasks.picture import Unreadable, check_size
+from mvp_deploy.tasks.task import Split, Task, choose, drawn, held_out
 
 PARTS = ("x_train", "y_train", "x_test", "y_test")
+MAX_BYTES = 8 << 30  # of a file's arrays, unpacked
+MAX_LABEL = 2**31 - 1
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
-def read_digits(spec: str, wanted: tuple[str, ...] | None, seed: int) -> Task:
+def read_digits(spec: str, wanted: tuple[str, ...] | None, seed: int | None) -> Task:
     """The 1797 handwritten digits that scikit-learn ships: 8x8 pixels of 0 to 16, ink bright, by digit.
 
     They are the test part of E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI
@@ -30,13 +33,14 @@ def read_digits(spec: str, wanted: tuple[str, ...] | None, seed: int) -> Task:
     with resources.files("mvp_deploy.tasks").joinpath("digits.npz").open("rb") as file:
         data = np.load(file, allow_pickle=False)
         images = np.round(data["images"] * (255 / 16)).astype(np.uint8)
-        return _task(spec, "digits", {"images": images, "labels": data["labels"]}, wanted, seed)
+        return _task(spec, "digits", {"images": images, "labels": data["labels"]}, wanted, seed or 0)
 
 
-def read_npz(spec: str, path: Path, wanted: tuple[str, ...] | None, seed: int) -> Task:
+def read_npz(spec: str, path: Path, wanted: tuple[str, ...] | None, seed: int | None) -> Task:
     """A task from an .npz: uint8 images [n, height, width] or [n, height, width, 1 or 3], integer labels [n].
 
-    Labels index ``classes`` where the file has that key; else each label is a class named by its number.
+    Labels index ``classes`` where the file has that key; else each label is a class named by its number. ``seed``: as
+    `mvp_deploy.tasks.load.load_task` has it.
     """
     status = path.stat()
     return _task(spec, str(path), _arrays(path, status.st_mtime_ns, status.st_size), wanted, seed)
@@ -45,48 +49,79 @@ def read_npz(spec: str, path: Path, wanted: tuple[str, ...] | None, seed: int) -
 @lru_cache(maxsize=1)  # many tasks of one file follow each other, and unpacking it takes seconds
 def _arrays(path: Path, mtime_ns: int, size: int) -> Arrays:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in (*PARTS, "images", "labels", "label", "classes") if key in file}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
+        with zipfile.ZipFile(path) as archive:
+            wanted = [f"{key}.npy" for key in (*PARTS, "images", "labels", "label", "classes")]
+            members = [member for member in archive.infolist() if member.filename in wanted]
+            if sum(member.file_size for member in members) > MAX_BYTES:
+                raise ValueError(f"its arrays take more than {MAX_BYTES >> 30} GiB; make a folder of images of it")
+            arrays = {}
+            for member in members:
+                with archive.open(member) as file:
+                    arrays[member.filename.removesuffix(".npy")] = _array(file, member.file_size)
+            return arrays
+    except Exception as error:  # zip, its decompressors and numpy's parser each have errors of their own
         raise DeployError(
             f"{path} cannot be read as an .npz of plain arrays ({error}): write it anew with numpy.savez"
         ) from error
 
 
-def _task(spec: str, source: str, data: Arrays, wanted: tuple[str, ...] | None, seed: int) -> Task:
+def _array(file: IO[bytes], size: int) -> npt.NDArray[Any]:
+    """The array in an .npy file of ``size`` bytes; a header that promises more is not believed."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    if math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"an array of {list(shape)} {dtype} in {size} bytes")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _task(spec: str, source: str, data: Arrays, wanted: tuple[str, ...] | None, seed: int | None) -> Task:
     labels = data.get("labels", data.get("label"))
+    parts: dict[str, Split]
     if all(key in data for key in PARTS):
-        train = _checked(f"the training part of {source}", data["x_train"], data["y_train"])
-        test = _checked(f"the test part of {source}", data["x_test"], data["y_test"])
+        parts = {
+            "training": _checked(f"the training part of {source}", data["x_train"], data["y_train"]),
+            "test": _checked(f"the test part of {source}", data["x_test"], data["y_test"]),
+        }
     elif "images" in data and labels is not None:
-        whole = _checked(source, data["images"], labels)
-        mask = held_out(map(str, whole.labels), source, seed)
-        train, test = _part(whole, ~mask), _part(whole, mask)
+        parts = {"": _checked(source, data["images"], labels)}
     else:
         raise DeployError(f"{source} lacks the keys of a task: {', '.join(PARTS)}, or images, labels")
-    names = _names(source, data.get("classes"), np.union1d(train.labels, test.labels))
+    names = _names(source, data.get("classes"), np.unique(np.concatenate([part.labels for part in parts.values()])))
     classes = choose(source, list(names), wanted)
     numbers = [names[name] for name in classes]
-    for part, split in (("training", train), ("test", test)):
+    for part, split in parts.items():
         for name, number in zip(classes, numbers, strict=True):
             if number not in split.labels:
                 raise DeployError(f"class {name!r} of {source} has no {part} images: name others after a #")
-    return Task(spec, classes, _select(train, numbers), _select(test, numbers))
+    whole, *test = (_select(split, numbers) for split in parts.values())
+    if test:
+        return Task(spec, classes, whole, test[0])
+    if seed is None:
+        mask = held_out(whole, classes, source)
+    else:
+        mask = drawn(whole, [str(number) for number in numbers], source, seed)
+    return Task(spec, classes, whole.part(~mask), whole.part(mask))
 
 
 def _names(source: str, classes: npt.NDArray[Any] | None, labels: npt.NDArray[np.int64]) -> dict[str, int]:
     """Which label each class name stands for."""
     if classes is None:
         return {str(label): int(label) for label in labels}
-    names = [str(name) for name in classes.ravel()]
+    names = [unicodedata.normalize("NFC", _text(name)) for name in classes.ravel().tolist()]
     if len(set(names)) < len(names):
         raise DeployError(f"{source} has a class name twice in 'classes': name each class once")
-    if labels.min() < 0 or labels.max() >= len(names):
+    if labels.max() >= len(names):
         raise DeployError(
             f"{source} has labels from {labels.min()} to {labels.max()}, but {len(names)} names in "
             f"'classes': labels must be 0 to {len(names) - 1}"
         )
     return {name: number for number, name in enumerate(names)}
+
+
+def _text(name: object) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
 
 
 def _checked(where: str, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Split:
@@ -99,21 +134,23 @@ def _checked(where: str, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> 
         raise DeployError(
             f"{where} has images of shape {shape}: it must be [n, height, width] or [n, height, width, 3]"
         )
+    try:
+        check_size(images.shape[2], images.shape[1])
+    except Unreadable as error:
+        raise DeployError(f"{where} cannot be used: {error}") from error
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
         raise DeployError(
             f"{where} has labels of type {labels.dtype} and shape {list(labels.shape)}: there must be one "
             f"integer for each of the {len(images)} images"
         )
+    if labels.min() < 0 or labels.max() > MAX_LABEL:
+        raise DeployError(f"{where} has labels from {labels.min()} to {labels.max()}: count the classes from 0 up")
     rgb = np.broadcast_to(images, (*images.shape[:3], 3))  # grey shown as RGB, without three copies
     return Split(rgb, labels.astype(np.int64))
 
 
-def _part(split: Split, mask: npt.NDArray[np.bool_]) -> Split:
-    return Split(np.asarray(split.images)[mask], split.labels[mask])
-
-
 def _select(split: Split, numbers: list[int]) -> Split:
     """The images with these labels, relabelled 0, 1, … in the order of the numbers."""
-    chosen = _part(split, np.isin(split.labels, numbers))
+    chosen = split.part(np.isin(split.labels, numbers))
     new = {number: k for k, number in enumerate(numbers)}
     return Split(chosen.images, np.array([new[label] for label in chosen.labels.tolist()], np.int64))

@@ -2,119 +2,202 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
 
 from mvp_deploy.base.errors import DeployError
-from mvp_deploy.tasks.task import Split, Task, choose, held_out
+from mvp_deploy.base.files import files_below
+from mvp_deploy.tasks import picture
+from mvp_deploy.tasks.task import Split, Task, choose, drawn, held_out
 
-Files = dict[str, list[Path]]  # of each class
+PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+PHOTOS = {".heic", ".heif", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}
+DARK = 16  # of 255: 16-bit images none of which is brighter are 12-bit ones, and would be read as black
 
 
-def read_folder(spec: str, root: Path, wanted: tuple[str, ...] | None, seed: int, skip_bad: bool) -> Task:
-    """A task from ``root/train/CLASS/*`` with ``root/val`` or ``root/test`` (val where there are both), or
-    from ``root/CLASS/*`` split by the seed. Every image is decoded once, so that a broken one is found here.
+def read_folder(spec: str, root: Path, wanted: tuple[str, ...] | None, skip_bad: bool, seed: int | None) -> Task:
+    """A task from ``root/train/CLASS/…`` with ``root/val`` or ``root/test`` (val where there are both), or from
+    ``root/CLASS/…``, split as `mvp_deploy.tasks.load.load_task` says. Folders in a class's folder belong to the class.
+
+    Every image is decoded once, so that a broken one is found here.
     """
-    if _class_folders(root / "train"):  # else «train» may be the name of a class
+    if _entries(root / "train")[0]:  # else «train» may be the name of a class
         return _divided(spec, root, wanted, skip_bad)
-    files, skipped = _usable(root, wanted, skip_bad)
-    classes = choose(str(root), sorted(files), wanted)
-    whole = _split(files, classes)
-    test = held_out((classes[label] for label in whole.labels), str(root), seed)
-    return Task(spec, classes, _part(whole, ~test), _part(whole, test), skipped)
+    found = _scan(root, wanted, skip_bad)
+    classes = choose(str(root), sorted(found.files), wanted)
+    whole = found.split(classes)
+    mask = held_out(whole, classes, str(root)) if seed is None else drawn(whole, classes, str(root), seed)
+    return Task(spec, classes, whole.part(~mask), whole.part(mask), found.left_out, found.converted)
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """The image as uint8 RGB [height, width, 3]; raises DeployError when it cannot be decoded."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except Exception as error:  # decoders raise whatever a broken file drives them to
-        raise DeployError(_unreadable(path, error)) from error
+        return picture.read(path).pixels
+    except picture.Unreadable as error:
+        raise _unreadable(path, error) from error
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The readable images of each class, what was left out, by reason, and how images are converted."""
+
+    files: Mapping[str, list[Path]]
+    left_out: Counter[str] = field(default_factory=Counter)
+    converted: Counter[str] = field(default_factory=Counter)
+
+    def split(self, classes: tuple[str, ...]) -> Split:
+        paths = tuple(path for name in classes for path in self.files[name])
+        labels = [k for k, name in enumerate(classes) for _ in self.files[name]]
+        return Split(paths, np.array(labels, np.int64))
 
 
 def _divided(spec: str, root: Path, wanted: tuple[str, ...] | None, skip_bad: bool) -> Task:
     held = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
     if held is None:
         raise DeployError(f"{root} has train/ but neither val/ nor test/: add one, with the same classes")
-    train, skipped_train = _usable(root / "train", wanted, skip_bad)
-    test, skipped_test = _usable(held, wanted, skip_bad)
-    lonely = sorted(train.keys() ^ test.keys())
+    train, test = _scan(root / "train", wanted, skip_bad), _scan(held, wanted, skip_bad)
+    lonely = sorted(train.files.keys() ^ test.files.keys())
     if lonely and not skip_bad:
-        there, missing = (root / "train", held) if lonely[0] in train else (held, root / "train")
+        there, missing = (root / "train", held) if lonely[0] in train.files else (held, root / "train")
         raise DeployError(
             f"class {lonely[0]!r} is in {there} but not in {missing}: give both the same class folders, or "
             "pass --skip-bad to leave such classes out"
         )
-    classes = choose(str(root), sorted(train.keys() & test.keys()), wanted)
-    skipped = skipped_train + skipped_test + len(lonely)
-    return Task(spec, classes, _split(train, classes), _split(test, classes), skipped)
+    classes = choose(str(root), sorted(train.files.keys() & test.files.keys()), wanted)
+    left_out = train.left_out + test.left_out
+    if lonely:
+        left_out["classes in one part only"] = len(lonely)
+    if others := sorted(_entries(root)[0].keys() - {"train", held.name}):
+        left_out[f"folders beside train/ and {held.name}/: {', '.join(others[:3])}"] = len(others)
+    return Task(spec, classes, train.split(classes), test.split(classes), left_out, train.converted + test.converted)
 
 
-def _usable(root: Path, wanted: tuple[str, ...] | None, skip_bad: bool) -> tuple[Files, int]:
-    """The readable images of each class, and how many images and classes were left out as unusable."""
-    names = [folder.name for folder in _class_folders(root)]
-    if not names:
+def _scan(root: Path, wanted: tuple[str, ...] | None, skip_bad: bool) -> _Found:
+    """The images below the class folders of a part of the data."""
+    folders, left_out = _entries(root)
+    if not folders:
         raise DeployError(f"{root} has no class folders: put each class's images into a folder of its name")
-    chosen = names if wanted is None else choose(str(root), names, wanted)
-    files = {name: _images(root / name) for name in chosen}
-    errors = _errors([path for paths in files.values() for path in paths])
+    chosen = tuple(folders) if wanted is None else choose(str(root), list(folders), wanted)
+    for name in chosen:
+        _no_parts(folders[name], [entry.name for entry in folders[name].iterdir() if entry.is_dir()])
+    _no_parts(root, chosen, least=2)
+    images: dict[str, list[Path]] = {name: [] for name in chosen}
+    listed = [(name, path) for name in chosen for path in files_below(folders[name]) if _counts(path)]
+    errors, converted, deep = [], Counter[str](), []
+    with ThreadPoolExecutor() as threads:  # decoding does not hold Python's lock
+        glances = threads.map(_glance, [path for _, path in listed])
+        for (name, path), glance in zip(listed, glances, strict=True):
+            if isinstance(glance, DeployError):
+                errors.append(glance)
+            elif isinstance(glance, str):
+                left_out[glance] += 1
+            else:
+                images[name].append(path)
+                converted.update(glance.conversions)
+                if picture.DEEP in glance.conversions:
+                    deep.append((glance.brightest, path))
     if errors and not skip_bad:
-        raise DeployError(next(iter(errors.values())))
-    good = {name: [path for path in paths if path not in errors] for name, paths in files.items()}
-    empty = [name for name, paths in good.items() if not paths]
+        raise errors[0]
+    if errors:
+        left_out["unreadable images"] += len(errors)
+    if deep and max(deep)[0] < DARK:
+        raise DeployError(
+            f"the 16-bit images of {root} use less than a sixteenth of their range and would be read as black, for "
+            f"instance {deep[0][1]}: scale them to 0..65535, or save them with 8 bits"
+        )
+    empty = [name for name, paths in images.items() if not paths]
     if empty and (wanted is not None or not skip_bad):
         cure = "do not name the class" if skip_bad else "remove the folder, or pass --skip-bad"
-        raise DeployError(f"the class folder {root / empty[0]} holds no readable image: add some, or {cure}")
-    return {name: paths for name, paths in good.items() if paths}, len(errors) + len(empty)
+        raise DeployError(f"the class folder {folders[empty[0]]} holds no readable image: add some, or {cure}")
+    if empty:
+        left_out["classes without a readable image"] += len(empty)
+    return _Found({name: paths for name, paths in images.items() if paths}, left_out, converted)
 
 
-def _class_folders(root: Path) -> list[Path]:
-    if not root.is_dir():
-        return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _entries(root: Path) -> tuple[dict[str, Path], Counter[str]]:
+    """The class folders by name, in order, and what lies beside them and is left out, by reason."""
+    folders: dict[str, Path] = {}
+    left_out = Counter[str]()
+    for path in sorted(root.iterdir()) if root.is_dir() else ():
+        name = unicodedata.normalize("NFC", path.name)
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if name in folders:
+                raise DeployError(
+                    f"{root} has the class folder {name!r} twice, in two ways of writing Unicode (NFC, NFD): merge them"
+                )
+            folders[name] = path
+        elif not path.exists():
+            left_out["dead links"] += 1
+        elif path.suffix.lower() in _endings():
+            left_out["images beside the class folders"] += 1
+    return dict(sorted(folders.items())), left_out
 
 
-def _images(folder: Path) -> list[Path]:
-    from PIL import Image
-
-    endings = Image.registered_extensions()
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    return [path for path in files if path.suffix.lower() in endings]
-
-
-def _errors(paths: list[Path]) -> dict[Path, str]:
-    """What is wrong with each file that cannot be decoded to its end."""
-    with ThreadPoolExecutor() as threads:  # decoding does not hold Python's lock
-        return {path: error for path, error in zip(paths, threads.map(_error, paths), strict=True) if error}
+def _no_parts(where: Path, names: Sequence[str], least: int = 1) -> None:
+    """Refuse folders that would mix training and held-out images as if their names were classes', or none."""
+    parts = [name for name in names if name.lower() in PARTS]
+    if len(parts) >= least:
+        raise DeployError(
+            f"{where} has the folder{'s' * (len(parts) > 1)} {', '.join(parts)} where classes are looked for: the two "
+            "parts are named train/ and val/ (or test/), with the class folders in them"
+        )
 
 
-def _error(path: Path) -> str | None:
-    from PIL import Image
+class _Glance(NamedTuple):
+    """What a check of an image found."""
 
+    conversions: tuple[str, ...]
+    brightest: int  # its largest value, 0 to 255
+
+
+def _glance(path: Path) -> _Glance | str | DeployError:
+    """Decode the file to its end: what was found, or why it is left out, or why it cannot be read."""
+    if path.name.startswith("."):
+        return "hidden files"
+    if not path.is_file():
+        return "dead links" if path.is_symlink() else "special files"
+    ending = _ending(path)
+    if ending and ending not in _endings():
+        return f"{ending} files" + " to convert to JPEG or PNG" * (ending in PHOTOS)
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (1, 1))  # JPEG: read all of the file, but reconstruct an eighth of the size
-            image.load()
-    except Exception as error:  # decoders raise whatever a broken file drives them to
+        seen = picture.read(path, glance=True)
+    except picture.Unreadable as error:
+        if not ending and isinstance(error.__cause__, UnidentifiedImageError):
+            return "files without a suffix that are no images"
         return _unreadable(path, error)
-    return None
+    return _Glance(seen.conversions, int(seen.pixels.max()))
 
 
-def _unreadable(path: Path, error: Exception) -> str:
-    return f"{path} cannot be read as an image ({error}): replace it, remove it, or pass --skip-bad"
+def _counts(path: Path) -> bool:
+    """Whether a file is worth a word: what systems hide is not, unless it is named like an image."""
+    return not path.name.startswith(".") or path.suffix.lower() in _endings()
 
 
-def _split(files: Files, classes: tuple[str, ...]) -> Split:
-    paths = tuple(path for name in classes for path in files[name])
-    labels = [k for k, name in enumerate(classes) for _ in files[name]]
-    return Split(paths, np.array(labels, np.int64))
+def _ending(path: Path) -> str:
+    """A file's suffix in lower case; none for what follows a dot in «photo 12.30» or «Dr. Smith»."""
+    return path.suffix.lower() if re.fullmatch(r"\.[0-9]*[A-Za-z]\w*", path.suffix) else ""
 
 
-def _part(split: Split, mask: npt.NDArray[np.bool_]) -> Split:
-    return Split(tuple(split.images[k] for k in np.flatnonzero(mask)), split.labels[mask])
+@lru_cache(maxsize=1)
+def _endings() -> frozenset[str]:
+    """The suffixes of the formats that are read."""
+    formats = Image.registered_extensions()
+    return frozenset(ending for ending, name in formats.items() if name in {*picture.FORMATS, "MPO"})
+
+
+def _unreadable(path: Path, error: Exception) -> DeployError:
+    return DeployError(f"{path} cannot be read as an image ({error}): replace it, remove it, or pass --skip-bad")

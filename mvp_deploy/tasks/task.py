@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import difflib
 import hashlib
+import os
+import unicodedata
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +32,23 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
+    def digests(self) -> tuple[bytes, ...]:
+        """SHA-256 of each image's file, or of its pixels."""
+        contents = (image.read_bytes() if isinstance(image, Path) else image.tobytes() for image in self.images)
+        return tuple(hashlib.sha256(content).digest() for content in contents)
+
+    def part(self, mask: npt.NDArray[np.bool_]) -> Split:
+        """The images where the mask is true, in their order."""
+        if isinstance(self.images, tuple):
+            return Split(tuple(compress(self.images, mask)), self.labels[mask])
+        return Split(self.images[mask], self.labels[mask])
+
+    def named(self, index: int) -> str:
+        """Which image that is, for messages."""
+        image = self.images[index]
+        return str(image) if isinstance(image, Path) else f"number {index}"
+
 
 @dataclass(frozen=True, eq=False)
 class Task:
@@ -38,28 +58,74 @@ class Task:
     classes: tuple[str, ...]
     train: Split
     test: Split  # held out: never trained on
-    skipped: int = 0  # unusable files and classes left out, by skip_bad
+    left_out: Mapping[str, int] = field(default_factory=dict)  # files, classes and folders not used, by reason
+    converted: Mapping[str, int] = field(default_factory=dict)  # images not read just as they lie, by how
+
+    @property
+    def skipped(self) -> int:
+        """How many files, classes and folders were left out."""
+        return sum(self.left_out.values())
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over class names, labels and images; the same wherever the data lie. Reads every file."""
+        """SHA-256 over class names, labels, images and how they are read; the same wherever the data lie."""
         digest = hashlib.sha256(repr(self.classes).encode())
         for split in (self.train, self.test):
             digest.update(split.labels.astype("<i8").tobytes())
-            for image in split.images:
-                content = image.read_bytes() if isinstance(image, Path) else image.tobytes()
-                digest.update(hashlib.sha256(content).digest())
+            for image in split.digests:
+                digest.update(image)
+        if self.converted:  # before images were converted by rule, the same files gave other pixels
+            digest.update(repr(sorted(self.converted.items())).encode())
         return digest.hexdigest()
 
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what was left out, converted, or lies in there twice."""
+        notes = []
+        if self.left_out:
+            notes.append(f"{self.name}: left out: {_counts(self.left_out)}")
+        if self.converted:
+            notes.append(f"{self.name}: images {_counts(self.converted)}")
+        return (*notes, *self._copies())
 
-def parse(spec: str) -> tuple[str, tuple[str, ...] | None]:
-    """Split ``SOURCE[#class,class,…]``; a class name with a comma in it is quoted as in CSV."""
-    source, found, names = spec.partition("#")
+    def _copies(self) -> Iterator[str]:
+        trained = {digest: k for k, digest in enumerate(self.train.digests)}
+        again = [(k, trained[digest]) for k, digest in enumerate(self.test.digests) if digest in trained]
+        if again:
+            test, train = again[0]
+            yield (
+                f"{self.name}: {len(again)} of {len(self.test)} held-out images are copies of training images, so that "
+                f"the accuracy is too good: {self.test.named(test)} is {self.train.named(train)}"
+            )
+        labels = self.train.labels.tolist()
+        twice = [(k, trained[d]) for k, d in enumerate(self.train.digests) if labels[k] != labels[trained[d]]]
+        if twice:
+            one, other = twice[0]
+            yield (
+                f"{self.name}: {len(twice)} training images lie in two classes, for instance "
+                f"{self.train.named(one)} and {self.train.named(other)}"
+            )
+
+
+def _counts(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
+
+
+def parse(spec: str, base: Path = Path()) -> tuple[str, tuple[str, ...] | None]:
+    """Split ``SOURCE[#class,class,…]``; a class name with a comma in it is quoted as in CSV.
+
+    A source may have a # in its path: the longest part before a # that is a file or folder (below ``base``) is it.
+    """
+    ends = [k for k, letter in enumerate(spec) if letter == "#"] + [len(spec)]
+    there = (k for k in reversed(ends) if k and os.path.exists(base / Path(spec[:k]).expanduser()))
+    end = next(there, ends[0])
+    source, names = spec[:end], spec[end + 1 :]
     if not source:
         raise DeployError(f"the task {spec!r} names no source: write SOURCE or SOURCE#class,class")
-    if not found:
+    if end == len(spec):
         return source, None
-    return source, tuple(name.strip() for name in next(csv.reader([names], skipinitialspace=True), []))
+    chosen = next(csv.reader([unicodedata.normalize("NFC", names)], skipinitialspace=True), [])
+    return source, tuple(name.strip() for name in chosen)
 
 
 def choose(source: str, available: Sequence[str], wanted: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -82,18 +148,42 @@ def choose(source: str, available: Sequence[str], wanted: tuple[str, ...] | None
     return chosen
 
 
-def held_out(labels: Iterable[str], source: str, seed: int) -> npt.NDArray[np.bool_]:
-    """Choose a fifth of each class at random as its held-out part, one image at least: a mask over all.
+def held_out(whole: Split, classes: Sequence[str], source: str) -> npt.NDArray[np.bool_]:
+    """Choose a fifth of each class as its held-out part, one image at least: a mask over all.
 
-    A class's draw depends on the seed, its name and its number of images only, so that tasks sharing a class
-    hold out the same images of it.
+    They are the images with the smallest SHA-256. So an image's part depends on its content: every task and every
+    training seed holds out the same images, images that come later move but a few, and copies stay together (unless
+    a class has nothing but copies of one image).
     """
-    names = np.asarray(list(labels))
-    mask = np.zeros(len(names), bool)
-    for name in np.unique(names):
-        where = np.flatnonzero(names == name)
+    digests = np.array(whole.digests, dtype="S32")
+    mask = np.zeros(len(whole), bool)
+    for label, name in enumerate(classes):
+        where = np.flatnonzero(whole.labels == label)
         if len(where) < 2:
-            raise DeployError(f"class {str(name)!r} of {source} has one image: add more")
-        random = np.random.default_rng([seed, zlib.crc32(str(name).encode())])
-        mask[random.permutation(where)[: max(1, round(TEST_FRACTION * len(where)))]] = True
+            raise DeployError(f"class {name!r} of {source} has one image: add more")
+        distinct = np.unique(digests[where])  # in order
+        if len(distinct) == 1:
+            mask[where[: _share(len(where))]] = True
+        else:
+            mask[where] = digests[where] <= distinct[_share(len(distinct)) - 1]
     return mask
+
+
+def drawn(whole: Split, classes: Sequence[str], source: str, seed: int) -> npt.NDArray[np.bool_]:
+    """Choose a fifth of each class at random, by the seed, the class's name and its number of images.
+
+    So the digits are split, and so were all tasks before their images' content decided: banks and runs of that time
+    find theirs again.
+    """
+    mask = np.zeros(len(whole), bool)
+    for label, name in enumerate(classes):
+        where = np.flatnonzero(whole.labels == label)
+        if len(where) < 2:
+            raise DeployError(f"class {name!r} of {source} has one image: add more")
+        random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        mask[random.permutation(where)[: _share(len(where))]] = True
+    return mask
+
+
+def _share(count: int) -> int:
+    return max(1, round(TEST_FRACTION * count))

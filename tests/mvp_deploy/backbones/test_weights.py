@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from mvp_deploy.errors import DeployError, ExitCode
-from mvp_deploy.timm_import import timm
 from torch import Tensor, nn
 
 from mvp_deploy.backbones import build, create
+from mvp_deploy.backbones.timm_import import timm
+from mvp_deploy.base.errors import DeployError, ExitCode
 
 SMALL = "test_resnet"
 State = dict[str, Tensor]
