@@ -12,6 +12,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
+from mvp_deploy.tasks.picture import Unreadable, decode, read
+
 HERE = Path(__file__).parent
 
 
@@ -19,13 +21,13 @@ def prepare(image: Image.Image, how: dict) -> np.ndarray:
     """From an image to the model's input, float32 [1, 3, H, W]: resize, centre, scale to 0..1, normalise."""
     _, height, width = how["input_size"]
     goal = (math.floor(width / how["crop_pct"]), math.floor(height / how["crop_pct"]))
-    image = image.convert("RGB")
+    image = Image.fromarray(decode(image).pixels)
     ratios = (image.width / goal[0], image.height / goal[1])
     if how["crop_mode"] == "squash":
         size = goal
     elif how["crop_mode"] == "border" or goal[0] != goal[1]:
         ratio = max(ratios) if how["crop_mode"] == "border" else min(ratios)
-        size = (round(image.width / ratio), round(image.height / ratio))
+        size = (max(1, round(image.width / ratio)), max(1, round(image.height / ratio)))
     else:
         shortest = min(image.size)
         size = (int(goal[0] * image.width / shortest), int(goal[0] * image.height / shortest))
@@ -50,8 +52,12 @@ def main() -> None:
         str(HERE / "models" / "pruned.fp32.onnx"), providers=["CPUExecutionProvider"]
     )
     for path in sys.argv[1:]:
-        with Image.open(path) as image:
-            (logits,) = session.run(["logits"], {"input": prepare(image, how)})
+        try:
+            image = Image.fromarray(read(path).pixels)
+        except Unreadable as error:
+            print(f"{path}: cannot be read as an image ({error})")
+            continue
+        (logits,) = session.run(["logits"], {"input": prepare(image, how)})
         chances = np.exp(logits[0] - logits[0].max())
         chances /= chances.sum()
         best = int(chances.argmax())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -37,13 +36,21 @@ def writing(path: str | os.PathLike[str], seal: Callable[[Path], None] | None = 
     with atomic_folder(path, partial(refuse_strangers, path), _delete) as fresh:
         yield fresh
         with writing_errors(path):
-            shutil.copyfile(Path(__file__).with_name("example.py"), fresh / "example.py")
+            (fresh / "example.py").write_text(_example(), encoding="utf-8")
             files = {
                 name: {"sha256": sha256(fresh / name), "bytes": (fresh / name).stat().st_size} for name in names(fresh)
             }
             write_json(fresh / MANIFEST, {"format": FORMAT, "files": files})
         if seal is not None:
             seal(fresh)
+
+
+def _example() -> str:
+    """example.py, with the module that reads images in it, so that it runs without this program."""
+    here = Path(__file__).parent
+    imported = "from mvp_deploy.tasks.picture import Unreadable, decode, read\n"
+    reading = (here.parent / "tasks" / "picture.py").read_text(encoding="utf-8")
+    return (here / "example.py").read_text(encoding="utf-8").replace(imported, reading)
 
 
 def withdraw(path: Path) -> None:

@@ -1,6 +1,6 @@
 """From an image file to its pixels: one policy for training, export and the device.
 
-Needs numpy and Pillow alone, and nothing else of this program: a copy lies in every bundle, for its example.py. What is
+Needs numpy and Pillow alone, and nothing else of this program: every bundle's example.py holds a copy of it. What is
 read, how it is converted and what is refused: docs/data.md.
 """
 
@@ -56,8 +56,7 @@ def read(path: str | os.PathLike[str], *, glance: bool = False) -> Picture:
             check_size(*image.size)
             if glance:
                 image.draft("RGB", (1, 1))
-            with _large if image.width * image.height > _LARGE else nullcontext():
-                return _picture(image)
+            return decode(image)
     except Unreadable:
         raise
     except Image.DecompressionBombError as error:  # Pillow's own limit, far above
@@ -74,7 +73,19 @@ def check_size(width: int, height: int) -> None:
         raise Unreadable(f"{width} x {height} pixels are longer than {MAX_RATIO} times the shorter edge: cut it")
 
 
-def _picture(image: Image.Image) -> Picture:
+def decode(image: Image.Image) -> Picture:
+    """The pixels of an opened image.
+
+    Raises:
+        Unreadable: its size or its kind of numbers is not read.
+        Exception: whatever Pillow's decoder raises for a damaged file.
+    """
+    check_size(*image.size)
+    with _large if image.width * image.height > _LARGE else nullcontext():
+        return _decoded(image)
+
+
+def _decoded(image: Image.Image) -> Picture:
     turn = _orientation(image)  # before: Pillow itself turns a TIFF as it loads it
     frames = image.format != "MPO" and getattr(image, "is_animated", False)  # MPO: a camera's JPEG with a preview
     image.load()

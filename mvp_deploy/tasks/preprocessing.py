@@ -18,6 +18,8 @@ Edge = Annotated[int, Within(1, MAX_EDGE)]  # of a model's input, in pixels
 Level = Annotated[float, Within(-1000, 1000)]
 Spread = Annotated[float, Within(1e-6, 1000)]
 
+MAX_RESIZED = 1 << 26  # pixels of an image before its centre is cut out: more memory is not spent on one
+
 
 class Layout(NamedTuple):
     """How one image is brought to the input's size: resize it, then put a part of it onto a canvas.
@@ -87,6 +89,10 @@ class Preprocessing:
             size = (goal[0], int(goal[0] * width / height))
         else:
             size = (int(goal[0] * height / width), goal[0])
+        if size[0] * size[1] > MAX_RESIZED:
+            raise DeployError(
+                f"an image of {width} x {height} pixels would be resized to {size[1]} x {size[0]}: cut or shrink it"
+            )
         rows, columns = _centre(size[0], box[0]), _centre(size[1], box[1])
         border = self.crop_mode == "border"
         red, green, blue = (round(255 * value) if border else 0 for value in self.mean)
