@@ -121,7 +121,7 @@ def prune(
     """
     budget = _budget(keep, macs, params, round_to)
     place = resolve(str(device))
-    task = as_task(data, seed=seed)
+    task = as_task(data)
     backbone = None
     if isinstance(model, str):
         if task is None:
@@ -137,8 +137,8 @@ def prune(
         full = copy.deepcopy(model).eval()
         how, backbone = preprocessing_of(full, image_size), recognise(full, image_size)
     full = full.to(place)
-    train = training_images(task or data, how, place, limit=images, seed=seed)
-    test = held_out_images(task or data, validation, how, place, seed=seed)
+    train = training_images(task or data, how, place, limit=images)
+    test = held_out_images(task or data, validation, how, place)
     if isinstance(model, str):
         solve_head(full, classifier(full), train)
     example = next(iter(train.batches(2)))[0]

@@ -105,7 +105,7 @@ def _show_plan(config: Config, base: Path, only: tuple[str, ...], console: Conso
     from mvp_deploy.pipeline.progress import Failure, worst
     from mvp_deploy.pipeline.run import settle
 
-    works = settle(config, base, only)
+    works = settle(config, base, only, console)
     failed = [work for work in works.values() if isinstance(work, Failure)]
     plans = {
         name: {"error": work.message} if isinstance(work, Failure) else {d.step: d.status for d in plan(work)}

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mvp_deploy.base.errors import DeployError, ExitCode
-from mvp_deploy.base.files import atomic_write, sha256
+from mvp_deploy.base.files import atomic_write, files_below, flush, sha256
+from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.tasks.task import source_of
 
 
-def local(place: str, base: Path) -> str:
+def local(place: str, base: Path, reporter: Reporter | None = None) -> str:
     """A place of deploy.yaml as a local one: URLs fetched, paths taken relative to ``base``, ``digits`` as it is.
 
     What stands behind a # (a task's classes) is kept.
@@ -19,11 +25,13 @@ def local(place: str, base: Path) -> str:
     Raises:
         DeployError: (ENVIRONMENT) a URL cannot be read.
     """
-    source, mark, classes = place.partition("#")
+    if is_url(place):
+        source, mark, classes = place.partition("#")
+        return f"{fetch(source, reporter)}{mark}{classes}"
+    source = source_of(place, base)
     if source == "digits":
         return place
-    path = fetch(source) if is_url(source) else Path(os.path.relpath(base / Path(source).expanduser()))
-    return f"{path}{mark}{classes}"
+    return os.path.relpath(base / Path(source).expanduser()) + place[len(source) :]
 
 
 def is_url(place: str) -> bool:
@@ -69,8 +77,10 @@ def _unreachable(url: str, error: Exception, what: str) -> DeployError:
     )
 
 
-def fetch(url: str) -> Path:
+def fetch(url: str, reporter: Reporter | None = None) -> Path:
     """A local copy of a remote file or folder. What is here already, by its checksum there, is not fetched again.
+
+    Files of which a server tells nothing that would change with them are fetched each time; the reporter says so.
 
     Raises:
         DeployError: (ENVIRONMENT) there is nothing, the network fails, or fsspec lacks a package for it.
@@ -79,17 +89,20 @@ def fetch(url: str) -> Path:
 
     try:
         system, root = fsspec.core.url_to_fs(url)
+        system.invalidate_cache()
         files = {_relative(name, root): name for name in sorted(system.find(root)) if "/.work/" not in name}
         if not files:
             raise FileNotFoundError(url)
-        keys = {name: _key(url, name, system.ukey(remote)) for name, remote in files.items()}
-        for name, remote in files.items():
-            stored = cache() / "files" / keys[name]
-            if not stored.exists():
-                with atomic_write(stored) as temporary:
-                    system.get_file(remote, str(temporary))
+        with ThreadPoolExecutor(8) as threads:  # over http, each is a request
+            states = dict(zip(files, threads.map(partial(_state, system), files.values()), strict=True))
+        keys = {name: _fetched(system, remote, url, name, states[name]) for name, remote in files.items()}
     except Exception as error:  # whatever the file system behind the URL raises
         raise _unreachable(url, error, "fetched") from error
+    if reporter and (untold := [name for name, state in states.items() if state is None]):
+        reporter.warn(
+            f"{url}: the server tells neither ETag nor Last-Modified of {len(untold)} files: they are fetched each "
+            "time, since nothing else shows whether they have changed"
+        )
     return _tree(root.rstrip("/").rpartition("/")[2], keys)
 
 
@@ -104,6 +117,36 @@ def _relative(name: str, root: str) -> str:
     if ".." in parts.split("/"):
         raise ValueError(f"{name} leads out of its folder")
     return parts
+
+
+def _state(system: Any, remote: str) -> str | None:
+    """What changes with a remote file's content, as its server tells it; None if it tells nothing of that."""
+    if "https" not in system.protocol:
+        return str(system.ukey(remote))
+    info = system.info(remote)  # by a HEAD request; fsspec's own key for it is the address alone
+    told = {name: info[name] for name in ("ETag", "Content-MD5", "Digest", "Last-Modified", "size") if info.get(name)}
+    return repr(told) if told.keys() - {"size"} else None
+
+
+def _fetched(system: Any, remote: str, url: str, name: str, state: str | None) -> str:
+    """The name in the cache of a remote file that is there by now."""
+    files = cache() / "files"
+    if state is not None:
+        stored = files / _key(url, name, state)
+        if not stored.exists():
+            with atomic_write(stored) as temporary:
+                system.get_file(remote, str(temporary))
+        return stored.name
+    fresh = files / f".{secrets.token_hex(8)}"
+    files.mkdir(parents=True, exist_ok=True)
+    try:
+        system.get_file(remote, str(fresh))
+        key = _key(url, name, sha256(fresh))
+        flush(fresh)
+        fresh.replace(files / key)
+        return key
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _key(url: str, name: str, checksum: object) -> str:
@@ -137,12 +180,12 @@ def _link(source: Path, target: Path) -> None:
 
 
 def content(place: str) -> str:
-    """A checksum of a local file or folder: names and contents, but of hidden files.
+    """A checksum of a local file or folder: names and contents, of linked folders too, but not of hidden files.
 
     Raises:
         DeployError: (INPUT) there is nothing.
     """
-    source = place.partition("#")[0]
+    source = source_of(place)
     path = Path(source)
     if source == "digits":
         return source  # part of the code
@@ -151,7 +194,7 @@ def content(place: str) -> str:
     if not path.is_dir():
         raise DeployError(f"there is no file or folder {source}: check the path in the config.")
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
+    for file in files_below(path):
         name = file.relative_to(path)
         if file.is_file() and not any(part.startswith(".") for part in name.parts):
             digest.update(f"{name.as_posix()}\n{sha256(file)}\n".encode())

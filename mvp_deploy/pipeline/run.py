@@ -59,7 +59,7 @@ def run(
     if sign_key is not None:
         signing.public_half(sign_key)  # a key that is none fails before hours of work
     with _locked(folder(config, base)):
-        works = settle(config, base, only)
+        works = settle(config, base, only, reporter)
         built = build_all(
             {name: work for name, work in works.items() if isinstance(work, Work)}, jobs, cluster, reporter
         )
@@ -81,16 +81,18 @@ def run(
     }
 
 
-def settle(config: Config, base: Path, only: Sequence[str] = ()) -> dict[str, Work | Failure]:
+def settle(
+    config: Config, base: Path, only: Sequence[str] = (), reporter: Reporter | None = None
+) -> dict[str, Work | Failure]:
     """Every task asked for with its keys, or why it cannot be started."""
     if unknown := [name for name in only if name not in config.tasks]:
         raise DeployError(f"there is no task {unknown[0]!r}: the config has {', '.join(config.tasks)}.")
-    bank = _bank(config, base)
+    bank = _bank(config, base, reporter)
     out = folder(config, base)
 
     def settled(name: str) -> Work:
         task = config.tasks[name]
-        data = local(task.data, base)
+        data = local(task.data, base, reporter)
         return steps.settle(name, task, data, bank, device=config.device, seed=config.seed, out=out)
 
     return {name: caught(partial(settled, name)) for name in only or config.tasks}
@@ -103,8 +105,8 @@ def folder(config: Config, base: Path) -> Path:
     return Path(os.path.relpath(base / config.out))
 
 
-def _bank(config: Config, base: Path) -> Path:
-    bank = Path(local(config.bank, base))
+def _bank(config: Config, base: Path, reporter: Reporter | None) -> Path:
+    bank = Path(local(config.bank, base, reporter))
     if not (bank / "bank.json").is_file():
         raise DeployError(
             f"{config.bank} is not a bank: make one with `mvp-deploy bank init {config.bank} --backbone resnet18`."

@@ -111,20 +111,25 @@ def _counts(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
 
 
-def parse(spec: str, base: Path = Path()) -> tuple[str, tuple[str, ...] | None]:
-    """Split ``SOURCE[#class,class,…]``; a class name with a comma in it is quoted as in CSV.
+def source_of(spec: str, base: Path = Path()) -> str:
+    """The SOURCE of ``SOURCE[#class,class,…]``.
 
-    A source may have a # in its path: the longest part before a # that is a file or folder (below ``base``) is it.
+    Its path may have a # in it: it is the longest part before a # that is a file or folder (below ``base``).
     """
     ends = [k for k, letter in enumerate(spec) if letter == "#"] + [len(spec)]
     there = (k for k in reversed(ends) if k and os.path.exists(base / Path(spec[:k]).expanduser()))
-    end = next(there, ends[0])
-    source, names = spec[:end], spec[end + 1 :]
+    return spec[: next(there, ends[0])]
+
+
+def parse(spec: str) -> tuple[str, tuple[str, ...] | None]:
+    """Split ``SOURCE[#class,class,…]``; a class name with a comma in it is quoted as in CSV."""
+    source = source_of(spec)
     if not source:
         raise DeployError(f"the task {spec!r} names no source: write SOURCE or SOURCE#class,class")
-    if end == len(spec):
+    if source == spec:
         return source, None
-    chosen = next(csv.reader([unicodedata.normalize("NFC", names)], skipinitialspace=True), [])
+    names = unicodedata.normalize("NFC", spec[len(source) + 1 :])
+    chosen = next(csv.reader([names], skipinitialspace=True), [])
     return source, tuple(name.strip() for name in chosen)
 
 
