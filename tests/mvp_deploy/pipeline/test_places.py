@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import http.server
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import fsspec
 import pytest
@@ -81,6 +84,82 @@ def test_content_changes_with_names_and_bytes_alone(tmp_path: Path) -> None:
     renamed = content(str(tmp_path))
     (tmp_path / "b").write_text("2")
     assert len({before, renamed, content(str(tmp_path))}) == 3
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves one file with these headers."""
+
+    content, headers_sent, fetched = b"", {}, []  # type: ignore[var-annotated]
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        for name, value in {"Content-Length": str(len(self.content)), **self.headers_sent}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(self.content)
+        self.fetched.append(self.path)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, type[Server]]]:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setenv("MVP_DEPLOY_CACHE", str(tmp_path / "cache"))
+    handler = type("Handler", (Server,), {"fetched": []})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}/birds.npz", handler
+        running.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
+def test_changed_data_on_a_web_server_are_fetched_again(server: tuple[str, type[Server]], header: str) -> None:
+    url, handler = server
+    handler.content, handler.headers_sent = b"one", {header: '"1"'}
+    assert fetch(url).read_bytes() == b"one"
+    first = len(handler.fetched)
+    assert fetch(url).read_bytes() == b"one"
+    assert len(handler.fetched) - first < first  # fsspec looks for links in it, but it is not fetched again
+    handler.content, handler.headers_sent = b"two", {header: '"2"'}
+    assert fetch(url).read_bytes() == b"two"
+    assert fetch(url).name == "birds.npz"
+
+
+def test_a_web_server_that_tells_nothing_is_asked_each_time_and_that_is_said(server: tuple[str, type[Server]]) -> None:
+    url, handler = server
+    reporter = Mock()
+    handler.content = b"one"
+    first = fetch(url, reporter)
+    assert fetch(url) == first  # the same content, the same place
+    handler.content = b"two"
+    assert fetch(url, reporter).read_bytes() == b"two"
+    assert first.read_bytes() == b"one"
+    assert "neither ETag nor Last-Modified" in reporter.warn.call_args.args[0]
+
+
+def test_linked_folders_count_too(tmp_path: Path) -> None:
+    (tmp_path / "store" / "ant").mkdir(parents=True)
+    (tmp_path / "store" / "ant" / "0.png").write_text("1")
+    (tmp_path / "store" / "ant" / "round").symlink_to(tmp_path / "store")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "ant").symlink_to(tmp_path / "store" / "ant")
+    before = content(str(tmp_path / "data"))
+    (tmp_path / "store" / "ant" / "0.png").write_text("2")
+    assert content(str(tmp_path / "data")) != before
+
+
+def test_a_hash_in_a_path_is_not_the_start_of_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("project/c#1").mkdir(parents=True)
+    Path("project/c#1/a").write_text("1")
+    assert local("c#1#x,y", Path("project")) == f"project{os.sep}c#1#x,y"
+    assert content("project/c#1#x,y") == content("project/c#1")
 
 
 def test_a_remote_bank_and_remote_data_give_what_local_ones_give(remote, run) -> None:
