@@ -154,7 +154,7 @@ def test_what_no_target_delivers_is_told_before_anything_is_made(
 
 
 def test_changed_images_are_noticed(run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy, "load_task", lambda spec, **options: load_task("digits#0,2"))
+    monkeypatch.setattr("mvp_deploy.tasks.load.load_task", lambda spec, **options: load_task("digits#0,2"))
     with pytest.raises(DeployError, match="have changed"):
         deploy.export_run(run.folder, tmp_path / "bundle", reporter=Silent())
 
