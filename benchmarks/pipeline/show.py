@@ -58,7 +58,7 @@ def run(*arguments: str) -> tuple[int, float, str]:
 
 
 def report(out: str = "deploy") -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path(out, "report.json").read_text())
+    found: dict[str, Any] = json.loads(Path(out, "report.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -143,7 +143,7 @@ def regression() -> dict[str, Any]:
         model["bytes"] //= 2
     for row in before["tasks"][TASK]["times"]["rows"]:
         row["timing"]["median"] = {key: value / 2 for key, value in row["timing"]["median"].items()}
-    Path("accepted.json").write_text(json.dumps(before))
+    Path("accepted.json").write_text(json.dumps(before), encoding="utf-8")
     code, _, said = run("--baseline", "accepted.json")
     return {"exit": code, "said": said, "met": code == 4 and "latency growth" in said and "size growth" in said}
 
@@ -162,7 +162,7 @@ def read_back() -> dict[str, Any]:
     run("--set", f"tasks.{TASK}.gates.max_size_mb=0.001")
     suites = [dict(suite.attrib) for suite in ET.parse("deploy/junit.xml").getroot()]
     failures = [str(f.get("message")) for f in ET.parse("deploy/junit.xml").getroot().iter("failure")]
-    summary = Path("step_summary.md").read_text()
+    summary = Path("step_summary.md").read_text(encoding="utf-8")
     run()  # and all is well again
     return {"junit": suites, "failures": failures, "summary": summary, "met": "max_size_mb" in " ".join(failures)}
 
@@ -188,7 +188,7 @@ def main() -> None:
     result: dict[str, Any] = json.loads(out.read_text()) if asked.go_on and out.exists() else {}
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "environment": lambda: {**environment(), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())},
-        "config": lambda: {"deploy.yaml": Path("deploy.yaml").read_text()},
+        "config": lambda: {"deploy.yaml": Path("deploy.yaml").read_text(encoding="utf-8")},
         "run twice": twice,
         "tasks": tasks,
         "killed": lambda: killed(result["run twice"]["first"]["seconds"], asked.kills, asked.seed),

@@ -27,12 +27,14 @@ def reset_peak_memory() -> None:
     """Let the kernel count this process's peak memory, VmHWM, afresh (Linux)."""
     gc.collect()
     ctypes.CDLL(None).mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: what is freed goes back, so it is not reused unseen
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def memory_mb(field: str) -> float:
     """This process's memory now (field VmRSS) or at most since the last reset (VmHWM), in MB (Linux)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    line = next(
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith(field)
+    )
     return int(line.split()[1]) / 1024
 
 
@@ -52,7 +54,7 @@ def run_each(
     """
     from mvp_deploy.base.files import atomic_write
 
-    done: dict[str, Result] = json.loads(results.read_text()) if results.exists() else {}
+    done: dict[str, Result] = json.loads(results.read_text(encoding="utf-8")) if results.exists() else {}
     for name in names:
         if name in done and not again and "failed" not in done[name] and complete(done[name]):
             continue
@@ -76,7 +78,7 @@ def _run(script: str, name: str, limit: int, flags: list[str]) -> Result:
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (limit, limit)),
         )
         if answer.exists():
-            return json.loads(answer.read_text()) | {"seconds": time.perf_counter() - start}
+            return json.loads(answer.read_text(encoding="utf-8")) | {"seconds": time.perf_counter() - start}
     if -ended.returncode in (signal.SIGXCPU, signal.SIGKILL):
         return {"failed": f"no end within {limit} s"}
     return {"failed": f"exit code {ended.returncode}: {(ended.stderr or 'no message')[-300:]}"}
@@ -96,4 +98,4 @@ def child(measure: Callable[[str, list[str]], Result]) -> None:
         result = measure(name, flags)
     except Exception as error:
         result = {"failed": f"{type(error).__name__}: {error}"[:600]}
-    Path(answer).write_text(json.dumps(result))
+    Path(answer).write_text(json.dumps(result), encoding="utf-8")

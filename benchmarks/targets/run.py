@@ -81,9 +81,11 @@ def _table(title: str, file: Path, command: list[Any]) -> str:
         deploy(*command, "--out", whole)
         found = json.loads(whole.read_text())
         rows = [_short(row, found["rows"]) for row in found["rows"]]
-        file.write_text(json.dumps({"environment": found["environment"], "rows": rows}, indent=1) + "\n")
+        file.write_text(
+            json.dumps({"environment": found["environment"], "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
         whole.unlink()
-    result = json.loads(file.read_text())
+    result = json.loads(file.read_text(encoding="utf-8"))
     lines = [_line(HEAD), _line(["---"] * len(HEAD)), *(_line(_cells(row)) for row in result["rows"])]
     others = result["environment"]["others"]
     return "\n".join([f"### {title}", "", *lines, "", f"Cores that other work kept busy: {others}.", ""])

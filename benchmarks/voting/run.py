@@ -83,7 +83,7 @@ def key_of(keep: float, target: str, seed: int, arm: str, steps: int) -> dict[st
 
 def read(file: Path) -> Iterator[dict[str, Any]]:
     """The cells of a file; none where it is missing. A line cut short by a kill is passed over."""
-    for line in file.read_text().splitlines() if file.exists() else ():
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
             yield json.loads(line)
         except ValueError:
@@ -91,7 +91,7 @@ def read(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def append(file: Path, cell: Cell) -> None:
-    with file.open("a") as out:
+    with file.open("a", encoding="utf-8") as out:
         out.write(json.dumps(cell) + "\n")
 
 

@@ -61,7 +61,7 @@ def cpu_name() -> str:
         if key.strip() == "model name":
             return value.strip()
     if board.exists():
-        return board.read_text(errors="replace").strip("\0\n ")
+        return board.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     return platform.processor() or platform.machine()
 
 
@@ -107,4 +107,8 @@ def _status(key: str) -> int | None:
 
 
 def _lines(path: Path) -> list[str]:
-    return path.read_text(errors="replace").splitlines() if sys.platform == "linux" and path.exists() else []
+    return (
+        path.read_text(encoding="utf-8", errors="replace").splitlines()
+        if sys.platform == "linux" and path.exists()
+        else []
+    )

@@ -6,6 +6,7 @@ torch, timm and the like inside their functions, so ``--help`` answers at once a
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -41,6 +42,9 @@ class LazyCommands(click.Group):
         arguments = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in arguments  # wherever it stands: «run again with --debug» means at the end
         arguments = [argument for argument in arguments if argument != "--debug"]
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a name that this terminal cannot show fails nothing
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().main(arguments, *positional, **named)
         except Exception as error:

@@ -71,7 +71,7 @@ def manifest_that_names_a_file_outside(path: Path) -> None:
 
 
 def file(path: Path) -> None:
-    path.write_text("a file")
+    path.write_text("a file", encoding="utf-8")
 
 
 @pytest.mark.parametrize(

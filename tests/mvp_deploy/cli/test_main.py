@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -45,6 +47,14 @@ def test_python_m_is_the_command() -> None:
     call = [sys.executable, "-m", "mvp_deploy", "--version"]
     done = subprocess.run(call, capture_output=True, text=True, check=True)
     assert done.stdout == f"mvp-deploy, version {__version__}\n"
+
+
+def test_a_terminal_that_cannot_show_a_name_gets_its_code(tmp_path: Path) -> None:
+    call = [sys.executable, "-m", "mvp_deploy", "init", "日本.yaml"]
+    latin = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(call, capture_output=True, check=False, cwd=tmp_path, env=latin)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(rb"\u65e5\u672c.yaml written")
 
 
 def test_the_shell_completes_commands() -> None:

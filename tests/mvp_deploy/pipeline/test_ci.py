@@ -52,11 +52,11 @@ def test_the_actions_script_runs_the_config_and_compares_with_an_accepted_report
     assert shell(script, environment | given) == 0
     assert "1 of 1 tasks met" in (tmp_path / "summary").read_text()
 
-    report = json.loads(Path("deploy/report.json").read_text())
+    report = json.loads(Path("deploy/report.json").read_text(encoding="utf-8"))
     report["tasks"]["ones"]["models"][1]["bytes"] //= 2
     accepted = Path(inputs["baseline"])
     accepted.parent.mkdir()
-    accepted.write_text(json.dumps(report))
+    accepted.write_text(json.dumps(report), encoding="utf-8")
     assert shell(script, environment | given) == ExitCode.LATENCY
 
 
@@ -68,7 +68,7 @@ def test_the_action_installs_itself_or_what_it_is_told(
 ) -> None:
     [script] = [step["run"] for step in action()["runs"]["steps"] if step.get("name") == "Install"]
     assert shell(script, environment | {"PACKAGE": package, "GITHUB_ACTION_PATH": "/the/action"}) == 0
-    assert Path("installed").read_text().split() == ["install", installed]
+    assert Path("installed").read_text(encoding="utf-8").split() == ["install", installed]
 
 
 def test_every_input_of_the_action_is_used() -> None:

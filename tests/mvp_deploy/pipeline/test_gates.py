@@ -216,21 +216,21 @@ def test_the_command_ends_with_the_gates_code_and_names_it(run, changes: list[st
 
 
 def test_a_run_is_compared_with_the_last_accepted_one(run) -> None:
-    accepted = json.loads(Path("deploy/report.json").read_text())
+    accepted = json.loads(Path("deploy/report.json").read_text(encoding="utf-8"))
     for model in accepted["tasks"]["ones"]["models"]:
         model["bytes"] //= 2
     accepted["tasks"]["threes"] = accepted["tasks"]["ones"]
-    Path("accepted.json").write_text(json.dumps(accepted))
+    Path("accepted.json").write_text(json.dumps(accepted), encoding="utf-8")
     done = run("--baseline", "accepted.json")
     assert done.exit_code == ExitCode.LATENCY
     assert "size growth" in done.stderr
-    assert "threes** was in the baseline" in Path("deploy/summary.md").read_text()
-    assert "regression" in Path("deploy/report.html").read_text()
+    assert "threes** was in the baseline" in Path("deploy/summary.md").read_text(encoding="utf-8")
+    assert "regression" in Path("deploy/report.html").read_text(encoding="utf-8")
 
 
 def test_a_baseline_that_is_none_is_refused(run) -> None:
-    Path("old.json").write_text('{"schema": 0}')
-    Path("nan.json").write_text('{"schema": 1, "tasks": {"ones": {"models": [{"accuracy": NaN}]}}}')
+    Path("old.json").write_text('{"schema": 0}', encoding="utf-8")
+    Path("nan.json").write_text('{"schema": 1, "tasks": {"ones": {"models": [{"accuracy": NaN}]}}}', encoding="utf-8")
     for path in ("old.json", "nan.json", "deploy.yaml", "nowhere.json"):
         done = run("--baseline", path)
         assert done.exit_code == ExitCode.INPUT

@@ -38,7 +38,7 @@ def test_every_precision_and_target_asked_for_is_checked_timed_and_bundled(run) 
     asked += ["gates.speed_up=[{at_least: 0.001, precision: int8, runtime: openvino}]", "benchmark.duration=0.8"]
     done = run("--only", "ones", *(part for change in asked for part in ("--set", change)))
     assert done.exit_code in (0, ExitCode.LATENCY), done.output  # so short a benchmark may be too noisy to tell
-    report = json.loads(Path("deploy/report.json").read_text())["tasks"]["ones"]
+    report = json.loads(Path("deploy/report.json").read_text(encoding="utf-8"))["tasks"]["ones"]
     wanted = {(precision, "onnx") for precision in ("fp32", "fp16", "int8")}
     wanted |= {(precision, "openvino") for precision in ("fp32", "int8")}  # it delivers no fp16, and says so
     assert "openvino does not deliver fp16" in done.stderr
@@ -66,7 +66,7 @@ def test_where_no_engine_can_be_built_that_is_said(run, monkeypatch: pytest.Monk
     assert "ones: No TensorRT engine was built or timed: there is no GPU" in done.stderr
     assert "not measured" in done.stderr
     for name in ("report.html", "summary.md"):
-        assert "No TensorRT engine was built or timed" in Path("deploy", name).read_text()
+        assert "No TensorRT engine was built or timed" in Path("deploy", name).read_text(encoding="utf-8")
 
 
 def test_bundles_are_signed_and_signed_again_with_another_key(run, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_results_go_to_mlflow(run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [experiment] = [e for e in client.search_experiments() if e.name == "mvp-deploy"]
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
     assert set(runs) == {"mvp-deploy run", "ones", "twos"}
-    report = json.loads(Path("deploy/report.json").read_text())["tasks"]["ones"]
+    report = json.loads(Path("deploy/report.json").read_text(encoding="utf-8"))["tasks"]["ones"]
     ones, twos, whole = (runs[name] for name in ("ones", "twos", "mvp-deploy run"))
     assert ones.data.metrics["pruned.accuracy"] == report["metrics"]["pruned"]["accuracy"]
     assert ones.data.metrics["pruned.fp32.onnxruntime_CPU.batch1.speed_up"] > 0
@@ -124,7 +124,7 @@ def test_engines_are_built_once_timed_and_not_bundled(run, install, tmp_path: Pa
     asked += ["--set", "gates.latency=[{at_most_ms: 1000, runtime: tensorrt}]", "--set", "benchmark.duration=0.8"]
     done = run(*asked)
     assert done.exit_code == 0, done.output
-    rows = json.loads(Path("deploy/report.json").read_text())["tasks"]["ones"]["times"]["rows"]
+    rows = json.loads(Path("deploy/report.json").read_text(encoding="utf-8"))["tasks"]["ones"]["times"]["rows"]
     timed = {row["runtime"]: row["speed_up"] for row in rows if row["model"] == "pruned"}
     assert any("tensorrt" in runtime.lower() and gain for runtime, gain in timed.items())
     assert not Path("deploy/bundles/ones/built").exists()

@@ -42,5 +42,5 @@ def test_a_run_killed_again_and_again_ends_as_an_unbroken_one(finished: Path) ->
         ours, unbroken = (folder / "deploy/work/ones" / file for folder in (Path(), finished))
         assert ours.read_bytes() == unbroken.read_bytes(), file
     assert bundle.verify("deploy/bundles/ones") == []
-    steps = json.loads(Path("deploy/report.json").read_text())["tasks"]["ones"]["steps"]
+    steps = json.loads(Path("deploy/report.json").read_text(encoding="utf-8"))["tasks"]["ones"]["steps"]
     assert [step["status"] for step in steps] == ["unchanged", "done", "done", "done"]

@@ -14,7 +14,7 @@ STEPS = ["prune", "export", "benchmark", "bundle"]
 
 
 def report() -> dict:
-    return json.loads(Path("deploy/report.json").read_text())
+    return json.loads(Path("deploy/report.json").read_text(encoding="utf-8"))
 
 
 def statuses(task: str) -> dict[str, str]:
@@ -45,8 +45,8 @@ def test_a_changed_setting_redoes_its_step_and_what_follows_alone(run) -> None:
 
 
 def test_what_was_damaged_since_is_made_again(run) -> None:
-    Path("deploy/work/ones/times.json").write_text("{}")
-    Path("deploy/bundles/twos/labels.json").write_text("[]")
+    Path("deploy/work/ones/times.json").write_text("{}", encoding="utf-8")
+    Path("deploy/bundles/twos/labels.json").write_text("[]", encoding="utf-8")
     assert run().exit_code == 0
     assert statuses("ones")["benchmark"] == "done"
     assert statuses("twos") == dict.fromkeys(STEPS[:3], "unchanged") | {"bundle": "done"}
@@ -82,7 +82,7 @@ def test_one_tasks_failure_stops_no_other_and_is_told_everywhere(run) -> None:
     assert (tasks["ones"]["outcome"], tasks["twos"]["outcome"]) == ("error", "met")
     for text in (
         done.stderr,
-        *(Path("deploy", name).read_text() for name in ("summary.md", "report.html", "junit.xml")),
+        *(Path("deploy", name).read_text(encoding="utf-8") for name in ("summary.md", "report.html", "junit.xml")),
     ):
         assert "there is no file or folder nowhere" in text
 
@@ -100,7 +100,7 @@ def test_an_unexpected_error_in_a_step_is_that_tasks_failure(run, monkeypatch: p
     assert done.exit_code == ExitCode.ERROR
     assert statuses("ones")["benchmark"] == "failed"
     assert statuses("twos")["bundle"] == "done"
-    assert "KeyError" in Path("deploy/work/ones/error.txt").read_text()
+    assert "KeyError" in Path("deploy/work/ones/error.txt").read_text(encoding="utf-8")
 
 
 def test_a_task_that_fails_its_gates_has_no_bundle(run) -> None:
