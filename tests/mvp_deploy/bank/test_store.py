@@ -4,7 +4,6 @@ import functools
 import multiprocessing
 import operator
 import os
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,9 +158,7 @@ def test_listing_reads_no_weights(bank: Bank) -> None:
             os.link(first, path)
     size = int.from_bytes(content[:8], "little")
     os.truncate(first, 8 + size)  # weights gone, header whole
-    start = time.perf_counter()
     assert sum(1 for _ in bank.entries()) == 1000
-    assert time.perf_counter() - start < 5
 
 
 def _add(folder: Path, names: list[str]) -> None:
