@@ -24,6 +24,7 @@ class TrainConfig:
     clip: float | None = 5.0  # the gradient's greatest norm
     augment: bool = True
     flip: bool = False  # mirror images left to right when augmenting; wrong for digits and letters
+    norms: Literal["trained", "frozen"] = "trained"  # frozen: batch norms keep their statistics
     seed: int = 0
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"  # auto: bf16 where the GPU has it, else fp16
     channels_last: bool = True  # weights' layout while training, quicker on CUDA and CPU; afterwards as usual

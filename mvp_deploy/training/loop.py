@@ -19,6 +19,7 @@ from mvp_deploy.training.checkpoint import Checkpoint
 from mvp_deploy.training.config import TrainConfig
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, the last loss
+Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]  # of model, images and labels: the loss to lower
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ def fit(
     config: TrainConfig,
     *,
     teacher: nn.Module | None = None,
+    objective: Objective | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 30.0,
     progress: Progress | None = None,
@@ -45,6 +47,7 @@ def fit(
     Args:
         teacher: a model whose opinion counts for ``config.distill`` of the loss, by the divergence of the
             softened outputs (Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015).
+        objective: the loss, where it is not the cross-entropy of the labels.
         checkpoint: a file written every ``checkpoint_seconds`` and removed at the end. Where it exists,
             training goes on from it; on a CPU to the same weights as without the break.
 
@@ -60,6 +63,8 @@ def fit(
     for network in networks:
         network.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
     model.train()
+    if config.norms == "frozen":
+        freeze_norms(model)
     precision = _precision(config, device)
     optimizer = _optimizer(model, config)
     scaler = torch.amp.GradScaler("cuda", enabled=precision is torch.float16)
@@ -71,7 +76,8 @@ def fit(
         began = last_saved = time.monotonic()
         for step, (x, y) in _numbered_batches(images, config, start):
             with _autocast(precision):
-                value = _loss(model, teacher, x.contiguous(memory_format=memory_format), y, config)
+                x = x.contiguous(memory_format=memory_format)
+                value = objective(model, x, y) if objective else _loss(model, teacher, x, y, config)
             _update(model, optimizer, scaler, value, learning_rate(step, config), config.clip)
             done, now = step + 1, time.monotonic()
             save = saved is not None and done < config.steps and now - last_saved >= checkpoint_seconds
@@ -92,6 +98,13 @@ def fit(
     if saved is not None:
         saved.path.unlink(missing_ok=True)
     return FitResult(config.steps, before + time.monotonic() - began, loss)
+
+
+def freeze_norms(model: nn.Module) -> None:
+    """Let batch norms of a model in training mode use and keep their running statistics; weights go on learning."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 @torch.no_grad()

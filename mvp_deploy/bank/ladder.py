@@ -1,0 +1,302 @@
+"""A bank's ladder: models at a few budgets, cut, re-solved and recovered once, for every task that comes later.
+
+What a backbone can spare is much the same for tasks that are alike. So the bank's tasks decide together, from all their
+images: units by their worth to a classifier of all the bank's classes, weights re-solved in closed form, then features
+taught back by imitation, without labels. A new task takes the rung of its budget and solves its head.
+
+    BANK/ladder/macs-0.45.safetensors    one rung: keep plan, weights without a head; in its header what it cost and gave
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mvp_deploy.bank.add import versions
+from mvp_deploy.bank.store import Bank
+from mvp_deploy.base import tensorfile
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.pruning import knapsack
+from mvp_deploy.pruning.budget import Budget, keep_best
+from mvp_deploy.pruning.head import solve_head
+from mvp_deploy.pruning.imitation import TUNING, feature_error, imitate
+from mvp_deploy.pruning.importance import score
+from mvp_deploy.pruning.original import Original, check_exact
+from mvp_deploy.pruning.reconstruction import reconstruct
+from mvp_deploy.pruning.unpruned import digest, workspace
+from mvp_deploy.structure import KeepPlan
+from mvp_deploy.tasks import Images, Preprocessing, Task, load_task, prepare
+from mvp_deploy.tasks.task import parse
+from mvp_deploy.training import TrainConfig
+
+FORMAT = 1
+CRITERION = "obs"
+SOLVED_ON = 512  # images
+CHECKED_ON = 256  # images, of those that the features are told of
+MOST = 8192  # images kept in memory
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A model of the ladder.
+
+    errors: how far its features are from the unpruned ones after each step ('cut', 're-solved', 'imitated'), the
+    squared difference relative to their variance. seconds: what making it took.
+    """
+
+    path: Path
+    budget: Budget
+    key: str
+    plan: KeepPlan
+    params: int
+    macs: int
+    errors: Mapping[str, float]
+    images: int
+    seconds: float
+
+    @classmethod
+    def read(cls, path: Path, bank: Bank) -> Rung:
+        """Raises DeployError where the file is damaged, of another format, or of another backbone."""
+        header = tensorfile.read_header(path)
+        if header.get("format") != FORMAT:
+            raise DeployError(f"{path} has format {header.get('format')}, this version reads {FORMAT}: build it again.")
+        bank.require(header["backbone"], str(path))
+        return cls(
+            path,
+            Budget(**header["budget"]),
+            header["key"],
+            KeepPlan.from_json(header["plan"]),
+            header["params"],
+            header["macs"],
+            header["errors"],
+            header["images"],
+            header["seconds"],
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        """The pruned model's weights, without a head."""
+        return tensorfile.load(self.path, ["weights"])[1]["weights"]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "budget": asdict(self.budget),
+            "params": self.params,
+            "macs": self.macs,
+            "errors": dict(self.errors),
+            "images": self.images,
+            "seconds": self.seconds,
+        }
+
+
+def rungs(bank: Bank) -> Iterator[Rung]:
+    """The ladder, largest first."""
+    found = (Rung.read(path, bank) for path in (bank.folder / "ladder").glob("*.safetensors") if path.name[0] != ".")
+    yield from sorted(found, key=lambda rung: -rung.macs)
+
+
+def rung_for(bank: Bank, budget: Budget) -> Rung | None:
+    """The ladder's model at exactly this budget."""
+    path = _path(bank, budget)
+    rung = Rung.read(path, bank) if path.exists() else None
+    return rung if rung is not None and rung.budget == budget else None
+
+
+def start(original: Original, rung: Rung, train: Images) -> nn.Module:
+    """The rung's model for a task: its weights, under a head solved in closed form on the task's images."""
+    model = original.pruned(rung.plan)
+    head = {name: value for name, value in model.state_dict().items() if name in original.head}
+    model.load_state_dict({**rung.weights(), **head}, strict=True)
+    solve_head(model, original.classifier, train)
+    return model
+
+
+def build(
+    bank: Bank,
+    images: Images,
+    budgets: Sequence[Budget],
+    config: TrainConfig = TUNING,
+    *,
+    reporter: Reporter,
+) -> list[Rung]:
+    """Make the ladder's models at these budgets; what is there of the same inputs stays.
+
+    Killed and called again, it goes on where it stopped.
+
+    Args:
+        images: labelled by class, of the bank's tasks or others alike; see `pool`.
+        config: of the imitation.
+
+    Raises:
+        DeployError: a budget cannot be met, or a smaller model is not exact.
+    """
+    classes = int(images.labels.max()) + 1
+    if classes < 2:
+        raise DeployError("The images are of one class: a ladder needs two at least to know what units are worth.")
+    original = Original.create(bank.backbone, bank.state(), classes, device=images.device, seed=config.seed)
+    common = {
+        "backbone": bank.backbone.fingerprint,
+        "images": fingerprint(images),
+        "training": asdict(config),
+        "versions": versions(),
+    }
+    whole: _Worth | None = None
+    made = []
+    for budget in budgets:
+        key = digest(common | {"budget": asdict(budget)})
+        rung = rung_for(bank, budget)
+        if rung is None or rung.key != key:
+            whole = whole or _Worth.of(original, images, config.seed, reporter)
+            rung = _make(bank, original, whole, images, budget, config, key, reporter)
+        made.append(rung)
+    return made
+
+
+@dataclass(frozen=True, eq=False)
+class _Worth:
+    """What each unit is worth to the classifier of all classes, and the seconds it took to know."""
+
+    scores: Mapping[str, Any]
+    seconds: float
+
+    @classmethod
+    def of(cls, original: Original, images: Images, seed: int, reporter: Reporter) -> _Worth:
+        begun = time.perf_counter()
+        model = original.copy()
+        solve_head(model, original.classifier, images)
+        scores = score(CRITERION, original.structure, model, original.full, images, seed=seed)
+        reporter.say(f"units scored on {len(images)} images of {int(images.labels.max()) + 1} classes")
+        return cls(scores, time.perf_counter() - begun)
+
+
+def _make(
+    bank: Bank,
+    original: Original,
+    worth: _Worth,
+    images: Images,
+    budget: Budget,
+    config: TrainConfig,
+    key: str,
+    reporter: Reporter,
+) -> Rung:
+    begun = time.perf_counter()
+    name = f"{budget.fraction:.0%} of the {budget.of}"
+    work = workspace(bank.folder / ".work" / f"ladder-{_stem(budget)}", {"key": key})
+    counts = knapsack.cheapest(original.structure, budget, worth.scores)
+    plan = keep_best(original.structure, worth.scores, counts, seed=config.seed)
+    checked = part(images, CHECKED_ON, config.seed)
+    file = work / "solved.safetensors"
+    model = original.pruned(plan)
+    if not file.exists():
+        check_exact(original, plan, model, images)
+        cut = feature_error(original, plan, model, checked)
+        reconstruct(original.model, original.structure, plan, model, images, most=SOLVED_ON, seed=config.seed)
+        solved = feature_error(original, plan, model, checked)
+        spent = worth.seconds + time.perf_counter() - begun
+        header = {"errors": {"cut": cut, "re-solved": solved}, "seconds": spent}
+        tensorfile.save(file, header, {"weights": model.state_dict()})
+    header, sections = tensorfile.load(file)
+    model.load_state_dict(sections["weights"], strict=True)
+    errors = header["errors"]
+    reporter.say(f"{name}: features off by {errors['cut']:.3f} when cut, {errors['re-solved']:.3f} re-solved")
+    with reporter.progress(f"imitation at {name}") as step:
+        done = imitate(original, plan, model, images, config, checkpoint=work / "imitation.checkpoint", progress=step)
+    errors["imitated"] = feature_error(original, plan, model, checked)
+    reporter.say(f"{name}: features off by {errors['imitated']:.3f} after {done.steps} steps")
+    cost = original.cost(plan)
+    body = {n: value for n, value in model.state_dict().items() if n not in original.head}
+    whole = {
+        "format": FORMAT,
+        "key": key,
+        "backbone": bank.backbone.fingerprint,
+        "budget": asdict(budget),
+        "plan": plan.to_json(),
+        "params": cost.params,
+        "macs": cost.macs,
+        "errors": errors,
+        "images": len(images),
+        "seconds": header["seconds"] + done.seconds,
+        "training": asdict(config),
+        "versions": versions(),
+    }
+    tensorfile.save(_path(bank, budget), whole, {"weights": body})
+    return Rung.read(_path(bank, budget), bank)
+
+
+def pool(tasks: Sequence[Task], preprocessing: Preprocessing, device: torch.device | str, most: int = MOST) -> Images:
+    """The training images of several tasks as one set, a class that several have being one class.
+
+    At most ``most``, of each task alike; an image that several tasks have counts once.
+    """
+    share = max(1, most // max(len(tasks), 1))
+    classes: dict[tuple[str, str], int] = {}
+    seen: set[bytes] = set()
+    pixels: list[Tensor] = []
+    labels: list[int] = []
+    for task in tasks:
+        images = part(prepare(task.train, preprocessing), share, 0)
+        names = [classes.setdefault((parse(task.name)[0], name), len(classes)) for name in task.classes]
+        for x, y in zip(_bytes(images), images.labels.tolist(), strict=True):
+            content = hashlib.sha256(x.numpy().tobytes()).digest()
+            if content not in seen:
+                seen.add(content)
+                pixels.append(x)
+                labels.append(names[y])
+    if not pixels:
+        raise DeployError("There are no images to build a ladder from: add tasks to the bank, or name some with --images.")
+    place = torch.device(device)
+    return Images(torch.stack(pixels).to(place), torch.tensor(labels, device=place), preprocessing, place)
+
+
+def tasks_of(bank: Bank, more: Sequence[str] = ()) -> list[Task]:
+    """The bank's tasks and further ones, loaded again.
+
+    Raises:
+        DeployError: a task's images are gone; ``--images`` can take their place.
+    """
+    return [load_task(name) for name in dict.fromkeys([*(entry.name for entry in bank.entries()), *more])]
+
+
+def part(images: Images, most: int, seed: int) -> Images:
+    """At most so many of the images, drawn by the seed, in memory."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:most]
+    if isinstance(images.pixels, Tensor):
+        place = order.to(images.device)
+        return Images(images.pixels[place], images.labels[place], images.preprocessing, images.device)
+    chosen = type(images.pixels)(
+        tuple(images.pixels.images[k] for k in order.tolist())
+        if isinstance(images.pixels.images, tuple)
+        else images.pixels.images[order.numpy()],
+        images.pixels.labels[order.numpy()],
+    )
+    return prepare(chosen, images.preprocessing, images.device)
+
+
+def fingerprint(images: Images) -> str:
+    """SHA-256 over the prepared images and their labels."""
+    found = hashlib.sha256(images.labels.cpu().numpy().tobytes())
+    for x in _bytes(images):
+        found.update(x.numpy().tobytes())
+    return found.hexdigest()
+
+
+def _bytes(images: Images) -> Iterator[Tensor]:
+    """Each prepared image as it lies in memory, on the CPU."""
+    if not isinstance(images.pixels, Tensor):
+        images = part(images, len(images), 0)
+    yield from images.pixels.cpu()  # type: ignore[union-attr]
+
+
+def _stem(budget: Budget) -> str:
+    return f"{budget.of}-{budget.fraction:g}"
+
+
+def _path(bank: Bank, budget: Budget) -> Path:
+    return bank.folder / "ladder" / f"{_stem(budget)}.safetensors"

@@ -1,0 +1,109 @@
+"""Teaching a smaller model the features of the full one, without labels: what one recovery gives to every later task.
+
+Feature distillation (Romero et al. 2015, "FitNets", arXiv 1412.6550) at the classifier's input alone, on any images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.pruning.linear import LinearCalls, LinearLayer, linear_layers
+from mvp_deploy.pruning.original import Original
+from mvp_deploy.structure import KeepPlan
+from mvp_deploy.tasks import Images
+from mvp_deploy.training import FitResult, Objective, Progress, TrainConfig, fit
+
+TUNING = TrainConfig(
+    steps=1600,
+    batch_size=64,
+    optimizer="adamw",
+    lr=1.5e-3,
+    weight_decay=0.0,
+    flip=True,
+    norms="frozen",
+)  # what recovered ImageNet features best in docs/pretrained.md
+
+
+class Features:
+    """The classifier's inputs: what a model says of an image before its last linear layer."""
+
+    def __init__(self, original: Original, model: nn.Module) -> None:
+        if original.classifier is None:
+            raise DeployError(f"{original.backbone.name} has no linear classifier whose inputs could be imitated.")
+        weight = f"{original.classifier}.weight"
+        self.model, self.weight = model, weight
+        self.layers = {weight: linear_layers(model, original.structure.example)[weight]}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features float [n, features] of images [n, 3, H, W], differentiable."""
+        with self._listening() as seen:
+            self.model(x)
+        return seen[0]
+
+    @contextmanager
+    def _listening(self) -> Iterator[list[Tensor]]:
+        seen: list[Tensor] = []
+
+        def note(layer: LinearLayer, x: Tensor, y: Tensor) -> None:
+            seen.append(x)
+
+        with LinearCalls(self.model, self.layers, note):
+            yield seen
+
+
+def imitate(
+    original: Original,
+    plan: KeepPlan,
+    model: nn.Module,
+    images: Images,
+    config: TrainConfig = TUNING,
+    *,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
+) -> FitResult:
+    """Train ``model``, which ``plan`` describes, to give the features of the unpruned one that it has kept; in place.
+
+    The loss is the mean squared difference, of the unpruned features' variance. Labels are not read.
+    """
+    teacher = original.copy().eval()
+    theirs, kept = Features(original, teacher), kept_features(original, plan)
+
+    def objective(student: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = theirs(x)[:, kept]
+        return distance(ours(x), wanted)
+
+    ours = Features(original, model)
+    loss: Objective = objective
+    return fit(model, images, config, objective=loss, checkpoint=checkpoint, progress=progress)
+
+
+@torch.no_grad()
+def feature_error(original: Original, plan: KeepPlan, model: nn.Module, images: Images) -> float:
+    """How far the features are from the unpruned model's: the squared difference, of their variance (0: equal)."""
+    model.to(images.device).eval()
+    theirs, ours, kept = Features(original, original.model), Features(original, model), kept_features(original, plan)
+    pairs = [(ours(x), theirs(x)[:, kept]) for x, _ in images.batches(64)]
+    found, wanted = (torch.cat(part) for part in zip(*pairs, strict=True))
+    return float(distance(found, wanted))
+
+
+def distance(found: Tensor, wanted: Tensor) -> Tensor:
+    """The mean squared difference of features [n, features], of the wanted ones' variance."""
+    spread = (wanted - wanted.mean(0)).square().mean().clamp_min(1e-12)
+    return (found - wanted).float().square().mean() / spread
+
+
+def kept_features(original: Original, plan: KeepPlan) -> Tensor:
+    """Which of the unpruned model's features the smaller one has: bool [features]."""
+    weight = f"{original.classifier}.weight"
+    mask = original.structure.tensor_masks(plan)[weight][1]
+    size = original.model.get_parameter(weight).shape[1]
+    kept = torch.ones(size, dtype=torch.bool) if mask is None else torch.from_numpy(mask)
+    return kept.to(original.device)
