@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from mvp_deploy.bank.ladder import Rung, rung_for
+from mvp_deploy.bank.ladder import start as on_rung
 from mvp_deploy.bank.nearest import neighbours
 from mvp_deploy.bank.signature import sign
 from mvp_deploy.bank.store import Bank
@@ -86,17 +88,30 @@ def begin(
     file = work / "start.safetensors"
     if not file.exists():
         clock = time.perf_counter()
-        signature = sign(bank.backbone, state, train, len(task.classes), device)
-        found = neighbours(bank, signature, recipe, original, train, data=task.fingerprint, seed=seed)
-        decision = decide(original, train, found.voters, recipe, budget, too_distant=found.too_distant, seed=seed)
-        model = start(original, train, decision, recipe, seed=seed)
-        header = {"plan": decision.plan.to_json(), "info": _told(decision, found.damaged, time.perf_counter() - clock)}
+        rung = rung_for(bank, budget) if recipe.ladder else None
+        damaged: Sequence[str] = ()
+        if rung is not None:
+            decision, model = _of_rung(rung), on_rung(original, rung, train)
+        else:
+            signature = sign(bank.backbone, state, train, len(task.classes), device)
+            found = neighbours(bank, signature, recipe, original, train, data=task.fingerprint, seed=seed)
+            damaged = found.damaged
+            decision = decide(original, train, found.voters, recipe, budget, too_distant=found.too_distant, seed=seed)
+            model = start(original, train, decision, recipe, seed=seed)
+        header = {"plan": decision.plan.to_json(), "info": _told(decision, damaged, time.perf_counter() - clock)}
         tensorfile.save(file, header, {"weights": model.state_dict()})
     header, sections = tensorfile.load(file)
     tensorfile.typed(_Header, header, file)
+    if header["info"]["votes"]["initial_weights"] == "ladder":
+        reporter.say("the bank's ladder has a model of this budget: only the head is solved for the task")
     for voter in header["info"]["votes"]["voters"]:
         reporter.say(f"voter {voter['task']}: similarity {voter['similarity']:.3f}, weight {voter['weight']:.2f}")
     return Begun(KeepPlan.from_json(header["plan"]), sections["weights"], header["info"])
+
+
+def _of_rung(rung: Rung) -> Decision:
+    """What the ladder decided: its plan and its weights, before there was a vote to ask for."""
+    return Decision(rung.plan, (), (), {}, 0.0, "ladder")
 
 
 def _told(decision: Decision, damaged: Sequence[str], seconds: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.cli._bank_build import build
 from mvp_deploy.cli._bank_evaluate import evaluate
 from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, common_options, output_options
@@ -27,6 +28,7 @@ def command() -> None:
 
 
 command.add_command(evaluate)
+command.add_command(build)
 
 
 @command.command()

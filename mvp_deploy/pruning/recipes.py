@@ -30,6 +30,7 @@ class Recipe:
         after fine-tuning where that saw the images a few times only.
     recalibrate: recompute batch-norm statistics on the target before fine-tuning and after it.
     distill: weight of distillation from the unpruned model during fine-tuning (0: none).
+    ladder: where the bank has a ladder with a rung of the very budget, start from its model, and ask nobody.
     lean: with too few or too distant neighbours, raise ``own`` to this share (0: never, only warn).
 
     The defaults follow docs/voting.md.
@@ -48,6 +49,7 @@ class Recipe:
     recalibrate: bool = True
     distill: float = 0.0
     lean: float = 0.0
+    ladder: bool = False
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -69,7 +71,7 @@ class Recipe:
 _ALONE = Recipe(votes="none", neighbours=0, own=1.0, weights="pretrained")
 
 RECIPES: Mapping[str, Recipe] = {
-    "default": Recipe(),
+    "default": Recipe(ladder=True),
     # Zhao et al. 2023 (arXiv 2301.11560): LEEP neighbours, units sampled from the softmax of plain votes per layer,
     # weights averaged over the neighbours that kept the unit, a new head, fine-tuning.
     "paper": Recipe(

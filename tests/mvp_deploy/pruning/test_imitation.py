@@ -15,19 +15,18 @@ from mvp_deploy.pruning.imitation import TUNING, Features, feature_error, imitat
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.training import fit
-from tests.mvp_deploy.conftest import Setting
 
 SHORT = replace(TUNING, steps=30, batch_size=16, flip=False)
 
 
-def plan_of(setting: Setting, fraction: float = 0.6) -> KeepPlan:
+def plan_of(setting, fraction: float = 0.6) -> KeepPlan:
     original = setting.original
     counts = counts_for(original.structure, Budget(fraction), uniform(original.structure))
     scores = score("magnitude", original.structure, original.model, original.full, setting.train)
     return keep_best(original.structure, scores, counts)
 
 
-def test_features_are_what_the_classifier_reads(both: Setting) -> None:
+def test_features_are_what_the_classifier_reads(both) -> None:
     original = both.original
     x = next(iter(both.test.batches(4)))[0]
     with torch.no_grad():
@@ -36,7 +35,7 @@ def test_features_are_what_the_classifier_reads(both: Setting) -> None:
         torch.testing.assert_close(head(features), original.model(x))
 
 
-def test_it_brings_features_nearer_and_reads_no_labels(both: Setting) -> None:
+def test_it_brings_features_nearer_and_reads_no_labels(both) -> None:
     original, plan = both.original, plan_of(both)
     models = []
     for labels in (both.train.labels, torch.zeros_like(both.train.labels)):
@@ -48,13 +47,13 @@ def test_it_brings_features_nearer_and_reads_no_labels(both: Setting) -> None:
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0] if name not in original.head)
 
 
-def test_an_unpruned_model_is_its_own_likeness(cnn: Setting) -> None:
+def test_an_unpruned_model_is_its_own_likeness(cnn) -> None:
     original = cnn.original
     assert kept_features(original, original.full).all()
     assert feature_error(original, original.full, original.copy(), cnn.test) == 0
 
 
-def test_frozen_norms_keep_their_statistics_while_weights_learn(cnn: Setting) -> None:
+def test_frozen_norms_keep_their_statistics_while_weights_learn(cnn) -> None:
     model, images = cnn.original.copy(), cnn.train
     before = {name: value.clone() for name, value in model.state_dict().items()}
     fit(model, images, replace(SHORT, steps=3))
@@ -66,7 +65,7 @@ def test_frozen_norms_keep_their_statistics_while_weights_learn(cnn: Setting) ->
 
 
 def test_a_killed_imitation_goes_on_to_the_same_weights(
-    cnn: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cnn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, plan, file = cnn.original, plan_of(cnn), tmp_path / "imitation.checkpoint"
     whole, again = original.pruned(plan), original.pruned(plan)

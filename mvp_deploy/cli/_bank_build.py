@@ -1,0 +1,81 @@
+"""mvp-deploy bank build: a ladder of models at a few budgets, recovered once for all later tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mvp_deploy.cli._common import Console, common_options
+
+
+@click.command()
+@click.argument("folder", metavar="BANK", type=click.Path(path_type=Path))
+@click.option("--macs", "fractions", default="0.7,0.55,0.45,0.35,0.25", show_default=True,
+              help="Fractions of multiply-accumulates, one model each.")  # fmt: skip
+@click.option("--images", multiple=True, metavar="TASK", help="Labelled images besides the bank's own tasks.")
+@click.option("--steps", default=1600, show_default=True, type=click.IntRange(1), help="Of imitation, per model.")
+@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(2), help="Images per step.")
+@click.option("--round-to", default=8, show_default=True, type=click.IntRange(1), help="Channels in multiples of this.")
+@click.option("--no-flip", is_flag=True, help="Do not mirror images (for digits and letters).")
+@common_options
+def build(
+    folder: Path,
+    fractions: str,
+    images: tuple[str, ...],
+    steps: int,
+    batch_size: int,
+    round_to: int,
+    no_flip: bool,
+    device: str,
+    seed: int,
+    console: Console,
+) -> None:
+    """Make the ladder of BANK: cut, re-solved, and taught the unpruned features on the images of all its tasks.
+
+    Done once, it serves every later task of these budgets, which then only solves its head: `prune --macs` takes the
+    model of its budget by itself. Killed and called again, it goes on where it stopped.
+
+    \b
+    Example:
+      mvp-deploy bank build BANK --macs 0.6,0.4
+    """
+    from dataclasses import replace
+
+    from mvp_deploy.bank import ladder
+    from mvp_deploy.bank.store import Bank
+    from mvp_deploy.base.devices import resolve
+    from mvp_deploy.pruning.budget import Budget
+    from mvp_deploy.pruning.imitation import TUNING
+
+    budgets = [Budget(fraction, "macs", round_to) for fraction in _fractions(fractions)]
+    place, bank = resolve(device), Bank.open(folder)
+    pooled = ladder.pool(ladder.tasks_of(bank, images), bank.backbone.preprocessing, place)
+    config = replace(TUNING, steps=steps, batch_size=batch_size, flip=not no_flip, seed=seed)
+    made = ladder.build(bank, pooled, budgets, config, reporter=console)
+    console.table(
+        ("budget", "MACs", "parameters", "off when cut", "re-solved", "imitated", "minutes"),
+        [
+            (
+                f"{rung.budget.fraction:.0%}",
+                f"{rung.macs:,}",
+                f"{rung.params:,}",
+                *(f"{rung.errors[step]:.3f}" for step in ("cut", "re-solved", "imitated")),
+                f"{rung.seconds / 60:.1f}",
+            )
+            for rung in made
+        ],
+    )
+    console.show("off: squared difference of the features from the unpruned ones, relative to their variance")
+    console.show(f"next: mvp-deploy prune TASK --bank {folder} --macs {made[0].budget.fraction:g} --out RUN")
+    console.result([rung.to_json() for rung in made])
+
+
+def _fractions(text: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < fraction <= 1 for fraction in found):
+        raise click.BadParameter(f"{text!r}: write fractions above 0 and at most 1, as 0.6,0.4.", param_hint="--macs")
+    return found
