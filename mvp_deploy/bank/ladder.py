@@ -4,7 +4,7 @@ What a backbone can spare is much the same for tasks that are alike. So the bank
 images: units by their worth to a classifier of all the bank's classes, weights re-solved in closed form, then features
 taught back by imitation, without labels. A new task takes the rung of its budget and solves its head.
 
-    BANK/ladder/macs-0.45.safetensors    one rung: keep plan, weights without a head; in its header what it cost and gave
+    BANK/ladder/macs-0.45.safetensors    one rung: keep plan, weights without a head, what it cost and gave
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,13 +35,13 @@ from mvp_deploy.pruning.reconstruction import reconstruct
 from mvp_deploy.pruning.unpruned import digest, workspace
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images, Preprocessing, Task, load_task, prepare
-from mvp_deploy.tasks.task import parse
+from mvp_deploy.tasks.task import Split, parse
 from mvp_deploy.training import TrainConfig
 
 FORMAT = 1
-CRITERION = "obs"
+CRITERION = "taylor"
 SOLVED_ON = 512  # images
-CHECKED_ON = 256  # images, of those that the features are told of
+LEFT_OUT = 1 / 8  # of the images: they judge
 MOST = 8192  # images kept in memory
 
 
@@ -49,7 +50,7 @@ class Rung:
     """A model of the ladder.
 
     errors: how far its features are from the unpruned ones after each step ('cut', 're-solved', 'imitated'), the
-    squared difference relative to their variance. seconds: what making it took.
+    squared difference relative to their variance, on images left out of the last two. seconds: what making it took.
     """
 
     path: Path
@@ -191,25 +192,30 @@ def _make(
     work = workspace(bank.folder / ".work" / f"ladder-{_stem(budget)}", {"key": key})
     counts = knapsack.cheapest(original.structure, budget, worth.scores)
     plan = keep_best(original.structure, worth.scores, counts, seed=config.seed)
-    checked = part(images, CHECKED_ON, config.seed)
-    file = work / "solved.safetensors"
-    model = original.pruned(plan)
+    learned, left_out = _divided(images, config.seed)
+    file, model = work / "solved.safetensors", original.pruned(plan)
+
+    def error() -> float:
+        return feature_error(original, plan, model, left_out)
+
     if not file.exists():
         check_exact(original, plan, model, images)
-        cut = feature_error(original, plan, model, checked)
-        reconstruct(original.model, original.structure, plan, model, images, most=SOLVED_ON, seed=config.seed)
-        solved = feature_error(original, plan, model, checked)
-        spent = worth.seconds + time.perf_counter() - begun
-        header = {"errors": {"cut": cut, "re-solved": solved}, "seconds": spent}
-        tensorfile.save(file, header, {"weights": model.state_dict()})
+        cut = error()
+        reconstruct(original.model, original.structure, plan, model, learned, most=SOLVED_ON, seed=config.seed)
+        solved = {"errors": {"cut": cut, "re-solved": error()}, "seconds": worth.seconds + time.perf_counter() - begun}
+        tensorfile.save(file, solved, {"weights": model.state_dict()})
     header, sections = tensorfile.load(file)
+    errors: dict[str, float] = header["errors"]
     model.load_state_dict(sections["weights"], strict=True)
-    errors = header["errors"]
     reporter.say(f"{name}: features off by {errors['cut']:.3f} when cut, {errors['re-solved']:.3f} re-solved")
     with reporter.progress(f"imitation at {name}") as step:
-        done = imitate(original, plan, model, images, config, checkpoint=work / "imitation.checkpoint", progress=step)
-    errors["imitated"] = feature_error(original, plan, model, checked)
+        done = imitate(original, plan, model, learned, config, checkpoint=work / "imitation.checkpoint", progress=step)
+    errors["imitated"] = error()
     reporter.say(f"{name}: features off by {errors['imitated']:.3f} after {done.steps} steps")
+    if errors["imitated"] >= errors["re-solved"]:
+        reporter.warn(f"{name}: imitation did not help, so the re-solved weights stay: try more --steps")
+        model.load_state_dict(sections["weights"], strict=True)
+        errors["imitated"] = errors["re-solved"]
     cost = original.cost(plan)
     body = {n: value for n, value in model.state_dict().items() if n not in original.head}
     whole = {
@@ -222,7 +228,7 @@ def _make(
         "macs": cost.macs,
         "errors": errors,
         "images": len(images),
-        "seconds": header["seconds"] + done.seconds,
+        "seconds": float(header["seconds"]) + done.seconds,
         "training": asdict(config),
         "versions": versions(),
     }
@@ -250,7 +256,9 @@ def pool(tasks: Sequence[Task], preprocessing: Preprocessing, device: torch.devi
                 pixels.append(x)
                 labels.append(names[y])
     if not pixels:
-        raise DeployError("There are no images to build a ladder from: add tasks to the bank, or name some with --images.")
+        raise DeployError(
+            "There are no images to build a ladder from: add tasks to the bank, or name --images."
+        )
     place = torch.device(device)
     return Images(torch.stack(pixels).to(place), torch.tensor(labels, device=place), preprocessing, place)
 
@@ -264,19 +272,26 @@ def tasks_of(bank: Bank, more: Sequence[str] = ()) -> list[Task]:
     return [load_task(name) for name in dict.fromkeys([*(entry.name for entry in bank.entries()), *more])]
 
 
+def _divided(images: Images, seed: int) -> tuple[Images, Images]:
+    """Images to learn from, and those left out."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    few = max(1, round(LEFT_OUT * len(images)))
+    return taken(images, order[few:]), taken(images, order[:few])
+
+
 def part(images: Images, most: int, seed: int) -> Images:
     """At most so many of the images, drawn by the seed, in memory."""
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:most]
+    return taken(images, torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:most])
+
+
+def taken(images: Images, order: Tensor) -> Images:
+    """The images with these numbers, in memory."""
     if isinstance(images.pixels, Tensor):
         place = order.to(images.device)
-        return Images(images.pixels[place], images.labels[place], images.preprocessing, images.device)
-    chosen = type(images.pixels)(
-        tuple(images.pixels.images[k] for k in order.tolist())
-        if isinstance(images.pixels.images, tuple)
-        else images.pixels.images[order.numpy()],
-        images.pixels.labels[order.numpy()],
-    )
-    return prepare(chosen, images.preprocessing, images.device)
+        return replace(images, pixels=images.pixels[place], labels=images.labels[place])
+    there, numbers = images.pixels.images, order.numpy()
+    chosen = there[numbers] if isinstance(there, np.ndarray) else tuple(there[k] for k in numbers.tolist())
+    return prepare(Split(chosen, images.pixels.labels[numbers]), images.preprocessing, images.device)
 
 
 def fingerprint(images: Images) -> str:

@@ -64,9 +64,7 @@ def test_frozen_norms_keep_their_statistics_while_weights_learn(cnn) -> None:
     assert not torch.equal(before["conv1.0.weight"], after["conv1.0.weight"])
 
 
-def test_a_killed_imitation_goes_on_to_the_same_weights(
-    cnn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_imitation_goes_on_to_the_same_weights(cnn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, plan, file = cnn.original, plan_of(cnn), tmp_path / "imitation.checkpoint"
     whole, again = original.pruned(plan), original.pruned(plan)
     imitate(original, plan, whole, cnn.train, SHORT)
