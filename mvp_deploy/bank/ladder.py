@@ -25,6 +25,7 @@ from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.base.workspaces import remove_workspaces, workspaces
 from mvp_deploy.pruning import knapsack
 from mvp_deploy.pruning.budget import Budget, keep_best
 from mvp_deploy.pruning.head import solve_head
@@ -32,14 +33,14 @@ from mvp_deploy.pruning.imitation import TUNING, feature_error, imitate
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.original import Original, check_exact
 from mvp_deploy.pruning.reconstruction import reconstruct
-from mvp_deploy.pruning.unpruned import digest, workspace
+from mvp_deploy.pruning.unpruned import digest
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images, Preprocessing, Task, load_task, prepare
 from mvp_deploy.tasks.task import Split, parse
 from mvp_deploy.training import TrainConfig
 
 FORMAT = 1
-CRITERION = "taylor"
+CRITERION = "obs"
 SOLVED_ON = 512  # images
 LEFT_OUT = 1 / 8  # of the images: they judge
 MOST = 8192  # images kept in memory
@@ -189,7 +190,7 @@ def _make(
 ) -> Rung:
     begun = time.perf_counter()
     name = f"{budget.fraction:.0%} of the {budget.of}"
-    work = workspace(bank.folder / ".work" / f"ladder-{_stem(budget)}", {"key": key})
+    (work,) = workspaces(bank.folder / ".work" / f"ladder-{_stem(budget)}", key)
     counts = knapsack.cheapest(original.structure, budget, worth.scores)
     plan = keep_best(original.structure, worth.scores, counts, seed=config.seed)
     learned, left_out = _divided(images, config.seed)
@@ -233,6 +234,7 @@ def _make(
         "versions": versions(),
     }
     tensorfile.save(_path(bank, budget), whole, {"weights": body})
+    remove_workspaces(work.parent)
     return Rung.read(_path(bank, budget), bank)
 
 

@@ -3,6 +3,7 @@
     BANK/bank.json                  format and backbone; written last, so a folder with it is whole
     BANK/backbone.safetensors       the pretrained weights
     BANK/tasks/NAME-HASH.safetensors  one task: keep plan, metrics, cost in its header; weights, scores, signature
+    BANK/ladder/                    models at a few budgets that serve every task (see ladder.py)
     BANK/.work/                     locks, and what interrupted additions go on from
 
 There is no index that writers could spoil for each other: the folder is the list. Each file appears whole or not at

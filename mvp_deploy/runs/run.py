@@ -12,6 +12,7 @@ import torch
 
 from mvp_deploy.bank.add import versions
 from mvp_deploy.bank.ask import begin
+from mvp_deploy.bank.ladder import rungs
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.reporter import Reporter
@@ -221,4 +222,5 @@ def _advice(unpruned: float, cut: float, final: float, chance: float) -> list[st
 
 def _members(bank: Bank) -> str:
     """A key for the bank's content, so that a resumed run asks the same bank."""
-    return digest({entry.name: entry.details.get("versions", {}) | dict(entry.metrics) for entry in bank.entries()})
+    tasks = {entry.name: entry.details.get("versions", {}) | dict(entry.metrics) for entry in bank.entries()}
+    return digest(tasks | {rung.path.name: rung.key for rung in rungs(bank)})
