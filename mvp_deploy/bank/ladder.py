@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from mvp_deploy.bank.add import versions
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.formats import Amount, Count, Sha256, Share, Size
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.base.workspaces import remove_workspaces, workspaces
 from mvp_deploy.pruning import knapsack
@@ -35,6 +36,7 @@ from mvp_deploy.pruning.original import Original, check_exact
 from mvp_deploy.pruning.reconstruction import reconstruct
 from mvp_deploy.pruning.unpruned import digest
 from mvp_deploy.structure import KeepPlan
+from mvp_deploy.structure.plan import PackedMask
 from mvp_deploy.tasks import Images, Preprocessing, Task, load_task, prepare
 from mvp_deploy.tasks.task import Split, parse
 from mvp_deploy.training import TrainConfig
@@ -44,6 +46,31 @@ CRITERION = "obs"
 SOLVED_ON = 512  # images
 LEFT_OUT = 1 / 8  # of the images: they judge
 MOST = 8192  # images kept in memory
+
+
+@dataclass(frozen=True)
+class _Budget:
+    fraction: Share
+    of: Literal["units", "macs", "params"]
+    round_to: Size
+
+
+@dataclass(frozen=True)
+class _Header:
+    """Of a rung's file."""
+
+    format: int
+    key: str
+    backbone: Sha256
+    budget: _Budget
+    plan: dict[str, PackedMask]
+    params: Count
+    macs: Count
+    errors: dict[str, Amount]
+    images: Count
+    seconds: Amount
+    training: dict[str, Any]
+    versions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -70,6 +97,7 @@ class Rung:
         header = tensorfile.read_header(path)
         if header.get("format") != FORMAT:
             raise DeployError(f"{path} has format {header.get('format')}, this version reads {FORMAT}: build it again.")
+        tensorfile.typed(_Header, header, path)
         bank.require(header["backbone"], str(path))
         return cls(
             path,
@@ -233,6 +261,7 @@ def _make(
         "training": asdict(config),
         "versions": versions(),
     }
+    tensorfile.typed(_Header, whole, _path(bank, budget))
     tensorfile.save(_path(bank, budget), whole, {"weights": body})
     remove_workspaces(work.parent)
     return Rung.read(_path(bank, budget), bank)
