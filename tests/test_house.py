@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -30,3 +31,16 @@ def test_nothing_imports_exporters_or_calibration_by_their_short_names() -> None
         for file in (ROOT / top).rglob("*.py")
     ]
     assert [str(file) for file in sources if short.search(file.read_text(encoding="utf-8"))] == []
+
+
+def test_text_files_are_written_and_read_as_utf_8() -> None:
+    """Whatever the locale: ruff's PLW1514 knows only paths whose type it can see."""
+    nameless = [
+        f"{file}:{call.lineno}"
+        for top in ("mvp_deploy", "exporters", "calibration")
+        for file in (ROOT / top).rglob("*.py")
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") in ("read_text", "write_text")
+        if "encoding" not in {keyword.arg for keyword in call.keywords}
+    ]
+    assert nameless == []

@@ -88,7 +88,7 @@ def command(
     console.result(result.to_json())
     if out is not None:
         with atomic_write(out) as temporary:
-            temporary.write_text(json.dumps(result.to_json(), indent=2) + "\n")
+            temporary.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
     if error := result.failure():
         raise error
 

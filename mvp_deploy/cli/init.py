@@ -22,5 +22,7 @@ def command(file: Path) -> None:
 
     if file.exists():
         raise DeployError(f"{file} exists: name another file, or remove it.")
-    file.write_text(resources.files("mvp_deploy.pipeline").joinpath("deploy.yaml").read_text(), encoding="utf-8")
+    file.write_text(
+        resources.files("mvp_deploy.pipeline").joinpath("deploy.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     click.echo(f"{file} written. Next: edit it, then mvp-deploy run {file} --dry-run")

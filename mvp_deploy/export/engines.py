@@ -167,7 +167,7 @@ def _folder(bundle: Bundle, offer: Offer) -> Path:
 
 def _listed(folder: Path) -> list[ModelFile]:
     path = folder / LIST
-    return [ModelFile(**record) for record in json.loads(path.read_text())] if path.is_file() else []
+    return [ModelFile(**record) for record in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
 
 
 def _list(bundle: Bundle, offer: Offer, models: Sequence[ModelFile]) -> None:

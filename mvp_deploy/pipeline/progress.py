@@ -74,7 +74,7 @@ def caught(action: Callable[[], T], folder: Path | None = None) -> T | Failure:
         where = ""
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "error.txt").write_text(traceback.format_exc())
+            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
             where = f" (traceback in {folder / 'error.txt'})"
         return Failure(f"unexpected {type(error).__name__}: {error}{where}", ExitCode.ERROR)
 

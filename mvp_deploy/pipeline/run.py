@@ -112,7 +112,7 @@ def _bank(config: Config, base: Path, reporter: Reporter | None) -> Path:
             f"{config.bank} is not a bank: make one with `mvp-deploy bank init {config.bank} --backbone resnet18`."
         )
     if config.backbone is not None:
-        found = json.loads((bank / "bank.json").read_text())["backbone"]["name"]
+        found = json.loads((bank / "bank.json").read_text(encoding="utf-8"))["backbone"]["name"]
         if found != config.backbone:
             raise DeployError(f"the bank {config.bank} is of {found}, the config asks for {config.backbone}.")
     return bank

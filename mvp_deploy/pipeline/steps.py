@@ -110,7 +110,7 @@ def is_done(work: Work, step: str, step_key: str) -> bool:
     """Whether the step was done with these inputs, and what it gave is still there as it was."""
     output = work.output(step)
     try:
-        mark = json.loads((work.folder / f"{step}.done").read_text())
+        mark = json.loads((work.folder / f"{step}.done").read_text(encoding="utf-8"))
         return bool(mark == {"key": step_key, "content": _given(output)})
     except (OSError, ValueError, DeployError):
         return False
@@ -130,7 +130,7 @@ def once(work: Work, step: str, step_key: str, action: Callable[[], None]) -> Do
     start = time.perf_counter()
     action()
     with atomic_write(work.folder / f"{step}.done") as temporary:
-        temporary.write_text(json.dumps({"key": step_key, "content": _given(work.output(step))}))
+        temporary.write_text(json.dumps({"key": step_key, "content": _given(work.output(step))}), encoding="utf-8")
     return Done(step, "done", time.perf_counter() - start)
 
 
@@ -197,11 +197,11 @@ def facts(work: Work) -> dict[str, Any]:
     """What was found of the task, for gates and reports: JSON values from what the steps wrote."""
     from mvp_deploy.benchmark.compare import size_of
 
-    run = json.loads((work.output("prune") / "run.json").read_text())
+    run = json.loads((work.output("prune") / "run.json").read_text(encoding="utf-8"))
     exported = work.output("export")
-    info = json.loads((exported / "bundle.json").read_text())
+    info = json.loads((exported / "bundle.json").read_text(encoding="utf-8"))
     models = [model | {"bytes": size_of(exported / model["file"])} for model in info["models"]]
-    times = json.loads(work.output("benchmark").read_text())
+    times = json.loads(work.output("benchmark").read_text(encoding="utf-8"))
     shown = ("metrics", "images", "classes", "groups", "votes", "recipe", "budget", "seed")
     return {name: run[name] for name in shown} | {
         "models": models,

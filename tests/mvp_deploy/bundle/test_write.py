@@ -32,7 +32,7 @@ def text(path: Path) -> str:
 
 
 def tree(path: Path) -> dict[str, str | None]:
-    return {str(file.relative_to(path)): file.read_text() if file.is_file() else None for file in path.rglob("*")}
+    return {str(file.relative_to(path)): file.read_bytes() if file.is_file() else None for file in path.rglob("*")}
 
 
 def web_app(path: Path) -> None:
