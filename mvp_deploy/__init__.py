@@ -17,20 +17,23 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from mvp_deploy.api.bank import Bank
     from mvp_deploy.api.files import load, save
-    from mvp_deploy.api.prune import Report, Result, analyze, cut, prune
+    from mvp_deploy.api.prune import Report, Result, analyze, cut, prune, reconstruct
     from mvp_deploy.base.errors import DeployError
     from mvp_deploy.structure import KeepPlan, Structure
 
 _PLACES = {
+    "mvp_deploy.api.bank": ("Bank",),
     "mvp_deploy.api.files": ("load", "save"),
-    "mvp_deploy.api.prune": ("Report", "Result", "analyze", "cut", "prune"),
+    "mvp_deploy.api.prune": ("Report", "Result", "analyze", "cut", "prune", "reconstruct"),
     "mvp_deploy.base.errors": ("DeployError",),
     "mvp_deploy.structure": ("KeepPlan", "Structure"),
 }
 _HOME = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
+    "Bank",
     "DeployError",
     "KeepPlan",
     "Report",
@@ -40,6 +43,7 @@ __all__ = [
     "cut",
     "load",
     "prune",
+    "reconstruct",
     "save",
 ]
 

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mvp_deploy import backbones, structure
+from mvp_deploy.api.budget import budget_of
 from mvp_deploy.api.data import as_task, held_out_images, training_images
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.backbones.backbone import preprocessing_of, recognise
 from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base.devices import resolve
 from mvp_deploy.base.errors import DeployError
-from mvp_deploy.pruning import knapsack
+from mvp_deploy.pruning import knapsack, reconstruction
 from mvp_deploy.pruning.budget import Budget, keep_best, units_kept
 from mvp_deploy.pruning.head import classifier, solve_head
 from mvp_deploy.pruning.importance import score
+from mvp_deploy.pruning.reconstruction import Reconstruction
 from mvp_deploy.structure import KeepPlan, Structure
 from mvp_deploy.tasks import Images
 from mvp_deploy.tasks.preprocessing import Preprocessing
@@ -83,16 +85,18 @@ def prune(
     pretrained: bool = False,
     weights: Any = None,
     image_size: int | None = None,
-    criterion: str = "taylor",
+    criterion: str = "obs",
+    reconstruct: bool = True,
     images: int = 1024,
     round_to: int = 8,
     device: torch.device | str = "auto",
     seed: int = 0,
 ) -> Result:
-    """Cut a model to a share of its cost, without training it.
+    """Cut a model to a share of its cost, and make up for what went in closed form; nothing is trained.
 
-    The units whose loss per saving is least go first, over all groups at once (`mvp_deploy.pruning.knapsack`). A model
-    made from a name gets a head solved in closed form; a module keeps its own.
+    The units whose loss per saving is least go first, over all groups at once (`mvp_deploy.pruning.knapsack`); the
+    layers that lost inputs are re-solved (`mvp_deploy.pruning.reconstruction`). A model made from a name gets a head
+    solved in closed form; a module keeps its own.
 
     Args:
         model: a classifier (timm's or one's own; it is not changed), or the name of a timm model, for which
@@ -101,7 +105,9 @@ def prune(
         macs, params, keep: how much stays, a fraction in (0, 1] of multiply-accumulates, parameters or units: one of
             them.
         validation: images that judge the result, in any of the forms of ``data``; a task has its own.
-        criterion: what a unit is worth: 'taylor', 'activation', 'magnitude' or 'random'.
+        criterion: what a unit is worth: 'obs' (the rise in loss that its removal brings when the rest makes up for
+            it), 'taylor', 'activation', 'magnitude' or 'random'.
+        reconstruct: re-solve the layers that lost inputs; without it the result is the exact cut.
         images: how many images of a loader to read.
         round_to: channels and hidden units stay in multiples of it.
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
@@ -119,7 +125,7 @@ def prune(
         >>> result.model(x).shape, result.report.macs <= 0.5 * result.report.full_macs
         (torch.Size([64, 4]), True)
     """
-    budget = _budget(keep, macs, params, round_to)
+    budget = budget_of(keep, macs, params, round_to)
     place = resolve(str(device))
     task = as_task(data)
     backbone = None
@@ -141,10 +147,14 @@ def prune(
     test = held_out_images(task or data, validation, how, place)
     if isinstance(model, str):
         solve_head(full, classifier(full), train)
+    elif (train.labels < 0).any():  # there were none: what the model itself says
+        train = replace(train, labels=torch.cat([full(x).argmax(1) for x, _ in train.batches(64)]).detach())
     example = next(iter(train.batches(2)))[0]
     parts = analyze(full, example)
     plan = choose(full, parts, train, budget, criterion=criterion, seed=seed)
     small = cut(full, plan, parts)
+    if reconstruct:
+        make_up(small, full, plan, train, parts, seed=seed)
     if isinstance(model, str):
         solve_head(small, classifier(full), train)
     report = _report(parts, plan, full, small, test)
@@ -199,12 +209,44 @@ def cut(model: nn.Module, plan: KeepPlan, example: Structure | Tensor | tuple[Te
     return small
 
 
-def _budget(keep: float | None, macs: float | None, params: float | None, round_to: int) -> Budget:
-    asked = {of: part for of, part in (("units", keep), ("macs", macs), ("params", params)) if part is not None}
-    if len(asked) != 1:
-        raise DeployError("Say how much stays by one of macs=, params= and keep=, a fraction above 0 and at most 1.")
-    ((of, fraction),) = asked.items()
-    return Budget(fraction, of, round_to)  # type: ignore[arg-type]
+def reconstruct(
+    small: nn.Module,
+    full: nn.Module,
+    plan: KeepPlan,
+    data: Any,
+    example: Structure | Tensor | tuple[Tensor, ...] | None = None,
+    *,
+    images: int = 256,
+    seed: int = 0,
+) -> Reconstruction:
+    """Re-solve the layers of a cut model that lost inputs, in place, so that they give what the full ones gave.
+
+    Args:
+        small: what `cut` made of ``full`` by ``plan``.
+        data: images in any of the forms that `prune` takes; labels are not read.
+        example: what `analyze` gave, or an input; the data's first images if left out.
+        images: how many to use; more are better, up to a point.
+
+    Returns:
+        Each layer's error on images left out, before and after.
+
+    Example:
+        >>> import mvp_deploy as mvp, numpy, torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 3))
+        >>> x = torch.randn(32, 3, 8, 8)
+        >>> plan = mvp.KeepPlan({"0": numpy.arange(8) < 5})
+        >>> small = mvp.cut(net, plan, x)
+        >>> done = mvp.reconstruct(small, net, plan, x)
+        >>> [layer.weight for layer in done.layers], done.layers[0].after < done.layers[0].before
+        (['1.weight'], True)
+    """
+    train = training_images(data, preprocessing_of(full), next(full.parameters()).device, limit=images)
+    first = next(iter(train.batches(2)))[0] if example is None else example
+    parts = first if isinstance(first, Structure) else analyze(full, first)
+    return reconstruction.reconstruct(full, parts, plan, small, train, most=images, seed=seed)
+
+
+make_up = reconstruct  # `prune` has an argument of that name
 
 
 def _report(parts: Structure, plan: KeepPlan, full: nn.Module, small: nn.Module, test: Images | None) -> Report:

@@ -19,7 +19,7 @@ def collect(data: Any, device: torch.device | str = "cpu", *, limit: int | None 
     Args:
         data: batches ``(images [b, 3, H, W], labels [b])`` such as a DataLoader gives; or single ``(image, label)``
             pairs such as a Dataset gives; or one such pair of tensors. Floating point, normalised as the model
-            wants it. Without labels every image counts as class 0.
+            wants it. Without labels each image's is -1.
         device: where the images go.
         limit: how many images to take at most; None takes all.
 
@@ -54,7 +54,7 @@ def collect(data: Any, device: torch.device | str = "cpu", *, limit: int | None 
 
 def _batches(data: Any) -> Iterator[tuple[Any, Tensor]]:
     if isinstance(data, Tensor):
-        yield data, torch.zeros(len(data), dtype=torch.int64)
+        yield data, torch.full((len(data),), -1)
         return
     if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], Tensor) and data[0].ndim == 4:
         yield data[0], torch.as_tensor(data[1])
@@ -65,7 +65,7 @@ def _batches(data: Any) -> Iterator[tuple[Any, Tensor]]:
         x, y = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
         if isinstance(x, Tensor) and x.ndim == 3:
             x, y = x[None], None if y is None else torch.as_tensor(y).reshape(1)
-        yield x, torch.zeros(len(x), dtype=torch.int64) if y is None else torch.as_tensor(y)
+        yield x, torch.full((len(x),), -1) if y is None else torch.as_tensor(y)
 
 
 def _as_they_are(pixels: Tensor) -> Preprocessing:

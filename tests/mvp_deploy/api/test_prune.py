@@ -57,6 +57,20 @@ def test_ones_own_module_is_pruned_from_data_in_any_form(form: str, pairs: Tenso
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+def test_what_went_is_made_up_for(pairs: TensorDataset) -> None:
+    x, _ = pairs.tensors
+    net = Net().eval()
+    with torch.no_grad():
+        wanted = net(x)
+        cut, made_up = (mvp.prune(net, pairs, macs=0.6, reconstruct=yes).model(x) for yes in (False, True))
+    assert (made_up - wanted).square().mean() < 0.5 * (cut - wanted).square().mean()
+
+
+def test_images_without_labels_are_judged_by_the_model_itself(pairs: TensorDataset) -> None:
+    result = mvp.prune(Net(), pairs.tensors[0], macs=0.5)
+    assert result.report.macs <= 0.5 * result.report.full_macs
+
+
 def test_saved_after_training_on_it_comes_back_to_the_bit(tmp_path: Path, pairs: TensorDataset) -> None:
     result = mvp.prune(Net(), pairs, keep=0.5)
     x, y = pairs.tensors
