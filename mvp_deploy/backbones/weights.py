@@ -49,13 +49,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} is not a safetensors or PyTorch file of plain tensors ({why}): "
             "save the model's state_dict() alone, best as .safetensors"
         ) from error
-    for _ in range(3):  # wrappers within wrappers
-        if isinstance(content, dict):
-            content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
-    named = isinstance(content, dict) and all(isinstance(key, str) for key in content)
-    if not named or not all(isinstance(value, Tensor) for value in content.values()):
+    state = _state_in(content)
+    if state is None:
         raise DeployError(f"{path} holds no state dict: save the model's state_dict(), best as .safetensors")
-    return content
+    return state
+
+
+def _state_in(content: Any, depth: int = 3) -> dict[str, Tensor] | None:
+    """The first state dict in the wrappers, or in wrappers within them."""
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        return None
+    for key in WRAPPERS if depth else ():
+        if (found := _state_in(content.get(key), depth - 1)) is not None:
+            return found
+    return content if content and all(isinstance(value, Tensor) for value in content.values()) else None
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

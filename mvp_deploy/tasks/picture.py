@@ -67,6 +67,8 @@ def read(path: str | os.PathLike[str], *, glance: bool = False) -> Picture:
 
 def check_size(width: int, height: int) -> None:
     """Raises Unreadable for an image that would take too much memory, decoded or resized."""
+    if min(width, height) < 1:
+        raise Unreadable(f"it has {width} x {height} pixels")
     if width * height > MAX_PIXELS:
         raise Unreadable(f"{width} x {height} pixels are more than the {MAX_PIXELS:,} that are read: make it smaller")
     if max(width, height) > MAX_RATIO * min(width, height):

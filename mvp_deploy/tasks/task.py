@@ -8,6 +8,7 @@ import hashlib
 import os
 import unicodedata
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -80,12 +81,15 @@ class Task:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on what was left out, converted, or lies in there twice."""
+        """Sentences on what was left out or converted, and on what may be two of one kind."""
         notes = []
         if self.left_out:
             notes.append(f"{self.name}: left out: {_counts(self.left_out)}")
         if self.converted:
             notes.append(f"{self.name}: images {_counts(self.converted)}")
+        folded = Counter(name.casefold() for name in self.classes)
+        if alike := [name for name in self.classes if folded[name.casefold()] > 1]:
+            notes.append(f"{self.name}: the classes {', '.join(alike)} differ only in upper and lower case")
         return (*notes, *self._copies())
 
     def _copies(self) -> Iterator[str]:
@@ -145,6 +149,8 @@ def choose(source: str, available: Sequence[str], wanted: tuple[str, ...] | None
             close = difflib.get_close_matches(name, available) or available[:5]
             hint = " or ".join(repr(name) for name in close)
             raise DeployError(f"{source} has no class {name!r}: did you mean {hint}?")
+        if not name or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
+            raise DeployError(f"the class name {name!r} of {source} cannot be shown: give it another")
         if chosen.count(name) > 1:
             raise DeployError(f"the class {name!r} is named twice for {source}: name each class once")
     if len(chosen) < 2:

@@ -72,6 +72,7 @@ def test_a_checkpoint_of_timms_own_train_script(tmp_path: Path, trained: State) 
         lambda s: {"state_dict": prefixed(s, "net._orig_mod.backbone.") | {"loss.weight": torch.ones(3)}},
         lambda s: prefixed(s, "module.") | {"n_averaged": torch.tensor(7)},  # torch's AveragedModel
         lambda s: {"state_dict": prefixed(zeros(s), "model.") | prefixed(s, "ema_model.module.")},
+        lambda s: {"state_dict": s, "ema": {"decay": 0.99}},
         lambda s: {"model": {"state_dict": prefixed(s, "module.")}},
     ],
 )

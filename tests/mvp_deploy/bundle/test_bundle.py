@@ -16,6 +16,7 @@ from samples import CLASSES, PREPROCESSING, make_bundle
 from mvp_deploy import bundle
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.bundle import example as bundle_example
+from mvp_deploy.tasks.folder import read_image
 from mvp_deploy.tasks.preprocessing import Preprocessing
 
 
@@ -162,13 +163,29 @@ def test_the_examples_preprocessing_is_the_real_one(
     np.testing.assert_allclose(bundle_example.prepare(Image.fromarray(image), how)[0], expected, atol=1e-6)
 
 
+def test_the_example_reads_images_as_training_does(tmp_path: Path) -> None:
+    """Deep, transparent, turned: the example's input is the preprocessing's of the pixels that training reads."""
+    random = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(random.integers(0, 65536, (12, 20)).astype(np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(random.integers(0, 256, (12, 20, 4), np.uint8)).save(tmp_path / "transparent.png")
+    Image.fromarray(random.integers(0, 256, (12, 20, 3), np.uint8)).save(tmp_path / "turned.png", exif=exif)
+    for path in tmp_path.iterdir():
+        expected = Preprocessing.from_json(PREPROCESSING).apply(read_image(path))
+        with Image.open(path) as image:
+            np.testing.assert_allclose(bundle_example.prepare(image, PREPROCESSING)[0], expected, atol=1e-6)
+
+
 def test_the_example_classifies_an_image_with_three_packages_alone(whole: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((20, 30), np.float32)).save(tmp_path / "b.tif")
     code = (
         "import sys, runpy\n"
         "for name in ('torch', 'timm', 'onnx', 'mvp_deploy', 'exporters'): sys.modules[name] = None\n"
-        f"sys.argv = ['example.py', {str(tmp_path / 'a.png')!r}]\n"
+        f"sys.argv = ['example.py', {str(tmp_path / 'b.tif')!r}, {str(tmp_path / 'a.png')!r}]\n"
         f"runpy.run_path({str(whole / 'example.py')!r}, run_name='__main__')"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert any(f"a.png: {name} (" in shown for name in CLASSES)
+    assert "b.tif: cannot be read as an image (Pillow's mode F" in shown

@@ -40,7 +40,7 @@ def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         ("tif", DEEP, GREY_AS_RGB, (picture.DEEP,)),
         ("tif", Image.frombytes("I;16B", (14, 10), DEEP.astype(">u2").tobytes()), GREY_AS_RGB, (picture.DEEP,)),
         ("jp2", DEEP, GREY_AS_RGB, (picture.DEEP,)),
-        ("pgm", DEEP, GREY_AS_RGB, (picture.DEEP,)),
+        ("pgm", b"P5 14 10 65535\n" + DEEP.astype(">u2").tobytes(), GREY_AS_RGB, (picture.DEEP,)),
         ("png", np.dstack([RGB, np.full_like(GREY, 255)]), RGB, ()),
         ("png", np.dstack([RGB, ALPHA]), on_white(RGB, ALPHA), (picture.ON_WHITE,)),
         ("tif", np.dstack([RGB, ALPHA]), on_white(RGB, ALPHA), (picture.ON_WHITE,)),
@@ -49,11 +49,13 @@ def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     ],
 )
 def test_images_are_read_as_they_look(
-    tmp_path: Path, ending: str, stored: np.ndarray | Image.Image, shown: np.ndarray, how: tuple[str, ...]
+    tmp_path: Path, ending: str, stored: np.ndarray | Image.Image | bytes, shown: np.ndarray, how: tuple[str, ...]
 ) -> None:
-    image = stored if isinstance(stored, Image.Image) else Image.fromarray(stored)
     path = tmp_path / f"a.{ending}"
-    image.save(path)
+    if isinstance(stored, bytes):
+        path.write_bytes(stored)
+    else:
+        (Image.fromarray(stored) if isinstance(stored, np.ndarray) else stored).save(path)
     found = read(path)
     assert found.pixels.dtype == np.uint8
     assert abs(found.pixels.astype(int) - shown).max() <= (1 if picture.ON_WHITE in how else 0)
@@ -138,6 +140,7 @@ def saved(image: np.ndarray | Image.Image, form: str, **options: object) -> byte
     ("content", "says"),
     [
         (lambda: b"", "cannot identify"),
+        (lambda: b"P6 0 4 255\n", "."),
         (lambda: b"\0\0\0\x18ftypheic", "cannot identify"),
         (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "cannot identify"),  # would start ghostscript
         (lambda: jpeg()[:-40], "truncated"),

@@ -247,6 +247,20 @@ def test_class_names_are_the_same_however_unicode_writes_them(divided: Path) -> 
         refused(divided, "has the class folder 'grün' twice")
 
 
+def test_a_class_name_that_cannot_be_shown_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "ant")
+    fill(tmp_path / "bee\n")
+    refused(tmp_path, r"the class name 'bee\\n' of .* cannot be shown")
+
+
+def test_classes_that_differ_in_case_alone_are_mentioned(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=np.arange(36, dtype=np.uint8).reshape(9, 2, 2), labels=np.repeat([0, 1, 2], 3),
+             classes=["Ant", "ant", "bee"])  # fmt: skip
+    assert load_task(f"{tmp_path}/a.npz").notes == (
+        f"{tmp_path}/a.npz: the classes Ant, ant differ only in upper and lower case",
+    )
+
+
 def test_a_path_may_have_a_hash_in_it(tmp_path: Path) -> None:
     for name in ("ant", "C#", "bee"):
         fill(tmp_path / "C# and C++#1" / name)
