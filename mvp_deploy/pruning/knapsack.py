@@ -79,20 +79,20 @@ def cheapest(
     ladders = {ladder.group: ladder for ladder in _ladders(structure, budget, scores, within)}
     counts = {name: ladder.sizes[0] for name, ladder in ladders.items()}
     amount = cost.total(counts)
-    steps: list[tuple[float, str, int]] = []  # rise per saving, group, size it leads to
+    steps: list[tuple[float, float, str, int]] = []  # rise per saving; at equal rates the group that kept most
 
     def offer(name: str) -> None:
         fewer = ladders[name].below(counts[name])
         if fewer is not None:
             saving = cost.saving(counts, name, fewer)
             rate[name] = ladders[name].rise(counts[name], fewer) / saving if saving > 0 else np.inf
-            heapq.heappush(steps, (rate[name], name, fewer))
+            heapq.heappush(steps, (rate[name], -counts[name] / ladders[name].sizes[0], name, fewer))
 
     rate: dict[str, float] = {}
     for name in ladders:
         offer(name)
     while amount > limit and steps:
-        price, name, fewer = heapq.heappop(steps)
+        price, _, name, fewer = heapq.heappop(steps)
         if price != rate[name] or fewer != ladders[name].below(counts[name]):
             continue  # worked out before a neighbour shrank
         amount -= cost.saving(counts, name, fewer)

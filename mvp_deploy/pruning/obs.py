@@ -6,14 +6,15 @@ mathematics is in surgeon.py; here it meets a model. Inputs' moments do not depe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.pruning import moments, surgeon
 from mvp_deploy.pruning.linear import LinearCalls, LinearLayer, linear_layers
 from mvp_deploy.pruning.moments import Moments
@@ -69,19 +70,27 @@ def scores(
         Group name -> float64 [size], 0 for units that ``plan`` has removed. A group that no linear layer reads is
         scored by what its makers' outputs are worth with nothing to make up for them; one that no linear layer makes
         either goes last.
+
+    Raises:
+        DeployError: a layer's weights, inputs or gradients are not finite; the sentence names it.
     """
     weights = dict(model.named_parameters())
+    masks = structure.tensor_masks(plan)
+    known = {
+        name: _Known.of(structure, masks[name], layer, weights, inputs[name], outputs[name])
+        for name, layer in layers.items()
+    }
     result: dict[str, np.ndarray] = {}
     for group in structure.groups:
-        kept = np.flatnonzero(plan.masks[group.name])
-        readers = [
-            reader
-            for name, layer in layers.items()
-            if (reader := _reader(structure, plan, layer, weights[name], inputs[name], outputs[name], group, kept))
-        ]
-        values = surgeon.scores(readers) if readers else _made(structure, plan, layers, weights, inputs, outputs, group)
+        kept = plan.masks[group.name]
+        near = [known[name] for name in dict.fromkeys(member.tensor for member in group.members) if name in known]
+        readers = [reader for layer in near if (reader := layer.reader(group, int(kept.sum())))]
         result[group.name] = np.zeros(group.size)
-        result[group.name][kept] = values
+        if readers:
+            result[group.name][kept] = surgeon.scores(readers)
+        else:
+            made = [worth for layer in near if (worth := layer.made(group)) is not None]
+            result[group.name][kept] = np.sum(made, axis=0)[kept] if made else np.inf
     largest = max((float(v[np.isfinite(v)].max(initial=0)) for v in result.values()), default=0.0)
     return {name: np.where(np.isfinite(values), values, largest) for name, values in result.items()}
 
@@ -95,67 +104,66 @@ def obs(structure: Structure, model: nn.Module, plan: KeepPlan, sample: Batches,
     return scores(structure, model, plan, inputs, sensitivities(model, layers, batches[::2]), layers)
 
 
-def _reader(
-    structure: Structure,
-    plan: KeepPlan,
-    layer: LinearLayer,
-    weight: Tensor,
-    inputs: Moments,
-    outputs: Tensor,
-    group: UnitGroup,
-    kept: np.ndarray,
-) -> Reader | None:
-    """What the layer does with the units of ``group`` that are left; None if it does not read them."""
-    units = _over_columns(structure, plan, layer, group)
-    columns = np.flatnonzero(units >= 0)
-    if not len(columns):
-        return None
-    by_unit = columns[np.argsort(units[columns], kind="stable")].reshape(len(kept), -1)
-    products = inputs.products[0].double().cpu().numpy()
-    products /= max(products[-1, -1], 1.0)
-    mean = products[-1, :-1]
-    return Reader(
-        layer.matrix(weight.detach())[0].double().cpu().numpy(),
-        products[:-1, :-1] - np.outer(mean, mean),
-        outputs[0].double().numpy(),
-        by_unit,
-    )
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """All that scores need to know of one layer.
 
+    weight: float64 [outputs, columns]. bias: [outputs]. covariance, mean: of its inputs. sensitivity: [outputs].
+    masks: the outputs and inputs of the original that are left, None for all. full: the layer at its original size.
+    """
 
-def _over_columns(structure: Structure, plan: KeepPlan, layer: LinearLayer, group: UnitGroup) -> np.ndarray:
-    """For each column of the smaller layer, the unit of ``group`` (of the original's) that it reads, or -1."""
-    shape = [axis_size(axis) for axis in structure.axes[layer.weight]]
-    full = replace(layer, outputs=shape[0], columns=int(np.prod(shape[1:])))
-    units = full.input_units(structure, group)[0]
-    mask = structure.tensor_masks(plan)[layer.weight][1]
-    return units if mask is None else units[np.repeat(mask, full.columns // shape[1])]
+    structure: Structure
+    full: LinearLayer
+    masks: Sequence[np.ndarray | None]
+    weight: np.ndarray
+    bias: np.ndarray
+    covariance: np.ndarray
+    mean: np.ndarray
+    sensitivity: np.ndarray
 
+    @classmethod
+    def of(
+        cls,
+        structure: Structure,
+        masks: Sequence[np.ndarray | None],
+        layer: LinearLayer,
+        weights: Mapping[str, Tensor],
+        inputs: Moments,
+        outputs: Tensor,
+    ) -> _Known:
+        shape = [axis_size(axis) for axis in structure.axes[layer.weight]]
+        full = replace(layer, outputs=shape[0], columns=int(np.prod(shape[1:])))
+        weight = layer.matrix(weights[layer.weight].detach())[0].double().cpu().numpy()
+        bias = weights[layer.bias].detach().double().cpu().numpy() if layer.bias else np.zeros(layer.outputs)
+        products = inputs.products[0].double().cpu().numpy()
+        products /= max(products[-1, -1], 1.0)
+        mean = products[-1, :-1]
+        covariance = products[:-1, :-1] - np.outer(mean, mean)
+        sensitivity = outputs[0].double().cpu().numpy()
+        if not all(np.isfinite(values).all() for values in (weight, bias, covariance, sensitivity)):
+            raise DeployError(
+                f"{layer.weight.removesuffix('.weight')} has weights, inputs or gradients that are not finite, so its "
+                "units cannot be scored: check the backbone's weights and the images for NaN and infinity."
+            )
+        return cls(structure, full, masks, weight, bias, covariance, mean, sensitivity)
 
-def _made(
-    structure: Structure,
-    plan: KeepPlan,
-    layers: Mapping[str, LinearLayer],
-    weights: Mapping[str, Tensor],
-    inputs: Mapping[str, Moments],
-    outputs: Mapping[str, Tensor],
-    group: UnitGroup,
-) -> np.ndarray:
-    """What it costs if the units' outputs are nought: sum_o F_o E[y_o^2] / 2, float64 [units kept]."""
-    total = np.full(group.size, np.inf)
-    for name, layer in layers.items():
-        mask = structure.tensor_masks(plan)[name][0]
-        shape = [axis_size(axis) for axis in structure.axes[name]]
-        units = replace(layer, outputs=shape[0]).output_units(structure, group)[0]
-        units = units if mask is None else units[mask]
-        if not (units >= 0).any():
-            continue
-        matrix = layer.matrix(weights[name].detach())[0].double().cpu()
-        bias = weights[layer.bias].detach().double().cpu() if layer.bias else torch.zeros(layer.outputs).double()
-        rows = torch.cat([matrix, bias[:, None]], 1)
-        products = inputs[name].products[0].double().cpu()
-        squares = (rows @ products * rows).sum(1) / products[-1, -1].clamp_min(1)
-        worth = (outputs[name][0].double() * squares).numpy() / 2
-        inside = units >= 0
-        total = np.where(np.isfinite(total), total, 0.0)
-        np.add.at(total, units[inside], worth[inside])
-    return total[plan.masks[group.name]]
+    def reader(self, group: UnitGroup, units: int) -> Reader | None:
+        """What the layer does with the ``units`` of ``group`` that are left; None if it does not read them."""
+        ids = self.full.input_units(self.structure, group)[0]
+        if self.masks[1] is not None:
+            ids = ids[np.repeat(self.masks[1], len(ids) // len(self.masks[1]))]
+        columns = np.flatnonzero(ids >= 0)
+        if not len(columns):
+            return None
+        by_unit = columns[np.argsort(ids[columns], kind="stable")].reshape(units, -1)
+        return Reader(self.weight, self.covariance, self.sensitivity, by_unit)
+
+    def made(self, group: UnitGroup) -> np.ndarray | None:
+        """What it costs if the units' outputs are nought, float64 [size]: sum_o F_o E[y_o^2] / 2; None for no maker."""
+        ids = self.full.output_units(self.structure, group)[0]
+        ids = ids if self.masks[0] is None else ids[self.masks[0]]
+        if not (ids >= 0).any():
+            return None
+        outputs = self.weight @ self.mean + self.bias
+        squares = np.square(outputs) + (self.weight @ self.covariance * self.weight).sum(1)
+        return np.bincount(ids[ids >= 0], (self.sensitivity * squares)[ids >= 0] / 2, minlength=group.size)

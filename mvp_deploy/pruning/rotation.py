@@ -61,14 +61,14 @@ def rotated(model: nn.Module, structure: Structure, batches: Batches) -> dict[st
         model: in eval mode. batches: images that show the streams' directions; labels are not read.
 
     Returns:
-        The model's own state dict where it has no linear stream.
+        On the CPU; the model's own state dict where it has no linear stream.
 
     Raises:
         DeployError: (PARITY) the rotated model computes something else.
     """
     streams = [s for s in linear_streams(model, structure) if _foldable(s, model.state_dict())]
     if not streams:
-        return {name: value.clone() for name, value in model.state_dict().items()}
+        return {name: value.cpu().clone() for name, value in model.state_dict().items()}
     sample = list(batches)
     wanted = {m.weight for s in streams for m in s.makers} | {r.weight for s in streams for r in s.readers}
     layers = {name: layer for name, layer in linear_layers(model, structure.example).items() if name in wanted}
@@ -111,9 +111,9 @@ def turned(
 
     Batch norms after the makers stay batch norms, with the statistics that the new channels have.
     """
+    state = {name: value.cpu() for name, value in state.items()}
     new = {name: value.double() if value.is_floating_point() else value.clone() for name, value in state.items()}
     for stream, turn in turns.items():
-        turn = turn.to(next(iter(new.values())).device)
         norms = {reader.norm for reader in stream.readers if reader.norm}
         only_norms = all(reader.norm for reader in stream.readers)
         write = turn - turn.mean(1, keepdim=True) if norms and only_norms else turn  # LayerNorms ignore the mean
@@ -172,7 +172,7 @@ def _write(new: dict[str, Tensor], state: Mapping[str, Tensor], maker: Maker, tu
     if maker.norm:
         own = state[maker.weight].double().reshape(size, -1)
         constant = state[maker.bias].double() if maker.bias else torch.zeros_like(shift)
-        products = seen.products[0].double().to(own.device)
+        products = seen.products[0].double().cpu()
         products = products / products[-1, -1].clamp_min(1)
         given = products[:-1, -1]
         covariance = products[:-1, :-1] - torch.outer(given, given)

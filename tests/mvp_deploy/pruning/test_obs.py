@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.pruning import moments
 from mvp_deploy.pruning.budget import Budget, keep_best
 from mvp_deploy.pruning.importance import score
@@ -109,3 +110,23 @@ def test_heads_are_units_of_the_projection(vit) -> None:
     values = score("obs", structure, model, original.full, vit.train, batches=2, batch_size=32)[head.name]
     assert values.argmin() == 0
     assert values[0] < 1e-6 * values.max()
+
+
+@pytest.mark.parametrize("spoilt", ["weight", "images"])
+def test_what_is_not_finite_is_refused_by_name(spoilt: str) -> None:
+    model, sample = mlp(), batches(1)
+    with torch.no_grad():
+        (model[3].weight if spoilt == "weight" else sample[0][0])[0, 0] = torch.nan
+    structure = analyze(model, torch.zeros(2, 3, 2, 2))
+    with pytest.raises(DeployError, match=r"[13] has weights, inputs or gradients that are not finite"):
+        obs(structure, model, KeepPlan.full(structure), sample, 0)
+
+
+@pytest.mark.parametrize("images", [0.0, 1.0])
+def test_one_constant_image_gives_finite_scores(images: float) -> None:
+    model = mlp()
+    structure = analyze(model, torch.zeros(2, 3, 2, 2))
+    sample = [(torch.full((1, 3, 2, 2), images), torch.zeros(1, dtype=torch.int64))]
+    values = obs(structure, model, KeepPlan.full(structure), sample, 0)
+    assert all(np.isfinite(v).all() and (v >= 0).all() for v in values.values())
+    assert cheapest(structure, Budget(0.5, "macs", 1), values)
