@@ -98,9 +98,17 @@ class _State:
         columns = self._columns(units)
         return _State(self.weight[:, columns], self.inverse[np.ix_(columns, columns)], self.width)
 
-    def without(self, units: Sequence[int] | np.ndarray) -> _State:
+    def with_none_of(self, unit: int) -> _State:
+        """As `without`, but the unit keeps its place, where nothing is left of it: quicker for few units."""
+        own = slice(unit * self.width, (unit + 1) * self.width)
+        share = np.linalg.solve(self.inverse[own, own], self.inverse[own])
+        weight, inverse = self.weight - self.weight[:, own] @ share, self.inverse - self.inverse[:, own] @ share
+        weight[:, own], inverse[own], inverse[:, own], inverse[own, own] = 0, 0, 0, np.eye(self.width)
+        return _State(weight, inverse, self.width)
+
+    def without(self, units: np.ndarray) -> _State:
         """After the units went and the rest made up for them."""
-        gone = self._columns(np.asarray(units))
+        gone = self._columns(units)
         stays = np.delete(np.arange(self.weight.shape[1]), gone)
         share = np.linalg.solve(self.inverse[np.ix_(gone, gone)], self.inverse[np.ix_(gone, stays)])
         return _State(
@@ -113,7 +121,7 @@ class _State:
         return (units[:, None] * self.width + np.arange(self.width)).ravel()
 
 
-def _cheapest(states: Sequence[_State], at_most: int) -> tuple[list[int], list[float]]:
+def _cheapest(states: Sequence[_State], at_most: int) -> tuple[np.ndarray, list[float]]:
     """The next units to go, up to ``at_most``, and what each costs after those before it.
 
     Only a short list of the cheapest is downdated one by one, until a unit outside of it may be cheaper.
@@ -123,16 +131,15 @@ def _cheapest(states: Sequence[_State], at_most: int) -> tuple[list[int], list[f
     names = by_price[: 2 * at_most + 8]
     limit = prices[by_price[len(names)]] if len(names) < len(prices) else np.inf
     short = [state.only(names) for state in states]
-    gone: list[int] = []
+    gone: list[int] = []  # places in the short list
     paid: list[float] = []
     while len(gone) < at_most:
         now = np.sum([state.prices() for state in short], axis=0)
+        now[gone] = np.inf
         place = int(np.argmin(now))
         if gone and now[place] > limit:
             break
-        gone.append(int(names[place]))
+        gone.append(place)
         paid.append(max(float(now[place]), 0.0))
-        if len(gone) < at_most:
-            short = [state.without([place]) for state in short]
-            names = np.delete(names, place)
-    return gone, paid
+        short = [state.with_none_of(place) for state in short]
+    return names[gone], paid
