@@ -31,7 +31,7 @@ def text(path: Path) -> str:
     return found
 
 
-def tree(path: Path) -> dict[str, str | None]:
+def tree(path: Path) -> dict[str, bytes | None]:
     return {str(file.relative_to(path)): file.read_bytes() if file.is_file() else None for file in path.rglob("*")}
 
 
