@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.structure.axes import (
@@ -20,6 +19,7 @@ from mvp_deploy.structure.axes import (
     fixed,
     reasons,
 )
+from mvp_deploy.structure.calls import tensors_in
 from mvp_deploy.structure.collector import collector_paused
 from mvp_deploy.structure.fakes import named_tensors
 from mvp_deploy.structure.graph import Recorder
@@ -79,12 +79,16 @@ def _analyze(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> Stru
             f"{type(model).__name__} cannot be traced on an input of shape {tuple(inputs[0].shape)}: "
             f"{type(error).__name__} in {trace.module or 'the model'}: {error}. Check the input size."
         ) from error
-    for tensor in tree_leaves(outputs):
-        if isinstance(tensor, Tensor):
-            for axis in trace.axes(tensor):
-                batch = set(atoms_in(trace.atoms.resolve(trace.batch)))
-                for atom in set(atoms_in(trace.atoms.resolve(axis))) - batch:
-                    trace.atoms.freeze(((atom,),), "output of the model")
+    results = list(tensors_in(outputs))
+    if not results:
+        raise DeployError(
+            f"The forward of {type(model).__name__} returns {type(outputs).__name__}, in which no tensor is found. "
+            "Let it return a tensor, or tuples, lists, dictionaries or dataclasses of tensors."
+        )
+    for axis in (axis for tensor in results for axis in trace.axes(tensor)):
+        batch = set(atoms_in(trace.atoms.resolve(trace.batch)))
+        for atom in set(atoms_in(trace.atoms.resolve(axis))) - batch:
+            trace.atoms.freeze(((atom,),), "output of the model")
     by_name = dict(trace.initial)
     for name in trace.names.values():
         for axis in by_name[name]:

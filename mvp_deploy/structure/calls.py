@@ -6,8 +6,8 @@ numbers or other calls in the smaller model, which `SameCalls` sees before anyth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
 from numbers import Number
 from typing import Any
 
@@ -48,15 +48,15 @@ class CallMode(TorchFunctionMode):
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists, dictionaries and objects with fields."""
+    """The tensors in nested tuples, lists, dictionaries and dataclasses."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield from tensors_in(part)
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         yield from tensors_in(list(value.values()))
-    elif hasattr(value, "__dict__") and not isinstance(value, type):
+    elif is_dataclass(value) and not isinstance(value, type):
         yield from tensors_in(vars(value))
 
 

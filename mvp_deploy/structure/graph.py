@@ -21,6 +21,7 @@ from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
 from mvp_deploy.structure.axes import Axis
+from mvp_deploy.structure.bind import bound
 from mvp_deploy.structure.observe import sizes_given
 from mvp_deploy.structure.sizes import Attribute, Formula, Size, Uses, attributes
 
@@ -119,10 +120,10 @@ class Recorder:
         if place is not None and len(args) > place and args[place] is False:  # statistics of its own stay its own
             node.meta["training"] = place
         node.meta["module"] = trace.module
-        self._note_sizes(trace, node, name, args, kwargs, out)
+        self._note_sizes(trace, node, func, name, args, kwargs, out)
         self._bind(out, node)
 
-    def _note_sizes(self, trace: Trace, node: fx.Node, name: str, args: Any, kwargs: Any, out: Any) -> None:
+    def _note_sizes(self, trace: Trace, node: fx.Node, func: Any, name: str, args: Any, kwargs: Any, out: Any) -> None:
         place, uses = -1, Uses()
 
         def number(value: Any) -> Any:
@@ -132,7 +133,7 @@ class Recorder:
             return Size.of(int(value), Attribute("", "constant", place), uses) if is_number else value
 
         numbered = map_aggregate(args, number), map_aggregate(kwargs, number)
-        for size, axis in sizes_given(trace, name, *numbered, out):
+        for size, axis in sizes_given(trace, name, *bound(func, *numbered), out):  # type: ignore[arg-type]
             for attribute in attributes(size.origin) if isinstance(size, Size) else ():
                 negative = isinstance(size.origin, Formula)
                 self.constants.append(Constant(node, attribute.index or 0, axis, negative))

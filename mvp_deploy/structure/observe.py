@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 Pairs = Iterator[tuple[Any, Axis]]
 
 
-def observe(
-    trace: Trace, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
-) -> Iterator[Observation]:
-    """What the sizes in one call stand for. A plain number stands for itself: its axis cannot get another size."""
+def observe(trace: Trace, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Note what the sizes in one call stand for. A plain number stands for itself: its axis cannot get another size."""
     if function in _ARITHMETIC:
         trace.uses.quantities.extend(a.origin for a in args if isinstance(a, Size))
-    for size, axis in sizes_given(trace, function, args, kwargs, out):
-        yield Observation(origin_of(size), axis, trace.module)
+    try:
+        for size, axis in sizes_given(trace, function, args, kwargs, out):
+            trace.observations.append(Observation(origin_of(size), axis, trace.module))
+    except Exception as error:
+        given = [value for value in args if isinstance(value, Tensor)]
+        why = f"{function} in {trace.module or 'the model'}, whose sizes are not understood ({error!r})"
+        trace.not_understood(function, given, out, why)
 
 
 def sizes_given(trace: Trace, function: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:

@@ -22,7 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvp_deploy.structure import rules
 from mvp_deploy.structure.atoms import Atoms
-from mvp_deploy.structure.axes import Axis, fixed
+from mvp_deploy.structure.axes import Axis, axis_size, fixed
+from mvp_deploy.structure.bind import bound
 from mvp_deploy.structure.calls import Call, CallMode, numbers_given, tensors_in
 from mvp_deploy.structure.fakes import call, fake_copy, fake_inputs, named_tensors
 from mvp_deploy.structure.graph import Recorder
@@ -71,7 +72,7 @@ class Trace:
     over_what_stays: dict[tuple[str, int], OverWhatStays] = field(default_factory=dict)  # by name and that count
     squares: set[int] = field(default_factory=set)  # ids of tensors that are squares of others
     numbers: dict[int, float] = field(default_factory=dict)  # ids of buffers that are one number, such as a bound
-    loud: set[int] = field(default_factory=set)  # ids of tensors that are not zero where units are silent
+    loud: dict[int, Tensor] = field(default_factory=dict)  # tensors not zero where units are silent, by their storage
     observations: list[Observation] = field(default_factory=list)
     uses: Uses = field(default_factory=Uses)
     calls: list[Call] = field(default_factory=list)
@@ -113,14 +114,30 @@ class Trace:
 
     @contextmanager
     def running(self, name: str, given: list[Tensor], out: Any) -> Iterator[None]:
-        """While open, the rule of operator `name` says what it did with the tensors `given`."""
+        """While open, operator `name` is explained by its rule; the tensors `given` freeze where that fails."""
         self.over, self.mixed = [], []
-        yield
+        try:
+            yield
+            for tensor in tensors_in(out):
+                if [axis_size(axis) for axis in self.axes(tensor)] != list(tensor.shape):
+                    raise ValueError(f"it speaks of another shape than {list(tensor.shape)}")
+        except Exception as error:
+            self.not_understood(name, given, out, f"{self.why}, whose rule fails ({error!r})")
         if self.over or self.mixed:
             inputs, outputs = (tuple(tuple(self.axes(t)) for t in tensors) for tensors in (given, tensors_in(out)))
             over = (*self.over, *self.mixed)
             self.over_what_stays[name, self.ran[name]] = OverWhatStays(over, inputs, outputs, exact=not self.mixed)
         self.ran[name] += 1
+
+    def not_understood(self, name: str, given: list[Tensor], out: Any, why: str) -> None:
+        """Freeze what went into an operator, of which nothing is known; what came out is fixed then."""
+        for tensor in given:
+            for axis in self.axes(tensor):
+                self.atoms.freeze(axis, why)
+        for tensor in tensors_in(out):
+            self.tensors.pop(id(tensor), None)
+        if given:
+            self.unknown[name] = self.unknown.get(name, 0) + 1
 
     def count(self, factor: int, *axes: Axis) -> None:
         """Note multiply-accumulates: `factor` times the sizes of `axes`."""
@@ -167,19 +184,18 @@ class _Functions(CallMode):
         if func in _SHAPES:
             return sized_shape(trace, args[0], func(*args, **kwargs), *args[1:], **kwargs)
         whole = rules.FUNCTIONS.get(name)
-        if whole is None:
+        self.operators.paused = whole is not None
+        try:
             out = func(*args, **kwargs)
-        else:
-            self.operators.paused = True
-            try:
-                out = func(*args, **kwargs)
-            finally:
-                self.operators.paused = False
+        finally:
+            self.operators.paused = False
+        given = bound(func, args, kwargs)
+        if whole is not None:
             trace.why = f"{name} in {trace.module or 'the model'}"
-            with trace.running(name, list(tensors_in((args, kwargs))), out):
-                whole(trace, args, kwargs, out)
-                rules.silent.follow(trace, name, func, args, kwargs, out)
-        trace.observations.extend(observe(trace, name, args, kwargs, out))
+            with trace.running(name, list(tensors_in(given)), out):
+                whole(trace, *given, out)
+                rules.silent.follow(trace, name, func, *given, out)
+        observe(trace, name, *given, out)
         tensors = list(tensors_in(out)) if isinstance(out, (Tensor, tuple, list)) else []
         if tensors or name == "__setitem__":
             numbers = numbers_given(name, args, kwargs)

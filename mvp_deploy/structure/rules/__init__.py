@@ -39,7 +39,4 @@ def apply(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
             found(trace, args, kwargs, out)
             silent.follow(trace, plain, func, args, kwargs, out)
         return
-    for axis in (axis for tensor in inputs for axis in trace.axes(tensor)):
-        trace.freeze(axis)
-    if inputs:
-        trace.unknown[name] = trace.unknown.get(name, 0) + 1
+    trace.not_understood(name, inputs, out, trace.why)

@@ -34,7 +34,7 @@ def pointwise(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: 
 
 @rule(
     "clone", "detach", "alias", "contiguous", "_to_copy", "lift_fresh", "lift_fresh_copy", "as_strided_", "fill",
-    "zero", "bernoulli", "native_dropout",
+    "zero", "bernoulli", "native_dropout", "zeros_like", "ones_like", "full_like", "empty_like",
 )  # fmt: skip
 def same(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     first = out[0] if isinstance(out, tuple) else out
@@ -54,8 +54,10 @@ def power(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any)
         trace.squares.add(id(out))
 
 
-@rule("empty", "zeros", "ones", "full", "new_empty", "new_zeros", "new_ones", "new_full", "zeros_like", "ones_like",
-      "full_like", "empty_like", "empty_strided", "new_empty_strided", "scalar_tensor")  # fmt: skip
+@rule(
+    "empty", "zeros", "ones", "full", "new_empty", "new_zeros", "new_ones", "new_full", "empty_strided",
+    "new_empty_strided", "scalar_tensor",
+)  # fmt: skip
 def uniform(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Every position of a constant is like every other, so it can shrink with whatever it meets."""
     trace.set(out, [trace.atoms.new(n) for n in out.shape])

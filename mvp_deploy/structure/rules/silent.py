@@ -38,8 +38,23 @@ def follow(trace: Trace, name: str, func: Any, args: tuple[Any, ...], kwargs: di
     inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     loud = name not in _QUIET and (name in _LOUD or _is_loud(trace, name, func, args, kwargs, inputs, out))
     for tensor in tree_leaves(out):
-        if isinstance(tensor, Tensor):
-            trace.loud.add(id(tensor)) if loud else trace.loud.discard(id(tensor))
+        if isinstance(tensor, Tensor) and loud:
+            trace.loud[_storage(tensor)] = tensor  # held, so that no other storage takes its place
+        elif isinstance(tensor, Tensor) and _fills_its_storage(tensor):
+            trace.loud.pop(_storage(tensor), None)
+
+
+def _storage(tensor: Tensor) -> int:
+    """What a tensor shares with its views, through which it can become loud."""
+    return tensor.untyped_storage()._cdata
+
+
+def _fills_its_storage(tensor: Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+
+
+def _loud(trace: Trace, tensor: Tensor) -> bool:
+    return _storage(tensor) in trace.loud
 
 
 def _is_loud(
@@ -50,12 +65,14 @@ def _is_loud(
     if name == "scaled_dot_product_attention":
         if _both(trace, *args[:2]):
             trace.mix(trace.axis(args[0], -1))
-        return id(args[2]) in trace.loud
+        return _loud(trace, args[2])
     if is_pointwise(func, name) and isinstance(out, Tensor):
         return _loud_at_zero(trace, func, args, kwargs, out)
-    if (name == "constant_pad_nd" and len(args) > 2 and args[2] != 0) or (name == "fill" and args[1] != 0):
+    if name == "constant_pad_nd" and len(args) > 2 and args[2] != 0:
         return True
-    loud = any(id(t) in trace.loud for t in inputs)
+    if name == "fill" and (isinstance(args[1], Tensor) or args[1] != 0):
+        return True
+    loud = any(_loud(trace, t) for t in inputs)
     if loud and name in _SUMS and isinstance(args[0], Tensor):
         out = out[0] if isinstance(out, tuple) else out
         left = [trace.atoms.resolve(axis) for axis in trace.axes(out)]
@@ -66,7 +83,7 @@ def _is_loud(
 
 
 def _both(trace: Trace, a: Tensor, b: Tensor) -> bool:
-    return id(a) in trace.loud and id(b) in trace.loud
+    return _loud(trace, a) and _loud(trace, b)
 
 
 def _multiplied(trace: Trace, name: str, tensors: list[Tensor]) -> bool:
@@ -79,8 +96,8 @@ def _multiplied(trace: Trace, name: str, tensors: list[Tensor]) -> bool:
     if _both(trace, a, b):
         trace.mix(trace.axis(a, -1))
         return True
-    rows = id(a) in trace.loud and a.ndim > 1 and _has_units(trace, trace.axis(a, -2))
-    return rows or (id(b) in trace.loud and b.ndim > 1 and _has_units(trace, trace.axis(b, -1)))
+    rows = _loud(trace, a) and a.ndim > 1 and _has_units(trace, trace.axis(a, -2))
+    return rows or (_loud(trace, b) and b.ndim > 1 and _has_units(trace, trace.axis(b, -1)))
 
 
 def _has_units(trace: Trace, axis: Axis) -> bool:
@@ -96,7 +113,7 @@ def _loud_at_zero(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[s
 
     def values(t: Tensor) -> tuple[float, ...]:
         covers = all(t.ndim >= -dim and t.shape[dim] == out.shape[dim] for dim in units)
-        if id(t) not in trace.loud and covers:
+        if not _loud(trace, t) and covers:
             return (0,)
         if id(t) in trace.numbers:
             return (trace.numbers[id(t)],)
