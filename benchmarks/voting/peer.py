@@ -55,7 +55,7 @@ def torch_pruning(task: NewTask, keep: float, config: TrainConfig) -> tuple[nn.M
         importance=tp.importance.GroupTaylorImportance(),
         pruning_ratio=1 - keep,
         round_to=ROUND_TO,
-        ignored_layers=[model.get_submodule(original.classifier or "")],
+        ignored_layers=[model.get_submodule(name) for name in original.classifier],
         num_heads=fused,
         prune_num_heads=bool(fused),
         head_pruning_ratio=1 - keep,

@@ -134,7 +134,7 @@ def neighbours(
         order = np.argsort(similarity, kind="stable")
     else:
         order = np.argsort(-similarity, kind="stable")
-    if recipe.nearest_by == "leep" or (recipe.nearest_by == "features" and original.classifier is not None):
+    if recipe.nearest_by == "leep" or (recipe.nearest_by == "features" and original.classifier):
         order = order[: max(wanted, SHORT_LIST)]
         sized = {n: original.with_classes(n) for n in {len(entries[i].classes) for i in order}}
         score = measure or run_model

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -11,98 +14,135 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from mvp_deploy.structure.bind import bound
+from mvp_deploy.structure.graph import TracedModel
+from mvp_deploy.structure.trace import open_functionals
 from mvp_deploy.tasks import Images
 from mvp_deploy.training import TrainConfig
 
 FEW_TIMES = 5  # after more, a tuned head is better than one solved anew (docs/voting.md)
+PENALTIES = torch.logspace(-6, 1, 15, dtype=torch.float64)
+"""Relative to the largest eigenvalue: from interpolation to almost nothing but the classes' means."""
+SCALES = torch.logspace(-1, 2, 13)
+"""Of the regression's outputs, which estimate probabilities, as logits."""
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
-def classifier(model: nn.Module) -> str | None:
-    """The name of an eager model's last linear layer as timm gives it; None where it has another classifier."""
+def classifier(model: nn.Module) -> tuple[str, ...]:
+    """The names of the linear layers that an eager model ends in, by what timm's `get_classifier` gives.
+
+    A head can be a linear layer or a 1 x 1 convolution, a module that ends in one (an MLP, a norm before it), or
+    several such heads, whose outputs the model averages. Empty where it is none of these.
+    """
     get = getattr(model, "get_classifier", None)
-    last = get() if callable(get) else None
-    return next((name for name, module in model.named_modules() if module is last and type(last) is nn.Linear), None)
+    heads = get() if callable(get) else ()
+    names = {module: name for name, module in model.named_modules()}
+    last = []
+    for head in heads if isinstance(heads, (tuple, list, nn.ModuleList)) else (heads,):
+        layers = [m for m in head.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d))]
+        if not layers or layers[-1] not in names:
+            return ()
+        last += [names[layer] for layer in layers if len(layer.weight) == len(layers[-1].weight)]
+    return tuple(dict.fromkeys(last))
 
 
-def solve_head(model: nn.Module, classifier: str | None, images: Images, *, limit: int = 2048) -> bool:
+def solve_head(model: nn.Module, classifier: Sequence[str], images: Images, *, limit: int = 2048) -> bool:
     """Set the classifier, in place, to ridge regression of the classes on its features, scaled to probabilities.
 
     Penalty and scale are those with the lowest leave-one-out cross-entropy, which ridge regression gives in closed
     form; computed in float64 on the CPU from at most ``limit`` images' features. Works on eager and traced models
-    alike. Returns False, changing nothing, where ``classifier`` (the linear layer's name) is None.
+    alike. Of several heads each is solved by itself.
+
+    Returns:
+        Whether the model now gives what was solved for. Where it does not, because ``classifier`` (its last linear
+        layers' names) is empty or something else follows these layers, nothing is changed.
     """
-    if classifier is None:
+    if not classifier:
         return False
-    weight = model.get_parameter(f"{classifier}.weight")
-    bias = dict(model.named_parameters()).get(f"{classifier}.bias")
-    solved, offset, _ = _ridge(*_features(model, weight, images, limit), len(weight))
-    with torch.no_grad():
-        weight.copy_(solved)
-        if bias is not None:
-            bias.copy_(offset)
-    return True
+    weights = [model.get_parameter(f"{name}.weight") for name in classifier]
+    biases = [dict(model.named_parameters()).get(f"{name}.bias") for name in classifier]
+    features, labels = _features(model, weights, images, limit)
+    if any(len(rows) != len(labels) for rows in features):
+        return False
+    fits = [ridge_classifier(rows, labels, len(weight)) for rows, weight in zip(features, weights, strict=True)]
+    before = [None if t is None else t.detach().clone() for t in (*weights, *biases)]
+    _set([*weights, *biases], [*(fit.weight for fit in fits), *(fit.bias for fit in fits)])
+    if _ends_in(model, weights, biases, images):
+        return True
+    _set([*weights, *biases], before)
+    return False
 
 
-def separability(model: nn.Module, classifier: str | None, images: Images, *, limit: int = 512) -> float:
+def separability(model: nn.Module, classifier: Sequence[str], images: Images, *, limit: int = 512) -> float:
     """How well the classes can be told from the classifier's input: minus the leave-one-out cross-entropy, in nats,
-    of the ridge regression that `solve_head` takes. Minus infinity where ``classifier`` is None."""
-    if classifier is None:
+    of the ridge regression that `solve_head` takes. Minus infinity where ``classifier`` is empty."""
+    if not classifier:
         return -math.inf
-    weight = model.get_parameter(f"{classifier}.weight")
-    features, labels = _features(model, weight, images, limit)
-    return -_ridge(features, labels, int(images.labels.max()) + 1)[2]
+    features, labels = _features(model, [model.get_parameter(f"{name}.weight") for name in classifier], images, limit)
+    classes = int(images.labels.max()) + 1
+    return -sum(ridge_classifier(rows, labels, classes).loo_loss for rows in features) / len(features)
 
 
-def _ridge(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor, float]:
-    """Weights [classes, features] and bias [classes], float64, and their leave-one-out cross-entropy."""
-    target = functional.one_hot(labels, classes).double()
-    centre, share = features.mean(0), target.mean(0)
-    centred, wanted = features - centre, target - share
-    values, vectors = torch.linalg.eigh(centred.T @ centred)
-    values = values.clamp_min(0)
-    rotated = centred @ vectors
-    covariance = rotated.T @ wanted
+@dataclass(frozen=True)
+class RidgeFit:
+    """A linear classifier: weight [classes, features] and bias [classes], float64, and its leave-one-out loss."""
+
+    weight: Tensor
+    bias: Tensor
+    loo_loss: float
+
+
+def ridge_classifier(features: Tensor, labels: Tensor, classes: int) -> RidgeFit:
+    """Ridge regression on one-hot labels; penalty and scale minimise the leave-one-out cross-entropy.
+
+    Leave-one-out predictions need no refit: y_loo = y - residual / (1 - leverage) (PRESS; Allen, 1974).
+
+    Args:
+        features: float64 [n, features].
+        labels: int64 [n].
+    """
+    y = functional.one_hot(labels, classes).double()
+    x_mean, y_mean = features.mean(0), y.mean(0)
+    x_centred, y_centred = features - x_mean, y - y_mean
+    eigenvalues, basis = torch.linalg.eigh(x_centred.T @ x_centred)
+    eigenvalues = eigenvalues.clamp_min(0)
+    rotated = x_centred @ basis
+    moments = rotated.T @ y_centred
     best = (torch.tensor(torch.inf, dtype=torch.float64), 1.0, 1.0)
-    for penalty in (values.max().clamp_min(1e-12) * torch.logspace(-6, 1, 15, dtype=torch.float64)).tolist():
-        inverse = 1 / (values + penalty)
-        residual = wanted - rotated @ (inverse[:, None] * covariance)
+    for penalty in (eigenvalues.max().clamp_min(1e-12) * PENALTIES).tolist():
+        inverse = 1 / (eigenvalues + penalty)
+        residual = y_centred - rotated @ (inverse[:, None] * moments)
         leverage = rotated.square() @ inverse + 1 / len(features)
-        left_out = target - residual / (1 - leverage).clamp_min(1e-6)[:, None]
-        for scale in torch.logspace(-1, 2, 13).tolist():
-            loss = functional.cross_entropy(scale * left_out, labels)
+        y_loo = y - residual / (1 - leverage).clamp_min(1e-6)[:, None]
+        for scale in SCALES.tolist():
+            loss = functional.cross_entropy(scale * y_loo, labels)
             if loss < best[0]:
                 best = (loss, penalty, scale)
     loss, penalty, scale = best
-    weight = (vectors @ (covariance / (values + penalty)[:, None])).T
-    return scale * weight, scale * (share - weight @ centre), float(loss)
+    weight = (basis @ (moments / (eigenvalues + penalty)[:, None])).T
+    return RidgeFit(scale * weight, scale * (y_mean - weight @ x_mean), float(loss))
 
 
 def recalibrate(model: nn.Module, images: Images, *, batches: int = 16, batch_size: int = 64, seed: int = 0) -> bool:
-    """Recompute running batch-norm statistics as plain averages over a few batches; False where there are none."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    if not norms:
+    """Recompute running batch-norm statistics, in place, as plain averages over a few batches.
+
+    Works on eager and traced models alike. Returns False where there are none.
+    """
+    running = {id(m.running_mean) for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    if not running and not isinstance(model, TracedModel):
         return False
-    momenta = [norm.momentum for norm in norms]
     model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-        norm.train()
     generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    with torch.no_grad(), open_functionals(), _Statistics(running) as statistics:
         for x, _ in islice(images.batches(min(batch_size, len(images)), shuffle=True, generator=generator), batches):
             if len(x) > 1:
                 model(x)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.eval()
-    return True
+    return bool(statistics.seen)
 
 
 def finish(
     model: nn.Module,
-    classifier: str | None,
+    classifier: Sequence[str],
     images: Images,
     config: TrainConfig,
     *,
@@ -117,29 +157,77 @@ def finish(
         solve_head(model, classifier, images)
 
 
-class _Inputs(TorchFunctionMode):
-    """Collects, on the CPU in float64, what ``weight`` is multiplied with by linear layers."""
+def _set(parameters: Sequence[Tensor | None], values: Sequence[Tensor | None]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(parameters, values, strict=True):
+            if parameter is not None and value is not None:
+                parameter.copy_(value.reshape(parameter.shape))
 
-    def __init__(self, weight: Tensor) -> None:
+
+class _Statistics(TorchFunctionMode):
+    """Lets batch norms take their batch's statistics and average them in their running ones.
+
+    Only those whose running means are among the ids ``running``; all, where it is empty.
+    """
+
+    def __init__(self, running: set[int]) -> None:
         super().__init__()
-        self.weight = weight
-        self.seen: list[Tensor] = []
+        self.running, self.seen = running, Counter[int]()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is functional.linear and args[1] is self.weight:
-            self.seen.append(args[0].detach().double().cpu())
+        if getattr(function, "__name__", "") == "batch_norm" and len(args) > 6:
+            mean, training = args[3], args[5]
+            if mean is not None and not training and (not self.running or id(mean) in self.running):
+                self.seen[id(mean)] += 1
+                args = (*args[:5], True, 1 / self.seen[id(mean)], *args[7:])
         return function(*args, **(kwargs or {}))
 
 
-def _features(model: nn.Module, weight: Tensor, images: Images, limit: int) -> tuple[Tensor, Tensor]:
-    """What the classifier is given, float64 [n, features] on the CPU, and the labels int64 [n]."""
+class _Inputs(TorchFunctionMode):
+    """Collects, on the CPU in float64, what each of ``weights`` is multiplied with: one row per image."""
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.seen: dict[int, list[Tensor]] = {id(weight): [] for weight in weights}
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(function, "__name__", "")
+        if name in ("linear", "conv1d", "conv2d"):
+            (x, weight, *_), _ = bound(function, args, kwargs or {})
+            if id(weight) in self.seen:
+                self.seen[id(weight)].append(_rows(x.detach(), weight, name).double().cpu())
+        return function(*args, **(kwargs or {}))
+
+
+def _rows(x: Tensor, weight: Tensor, name: str) -> Tensor:
+    """A layer's input as [images, features]: the mean over its places, or all that a kernel covers at once."""
+    if name == "linear":
+        return x.flatten(1, -2).mean(1) if x.ndim > 2 else x
+    return x.flatten(1) if x.shape[1:] == weight.shape[1:] else x.flatten(2).mean(2)
+
+
+def _features(model: nn.Module, weights: Sequence[Tensor], images: Images, limit: int) -> tuple[list[Tensor], Tensor]:
+    """What the classifiers are given, each float64 [n, features] on the CPU, and the labels int64 [n]."""
     labels: list[Tensor] = []
     model.eval()
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad(), _Inputs(weight) as inputs:
+    with torch.no_grad(), _Inputs(weights) as inputs:
         for x, y in images.batches(256, shuffle=True, generator=generator):
             model(x)
             labels.append(y.cpu())
             if sum(map(len, labels)) >= limit:
                 break
-    return torch.cat(inputs.seen), torch.cat(labels)
+    return [torch.cat(seen) if seen else torch.zeros(0, 1) for seen in inputs.seen.values()], torch.cat(labels)
+
+
+def _ends_in(model: nn.Module, weights: Sequence[Tensor], biases: Sequence[Tensor | None], images: Images) -> bool:
+    """Whether the model's outputs are those of these linear layers, or their mean."""
+    x = next(iter(images.batches(8)))[0]
+    with torch.no_grad(), _Inputs(weights) as inputs:
+        outputs = model(x)
+    logits = [
+        rows[0] @ weight.detach().double().cpu().flatten(1).T + (0 if bias is None else bias.detach().double().cpu())
+        for rows, weight, bias in zip(inputs.seen.values(), weights, biases, strict=True)
+    ]
+    mean = sum(logits) / len(logits)
+    return outputs.shape == mean.shape and bool((outputs.double().cpu() - mean).abs().max() < 0.05 * mean.abs().max())

@@ -66,8 +66,8 @@ class Original:
         return next(self.model.parameters()).device
 
     @cached_property
-    def classifier(self) -> str | None:
-        """The name of its last linear layer, of which smaller models keep the input's units; None: of another form."""
+    def classifier(self) -> tuple[str, ...]:
+        """The names of its last linear layers, which smaller models keep; empty where it has a head of another form."""
         return classifier(self.model)
 
     @property

@@ -54,7 +54,11 @@ def train_unpruned(
         model.load_state_dict(sections["weights"], strict=True)
         reporter.say(f"unpruned model reused from {file}")
         return Unpruned(model.eval(), header["extra"]["accuracy"], FitResult(**header["extra"]["fit"]))
-    solve_head(model, original.classifier, train)
+    if not solve_head(model, original.classifier, train):
+        reporter.warn(
+            f"The head of {original.backbone.name} does not end in linear layers whose outputs are the model's (or are "
+            "averaged to it), so it is not solved in closed form: it starts at random and may want more steps."
+        )
     with reporter.progress("unpruned model") as step:
         done = fit(model, train, config, checkpoint=work / "unpruned.checkpoint", progress=step)
     finish(model, original.classifier, train, config)

@@ -4,12 +4,14 @@ import copy
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 from mvp_deploy.pruning.head import classifier, finish, recalibrate, solve_head
 from mvp_deploy.structure import KeepPlan, analyze
 from mvp_deploy.structure.graph import TracedModel
+from mvp_deploy.structure.program import prune_program
 from mvp_deploy.training import TrainConfig, accuracy, fit
 
 
@@ -28,9 +30,56 @@ def test_a_solved_head_is_not_overconfident(cnn) -> None:
     assert sum(losses) / len(cnn.test) < 0.7  # guessing costs 1.1
 
 
-def test_a_head_that_is_not_linear_is_left_alone(cnn) -> None:
+class Averaged(nn.Module):
+    """Two heads on the same features, given as a tuple by `get_classifier`."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body, self.heads = body, nn.ModuleList([nn.Linear(96, 3), nn.Linear(96, 3)])
+
+    def get_classifier(self) -> tuple[nn.Module, ...]:
+        return tuple(self.heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(head(self.body(x)) for head in self.heads) / 2
+
+
+class KeywordLinear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(input=x, weight=self.weight, bias=self.bias)
+
+
+HEADS = {
+    "a subclass of Linear, called by keywords": KeywordLinear(96, 3),
+    "an MLP": nn.Sequential(nn.Linear(96, 24), nn.GELU(), nn.Linear(24, 3)),
+    "batch norm and Linear": nn.Sequential(nn.BatchNorm1d(96), nn.Linear(96, 3)),
+    "a convolution": nn.Sequential(nn.Unflatten(1, (96, 1, 1)), nn.Conv2d(96, 3, 1), nn.Flatten()),
+    "without a bias": nn.Linear(96, 3, bias=False),
+}
+
+
+@pytest.mark.parametrize("head", [pytest.param(head, id=name) for name, head in HEADS.items()])
+def test_every_head_that_ends_in_a_linear_layer_is_solved(cnn, head: nn.Module) -> None:
     model = cnn.original.copy()
-    model.fc = torch.nn.Sequential(model.fc)
+    model.fc = copy.deepcopy(head).eval()
+    assert solve_head(model, classifier(model), cnn.train)
+    assert accuracy(model, cnn.test) > 0.8
+
+
+def test_several_heads_are_solved_each(cnn) -> None:
+    model = cnn.original.copy()
+    model.fc = nn.Identity()
+    averaged = Averaged(model).eval()
+    assert classifier(averaged) == ("heads.0", "heads.1")
+    assert solve_head(averaged, classifier(averaged), cnn.train)
+    assert torch.equal(averaged.heads[0].weight, averaged.heads[1].weight)
+    assert accuracy(averaged, cnn.test) > 0.8
+
+
+@pytest.mark.parametrize("after", [nn.Softmax(1), nn.Tanh()])
+def test_a_head_whose_outputs_are_not_the_model_s_is_left_alone(cnn, after: nn.Module) -> None:
+    model = cnn.original.copy()
+    model.fc = torch.nn.Sequential(model.fc, after)
     before = copy.deepcopy(model.state_dict())
     assert not solve_head(model, classifier(model), cnn.train)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -51,6 +100,17 @@ def test_statistics_are_those_of_the_new_images(cnn, vit) -> None:
     assert not recalibrate(vit.original.copy(), vit.train)
 
 
+def test_statistics_of_a_recorded_program_are_recomputed_as_the_module_s_are(cnn) -> None:
+    model = cnn.original.copy()
+    structure = cnn.original.structure
+    program = prune_program(structure, model, cnn.original.full, "")
+    stale = copy.deepcopy(program.state_dict())
+    assert recalibrate(program, cnn.train)
+    assert recalibrate(model, cnn.train)
+    torch.testing.assert_close(program.state_dict()["bn1.running_var"], model.bn1.running_var)
+    assert not torch.equal(program.state_dict()["bn1.running_var"], stale["bn1.running_var"])
+
+
 def test_few_steps_count_for_more_once_statistics_and_head_have_caught_up(cnn) -> None:
     model, config = cnn.original.copy(), TrainConfig(steps=5, batch_size=32)
     solve_head(model, cnn.original.classifier, cnn.train)
@@ -62,7 +122,7 @@ def test_few_steps_count_for_more_once_statistics_and_head_have_caught_up(cnn) -
 
 def test_a_head_that_was_tuned_for_long_is_kept(both) -> None:
     model, name = both.original.copy(), both.original.classifier
-    head = model.get_parameter(f"{name}.weight")
+    head = model.get_parameter(f"{name[0]}.weight")
     before = head.detach().clone()
     config = TrainConfig(steps=10, batch_size=len(both.train))
     finish(model, name, both.train, config)
