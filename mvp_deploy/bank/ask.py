@@ -94,7 +94,9 @@ def begin(
             decision, model = _of_rung(rung), on_rung(original, rung, train)
         else:
             signature = sign(bank.backbone, state, train, len(task.classes), device)
-            found = neighbours(bank, signature, recipe, original, train, data=task.fingerprint, seed=seed)
+            found = neighbours(
+                bank, signature, recipe, original, train, data=task.fingerprint, name=task.name, seed=seed
+            )
             damaged = found.damaged
             decision = decide(original, train, found.voters, recipe, budget, too_distant=found.too_distant, seed=seed)
             model = start(original, train, decision, recipe, seed=seed)

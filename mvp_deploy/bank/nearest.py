@@ -105,12 +105,14 @@ def neighbours(
     train: Images,
     *,
     data: str = "",
+    name: str = "",
     seed: int = 0,
     measure: Measure | None = None,
 ) -> Neighbours:
     """The voters a recipe asks, nearest first.
 
-    A stored task of the same images (``data``: their fingerprint) is no neighbour but the task itself, and left out.
+    A stored task of the same images (``data``: their fingerprint) is no neighbour but the task itself, and left out; so
+    is one of the same ``name``, whose images may have been split in another way then: it was trained on held-out ones.
     measure: stands in for `run_model` where its answers are remembered; seed: of the control 'random'.
     """
     if not recipe.asks_neighbours:
@@ -120,7 +122,7 @@ def neighbours(
     entries: list[Entry] = []
     for entry in bank.entries(damaged):
         with _spared(damaged):
-            if entry.data != data:
+            if entry.data != data and entry.name != name:
                 bank.require(entry.backbone, str(entry.path))
                 known.append(_fitting(entry, signature))
                 entries.append(entry)

@@ -63,6 +63,7 @@ class NewTask:
             self.original,
             self.train,
             data=self.task.fingerprint,
+            name=self.task.name,
             seed=seed,
             measure=self._run_model,
         )

@@ -134,8 +134,9 @@ def test_the_paper_s_recipe_and_distillation_run(bank: Bank, tmp_path: Path) -> 
     assert any("reused" in text for text in listener.said)
 
 
-def test_a_task_does_not_vote_for_itself(bank: Bank, tmp_path: Path) -> None:
-    task = load_task("digits#3,4,5")
+@pytest.mark.parametrize("split", [None, 5])  # as the bank's entry, and in another way
+def test_a_task_does_not_vote_for_itself(bank: Bank, tmp_path: Path, split: int | None) -> None:
+    task = load_task("digits#3,4,5", seed=split)
     run = runs.prune_task(
         task, bank, tmp_path / "run", BUDGET, RECIPES["default"], CONFIG,
         recipe_name="default", device=CPU, reporter=Silent(),
