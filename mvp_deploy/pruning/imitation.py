@@ -34,9 +34,9 @@ class Features:
     """The classifier's inputs: what a model says of an image before its last linear layer."""
 
     def __init__(self, original: Original, model: nn.Module) -> None:
-        if original.classifier is None:
-            raise DeployError(f"{original.backbone.name} has no linear classifier whose inputs could be imitated.")
-        weight = f"{original.classifier}.weight"
+        if len(original.classifier) != 1:
+            raise DeployError(f"{original.backbone.name} has not one linear classifier whose inputs could be imitated.")
+        weight = f"{original.classifier[0]}.weight"
         self.model, self.weight = model, weight
         self.layers = {weight: linear_layers(model, original.structure.example)[weight]}
 
@@ -102,7 +102,7 @@ def distance(found: Tensor, wanted: Tensor) -> Tensor:
 
 def kept_features(original: Original, plan: KeepPlan) -> Tensor:
     """Which of the unpruned model's features the smaller one has: bool [features]."""
-    weight = f"{original.classifier}.weight"
+    weight = f"{original.classifier[0]}.weight"
     mask = original.structure.tensor_masks(plan)[weight][1]
     size = original.model.get_parameter(weight).shape[1]
     kept = torch.ones(size, dtype=torch.bool) if mask is None else torch.from_numpy(mask)
