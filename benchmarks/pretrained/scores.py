@@ -100,7 +100,9 @@ def one(original: Original, scores: dict, fraction: float, train: Images, test: 
     solve_head(model, original.classifier, train)
     cut = accuracy(model, test)
     before = time.process_time()
-    reconstruct(original.model, structure, plan, model, train, skip=tuple(f"{name}.weight" for name in original.classifier))
+    reconstruct(
+        original.model, structure, plan, model, train, skip=tuple(f"{name}.weight" for name in original.classifier)
+    )
     seconds = time.process_time() - before
     solve_head(model, original.classifier, train)
     with torch.no_grad():

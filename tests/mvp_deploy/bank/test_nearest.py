@@ -127,7 +127,7 @@ def test_of_a_short_list_of_the_nearest_those_with_the_best_features_vote(
 def test_without_a_linear_classifier_prototypes_choose(cnn, bank: Bank) -> None:
     signature = sign(cnn.backbone, cnn.state, cnn.train, 3, cnn.train.device)
     other = replace(cnn.original)
-    other.__dict__["classifier"] = None  # as LeViT's, whose head is two
+    other.__dict__["classifier"] = ()
     found = neighbours(bank, signature, Recipe(neighbours=2), other, cnn.train)
     assert [voter.name for voter in found.voters] == ["task 0", "task 1"]
     assert all(np.isfinite(voter.similarity) for voter in found.voters)
