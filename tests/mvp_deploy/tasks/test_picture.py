@@ -162,6 +162,43 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, content: Callable[[], byte
 
 
 @pytest.mark.parametrize(
+    ("form", "image"),
+    [
+        ("PNG", np.dstack([RGB, ALPHA])),
+        ("PNG", DEEP),
+        ("JPEG", RGB),
+        ("GIF", RGB),
+        ("BMP", RGB),
+        ("TIFF", DEEP),
+        ("WEBP", RGB),
+        ("PPM", RGB),
+        ("JPEG2000", GREY),
+    ],
+)
+def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path: Path, form: str, image: np.ndarray) -> None:
+    """A hundred times some bytes are changed, cut out or put in."""
+    whole, random = saved(image, form), np.random.default_rng(0)
+    path = tmp_path / "a"
+    for _ in range(100):
+        content = bytearray(whole)
+        for place in random.integers(0, len(content), random.integers(1, 6)):
+            match random.integers(4):
+                case 0:
+                    del content[place : place + 9]
+                case 1:
+                    content[place:place] = random.bytes(3)
+                case _:
+                    content[min(place, len(content) - 1)] = random.integers(256)
+        path.write_bytes(content)
+        try:
+            found = read(path, glance=bool(random.integers(2)))
+        except Unreadable:
+            continue
+        assert found.pixels.dtype == np.uint8
+        assert found.pixels.shape[2:] == (3,)
+
+
+@pytest.mark.parametrize(
     ("width", "height", "says"),
     [(1_000_000, 1, "longer than 100 times"), (1, 2000, "longer than"), (9000, 9000, "more than the"),
      (20_000, 20_000, "more than the")],
