@@ -14,7 +14,7 @@ from mvp_deploy.bundle.format import (
     write_arrays,
     write_json,
 )
-from mvp_deploy.bundle.write import withdraw, writing
+from mvp_deploy.bundle.write import own_names, withdraw, writing
 
 __all__ = [
     "BUILT",
@@ -24,6 +24,7 @@ __all__ = [
     "Bundle",
     "ModelFile",
     "inside",
+    "own_names",
     "read",
     "read_measurements",
     "verify",

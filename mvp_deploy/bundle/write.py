@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -73,7 +73,7 @@ def refuse_strangers(path: Path) -> None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     try:
-        strangers = sorted(_everything(path) - _own(path))
+        strangers = sorted(_everything(path) - own_names(path, _everything(path)))
     except DeployError as error:
         raise DeployError(f"{path} exists and is no bundle: choose another --out, or remove it.") from error
     if strangers:
@@ -83,15 +83,15 @@ def refuse_strangers(path: Path) -> None:
         )
 
 
-def _own(path: Path) -> set[str]:
-    """What is of a bundle and of nobody else: the files that its manifest lists, their folders, and engines.
+def own_names(path: Path, there: Iterable[str]) -> set[str]:
+    """What of a bundle is its own: the files that its manifest lists, engines among those ``there``, their folders.
 
     Raises:
         DeployError: it is no bundle of this format.
     """
     if not (path / MANIFEST).is_file():
         raise DeployError(f"{path} has no {MANIFEST}.")
-    files = {MANIFEST, SIGNATURE, *listed(path), *filter(ENGINES.fullmatch, _everything(path))}
+    files = {MANIFEST, SIGNATURE, *listed(path), *filter(ENGINES.fullmatch, there)}
     for name in files:
         inside(path, name)  # refuses a name that leads out
     return files | {parent.as_posix() for name in files for parent in PurePosixPath(name).parents}
@@ -111,7 +111,7 @@ def _everything(path: Path) -> set[str]:
 
 def _delete(path: Path) -> None:
     """Delete a bundle's own files and then its empty folders; whatever else lies there stays."""
-    own = _own(path) if (path / MANIFEST).is_file() else {"."}
+    own = own_names(path, _everything(path)) if (path / MANIFEST).is_file() else {"."}
     deepest_first = sorted(own - {MANIFEST}, key=lambda name: -len(PurePosixPath(name).parts))
     for name in (*deepest_first, MANIFEST, "."):
         with suppress(OSError):

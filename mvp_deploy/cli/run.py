@@ -61,9 +61,10 @@ def command(
     from mvp_deploy.pipeline import deployfile, report, tracking
     from mvp_deploy.pipeline.baseline import read_report
     from mvp_deploy.pipeline.html import OVERVIEW
-    from mvp_deploy.pipeline.places import is_url, publish
+    from mvp_deploy.pipeline.places import is_url
     from mvp_deploy.pipeline.progress import worst
-    from mvp_deploy.pipeline.run import folder, run
+    from mvp_deploy.pipeline.publish import publish, refuse_strangers
+    from mvp_deploy.pipeline.run import alone, folder, run
 
     config = deployfile.load(file, changes)
     if dry_run:
@@ -71,31 +72,35 @@ def command(
         return
     before = None if baseline is None else read_report(baseline)
     store = None if mlflow is None else tracking.Store.open(mlflow)
-    found = run(
-        config,
-        file.parent,
-        only=only,
-        jobs=jobs,
-        cluster=cluster,
-        baseline=before,
-        sign_key=sign_key,
-        reporter=console,
-    )
     out = folder(config, file.parent)
-    report.write(found, out)
-    console.table(OVERVIEW, [report.row(task) for task in found["tasks"].items()])
-    console.show(f"\nReport: {config.out if is_url(config.out) else out}/report.html")
-    console.result(found)
-    wrong = report.failures(found)
-    codes = [ExitCode(found["code"])]
-    try:
-        if is_url(config.out):
-            publish(out, config.out)
-        if store is not None:
-            store.log(found, out)
-    except DeployError as error:  # what the tasks came to is told all the same
-        wrong.append(str(error))
-        codes.append(error.code)
+    report.refuse_strangers(out)
+    if is_url(config.out):
+        refuse_strangers(config.out, only or config.tasks)
+    with alone(out):
+        found = run(
+            config,
+            file.parent,
+            only=only,
+            jobs=jobs,
+            cluster=cluster,
+            baseline=before,
+            sign_key=sign_key,
+            reporter=console,
+        )
+        report.write(found, out)
+        console.table(OVERVIEW, [report.row(task) for task in found["tasks"].items()])
+        console.show(f"\nReport: {config.out if is_url(config.out) else out}/report.html")
+        console.result(found)
+        wrong = report.failures(found)
+        codes = [ExitCode(found["code"])]
+        try:
+            if is_url(config.out):
+                publish(found, out, config.out)
+            if store is not None:
+                store.log(found, out)
+        except DeployError as error:  # what the tasks came to is told all the same
+            wrong.append(str(error))
+            codes.append(error.code)
     if wrong:
         raise DeployError("\n".join(wrong), worst(codes))
 

@@ -38,41 +38,9 @@ def is_url(place: str) -> bool:
     return "://" in place
 
 
-def publish(out: Path, url: str) -> None:
-    """Put reports and bundles of a run to where its ``out`` is, and take away bundles that are no more.
-
-    A bundle's manifest goes last: without it, nobody takes a bundle for whole.
-
-    Raises:
-        DeployError: (ENVIRONMENT) it cannot be written.
-    """
-    import fsspec
-
-    files = [file for file in sorted(out.rglob("*")) if file.is_file() and _is_result(file.relative_to(out))]
-    files.sort(key=lambda file: file.name == "manifest.json")
-    try:
-        system, root = fsspec.core.url_to_fs(url)
-        there = root.rstrip("/")
-        if not system.exists(top := there.partition("/")[0] or "/"):
-            raise FileNotFoundError(f"there is no {top}")  # a bucket is made by its owner, not by us
-        if system.exists(f"{there}/bundles"):
-            system.rm(f"{there}/bundles", recursive=True)
-        for file in files:
-            target = f"{there}/{file.relative_to(out).as_posix()}"
-            system.makedirs(target.rpartition("/")[0], exist_ok=True)
-            system.put_file(str(file), target)
-    except Exception as error:  # whatever the file system behind the URL raises
-        raise _unreachable(url, error, "written to") from error
-
-
-def _is_result(name: Path) -> bool:
-    """Whether a file below a run's ``out`` is for others: not what is hidden, unfinished, or for the next run."""
-    return name.parts[0] != "work" and not any(part.startswith(".") for part in name.parts)
-
-
-def _unreachable(url: str, error: Exception, what: str) -> DeployError:
+def _unreachable(url: str, error: Exception) -> DeployError:
     return DeployError(
-        f"{url} cannot be {what} ({type(error).__name__}: {error}): check address, network and credentials.",
+        f"{url} cannot be fetched ({type(error).__name__}: {error}): check address, network and credentials.",
         ExitCode.ENVIRONMENT,
     )
 
@@ -97,7 +65,7 @@ def fetch(url: str, reporter: Reporter | None = None) -> Path:
             states = dict(zip(files, threads.map(partial(_state, system), files.values()), strict=True))
         keys = {name: _fetched(system, remote, url, name, states[name]) for name, remote in files.items()}
     except Exception as error:  # whatever the file system behind the URL raises
-        raise _unreachable(url, error, "fetched") from error
+        raise _unreachable(url, error) from error
     if reporter and (untold := [name for name, state in states.items() if state is None]):
         reporter.warn(
             f"{url}: the server tells neither ETag nor Last-Modified of {len(untold)} files: they are fetched each "

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mvp_deploy.base.errors import ExitCode
-from mvp_deploy.base.files import atomic_write
+from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.files import write_text
 from mvp_deploy.pipeline.gates import disturbed
 from mvp_deploy.pipeline.html import report_page
 
 Report = Mapping[str, Any]
+NAMES = ("report.json", "report.html", "junit.xml", "summary.md")
 
 
 def write(report: Report, out: Path) -> None:
@@ -27,11 +28,25 @@ def write(report: Report, out: Path) -> None:
         "report.html": report_page(report, [row(task) for task in report["tasks"].items()]),
     }
     for name, text in texts.items():
-        with atomic_write(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(out / name, text)
     if step_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with open(step_summary, "a", encoding="utf-8") as file:
             file.write(summary)
+
+
+def refuse_strangers(out: Path) -> None:
+    """Refuse a folder whose reports are not of mvp-deploy: they would be overwritten."""
+    there = [name for name in NAMES if (out / name).exists()]
+    if there and not is_report((out / NAMES[0]).read_bytes() if (out / NAMES[0]).is_file() else b""):
+        raise DeployError(f"{out} holds a {there[0]} that is not of mvp-deploy: move it away, or choose another out.")
+
+
+def is_report(text: bytes) -> bool:
+    """Whether this is a report.json of ours."""
+    try:
+        return {"schema", "tasks"} <= json.loads(text).keys()
+    except (ValueError, AttributeError):
+        return False
 
 
 def junit(report: Report) -> str:

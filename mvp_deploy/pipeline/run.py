@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from mvp_deploy import bundle
 from mvp_deploy.base.cluster import Cluster
 from mvp_deploy.base.environment import environment
 from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.files import locked
 from mvp_deploy.base.reporter import Named, Reporter
 from mvp_deploy.bundle import signing
 from mvp_deploy.pipeline import steps
@@ -58,7 +57,7 @@ def run(
     """
     if sign_key is not None:
         signing.public_half(sign_key)  # a key that is none fails before hours of work
-    with _locked(folder(config, base)):
+    with alone(folder(config, base)):
         works = settle(config, base, only, reporter)
         built = build_all(
             {name: work for name, work in works.items() if isinstance(work, Work)}, jobs, cluster, reporter
@@ -118,21 +117,10 @@ def _bank(config: Config, base: Path, reporter: Reporter | None) -> Path:
     return bank
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise DeployError(
-            f"another run is at work in {out}: wait for it, or give this one another folder (--set out=FOLDER).",
-            ExitCode.ENVIRONMENT,
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+def alone(out: Path) -> AbstractContextManager[None]:
+    """Keep other runs from the folder."""
+    busy = f"another run is at work in {out}: wait for it, or give this one another folder (--set out=FOLDER)."
+    return locked(out / ".lock", busy)
 
 
 def _finish(

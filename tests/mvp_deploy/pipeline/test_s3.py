@@ -11,7 +11,8 @@ import pytest
 
 from mvp_deploy import bundle
 from mvp_deploy.base.errors import DeployError, ExitCode
-from mvp_deploy.pipeline.places import fetch, publish
+from mvp_deploy.pipeline.places import fetch
+from mvp_deploy.pipeline.publish import publish
 
 s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed")
 server = pytest.importorskip("moto.server", reason="moto is not installed")
@@ -71,5 +72,5 @@ def test_a_bucket_that_is_not_there_is_one_sentence(run, bucket: s3fs.S3FileSyst
     assert done.exit_code == ExitCode.ENVIRONMENT
     assert "s3://nobody/bank cannot be fetched" in done.output
     with pytest.raises(DeployError, match="cannot be written to") as error:
-        publish(Path("deploy"), "s3://nobody/out")
+        publish(json.loads(Path("deploy/report.json").read_text()), Path("deploy"), "s3://nobody/out")
     assert error.value.code == ExitCode.ENVIRONMENT
