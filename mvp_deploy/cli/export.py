@@ -12,6 +12,7 @@ from mvp_deploy.cli._common import Console, batch_sizes, common_options
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle's folder.")
+@click.option("--data", help="Where the task's images are now, as SOURCE[#class,…].  [default: where they were]")
 @click.option(
     "--measure",
     default="1",
@@ -34,6 +35,7 @@ from mvp_deploy.cli._common import Console, batch_sizes, common_options
 def command(
     run: Path,
     out: Path,
+    data: str | None,
     measure: tuple[int, ...],
     target: tuple[str, ...],
     precision: str,
@@ -67,6 +69,7 @@ def command(
     bundle = export_run(
         run,
         out,
+        data=data,
         targets=target,
         precisions=[name.strip() for name in precision.split(",")],
         reduced=Precision(method, max_drop / 100, opset),

@@ -31,6 +31,7 @@ def export_run(
     folder: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    data: str | None = None,
     targets: Sequence[str] = ("onnx",),
     precisions: Sequence[str] = ("fp32",),
     reduced: Precision = DEFAULT_PRECISION,
@@ -43,6 +44,7 @@ def export_run(
     """Export a finished run's pruned and unpruned model, check them, and write the bundle ``out``.
 
     Args:
+        data: where the task's images are now, as SOURCE[#class,class,…]; by default where they were.
         targets, precisions: what to make of each model; a target leaves out, and tells, what it does not deliver.
         reduced: how fp16 and int8 are made.
         measure: batch sizes to time both at; the result becomes the bundle's measurements.json.
@@ -56,7 +58,7 @@ def export_run(
     """
     wanted = plan(targets, precisions, reporter)
     run = runs.load(folder)
-    task = task_of(run)
+    task = task_of(run, data)
     unpruned, pruned = run.unpruned(), run.pruned()
     test = prepare(task.test, pruned.backbone.preprocessing, device)
     held_out = HeldOut(test, _samples(test, seed))
@@ -86,21 +88,31 @@ def export_run(
     return bundle.read(out)
 
 
-def task_of(run: runs.Run) -> Task:
-    """The run's task, loaded again. Raises DeployError when its images are not those of the run."""
-    task = load_again(run.info["task"], run.info["data"], run.info["seed"], skip_bad=True)
-    if task is None:
-        raise DeployError(
-            f"the images of {run.info['task']} have changed since {run.folder} was made: run `mvp-deploy prune` again."
-        )
-    return task
+def task_of(run: runs.Run, data: str | None = None) -> Task:
+    """The run's task, loaded again from ``data``, or from where it was.
+
+    Raises:
+        DeployError: (INPUT) its images are not found, or are not those of the run.
+    """
+    places = [run.info["source"], run.info["task"]] if data is None else [data]  # the whole project may have moved
+    reasons = []
+    for place in dict.fromkeys(places):
+        try:
+            task = load_again(place, run.info["data"], run.info["seed"], skip_bad=True)
+        except DeployError as error:
+            reasons.append(f"{error}. Where are they now? Tell with --data.")
+            continue
+        if task is not None:
+            return task
+        reasons.append(f"the images of {place} have changed since {run.folder} was made: run `mvp-deploy prune` again.")
+    raise DeployError(reasons[0])
 
 
 def describe(run: runs.Run, task: Task, models: Sequence[ModelFile]) -> dict[str, Any]:
     """bundle.json: where the models come from and what is known of them."""
     backbone = run.info["backbone"]
     return {
-        "task": {"name": task.name, "data": task.fingerprint, "images": run.info["images"]},
+        "task": {"name": run.info["task"], "data": task.fingerprint, "images": run.info["images"]},
         "backbone": backbone,
         "licence": {"backbone weights": backbone["license"] or "not stated", "source": backbone["weights"]},
         "metrics": run.info["metrics"],

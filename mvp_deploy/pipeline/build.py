@@ -88,4 +88,4 @@ def _build_alike(work: Work, made_with: str, reporter: Reporter) -> Progress:
 
 
 def _made_with() -> str:
-    return steps.key(code=steps.code(), versions=versions())
+    return steps.key(code=[steps.code("prune"), steps.code("export")], versions=versions())

@@ -24,7 +24,7 @@ from mvp_deploy.pipeline.baseline import SCHEMA, compare
 from mvp_deploy.pipeline.build import build_all
 from mvp_deploy.pipeline.config import Config
 from mvp_deploy.pipeline.gates import Verdict, judge
-from mvp_deploy.pipeline.places import cache, is_url, local
+from mvp_deploy.pipeline.places import cache, content, is_url, local
 from mvp_deploy.pipeline.progress import Failure, Progress, caught, go_on, worst
 from mvp_deploy.pipeline.steps import Work
 from mvp_deploy.pipeline.times import measure
@@ -87,12 +87,19 @@ def settle(
     if unknown := [name for name in only if name not in config.tasks]:
         raise DeployError(f"there is no task {unknown[0]!r}: the config has {', '.join(config.tasks)}.")
     bank = _bank(config, base, reporter)
-    out = folder(config, base)
+    settle_task = partial(
+        steps.settle,
+        bank=bank,
+        bank_content=content(str(bank)),
+        device=config.device,
+        seed=config.seed,
+        out=folder(config, base),
+    )
 
     def settled(name: str) -> Work:
         task = config.tasks[name]
         data = local(task.data, base, reporter)
-        return steps.settle(name, task, data, bank, device=config.device, seed=config.seed, out=out)
+        return settle_task(name, task, data)
 
     return {name: caught(partial(settled, name)) for name in only or config.tasks}
 

@@ -9,7 +9,9 @@ OUT/bundles/TASK/         the bundle, where all gates are met
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import inspect
 import json
 import platform
 import shutil
@@ -31,6 +33,12 @@ from mvp_deploy.pipeline.config import TaskSection
 from mvp_deploy.pipeline.places import content
 from mvp_deploy.pipeline.times import gpu
 
+# The rooms and files whose code decides what a step gives, beside those of the steps before it.
+MADE_BY = {
+    "prune": ("base", "tasks", "backbones", "training", "structure", "pruning", "bank", "runs"),
+    "export": ("export", "bundle", "benchmark", "exporters", "calibration"),
+    "benchmark": ("pipeline/times.py",),
+}
 STEPS = ("prune", "export", "benchmark", "bundle")  # gates are judged each time: that takes no time
 
 
@@ -69,21 +77,26 @@ class Done:
     seconds: float = 0.0
 
 
-def settle(name: str, task: TaskSection, data: str, bank: Path, *, device: str, seed: int, out: Path) -> Work:
-    """A task with the keys of its steps. Each key holds those before it, so a change redoes all that follows."""
+def settle(
+    name: str, task: TaskSection, data: str, bank: Path, *, bank_content: str, device: str, seed: int, out: Path
+) -> Work:
+    """A task with the keys of its steps. Each key holds those before it, so a change redoes all that follows.
+
+    bank_content: a checksum of the bank as it is now.
+    """
     prune = key(
-        code=code(),
+        code=code("prune"),
         versions=versions() | {"python": platform.python_version()},
-        spec=data,
+        spec=task.data,  # not ``data``, which changes with the folder that the command is called in
         data=content(data),
-        bank=_bank_content(bank),
+        bank=bank_content,
         device=device,
         seed=seed,
         task=task.model_dump(mode="json", include={"skip_bad", "budget", "recipe", "training"}),
     )
-    export = key(after=prune, export=task.export.model_dump())
+    export = key(after=prune, code=code("export"), export=task.export.model_dump())
     machine = {"cpu": cpu_name(), "cores": cores(), "gpu": gpu() if "tensorrt" in task.export.targets else None}
-    times = key(after=export, benchmark=task.benchmark.model_dump(), **machine)
+    times = key(after=export, code=code("benchmark"), benchmark=task.benchmark.model_dump(), **machine)
     return Work(name, task, data, bank, device, seed, out, {"prune": prune, "export": export, "benchmark": times})
 
 
@@ -92,18 +105,29 @@ def key(**inputs: Any) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
-@lru_cache(maxsize=1)
-def code() -> str:
-    """A checksum of the code that makes the models, and of the digits that come with it."""
+@lru_cache(maxsize=len(MADE_BY))
+def code(step: str) -> str:
+    """A checksum of the code that decides what a step gives, but for comments, docstrings and layout."""
     house = Path(str(package)).parent
-    folders = (house, house / "calibration", house / "exporters")  # the last two are links in a checkout
-    files = sorted(file for folder in folders for file in folder.rglob("*") if file.suffix in (".py", ".npz"))
-    return key(files=[sha256(file) for file in files])
+    made_by = [house / name for name in MADE_BY[step]]
+    files = [file for place in made_by for file in (place.rglob("*") if place.is_dir() else [place])]
+    programs = [meaning(file.read_text(encoding="utf-8")) for file in files if file.suffix == ".py"]
+    call = {"prune": prune, "export": export}.get(step)
+    programs += [meaning(inspect.getsource(call))] if call else []
+    return key(programs=sorted(programs), data=sorted(sha256(file) for file in files if file.suffix == ".npz"))
 
 
-@lru_cache(maxsize=4)
-def _bank_content(bank: Path) -> str:
-    return content(str(bank))
+def meaning(program: str) -> str:
+    """A Python program without its comments, docstrings and layout."""
+    tree = ast.parse(program)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.body = [line for line in node.body if not _is_text(line)]
+    return ast.dump(tree)
+
+
+def _is_text(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
 
 
 def is_done(work: Work, step: str, step_key: str) -> bool:

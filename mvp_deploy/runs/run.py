@@ -14,6 +14,7 @@ from mvp_deploy.bank.add import versions
 from mvp_deploy.bank.ask import begin
 from mvp_deploy.bank.ladder import rungs
 from mvp_deploy.bank.store import Bank
+from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.base.workspaces import workspaces
@@ -154,6 +155,7 @@ def _prune_task(
     info = {
         "inputs": key,
         "task": task.name,
+        "source": _source(task.name),
         "data": task.fingerprint,
         "classes": list(task.classes),
         "images": {"train": len(train), "test": len(test)},
@@ -195,6 +197,11 @@ def _prune_task(
     return Run(folder, folders.complete(folder, work, info, models))
 
 
+def _source(spec: str) -> str:
+    """Where a task's images are, from whatever folder one asks."""
+    return spec if spec.partition("#")[0] == "digits" or spec.startswith("~") else os.path.join(os.getcwd(), spec)
+
+
 def _groups(original: Original, plan: KeepPlan, unanimity: Mapping[str, float]) -> list[dict[str, Any]]:
     return [
         {
@@ -222,5 +229,5 @@ def _advice(unpruned: float, cut: float, final: float, chance: float) -> list[st
 
 def _members(bank: Bank) -> str:
     """A key for the bank's content, so that a resumed run asks the same bank."""
-    tasks = {entry.name: entry.details.get("versions", {}) | dict(entry.metrics) for entry in bank.entries()}
+    tasks = {entry.name: tensorfile.identity(entry.path) for entry in bank.entries()}
     return digest(tasks | {rung.path.name: rung.key for rung in rungs(bank)})
