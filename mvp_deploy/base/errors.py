@@ -2,4 +2,11 @@
 
 from mvp_deploy.exporters.errors import DeployError, ExitCode
 
-__all__ = ["DeployError", "ExitCode"]
+__all__ = ["DeployError", "ExitCode", "of_system"]
+
+
+def of_system(error: OSError) -> DeployError:
+    """The sentence for a disk, a network or a permission that does not do what it should."""
+    named = "" if error.filename is None else f"{error.filename}: "
+    message = f"{named}{error.strerror or error}: check the path, its permissions, and the room on its disk."
+    return DeployError(message, ExitCode.ENVIRONMENT)

@@ -104,6 +104,12 @@ def read_measurements(bundle: Bundle) -> dict[str, Any]:
     return dict(_read_json(file))
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether there is a bundle, whole or not."""
+    restore(path)
+    return (path / MANIFEST).is_file()
+
+
 def verify(path: str | os.PathLike[str]) -> list[str]:
     """What is wrong with the files: a line for each that is changed, missing or added; empty when whole.
 
@@ -111,8 +117,7 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
         DeployError: it is no bundle, of another format, or its manifest names a path outside its folder.
     """
     path = Path(path)
-    restore(path)
-    if not (path / MANIFEST).is_file():
+    if not is_bundle(path):
         raise DeployError(f"{path} is no bundle (it has no {MANIFEST}): give the folder `mvp-deploy export` wrote.")
     expected_files = listed(path)
     problems = []

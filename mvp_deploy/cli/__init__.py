@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from mvp_deploy import __version__
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import DeployError, ExitCode, of_system
 
 NAMES = (
     "demo", "doctor", "bank", "prune", "export", "predict", "evaluate", "bench", "verify", "build", "check",
@@ -61,9 +61,8 @@ def _end(error: Exception, debug: bool) -> NoReturn:
         package = "mvp-deploy" if missing.split(".")[0] in DEVICE else "mvp-deploy[train]"
         message = f"this needs {missing}, which is not installed: pip install '{package}'"
         code = ExitCode.ENVIRONMENT
-    elif isinstance(error, OSError):  # a disk, a network, a permission: nothing that the program could mend
-        named = "" if error.filename is None else f"{error.filename}: "
-        message, code = f"{named}{error.strerror or error}: check the path and its permissions.", ExitCode.ENVIRONMENT
+    elif isinstance(error, OSError):
+        message, code = str(of_system(error)), ExitCode.ENVIRONMENT
     else:
         message = f"unexpected {type(error).__name__}: {error}"
         message += "" if debug else " (run again with --debug for the traceback)"

@@ -57,13 +57,13 @@ def command(
     import json
 
     from mvp_deploy import bundle
-    from mvp_deploy.base.files import atomic_write
+    from mvp_deploy.base.files import write_text
     from mvp_deploy.benchmark.candidates import by_provider, of_bundle, of_files, only
     from mvp_deploy.benchmark.compare import benchmark
     from mvp_deploy.benchmark.measure import Settings
     from mvp_deploy.export.engines import engines_of
 
-    if len(models) == 1 and (models[0] / bundle.MANIFEST).is_file():
+    if len(models) == 1 and bundle.is_bundle(models[0]):
         opened = bundle.read(models[0])
         candidates = of_bundle(opened, engines_of(opened, device))
         if not candidates:
@@ -87,8 +87,7 @@ def command(
     show(result, console)
     console.result(result.to_json())
     if out is not None:
-        with atomic_write(out) as temporary:
-            temporary.write_text(json.dumps(result.to_json(), indent=2) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(result.to_json(), indent=2) + "\n")
     if error := result.failure():
         raise error
 

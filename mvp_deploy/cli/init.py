@@ -20,9 +20,9 @@ def command(file: Path) -> None:
     """
     from importlib import resources
 
+    from mvp_deploy.base.files import write_text
+
     if file.exists():
         raise DeployError(f"{file} exists: name another file, or remove it.")
-    file.write_text(
-        resources.files("mvp_deploy.pipeline").joinpath("deploy.yaml").read_text(encoding="utf-8"), encoding="utf-8"
-    )
+    write_text(file, resources.files("mvp_deploy.pipeline").joinpath("deploy.yaml").read_text(encoding="utf-8"))
     click.echo(f"{file} written. Next: edit it, then mvp-deploy run {file} --dry-run")

@@ -87,15 +87,15 @@ def command(
             sign_key=sign_key,
             reporter=console,
         )
-        report.write(found, out)
         console.table(OVERVIEW, [report.row(task) for task in found["tasks"].items()])
-        console.show(f"\nReport: {config.out if is_url(config.out) else out}/report.html")
         console.result(found)
         wrong = report.failures(found)
         codes = [ExitCode(found["code"])]
         try:
+            report.write(found, out)
             if is_url(config.out):
                 publish(found, out, config.out)
+            console.show(f"\nReport: {config.out if is_url(config.out) else out}/report.html")
             if store is not None:
                 store.log(found, out)
         except DeployError as error:  # what the tasks came to is told all the same

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from mvp_deploy import backbones, runs
 from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.base.files import atomic_write
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.files import write_text
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.measure import Settings
 from mvp_deploy.bundle import read_measurements
@@ -46,7 +49,13 @@ class Demo:
 
 
 def run_demo(out: Path, *, device: torch.device, seed: int, reporter: Reporter) -> Demo:
-    """Train a backbone, fill a bank, prune a new task by votes, export, time, report. Goes on where it was killed."""
+    """Train a backbone, fill a bank, prune a new task by votes, export, time, report. Goes on where it was killed.
+
+    Raises:
+        DeployError: (INPUT) the folder holds something else than a demo.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / "bank").exists():
+        raise DeployError(f"{out} holds something else than a demo: name a new or empty folder with --out.")
     bank = _bank(out / "bank", device, seed, reporter)
     for number, spec in enumerate(BANK, 1):
         if spec in {entry.name for entry in bank.entries([])}:
@@ -77,8 +86,7 @@ def run_demo(out: Path, *, device: torch.device, seed: int, reporter: Reporter) 
         reporter=reporter,
     )
     measurements = read_measurements(bundle)
-    with atomic_write(out / "report.html") as temporary:
-        temporary.write_text(task_page(run.info, measurements), encoding="utf-8")
+    write_text(out / "report.html", task_page(run.info, measurements))
     rows = measurements["rows"]
     return Demo(
         bank.folder,
@@ -102,16 +110,10 @@ def _bank(folder: Path, device: torch.device, seed: int, reporter: Reporter) -> 
     train = prepare(task.train, fresh.preprocessing, device)
     with reporter.progress("backbone") as step:
         fit(model, train, _training(120, seed), progress=step)
-    weights = folder.parent / "backbone.safetensors"
-    with atomic_write(weights) as temporary:
-        _save(model, temporary)
-    return Bank.init(folder, *backbones.create(BACKBONE, weights=weights, image_size=IMAGE_SIZE))
-
-
-def _save(model: torch.nn.Module, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, path)
+    with TemporaryDirectory() as temporary:
+        weights = Path(temporary, "backbone.safetensors")
+        save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, weights)
+        return Bank.init(folder, *backbones.create(BACKBONE, weights=weights, image_size=IMAGE_SIZE))
 
 
 def _training(steps: int, seed: int) -> TrainConfig:

@@ -127,8 +127,7 @@ def _tree(title: str, keys: dict[str, str]) -> Path:
     path = cache() / "trees" / state / title
     if path.exists():
         return path
-    partial = path.parent.with_name(f".{state}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = path.parent.with_name(f".{state}.{secrets.token_hex(8)}.tmp")
     for name, key in keys.items():
         file = partial / title / name if name else partial / title
         file.parent.mkdir(parents=True, exist_ok=True)

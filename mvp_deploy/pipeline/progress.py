@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import DeployError, ExitCode, of_system
+from mvp_deploy.base.files import write_text
 from mvp_deploy.pipeline import steps
 from mvp_deploy.pipeline.steps import Done, Work
 
@@ -70,11 +71,12 @@ def caught(action: Callable[[], T], folder: Path | None = None) -> T | Failure:
         return action()
     except DeployError as error:
         return Failure(str(error), error.code)
+    except OSError as error:
+        return Failure(str(of_system(error)), ExitCode.ENVIRONMENT)
     except Exception as error:
         where = ""
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            write_text(folder / "error.txt", traceback.format_exc())
             where = f" (traceback in {folder / 'error.txt'})"
         return Failure(f"unexpected {type(error).__name__}: {error}{where}", ExitCode.ERROR)
 

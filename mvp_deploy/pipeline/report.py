@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mvp_deploy.base.errors import DeployError, ExitCode
-from mvp_deploy.base.files import write_text
+from mvp_deploy.base.files import write_text, writing_errors
 from mvp_deploy.pipeline.gates import disturbed
 from mvp_deploy.pipeline.html import report_page
 
@@ -30,7 +30,7 @@ def write(report: Report, out: Path) -> None:
     for name, text in texts.items():
         write_text(out / name, text)
     if step_summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with open(step_summary, "a", encoding="utf-8") as file:
+        with writing_errors(step_summary), open(step_summary, "a", encoding="utf-8") as file:
             file.write(summary)
 
 

@@ -26,7 +26,7 @@ from mvp_deploy import __file__ as package
 from mvp_deploy import bundle
 from mvp_deploy.base.environment import cores, cpu_name, versions
 from mvp_deploy.base.errors import DeployError
-from mvp_deploy.base.files import atomic_write, sha256
+from mvp_deploy.base.files import sha256, write_text
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.bundle import signing
 from mvp_deploy.pipeline.config import TaskSection
@@ -153,8 +153,7 @@ def once(work: Work, step: str, step_key: str, action: Callable[[], None]) -> Do
         return Done(step, "unchanged")
     start = time.perf_counter()
     action()
-    with atomic_write(work.folder / f"{step}.done") as temporary:
-        temporary.write_text(json.dumps({"key": step_key, "content": _given(work.output(step))}), encoding="utf-8")
+    write_text(work.folder / f"{step}.done", json.dumps({"key": step_key, "content": _given(work.output(step))}))
     return Done(step, "done", time.perf_counter() - start)
 
 
