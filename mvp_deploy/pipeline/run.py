@@ -151,7 +151,8 @@ def _finish(
     elif failed:
         _withdraw(work, reporter)
     if progress.failure:
-        reporter.warn(progress.failure.message)
+        left = f" ({work.bundle} is an earlier run's.)" if bundle.is_bundle(work.bundle) else ""
+        reporter.warn(progress.failure.message + left)
     packed = any(done.step == "bundle" and done.status != "failed" for done in progress.done)
     facts["bundle"] = str(work.bundle) if packed else None
     return _told(progress, verdicts, {"data": work.task.data, **facts})

@@ -159,6 +159,30 @@ def test_changed_images_are_noticed(run: runs.Run, tmp_path: Path, monkeypatch: 
         deploy.export_run(run.folder, tmp_path / "bundle", reporter=Silent())
 
 
+def test_images_are_found_from_another_folder_and_where_they_have_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    (tmp_path / "project").mkdir()
+    np.savez(
+        tmp_path / "project/data.npz",
+        images=random.integers(0, 256, (20, 8, 8), np.uint8),
+        labels=np.arange(20) % 2,
+    )
+    monkeypatch.chdir(tmp_path / "project")
+    task = load_task("data.npz#0,1")
+    found = runs.run._source(task.name)
+    run = runs.Run(Path("run"), {"source": found, "task": task.name, "data": task.fingerprint, "seed": 0})
+    monkeypatch.chdir(tmp_path)
+    assert deploy.task_of(run).fingerprint == task.fingerprint
+    (tmp_path / "project/data.npz").rename(tmp_path / "moved.npz")
+    with pytest.raises(DeployError, match="--data"):
+        deploy.task_of(run)
+    assert deploy.task_of(run, "moved.npz#0,1").fingerprint == task.fingerprint
+    with pytest.raises(DeployError, match="have changed"):
+        deploy.task_of(run, "moved.npz#1,0")
+
+
 def test_the_command_measures_and_prints_what_it_packed(run: runs.Run, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     done = CliRunner().invoke(main, ["export", str(run.folder), "--out", str(out), "--measure", "1,4", "--json"])
