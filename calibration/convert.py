@@ -18,6 +18,7 @@ from mvp_deploy.calibration.int8 import calibrate, quantize
 from mvp_deploy.calibration.layers import Target, int8_layers
 from mvp_deploy.calibration.ranges import Ranges, measure_ranges
 from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.files import write_bytes
 
 METHOD = "entropy"
 
@@ -89,5 +90,5 @@ def convert_int8(
 
 
 def _write(model: ModelProto, out: str | os.PathLike[str]) -> Path:
-    Path(out).write_bytes(model.SerializeToString(deterministic=True))
+    write_bytes(out, model.SerializeToString(deterministic=True))
     return Path(out)

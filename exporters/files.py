@@ -44,6 +44,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what killed processes left of writing ``path``. Only for who holds the lock on it."""
     for other in path.parent.iterdir() if path.parent.is_dir() else ():

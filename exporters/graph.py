@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
+from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source
 
 
@@ -22,7 +22,7 @@ class OnnxExporter:
         """Nothing to see: whoever has a `Source` has the file."""
 
     def export(self, source: Source, path: Path) -> Artifact:
-        shutil.copyfile(source.onnx, path)
+        write_bytes(path, source.onnx.read_bytes())
         return Artifact(path, self.name, source.precision, path.stat().st_size, self.notes)
 
 

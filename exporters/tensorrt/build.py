@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.opset import read_opset
-from mvp_deploy.exporters.tensorrt.cache import write_whole
 from mvp_deploy.exporters.tensorrt.inspect import check_precision, layer_precisions
 from mvp_deploy.exporters.tensorrt.probe import Offer
 
@@ -218,7 +218,7 @@ class _Timing:
             other = self._config.create_timing_cache(self._path.read_bytes())
             if other is not None:
                 cache.combine(other, False)
-        write_whole(self._path, bytes(cache.serialize()))
+        write_bytes(self._path, bytes(cache.serialize()))
 
     def _use(self, data: bytes) -> bool:
         cache = self._config.create_timing_cache(data)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mvp_deploy.exporters.errors import DeployError, ExitCode
-from mvp_deploy.exporters.files import atomic_write
+from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.tensorrt.releases import version_number
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ def store(engine: Path, built: Built, wanted: Mapping[str, Any], onnx: Path) -> 
         "build_seconds": round(built.seconds, 1),
     }
     sidecar(engine).unlink(missing_ok=True)
-    write_whole(engine, built.plan)
-    write_whole(sidecar(engine), json.dumps(record, indent=2, sort_keys=True).encode())
+    write_bytes(engine, built.plan)
+    write_bytes(sidecar(engine), json.dumps(record, indent=2, sort_keys=True).encode())
     return record
 
 
@@ -89,12 +89,6 @@ def read(engine: Path, offer: Offer) -> tuple[bytes, dict[str, Any]]:
     if onnx.is_file() and _sha256(onnx.read_bytes()) != built["onnx"]:
         raise DeployError(f"{engine.name} is stale: {onnx.name} has changed since it was built; {CURE}")
     return _plan(engine, record), record
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
 
 
 def _record(engine: Path) -> dict[str, Any]:

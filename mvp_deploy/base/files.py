@@ -9,7 +9,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mvp_deploy.base.errors import DeployError, ExitCode
-from mvp_deploy.exporters.files import atomic_write, flush, is_leftover, remove_leftovers, unwritable, writing_errors
+from mvp_deploy.exporters.files import (
+    atomic_write,
+    flush,
+    is_leftover,
+    remove_leftovers,
+    unwritable,
+    write_bytes,
+    writing_errors,
+)
 
 __all__ = [
     "atomic_write",
@@ -19,6 +27,7 @@ __all__ = [
     "remove_leftovers",
     "sha256",
     "unwritable",
+    "write_bytes",
     "write_text",
     "writing_errors",
 ]
@@ -26,8 +35,7 @@ __all__ = [
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file (UTF-8, ``\\n``) whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(text.encode())
+    write_bytes(path, text.encode())
 
 
 def sha256(path: str | os.PathLike[str]) -> str:

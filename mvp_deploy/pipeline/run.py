@@ -28,6 +28,7 @@ from mvp_deploy.pipeline.places import cache, content, is_url, local
 from mvp_deploy.pipeline.progress import Failure, Progress, caught, go_on, worst
 from mvp_deploy.pipeline.steps import Work
 from mvp_deploy.pipeline.times import measure
+from mvp_deploy.tasks.task import source_of
 
 
 def run(
@@ -86,19 +87,21 @@ def settle(
     """Every task asked for with its keys, or why it cannot be started."""
     if unknown := [name for name in only if name not in config.tasks]:
         raise DeployError(f"there is no task {unknown[0]!r}: the config has {', '.join(config.tasks)}.")
-    bank = _bank(config, base, reporter)
+    bank, out = _bank(config, base, reporter), folder(config, base)
+    _refuse_inside(out, bank)
     settle_task = partial(
         steps.settle,
         bank=bank,
         bank_content=content(str(bank)),
         device=config.device,
         seed=config.seed,
-        out=folder(config, base),
+        out=out,
     )
 
     def settled(name: str) -> Work:
         task = config.tasks[name]
         data = local(task.data, base, reporter)
+        _refuse_inside(out, Path(source_of(data)))
         return settle_task(name, task, data)
 
     return {name: caught(partial(settled, name)) for name in only or config.tasks}
@@ -109,6 +112,12 @@ def folder(config: Config, base: Path) -> Path:
     if is_url(config.out):
         return cache() / "out" / steps.key(out=config.out)[:16]
     return Path(os.path.relpath(base / config.out))
+
+
+def _refuse_inside(out: Path, source: Path) -> None:
+    """Refuse results in a bank or among images: they would change what they are made of."""
+    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+        raise DeployError(f"{out} lies in {source}, which the results are made from: choose another out.")
 
 
 def _bank(config: Config, base: Path, reporter: Reporter | None) -> Path:

@@ -28,6 +28,7 @@ from mvp_deploy.pruning.unpruned import digest, made_with, train_unpruned
 from mvp_deploy.runs import folder as folders
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Task, prepare
+from mvp_deploy.tasks.task import source_of
 from mvp_deploy.training import TrainConfig, accuracy, fit
 
 COLLAPSE = 0.10  # accuracy lost against unpruned from which advice is due
@@ -199,7 +200,7 @@ def _prune_task(
 
 def _source(spec: str) -> str:
     """Where a task's images are, from whatever folder one asks."""
-    return spec if spec.partition("#")[0] == "digits" or spec.startswith("~") else os.path.join(os.getcwd(), spec)
+    return spec if source_of(spec) == "digits" or spec.startswith("~") else os.path.join(os.getcwd(), spec)
 
 
 def _groups(original: Original, plan: KeepPlan, unanimity: Mapping[str, float]) -> list[dict[str, Any]]:

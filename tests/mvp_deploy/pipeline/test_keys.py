@@ -9,6 +9,7 @@ import grimp
 import pytest
 from click.testing import CliRunner
 
+from mvp_deploy.base.errors import ExitCode
 from mvp_deploy.cli import main
 from mvp_deploy.pipeline.steps import MADE_BY, code, meaning
 
@@ -56,3 +57,10 @@ def test_a_bank_that_changes_is_seen_by_the_next_run_of_one_process(project: Pat
     (project / "bank/tasks/new").write_text("one more")
     second = CliRunner().invoke(main, ["run", "--dry-run", "--json"])
     assert "unchanged" not in second.stdout
+
+
+@pytest.mark.parametrize("change", ["out=bank/results", "tasks.ones.data=."])
+def test_results_do_not_go_among_what_they_are_made_from(project: Path, change: str) -> None:
+    done = CliRunner().invoke(main, ["run", "--dry-run", "--set", change])
+    assert done.exit_code == ExitCode.INPUT
+    assert "choose another out" in done.output
