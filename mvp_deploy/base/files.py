@@ -89,5 +89,6 @@ def locked(lock: Path, busy: str, *, wait: float = 0) -> Iterator[None]:
     finally:
         if held.lock_counter == 1:
             with suppress(OSError):  # Windows removes no open file
-                lock.unlink()  # while it is held: who waits for it sees that it is gone, and makes another
+                if lock.stat().st_size == 0:  # else it is somebody else's
+                    lock.unlink()  # while it is held: who waits for it sees that it is gone, and makes another
         held.release()

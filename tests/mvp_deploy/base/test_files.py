@@ -95,6 +95,13 @@ def test_a_lock_is_held_by_one_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_somebodys_file_of_a_locks_name_stays(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("mine")
+    with locked(tmp_path / "lock", "busy"):
+        pass
+    assert (tmp_path / "lock").read_text() == "mine"
+
+
 @posix
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     child = os.fork()

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import DeployError, ExitCode
 
 
 @pytest.fixture
@@ -63,3 +65,33 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path, content: bytes) -> None
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DeployError, match="does not exist"):
         tensorfile.read_header(tmp_path / "none.safetensors")
+
+
+def test_colleagues_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        tensorfile.save(tmp_path / "a.safetensors", {}, {"weights": {"w": torch.ones(2)}})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o644
+
+
+def test_what_may_not_be_read_or_written_is_not_told_as_damaged(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: object, *arguments: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("builtins.open", forbidden)
+    monkeypatch.setattr(os, "open", forbidden)
+    for action in (lambda: tensorfile.read_header(file), lambda: tensorfile.save(file, {}, {})):
+        with pytest.raises(DeployError, match=r"cannot be (read|written)") as error:
+            action()
+        assert error.value.code == ExitCode.ENVIRONMENT
+
+
+def test_two_files_have_one_identity_only_where_all_in_them_is_equal(tmp_path: Path) -> None:
+    def identity(header: str, value: float) -> str:
+        tensorfile.save(tmp_path / "a.safetensors", {"h": header}, {"weights": {"w": torch.full((2,), value)}})
+        return tensorfile.identity(tmp_path / "a.safetensors")
+
+    assert identity("x", 1) == identity("x", 1)
+    assert len({identity("x", 1), identity("y", 1), identity("x", 2)}) == 3
