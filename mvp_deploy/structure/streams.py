@@ -194,6 +194,8 @@ class _Finder:
         groups = node.args[6] if name != "linear" and len(node.args) > 6 else node.kwargs.get("groups", 1)
         if weight.op != "get_attr" or groups != 1 or (bias is not None and bias.op != "get_attr"):
             raise _Tied
+        if str(weight.target) in self.used:  # it runs twice: what is folded in would count twice
+            raise _Tied
         names = str(weight.target), None if bias is None else str(bias.target)
         if self._carries(x):
             if self._dim(x) != (len(self.axes[x]) - 1 if name == "linear" else 1) or not self._along(weight, 1):

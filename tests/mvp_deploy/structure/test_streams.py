@@ -55,6 +55,13 @@ def test_what_ties_a_stream_to_its_basis(model: nn.Module) -> None:
     assert streams(model) == {}
 
 
+def test_a_block_that_runs_twice_keeps_its_basis_and_one_that_reads_what_it_writes_does_not() -> None:
+    twice = Inverted()
+    assert streams(net(twice, twice)) == {}
+    own = nn.Conv2d(8, 8, 1)
+    assert streams(net(own)) == {"0": (1, 1, 0), "1": (1, 1, 0)}
+
+
 def test_a_stream_that_is_the_output_is_left_alone() -> None:
     assert streams(nn.Sequential(nn.Conv2d(3, 8, 3), Inverted())) == {}
 
