@@ -50,7 +50,7 @@ CONTROLS: Mapping[str, Recipe] = {
     "own half, average": replace(DEFAULT, own=0.5),
     "own alone, average": replace(DEFAULT, own=1.0),
     "own half, pretrained": replace(DEFAULT, own=0.5, weights="pretrained"),
-    "no statistics, no solved head": replace(DEFAULT, recalibrate=False, head="fresh"),
+    "no statistics, no solved head": replace(DEFAULT, norms="trained", head="fresh"),
     "distilled": replace(DEFAULT, distill=0.5),
     "own, distilled": replace(RECIPES["own"], distill=0.5),
     "own, global budget": replace(RECIPES["own"], scope="global"),

@@ -88,7 +88,7 @@ class Target:
         if recipe.head == "closed-form":
             short = config.steps * config.batch_size <= FEW_TIMES * len(self.task.train)
             solved = (2 if short else 1) * self._images(HEAD_IMAGES)
-        return ((2 * 1024 if recipe.recalibrate else 0) + solved) * cost.macs
+        return ((2 * 1024 if recipe.norms != "trained" else 0) + solved) * cost.macs
 
     def _images(self, most: int) -> int:
         return min(len(self.task.train), most)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvp_deploy.bank.ladder import Rung, rung_for
 from mvp_deploy.bank.ladder import start as on_rung
@@ -20,9 +20,10 @@ from mvp_deploy.base import tensorfile
 from mvp_deploy.base.formats import Amount, Share, Within
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.mvp import Decision, decide, start
-from mvp_deploy.pruning.original import Original
+from mvp_deploy.pruning.mvp import Decision, cut, decide, mend
+from mvp_deploy.pruning.original import Original, check_exact
 from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.pruning.yardstick import Yardstick, measurable
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.structure.plan import PackedMask
 from mvp_deploy.tasks import Images, Task
@@ -52,6 +53,7 @@ class _Info:
     unanimity: dict[str, Share]
     warnings: tuple[str, ...]
     seconds: Amount
+    steps: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def begin(
         damaged: Sequence[str] = ()
         if rung is not None:
             decision, model = _of_rung(rung), on_rung(original, rung, train)
+            steps: dict[str, Any] = {"exactness": check_exact(original, decision.plan, model, train)}
         else:
             signature = sign(bank.backbone, state, train, len(task.classes), device)
             found = neighbours(
@@ -99,8 +102,9 @@ def begin(
             )
             damaged = found.damaged
             decision = decide(original, train, found.voters, recipe, budget, too_distant=found.too_distant, seed=seed)
-            model = start(original, train, decision, recipe, seed=seed)
-        header = {"plan": decision.plan.to_json(), "info": _told(decision, damaged, time.perf_counter() - clock)}
+            model, steps = _made(original, train, decision, recipe, seed)
+        info = _told(decision, damaged, time.perf_counter() - clock) | {"steps": steps}
+        header = {"plan": decision.plan.to_json(), "info": info}
         tensorfile.save(file, header, {"weights": model.state_dict()})
     header, sections = tensorfile.load(file)
     tensorfile.typed(_Header, header, file)
@@ -108,7 +112,29 @@ def begin(
         reporter.say("the bank's ladder has a model of this budget: only the head is solved for the task")
     for voter in header["info"]["votes"]["voters"]:
         reporter.say(f"voter {voter['task']}: similarity {voter['similarity']:.3f}, weight {voter['weight']:.2f}")
+    for name in ("unpruned", "cut", "reconstruction"):
+        step = header["info"]["steps"].get(name, {})
+        if "loo_accuracy" in step:
+            error = f", output error {step['output_error']:.2f}" if name != "unpruned" else ""
+            reporter.say(f"{name}: leave-one-out accuracy {step['loo_accuracy']:.1%}{error}")
     return Begun(KeepPlan.from_json(header["plan"]), sections["weights"], header["info"])
+
+
+def _made(
+    original: Original, train: Images, decision: Decision, recipe: Recipe, seed: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The model that was decided on, cut and mended, and what each of these steps did."""
+    model = cut(original, decision)
+    steps: dict[str, Any] = {"exactness": check_exact(original, decision.plan, model, train)}
+    yardstick = Yardstick(original, train) if measurable(original) else None
+    if yardstick:
+        steps |= {"unpruned": asdict(yardstick.unpruned), "cut": asdict(yardstick.measure(model, decision.plan))}
+    reconstruction = mend(model, original, train, decision, recipe, seed=seed)
+    if reconstruction:
+        steps["reconstruction"] = asdict(reconstruction)
+        if yardstick:
+            steps["reconstruction"] |= asdict(yardstick.measure(model, decision.plan))
+    return model, steps
 
 
 def _of_rung(rung: Rung) -> Decision:

@@ -287,9 +287,7 @@ def pool(tasks: Sequence[Task], preprocessing: Preprocessing, device: torch.devi
                 pixels.append(x)
                 labels.append(names[y])
     if not pixels:
-        raise DeployError(
-            "There are no images to build a ladder from: add tasks to the bank, or name --images."
-        )
+        raise DeployError("There are no images to build a ladder from: add tasks to the bank, or name --images.")
     place = torch.device(device)
     return Images(torch.stack(pixels).to(place), torch.tensor(labels, device=place), preprocessing, place)
 

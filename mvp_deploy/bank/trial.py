@@ -14,12 +14,12 @@ from mvp_deploy.bank.nearest import neighbours, run_model
 from mvp_deploy.bank.signature import Signature, sign
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.head import finish
 from mvp_deploy.pruning.mvp import Decision, decide, own_importance, start
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.pruning.tuning import tune_by
 from mvp_deploy.tasks import Images, Task, prepare
-from mvp_deploy.training import TrainConfig, accuracy, fit
+from mvp_deploy.training import TrainConfig, accuracy
 
 T = TypeVar("T")
 
@@ -88,15 +88,7 @@ class NewTask:
         decision = self.decide(recipe, budget, config.seed)
         model = start(self.original, self.train, decision, recipe, seed=config.seed)
         before = accuracy(model, self.test)
-        fit(model, self.train, config, teacher=teacher)
-        finish(
-            model,
-            self.original.classifier,
-            self.train,
-            config,
-            statistics=recipe.recalibrate,
-            head=recipe.head == "closed-form",
-        )
+        tune_by(recipe, model, self.original.classifier, self.train, config, teacher=teacher)
         return Trial(decision, before, accuracy(model, self.test), time.perf_counter() - begun + self._spared)
 
     def _run_model(self, kind: str, entry: Entry, original: Original, train: Images) -> float:

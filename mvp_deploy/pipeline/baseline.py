@@ -104,9 +104,7 @@ def _median(row: Facts) -> Interval:
     return Interval(**row["timing"]["median"])
 
 
-def _regression(
-    gate: str, subject: str, found: Interval, limit: Limit, code: ExitCode, noisy: bool = False
-) -> Verdict:
+def _regression(gate: str, subject: str, found: Interval, limit: Limit, code: ExitCode, noisy: bool = False) -> Verdict:
     """Failed only where all of the interval is beyond the limit: what noise may explain is no regression."""
     if not limit.broken_by(found):
         return verdict(gate, subject, found, limit, "met", code)

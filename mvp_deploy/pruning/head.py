@@ -61,10 +61,10 @@ def solve_head(model: nn.Module, classifier: Sequence[str], images: Images, *, l
         return False
     weights = [model.get_parameter(f"{name}.weight") for name in classifier]
     biases = [dict(model.named_parameters()).get(f"{name}.bias") for name in classifier]
-    features, labels = _features(model, weights, images, limit)
-    if any(len(rows) != len(labels) for rows in features):
+    seen, labels = features(model, classifier, images, limit)
+    if any(len(rows) != len(labels) for rows in seen):
         return False
-    fits = [ridge_classifier(rows, labels, len(weight)) for rows, weight in zip(features, weights, strict=True)]
+    fits = [ridge_classifier(rows, labels, len(weight)) for rows, weight in zip(seen, weights, strict=True)]
     before = [None if t is None else t.detach().clone() for t in (*weights, *biases)]
     _set([*weights, *biases], [*(fit.weight for fit in fits), *(fit.bias for fit in fits)])
     if _ends_in(model, weights, biases, images):
@@ -78,18 +78,23 @@ def separability(model: nn.Module, classifier: Sequence[str], images: Images, *,
     of the ridge regression that `solve_head` takes. Minus infinity where ``classifier`` is empty."""
     if not classifier:
         return -math.inf
-    features, labels = _features(model, [model.get_parameter(f"{name}.weight") for name in classifier], images, limit)
+    seen, labels = features(model, classifier, images, limit)
     classes = int(images.labels.max()) + 1
-    return -sum(ridge_classifier(rows, labels, classes).loo_loss for rows in features) / len(features)
+    return -sum(ridge_classifier(rows, labels, classes).loo_loss for rows in seen) / len(seen)
 
 
 @dataclass(frozen=True)
 class RidgeFit:
-    """A linear classifier: weight [classes, features] and bias [classes], float64, and its leave-one-out loss."""
+    """A linear classifier: weight [classes, features] and bias [classes], float64.
+
+    loo_loss, loo_accuracy: cross-entropy in nats and share of right answers for the images that it was solved on, each
+    judged by the classifier that the others give.
+    """
 
     weight: Tensor
     bias: Tensor
     loo_loss: float
+    loo_accuracy: float
 
 
 def ridge_classifier(features: Tensor, labels: Tensor, classes: int) -> RidgeFit:
@@ -108,7 +113,7 @@ def ridge_classifier(features: Tensor, labels: Tensor, classes: int) -> RidgeFit
     eigenvalues = eigenvalues.clamp_min(0)
     rotated = x_centred @ basis
     moments = rotated.T @ y_centred
-    best = (torch.tensor(torch.inf, dtype=torch.float64), 1.0, 1.0)
+    best, accuracy = (torch.tensor(torch.inf, dtype=torch.float64), 1.0, 1.0), 0.0
     for penalty in (eigenvalues.max().clamp_min(1e-12) * PENALTIES).tolist():
         inverse = 1 / (eigenvalues + penalty)
         residual = y_centred - rotated @ (inverse[:, None] * moments)
@@ -117,10 +122,10 @@ def ridge_classifier(features: Tensor, labels: Tensor, classes: int) -> RidgeFit
         for scale in SCALES.tolist():
             loss = functional.cross_entropy(scale * y_loo, labels)
             if loss < best[0]:
-                best = (loss, penalty, scale)
+                best, accuracy = (loss, penalty, scale), float((y_loo.argmax(1) == labels).double().mean())
     loss, penalty, scale = best
     weight = (basis @ (moments / (eigenvalues + penalty)[:, None])).T
-    return RidgeFit(scale * weight, scale * (y_mean - weight @ x_mean), float(loss))
+    return RidgeFit(scale * weight, scale * (y_mean - weight @ x_mean), float(loss), accuracy)
 
 
 def recalibrate(model: nn.Module, images: Images, *, batches: int = 16, batch_size: int = 64, seed: int = 0) -> bool:
@@ -206,8 +211,9 @@ def _rows(x: Tensor, weight: Tensor, name: str) -> Tensor:
     return x.flatten(1) if x.shape[1:] == weight.shape[1:] else x.flatten(2).mean(2)
 
 
-def _features(model: nn.Module, weights: Sequence[Tensor], images: Images, limit: int) -> tuple[list[Tensor], Tensor]:
-    """What the classifiers are given, each float64 [n, features] on the CPU, and the labels int64 [n]."""
+def features(model: nn.Module, classifier: Sequence[str], images: Images, limit: int) -> tuple[list[Tensor], Tensor]:
+    """What the layers of the classifier are given, each float64 [n, features] on the CPU, and the labels int64 [n]."""
+    weights = [model.get_parameter(f"{name}.weight") for name in classifier]
     labels: list[Tensor] = []
     model.eval()
     generator = torch.Generator().manual_seed(0)

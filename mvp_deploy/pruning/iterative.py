@@ -15,8 +15,8 @@ from mvp_deploy.base.reporter import Reporter, Silent
 from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning import knapsack
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.head import recalibrate
 from mvp_deploy.pruning.importance import score
+from mvp_deploy.pruning.norms import recalibrate_if_better
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.structure.plan import PackedMask
@@ -74,9 +74,9 @@ def prune_iteratively(
     """Prune from ``weights`` (the unpruned model trained on the task, full size) down to ``budget``.
 
     The fraction falls geometrically over the rounds. Every round cuts from the original structure, so units keep
-    their names. Batch-norm statistics are measured anew at the end: by then the head is tuned too well to gain from
-    being solved anew (docs/voting.md). With ``work`` (a folder) a killed call goes on from the last finished phase
-    when called again.
+    their names. Batch-norm statistics are measured anew at the end where leave-one-out favours it; by then the head is
+    tuned too well to gain from being solved anew (docs/voting.md). With ``work`` (a folder) a killed call goes on from
+    the last finished phase when called again.
     """
     say = reporter or Silent()
     state = _State.load(work) or _State(KeepPlan.full(original.structure), dict(weights), (), False)
@@ -100,7 +100,7 @@ def prune_iteratively(
                 progress=step,
             )
         if index + 1 == schedule.rounds:
-            recalibrate(model, train, seed=config.seed)
+            recalibrate_if_better(model, original.classifier, train, seed=config.seed)
         cost = original.cost(state.plan)
         finished = Round(
             fraction,

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning import knapsack, votes
 from mvp_deploy.pruning.budget import Budget, Scores
-from mvp_deploy.pruning.head import recalibrate, solve_head
+from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.importance import score
+from mvp_deploy.pruning.norms import recalibrate, recalibrate_if_better
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.pruning.reconstruction import Reconstruction, reconstruct
 from mvp_deploy.pruning.votes import Voter
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images
@@ -94,16 +96,36 @@ def own_importance(original: Original, train: Images, criterion: str, *, seed: i
     return score(criterion, original.structure, model, original.full, train, seed=seed)
 
 
-def start(original: Original, train: Images, decision: Decision, recipe: Recipe, *, seed: int = 0) -> nn.Module:
-    """The smaller model before fine-tuning: initial weights, head and batch-norm statistics as the recipe says."""
+def cut(original: Original, decision: Decision) -> nn.Module:
+    """The smaller model with its initial weights, and nothing done about what it lost."""
     model = original.pruned(decision.plan)
     if decision.initial != "pretrained":
         voters = decision.voters[:1] if decision.initial == "nearest" else decision.voters
         model.load_state_dict(_averaged(original, decision, voters), strict=True)
-    if recipe.recalibrate:
+    return model
+
+
+def mend(
+    model: nn.Module, original: Original, train: Images, decision: Decision, recipe: Recipe, *, seed: int = 0
+) -> Reconstruction | None:
+    """Ready the smaller model for fine-tuning, in place: reconstruction, batch norms and head, as the recipe says."""
+    done = None
+    if recipe.reconstruct and decision.initial == "pretrained":
+        skip = [f"{name}.weight" for name in original.classifier]
+        done = reconstruct(original.model, original.structure, decision.plan, model, train, skip=skip, seed=seed)
+    if recipe.norms == "recomputed":
         recalibrate(model, train, seed=seed)
+    elif recipe.norms == "auto":
+        recalibrate_if_better(model, original.classifier, train, seed=seed)
     if recipe.head == "closed-form":
         solve_head(model, original.classifier, train)
+    return done
+
+
+def start(original: Original, train: Images, decision: Decision, recipe: Recipe, *, seed: int = 0) -> nn.Module:
+    """The smaller model before fine-tuning: cut and mended."""
+    model = cut(original, decision)
+    mend(model, original, train, decision, recipe, seed=seed)
     return model
 
 

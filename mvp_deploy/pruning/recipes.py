@@ -28,7 +28,12 @@ class Recipe:
         neighbour's, or the pretrained backbone's.
     head: a fresh random head to fine-tune, or one solved in closed form on the pruned model's features, and again
         after fine-tuning where that saw the images a few times only.
-    recalibrate: recompute batch-norm statistics on the target before fine-tuning and after it.
+    reconstruct: re-solve in closed form the layers that lost inputs, so that they give what the unpruned ones gave
+        (where initial weights are the pretrained backbone's).
+    norms: batch norms keep the pretrained statistics ('frozen'), have them measured anew before fine-tuning and after
+        it ('recomputed'), or let them follow the batches ('trained'); 'auto': whichever the training images favour.
+    judged: a part of the training images is set aside; on it the learning rate is found, and the best state of
+        fine-tuning is kept, the untuned one included. Without it all images train, and the last state is kept.
     distill: weight of distillation from the unpruned model during fine-tuning (0: none).
     ladder: where the bank has a ladder with a rung of the very budget, start from its model, and ask nobody.
     lean: with too few or too distant neighbours, raise ``own`` to this share (0: never, only warn).
@@ -46,7 +51,9 @@ class Recipe:
     scope: Literal["uniform", "global", "neighbours"] = "uniform"
     weights: Literal["average", "nearest", "pretrained"] = "average"
     head: Literal["fresh", "closed-form"] = "closed-form"
-    recalibrate: bool = True
+    reconstruct: bool = True
+    norms: Literal["auto", "frozen", "recomputed", "trained"] = "auto"
+    judged: bool = True
     distill: float = 0.0
     lean: float = 0.0
     ladder: bool = False
@@ -82,7 +89,9 @@ RECIPES: Mapping[str, Recipe] = {
         own=0.0,
         weights="average",
         head="fresh",
-        recalibrate=False,
+        reconstruct=False,
+        norms="trained",
+        judged=False,
     ),
     # Zhao and Long 2023 (arXiv 2307.04365): score votes prune the pretrained model once.
     "one-shot": Recipe(
@@ -93,7 +102,9 @@ RECIPES: Mapping[str, Recipe] = {
         own=0.0,
         weights="pretrained",
         head="fresh",
-        recalibrate=False,
+        reconstruct=False,
+        norms="trained",
+        judged=False,
     ),
     "own": _ALONE,
     "magnitude": replace(_ALONE, criterion="magnitude"),

@@ -15,10 +15,12 @@ from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning import pruned
-from mvp_deploy.pruning.head import finish, solve_head
+from mvp_deploy.pruning.head import solve_head
+from mvp_deploy.pruning.norms import recalibrate_if_better
 from mvp_deploy.pruning.original import Original
+from mvp_deploy.pruning.tuning import Tuned, tune
 from mvp_deploy.tasks import Images
-from mvp_deploy.training import FitResult, TrainConfig, accuracy, fit
+from mvp_deploy.training import TrainConfig, accuracy
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Unpruned:
 
     model: nn.Module
     accuracy: float
-    done: FitResult
+    done: Tuned
 
 
 def train_unpruned(
@@ -44,8 +46,9 @@ def train_unpruned(
 ) -> Unpruned:
     """Fine-tune the whole backbone on the task and store it at ``file``; what is there of the same inputs is reused.
 
-    The head starts from its closed-form solution, and the model is finished as pruned ones are. A checkpoint in
-    ``work`` lets a killed call go on.
+    The head starts from its closed-form solution, and the model is tuned as pruned ones are: what comes out is never
+    worse, on images set aside, than that head on the frozen features. A checkpoint in ``work`` lets a killed call go
+    on.
     """
     key = digest(inputs)
     model = original.copy()
@@ -53,19 +56,19 @@ def train_unpruned(
         header, sections = tensorfile.load(file)
         model.load_state_dict(sections["weights"], strict=True)
         reporter.say(f"unpruned model reused from {file}")
-        return Unpruned(model.eval(), header["extra"]["accuracy"], FitResult(**header["extra"]["fit"]))
+        return Unpruned(model.eval(), header["extra"]["accuracy"], Tuned.from_json(header["extra"]["tuned"]))
+    recalibrate_if_better(model, original.classifier, train, seed=config.seed)
     if not solve_head(model, original.classifier, train):
         reporter.warn(
             f"The head of {original.backbone.name} does not end in linear layers whose outputs are the model's (or are "
             "averaged to it), so it is not solved in closed form: it starts at random and may want more steps."
         )
     with reporter.progress("unpruned model") as step:
-        done = fit(model, train, config, checkpoint=work / "unpruned.checkpoint", progress=step)
-    finish(model, original.classifier, train, config)
+        done = tune(model, original.classifier, train, config, checkpoint=work / "unpruned.checkpoint", progress=step)
     result = Unpruned(model.eval(), accuracy(model, test), done)
-    extra = {"inputs": key, "accuracy": result.accuracy, "fit": asdict(done)}
+    extra = {"inputs": key, "accuracy": result.accuracy, "tuned": asdict(done)}
     pruned.save(file, model.state_dict(), original.backbone, original.full, classes, extra)
-    reporter.say(f"unpruned model: accuracy {result.accuracy:.1%} after {done.steps} steps")
+    reporter.say(f"unpruned model: accuracy {result.accuracy:.1%} {done.told}")
     return result
 
 

@@ -20,16 +20,17 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.base.workspaces import workspaces
 from mvp_deploy.pruning import pruned as model_file
 from mvp_deploy.pruning.budget import Budget, units_kept
-from mvp_deploy.pruning.head import finish
-from mvp_deploy.pruning.original import Original, check_exact
+from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.pruned import PrunedModel
 from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.pruning.tuning import tune_by
 from mvp_deploy.pruning.unpruned import digest, made_with, train_unpruned
+from mvp_deploy.pruning.yardstick import Yardstick, measurable
 from mvp_deploy.runs import folder as folders
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Task, prepare
 from mvp_deploy.tasks.task import source_of
-from mvp_deploy.training import TrainConfig, accuracy, fit
+from mvp_deploy.training import TrainConfig, accuracy
 
 COLLAPSE = 0.10  # accuracy lost against unpruned from which advice is due
 
@@ -127,26 +128,26 @@ def _prune_task(
     reporter.say(f"pruned model: accuracy {cut:.1%} before fine-tuning")
     tuning = replace(config, distill=recipe.distill)
     with reporter.progress("pruned model") as step:
-        done = fit(
+        done = tune_by(
+            recipe,
             model,
+            original.classifier,
             train,
             tuning,
             teacher=whole.model if recipe.distill else None,
             checkpoint=work / "pruned.checkpoint",
             progress=step,
         )
-    finish(
-        model,
-        original.classifier,
-        train,
-        config,
-        statistics=recipe.recalibrate,
-        head=recipe.head == "closed-form",
-    )
     final = accuracy(model, test)
-    reporter.say(f"pruned model: accuracy {final:.1%} after {done.steps} steps")
-    error = check_exact(original, begun.plan, model, test)
+    reporter.say(f"pruned model: accuracy {final:.1%} {done.told}")
+    tuned: dict[str, Any] = asdict(done)
+    if measurable(original):
+        tuned |= asdict(Yardstick(original, train).measure(model, begun.plan))
+        reporter.say(f"tuned: leave-one-out accuracy {tuned['loo_accuracy']:.1%}")
+    error = begun.info["steps"]["exactness"]
     warnings = [*task.notes, *begun.info["warnings"], *_advice(whole.accuracy, cut, final, 1 / len(task.classes))]
+    if recipe.judged and done.choice is None:
+        warnings.append(f"the pruned model was left {done.told}")
     if original.structure.inexact:
         warnings.append(f"units were removed inexactly: the model differs from the silenced one by {error:.1e}")
     for sentence in warnings[len(task.notes) :]:
@@ -172,6 +173,7 @@ def _prune_task(
                 "steps": done.steps,
                 "seconds": begun.info["seconds"] + done.seconds,
                 "exactness": error,
+                "making": begun.info["steps"] | {"tuned": tuned},
             },
             "unpruned": {
                 "accuracy": whole.accuracy,
@@ -179,6 +181,7 @@ def _prune_task(
                 "params": full.params,
                 "macs": full.macs,
                 "steps": whole.done.steps,
+                "making": {"tuned": asdict(whole.done)},
                 "seconds": whole.done.seconds,
             },
         },

@@ -49,6 +49,17 @@ class TracedModel(fx.GraphModule):
         super().train(mode)
         return self
 
+    def freeze_norms(self) -> None:
+        """Let batch norms compute as in eval mode until `train` is called again."""
+        for node in self.graph.nodes:
+            if "training" in node.meta and getattr(node.target, "__name__", "") == "batch_norm":
+                node.update_arg(node.meta["training"], False)
+        self.recompile()
+
+    @property
+    def has_batch_norms(self) -> bool:
+        return any(getattr(node.target, "__name__", "") == "batch_norm" for node in self.graph.nodes)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedModel:
         root = nn.Module()
         root.__dict__ = copy.deepcopy(self.__dict__, memo)

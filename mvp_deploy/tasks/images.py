@@ -38,6 +38,16 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def subset(self, places: Tensor) -> Images:
+        """The images at ``places`` (int64 on the CPU), in their order."""
+        if isinstance(self.pixels, Tensor):
+            pixels: Tensor | Split = self.pixels[places.to(self.device)]
+        else:
+            files, at = self.pixels.images, places.numpy()
+            chosen = files[at] if isinstance(files, np.ndarray) else tuple(files[i] for i in at.tolist())
+            pixels = Split(chosen, self.pixels.labels[at])
+        return Images(pixels, self.labels[places.to(self.device)], self.preprocessing, self.device)
+
     def batches(
         self,
         batch_size: int,

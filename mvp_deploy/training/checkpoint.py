@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,14 +19,26 @@ from mvp_deploy.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
+class Best:
+    """The best state that a judge was shown: what it said of it, after which step, and how often since it saw none."""
+
+    value: float = math.inf
+    step: int = 0
+    state: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    disappointed: int = 0
+
+
+@dataclass(frozen=True)
 class Header:
-    """The JSON header of a checkpoint; training: a checksum of all that the training depends on."""
+    """The JSON header of a checkpoint; training: a checksum of all that the training depends on; best: `Best`'s value
+    (None: infinite), step and disappointments."""
 
     training: str
     step: Count
     seconds: Amount
     loss: float | None  # None: not read yet
     scaler: dict[str, float]
+    best: tuple[float | None, Count, Count]
 
 
 class Checkpoint:
@@ -46,7 +59,7 @@ class Checkpoint:
         training = json.dumps([asdict(config), shapes, labels.tolist()])
         self._training = hashlib.sha256(training.encode()).hexdigest()
 
-    def save(self, step: int, seconds: float, loss: float) -> None:
+    def save(self, step: int, seconds: float, loss: float, best: Best) -> None:
         """Write everything, after ``step`` steps that took ``seconds``."""
         state = self._optimizer.state_dict()["state"]
         sections = {
@@ -58,15 +71,17 @@ class Checkpoint:
                 if isinstance(value, Tensor)
             },
             "random": {"cpu": torch.get_rng_state()},
+            "best": dict(best.state),
         }
         if torch.cuda.is_available():
             sections["random"]["cuda"] = torch.cuda.get_rng_state()
         known = None if math.isnan(loss) else loss
         done = {"training": self._training, "step": step, "seconds": seconds, "loss": known}
+        done["best"] = [best.value if math.isfinite(best.value) else None, best.step, best.disappointed]
         tensorfile.save(self.path, done | {"scaler": self._scaler.state_dict()}, sections)
 
-    def load(self) -> tuple[int, float, float]:
-        """Put everything back; returns the steps done, the seconds they took, and the last loss.
+    def load(self) -> tuple[int, float, float, Best]:
+        """Put everything back; returns the steps done, the seconds they took, the last loss, and the best state.
 
         Raises:
             DeployError: the file is damaged, or belongs to another model, task or configuration.
@@ -88,4 +103,6 @@ class Checkpoint:
         torch.set_rng_state(sections["random"]["cpu"])
         if "cuda" in sections["random"] and torch.cuda.is_available():
             torch.cuda.set_rng_state(sections["random"]["cuda"])
-        return done.step, done.seconds, math.nan if done.loss is None else done.loss
+        least, at, disappointed = done.best
+        best = Best(math.inf if least is None else least, at, sections["best"], disappointed)
+        return done.step, done.seconds, math.nan if done.loss is None else done.loss, best

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,20 +15,28 @@ from torch import Tensor, nn
 
 from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.tasks.images import Images
-from mvp_deploy.training.checkpoint import Checkpoint
+from mvp_deploy.training.checkpoint import Best, Checkpoint
 from mvp_deploy.training.config import TrainConfig
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, the last loss
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]  # of model, images and labels: the loss to lower
+Judge = Callable[[nn.Module], float]  # how bad a model in eval mode is: of several, the one with the least is kept
+JUDGED = 10  # times in a training, and once before it
+PATIENCE = 3  # judgements without a better state, after which a training ends
+
+
+class Diverged(DeployError):
+    """A training whose loss or weights are no longer numbers."""
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a training did; ``seconds`` include those before a resumption."""
+    """What a training did; ``seconds`` include those before a resumption. kept: the step whose state was kept."""
 
     steps: int
     seconds: float
     final_loss: float
+    kept: int
 
 
 def fit(
@@ -38,6 +46,7 @@ def fit(
     *,
     teacher: nn.Module | None = None,
     objective: Objective | None = None,
+    judge: Judge | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 30.0,
     progress: Progress | None = None,
@@ -48,11 +57,14 @@ def fit(
         teacher: a model whose opinion counts for ``config.distill`` of the loss, by the divergence of the
             softened outputs (Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015).
         objective: the loss, where it is not the cross-entropy of the labels.
+        judge: where there is one, the best of the states that it is shown is kept, the first one included, and
+            training ends early once it no longer finds better ones.
         checkpoint: a file written every ``checkpoint_seconds`` and removed at the end. Where it exists,
             training goes on from it; on a CPU to the same weights as without the break.
 
     Raises:
-        DeployError: the loss is no longer a number, or the checkpoint belongs to another training.
+        Diverged: the loss is no longer a number.
+        DeployError: the checkpoint belongs to another training.
     """
     if config.distill and teacher is None:
         raise DeployError(f"distill is {config.distill}, but there is no teacher: give one, or set it to 0")
@@ -62,9 +74,7 @@ def fit(
     networks = (model,) if teacher is None else (model, teacher)
     for network in networks:
         network.to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
-    model.train()
-    if config.norms == "frozen":
-        freeze_norms(model)
+    _train_mode(model, config)
     precision = _precision(config, device)
     optimizer = _optimizer(model, config)
     scaler = torch.amp.GradScaler("cuda", enabled=precision is torch.float16)
@@ -72,32 +82,57 @@ def fit(
     every = 10 if cuda else 1  # reading the loss makes the host wait for the GPU
     with torch.random.fork_rng(devices=[device] if cuda else []):
         torch.manual_seed(config.seed)  # for dropout and the like
-        start, before, loss = saved.load() if saved and saved.path.exists() else (0, 0.0, math.nan)
+        start, before, loss, best = saved.load() if saved and saved.path.exists() else (0, 0.0, math.nan, Best())
         began = last_saved = time.monotonic()
+        if judge is not None and start == 0:
+            best = _judged(model, judge, 0, best, config)
+        done = start
         for step, (x, y) in _numbered_batches(images, config, start):
             with _autocast(precision):
                 x = x.contiguous(memory_format=memory_format)
                 value = objective(model, x, y) if objective else _loss(model, teacher, x, y, config)
             _update(model, optimizer, scaler, value, learning_rate(step, config), config.clip)
             done, now = step + 1, time.monotonic()
-            save = saved is not None and done < config.steps and now - last_saved >= checkpoint_seconds
-            if save or done % every == 0 or done == config.steps:
+            if judge is not None and (done % -(-config.steps // JUDGED) == 0 or done == config.steps):
+                best = _judged(model, judge, done, best, config)
+            last = done == config.steps or best.disappointed >= PATIENCE
+            save = saved is not None and not last and now - last_saved >= checkpoint_seconds
+            if save or done % every == 0 or last:
                 loss = value.item()
                 if not math.isfinite(loss):
                     raise _diverged(done, config)
                 if progress is not None:
                     progress(done, config.steps, loss)
             if saved is not None and save:
-                saved.save(done, before + now - began, loss)
+                saved.save(done, before + now - began, loss, best)
                 last_saved = now
+            if last:
+                break
     if not all(value.isfinite().all() for value in model.state_dict().values()):
-        raise _diverged(config.steps, config)
+        raise _diverged(done, config)
+    if best.state:
+        model.load_state_dict(best.state)
     for network in networks:
         network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model.eval()
     if saved is not None:
         saved.path.unlink(missing_ok=True)
-    return FitResult(config.steps, before + time.monotonic() - began, loss)
+    return FitResult(done, before + time.monotonic() - began, loss, best.step if best.state else done)
+
+
+def _judged(model: nn.Module, judge: Judge, step: int, best: Best, config: TrainConfig) -> Best:
+    model.eval()
+    value = judge(model)
+    _train_mode(model, config)
+    if best.state and not value < best.value:
+        return replace(best, disappointed=best.disappointed + 1)
+    return Best(value, step, {name: tensor.detach().clone() for name, tensor in model.state_dict().items()})
+
+
+def _train_mode(model: nn.Module, config: TrainConfig) -> None:
+    model.train()
+    if config.norms == "frozen":
+        freeze_norms(model)
 
 
 def freeze_norms(model: nn.Module) -> None:
@@ -105,6 +140,9 @@ def freeze_norms(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
+    freeze = getattr(model, "freeze_norms", None)  # of a recorded program, whose norms are no modules
+    if callable(freeze):
+        freeze()
 
 
 @torch.no_grad()
@@ -220,8 +258,8 @@ def _autocast(precision: torch.dtype | None) -> AbstractContextManager[object]:
     return nullcontext() if precision is None else torch.autocast("cuda", precision)
 
 
-def _diverged(step: int, config: TrainConfig) -> DeployError:
-    return DeployError(
+def _diverged(step: int, config: TrainConfig) -> Diverged:
+    return Diverged(
         f"training diverged: the loss was not a number at step {step} of {config.steps}. Lower the learning "
         f"rate (it was {config.lr:g}; try {config.lr / 10:g}), clip gradients harder, or turn amp off",
         ExitCode.ERROR,

@@ -43,7 +43,7 @@ def test_the_bank_is_listed_shown_and_verified(bank: Path) -> None:
     assert "2 tasks" in listed.stdout
     tasks = json.loads(call("bank", "list", bank, "--json").stdout)["tasks"]
     assert {task["task"] for task in tasks} == {"digits#3,4,5", "digits#1,2,3"}
-    assert tasks[0]["cost"]["steps"] == 8
+    assert tasks[0]["cost"]["steps"] > 8  # two rounds of two, the unpruned model's four, and trials
     shown = json.loads(call("bank", "show", bank, "digits#3,4,5", "--json").stdout)
     assert len(shown["details"]["rounds"]) == 2
     assert shown["kept"]["layer1.0.conv1"][1] == 32
@@ -171,7 +171,9 @@ def test_an_addition_killed_is_finished_by_the_next(bank: Path, moment: str) -> 
     folder.path("digits#6,8").unlink()
 
 
-@pytest.mark.parametrize("moment", ["^unpruned model: accuracy", "before fine-tuning$", "^pruned model: .* after"])
+@pytest.mark.parametrize(
+    "moment", ["^unpruned model: accuracy", "before fine-tuning$", "^pruned model: .* (after|untuned)"]
+)
 def test_a_run_killed_is_finished_by_the_next(bank: Path, tmp_path: Path, moment: str) -> None:
     out = tmp_path / "run"
     killed(moment, "prune", "digits#0,2", "--bank", bank, "--out", out, *PRUNE)

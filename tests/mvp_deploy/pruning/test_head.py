@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mvp_deploy.pruning.head import classifier, finish, recalibrate, solve_head
+from mvp_deploy.pruning.norms import recalibrate_if_better
 from mvp_deploy.structure import KeepPlan, analyze
 from mvp_deploy.structure.graph import TracedModel
 from mvp_deploy.structure.program import prune_program
@@ -136,6 +137,18 @@ def test_a_published_recipe_s_model_is_left_as_its_fine_tuning_ends(both) -> Non
     before = copy.deepcopy(model.state_dict())
     finish(model, both.original.classifier, both.train, TrainConfig(steps=1), statistics=False, head=False)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_statistics_are_measured_anew_only_where_the_images_favour_it(cnn) -> None:
+    model = cnn.original.copy()
+    before = copy.deepcopy(model.state_dict())
+    model.bn1.running_var.mul_(1e4)  # as spoilt as statistics can be
+    assert recalibrate_if_better(model, cnn.original.classifier, cnn.train)
+    assert not torch.equal(model.bn1.running_mean, before["bn1.running_mean"])
+    settled = copy.deepcopy(model.state_dict())
+    assert not recalibrate_if_better(model, cnn.original.classifier, cnn.train)  # anew is the same
+    assert all(torch.equal(value, settled[name]) for name, value in model.state_dict().items())
+    assert not recalibrate_if_better(model, (), cnn.train)
 
 
 class Mixer(nn.Module):

@@ -64,7 +64,7 @@ def test_score_votes_allow_any_size(cnn) -> None:
 
 def test_weights_are_averaged_over_the_neighbours_that_kept_them(cnn) -> None:
     original, voters = cnn.original, voters_of(cnn, 2)
-    recipe = Recipe(weighting="plain", own=0.0, weights="average", head="fresh", recalibrate=False)
+    recipe = Recipe(weighting="plain", own=0.0, weights="average", head="fresh", norms="trained")
     decision = decide(original, cnn.train, voters, recipe, BUDGET)
     state = start(original, cnn.train, decision, recipe).state_dict()
     pretrained = original.model.state_dict()

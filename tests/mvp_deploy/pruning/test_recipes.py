@@ -26,13 +26,14 @@ def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
 
 
 def test_fields_can_be_changed_by_words() -> None:
-    recipe = changed(Recipe(), ["neighbours=3", "own=0.25", "recalibrate=false", "weights=average"])
-    assert (recipe.neighbours, recipe.own, recipe.recalibrate, recipe.weights) == (3, 0.25, False, "average")
+    recipe = changed(Recipe(), ["neighbours=3", "own=0.25", "reconstruct=false", "weights=average"])
+    assert (recipe.neighbours, recipe.own, recipe.reconstruct, recipe.weights) == (3, 0.25, False, "average")
     assert changed(Recipe(), []) == Recipe()
 
 
 @pytest.mark.parametrize(
-    "change", ["colour=red", "own=much", "own=2", "recalibrate=perhaps", "weights=heavy", "neighbours=-1", "own"]
+    "change",
+    ["colour=red", "own=much", "own=2", "reconstruct=perhaps", "norms=warm", "weights=heavy", "neighbours=-1", "own"],
 )
 def test_a_change_that_makes_no_sense_is_refused(change: str) -> None:
     with pytest.raises(DeployError):

@@ -63,7 +63,7 @@ def test_the_bank_knows_what_a_task_cost_and_gave(bank: Bank, cnn) -> None:
         > entry.metrics["params"]
         == cnn.original.cost(entry.plan).params
     )
-    assert entry.cost["steps"] == 5 + 2 * 3
+    assert 5 * 4 + 2 * 3 < entry.cost["steps"] <= 5 * 5 + 2 * 3  # four trials of tuning; it may end early
     assert entry.cost["seconds"] > 0
     assert entry.cost["macs"] > 3 * 16 * 5 * full.macs
     assert entry.signature().count.sum() == len(load_task("digits#3,4,5").train)
@@ -166,7 +166,8 @@ def test_a_collapse_comes_with_advice(bank: Bank, tmp_path: Path) -> None:
     config = replace(CONFIG, steps=60)
     task = load_task("digits#0,1,2,3")
     runs.prune_task(
-        task, bank, tmp_path / "run", Budget(0.01), replace(RECIPES["random"], head="fresh", recalibrate=False),
+        task, bank, tmp_path / "run", Budget(0.01),
+        replace(RECIPES["random"], head="fresh", reconstruct=False, norms="trained", judged=False),
         replace(config, lr=1e-6), recipe_name="random", device=CPU, reporter=listener,
     )  # fmt: skip
     assert any("--steps" in text and "--keep" in text for text in listener.warned)

@@ -1,0 +1,123 @@
+"""Tuning judged by a part of the training images."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvp_deploy.base.errors import DeployError
+from mvp_deploy.pruning.head import solve_head
+from mvp_deploy.pruning.recipes import RECIPES, Recipe
+from mvp_deploy.pruning.tuning import Tuned, judged, set_aside, tune, tune_by
+from mvp_deploy.training import TrainConfig, accuracy, fit
+
+FEW = TrainConfig(steps=6, batch_size=16, lr=0.05)
+
+
+def test_a_fifth_of_each_class_is_set_aside_and_the_rest_trains(cnn) -> None:
+    part, aside = set_aside(cnn.train, 0)
+    assert len(part) + len(aside) == len(cnn.train)
+    for label in range(3):
+        share = float((aside.labels == label).sum() / (cnn.train.labels == label).sum())
+        assert share == pytest.approx(0.2, abs=0.02)
+    again, _ = set_aside(cnn.train, 0)
+    assert torch.equal(part.pixels, again.pixels)
+    other, _ = set_aside(cnn.train, 1)
+    assert not torch.equal(part.pixels, other.pixels)
+
+
+def test_too_few_images_to_judge_by_leave_the_model_untuned(cnn) -> None:
+    few = cnn.train.subset(torch.cat([(cnn.train.labels == k).nonzero()[:3, 0] for k in range(3)]))
+    model = cnn.original.copy()
+    body = copy.deepcopy(model.state_dict())
+    done = tune(model, cnn.original.classifier, few, FEW)
+    assert (done.steps, done.kept, done.choice) == (0, 0, None)
+    assert all(torch.equal(value, body[name]) for name, value in model.state_dict().items() if "fc" not in name)
+    assert "untuned" in done.told
+
+
+def test_a_ruinous_learning_rate_leaves_the_untuned_model_with_a_head_of_all_images(both) -> None:
+    model, wanted = both.original.copy(), both.original.copy()
+    body = copy.deepcopy(model.state_dict())
+    done = tune(model, both.original.classifier, both.train, replace(FEW, lr=1e4, clip=None, optimizer="sgd"))
+    solve_head(wanted, both.original.classifier, both.train)
+    assert done.kept == 0
+    assert all(torch.equal(value, wanted.state_dict()[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(value, body[name]) for name, value in model.state_dict().items() if "running" in name)
+
+
+def test_a_tuned_model_is_no_worse_on_the_images_set_aside_and_says_what_it_took(cnn) -> None:
+    model = cnn.original.copy()
+    done = tune(model, cnn.original.classifier, cnn.train, replace(FEW, steps=20), solved_head=False)
+    assert done.after.loss <= done.before.loss
+    assert done.after.accuracy >= done.before.accuracy
+    assert done.kept <= done.steps - 4 * 8 <= 20  # trials of three rates, and of norms that train
+    assert done.kept > 0
+    assert f"after {done.kept} steps" in done.told
+    assert Tuned.from_json(asdict(done)) == done
+
+
+def test_frozen_norms_keep_their_statistics_and_trained_ones_follow(cnn) -> None:
+    for norms, kept in (("frozen", True), ("trained", False)):
+        model = cnn.original.copy()
+        before = model.bn1.running_mean.clone()
+        done = tune(model, cnn.original.classifier, cnn.train, FEW, norms=norms)
+        assert done.choice.frozen_norms == kept
+        assert torch.equal(model.bn1.running_mean, before) == (kept or done.kept == 0)
+
+
+def test_a_killed_tuning_goes_on_to_the_same_model(cnn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(done: int, total: int, loss: float) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    config = replace(FEW, steps=8)
+    whole, model = cnn.original.copy(), cnn.original.copy()
+    expected = tune(whole, cnn.original.classifier, cnn.train, config, solved_head=False)
+    file = tmp_path / "tuning.checkpoint"
+    monkeypatch.setitem(fit.__kwdefaults__, "checkpoint_seconds", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        tune(model, cnn.original.classifier, cnn.train, config, checkpoint=file, progress=killed, solved_head=False)
+    assert file.exists()
+    again = cnn.original.copy()
+    done = tune(again, cnn.original.classifier, cnn.train, config, checkpoint=file, solved_head=False)
+    assert (done.kept, done.steps, done.after) == (expected.kept, expected.steps, expected.after)
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_published_recipe_trains_on_all_images_to_the_last_step(cnn) -> None:
+    recipe = RECIPES["paper"]
+    model, plain = cnn.original.copy(), cnn.original.copy()
+    done = tune_by(recipe, model, cnn.original.classifier, cnn.train, FEW)
+    fit(plain, cnn.train, FEW)
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in model.state_dict().items())
+    assert (done.steps, done.kept, done.before) == (6, 6, None)
+
+
+def test_without_judging_few_steps_end_with_statistics_and_head_solved_anew(cnn) -> None:
+    model = cnn.original.copy()
+    solve_head(model, cnn.original.classifier, cnn.train)
+    plain = copy.deepcopy(model)
+    fit(plain, cnn.train, FEW)
+    tune_by(Recipe(judged=False, norms="recomputed"), model, cnn.original.classifier, cnn.train, FEW)
+    assert accuracy(model, cnn.test) > accuracy(plain, cnn.test)
+
+
+def test_a_training_that_diverges_without_judging_says_so(cnn) -> None:
+    with pytest.raises(DeployError, match="diverged"):
+        tune_by(RECIPES["paper"], cnn.original.copy(), (), cnn.train, replace(FEW, lr=1e30, clip=None))
+
+
+def test_what_is_judged_is_loss_and_accuracy(cnn) -> None:
+    model = cnn.original.copy()
+    solve_head(model, cnn.original.classifier, cnn.train)
+    found = judged(model, cnn.test)
+    assert found.accuracy == accuracy(model, cnn.test)
+    with torch.no_grad():
+        losses = [torch.nn.functional.cross_entropy(model(x), y, reduction="sum") for x, y in cnn.test.batches(64)]
+    assert found.loss == pytest.approx(float(sum(losses)) / len(cnn.test), rel=1e-5)
