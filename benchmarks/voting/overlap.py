@@ -24,9 +24,8 @@ from mvp_deploy.bank.nearest import RUN_MODELS, similarities
 from mvp_deploy.bank.trial import NewTask
 from mvp_deploy.base.environment import environment
 from mvp_deploy.pruning.budget import Scores
-from mvp_deploy.pruning.head import solve_head
+from mvp_deploy.pruning.head import recalibrate, solve_head
 from mvp_deploy.pruning.mvp import own_importance
-from mvp_deploy.pruning.norms import recalibrate
 from mvp_deploy.pruning.votes import ranks
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.training import accuracy

@@ -33,9 +33,8 @@ from mvp_deploy.benchmark.statistics import mean_interval
 from mvp_deploy.cli._common import Console
 from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.head import solve_head
+from mvp_deploy.pruning.head import finish, recalibrate, solve_head
 from mvp_deploy.pruning.mvp import start
-from mvp_deploy.pruning.norms import recalibrate
 from mvp_deploy.pruning.recipes import recipe_named
 from mvp_deploy.training import TrainConfig, accuracy, fit
 
