@@ -8,7 +8,7 @@ sizes that they take, so that the comparison costs about as much as a few small 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,7 +40,8 @@ def check(structure: Structure, model: nn.Module, plan: KeepPlan, small: nn.Modu
     large = sum(p.numel() for p in model.parameters()) >= LARGE
     for dtype in (torch.float32,) if large else (torch.float64, torch.float32):
         try:
-            error = _difference(structure, model, plan, small, dtype)
+            shapes = _shapes(structure.example, any_size=not isinstance(small, TracedModel))
+            error = _difference(structure, model, plan, small, dtype, shapes)
         except _CannotRun as failure:
             why = str(failure)
             continue
@@ -59,11 +60,28 @@ def check(structure: Structure, model: nn.Module, plan: KeepPlan, small: nn.Modu
     )
 
 
+def takes_other_sizes(structure: Structure, model: nn.Module, plan: KeepPlan, small: nn.Module) -> bool:
+    """Whether a recorded program computes the same at other image sizes than the example's, which the model takes."""
+    own = [tuple(t.shape[1:]) for t in structure.example]
+    others = [s for s in _shapes(structure.example, any_size=True) if [shape[1:] for shape in s] != own]
+    try:
+        return _difference(structure, model, plan, small, torch.float32, others) < LIMITS[torch.float32]
+    except (_CannotRun, DeployError):
+        return False
+
+
 class _CannotRun(Exception):
     """The full model cannot be run so."""
 
 
-def _difference(structure: Structure, model: nn.Module, plan: KeepPlan, small: nn.Module, dtype: torch.dtype) -> float:
+def _difference(
+    structure: Structure,
+    model: nn.Module,
+    plan: KeepPlan,
+    small: nn.Module,
+    dtype: torch.dtype,
+    shapes: Iterable[list[tuple[int, ...]]],
+) -> float:
     """The largest difference between outputs, relative to the largest output."""
     generator = torch.Generator().manual_seed(0)
     state = {name: _seeded(tensor, dtype, generator) for name, tensor in named_tensors(model)}
@@ -76,8 +94,8 @@ def _difference(structure: Structure, model: nn.Module, plan: KeepPlan, small: n
     silenced = silence(structure, full, plan, inexact=True)
     differences: list[float] = []
     failure: Exception | None = None
-    for shapes in _shapes(structure.example, any_size=not isinstance(small, TracedModel)):
-        inputs = [_input(shape, t.dtype, dtype, generator) for shape, t in zip(shapes, structure.example, strict=True)]
+    for tried in shapes:
+        inputs = [_input(shape, t.dtype, dtype, generator) for shape, t in zip(tried, structure.example, strict=True)]
         try:
             wanted = _run(silenced, inputs)
         except Exception as error:  # whatever a model raises at a size that it does not take
@@ -99,7 +117,7 @@ def _run(model: Any, inputs: list[Tensor]) -> list[Tensor]:
 
 def _compare(small: nn.Module, inputs: list[Tensor], wanted: list[Tensor]) -> float:
     try:
-        got = _run(small, inputs)
+        got = _run(small.forward if isinstance(small, TracedModel) else small, inputs)  # called, fx prints its failures
     except Exception as error:
         shape = list(inputs[0].shape)
         raise DeployError(f"The smaller model fails on an input of shape {shape}, the full one not: {error}") from error

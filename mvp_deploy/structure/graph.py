@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.structure.axes import Axis
 from mvp_deploy.structure.bind import bound
 from mvp_deploy.structure.observe import sizes_given
@@ -60,6 +62,14 @@ class TracedModel(fx.GraphModule):
     def has_batch_norms(self) -> bool:
         return any(getattr(node.target, "__name__", "") == "batch_norm" for node in self.graph.nodes)
 
+    def fix_shapes(self, shapes: Iterable[tuple[int, ...]]) -> None:
+        """Refuse inputs of other shapes than these, the batch size apart: what was recorded depends on them."""
+        for node, shape in zip([n for n in self.graph.nodes if n.op == "placeholder"], shapes, strict=True):
+            with self.graph.inserting_after(node):
+                fixed = self.graph.call_function(_of_shape, (node, tuple(shape[1:])))
+            node.replace_all_uses_with(fixed, delete_user_cb=lambda user, fixed=fixed: user is not fixed)
+        self.recompile()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedModel:
         root = nn.Module()
         root.__dict__ = copy.deepcopy(self.__dict__, memo)
@@ -70,6 +80,15 @@ class TracedModel(fx.GraphModule):
         twin._non_persistent_buffers_set = set(self._non_persistent_buffers_set)
         twin.why = self.why
         return twin
+
+
+def _of_shape(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if tuple(tensor.shape[1:]) != shape:
+        raise DeployError(
+            f"This recorded program takes inputs of shape {['batch', *shape]}, not {list(tensor.shape)}: sizes are "
+            "written into it. Prune the model once more with an example of that size."
+        )
+    return tensor
 
 
 def _changes_its_input(node: fx.Node) -> bool:
@@ -97,6 +116,7 @@ class Recorder:
     tensors: dict[str, Tensor] = field(default_factory=dict)  # that the forward used and that are no parameters
     values: dict[fx.Node, Tensor] = field(default_factory=dict)  # what each node stands for
     _format: tuple[torch.dtype, fx.Node] | None = None  # the weights' number format, and what asks for it
+    _device: tuple[torch.device, fx.Node] | None = None  # where they lie, likewise
     _nodes: dict[int, tuple[Any, fx.Node]] = field(default_factory=dict)  # objects are held, so that ids stay theirs
 
     def inputs(self, tensors: Iterable[Tensor]) -> None:
@@ -109,6 +129,7 @@ class Recorder:
             self._bind(tensor, node)
             if self._format is None and tensor.is_floating_point():
                 self._format = tensor.dtype, self.graph.call_function(getattr, (node, "dtype"))
+                self._device = tensor.device, self.graph.call_function(getattr, (node, "device"))
 
     def output(self, out: Any) -> None:
         self.graph.output(torch.utils._pytree.tree_map(self._argument, out))
@@ -161,6 +182,8 @@ class Recorder:
     def _argument(self, value: Any) -> Any:
         if isinstance(value, Size):
             return int(value)
+        if self._device and isinstance(value, torch.device) and value == self._device[0]:
+            return self._device[1]  # where the weights lie, wherever the program is moved to
         if not isinstance(value, Tensor):
             return value
         if id(value) not in self._nodes:
@@ -178,7 +201,7 @@ def set_constants(graph: fx.Graph, constants: Iterable[Constant], measure: Calla
     """Write sizes anew; `measure(axis, batch)` says how many positions an axis has in a batch of that size."""
     batch: fx.Node | None = None
     first = next(iter(graph.nodes))
-    wanted: dict[fx.Node, dict[int, Any]] = {}
+    wanted: dict[fx.Node, dict[int, Any]] = defaultdict(dict)
     for constant in constants:
         rest = measure(constant.axis, 0)
         times = measure(constant.axis, 1) - rest
@@ -193,13 +216,19 @@ def set_constants(graph: fx.Graph, constants: Iterable[Constant], measure: Calla
                 value = graph.call_function(operator.neg, (value,)) if constant.negative else value
         elif constant.negative:
             value = -rest
-        wanted.setdefault(constant.node, {})[constant.place] = value
+        wanted[constant.node][constant.place] = value
     for node, values in wanted.items():
+        _replace_arguments(node, values)
 
-        def new(old: Any, values: dict[int, Any] = values, places: Iterator[int] = count()) -> Any:  # noqa: B008
-            return values.get(next(places), old)
 
-        node.args, node.kwargs = map_aggregate(node.args, new), map_aggregate(node.kwargs, new)
+def _replace_arguments(node: fx.Node, values: Mapping[int, Any]) -> None:
+    """Replace the arguments of a call by their places among all that it has, nested ones included."""
+    places = count()
+
+    def new(old: Any) -> Any:
+        return values.get(next(places), old)
+
+    node.args, node.kwargs = map_aggregate(node.args, new), map_aggregate(node.kwargs, new)
 
 
 def assemble(graph: fx.Graph, state: Mapping[str, Tensor], kept_out: set[str]) -> TracedModel:

@@ -10,7 +10,7 @@ from torch import nn
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.structure.axes import kept_size
 from mvp_deploy.structure.cut import cut_tensors
-from mvp_deploy.structure.graph import assemble, set_constants
+from mvp_deploy.structure.graph import TracedModel, assemble, set_constants
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.rehearsal import rehearse
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mvp_deploy.structure.structure import Structure
 
 
-def prune_program(structure: Structure, model: nn.Module, plan: KeepPlan, why: str) -> nn.Module:
+def prune_program(structure: Structure, model: nn.Module, plan: KeepPlan, why: str) -> TracedModel:
     """A recorded program of `model`'s forward on smaller weights; `why` says what kept the module from running.
 
     Raises:

@@ -11,6 +11,7 @@ from reference import random_plan, randomise, relative_error, silenced
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.structure import Structure, analyze
 from mvp_deploy.structure.graph import TracedModel
 
@@ -149,3 +150,33 @@ def test_a_forward_that_fixes_the_batch_size_is_refused_by_name() -> None:
     structure = analyze(model, X)
     with pytest.raises(Exception, match="any batch size"):
         structure.prune(model, random_plan(structure, seed=0))
+
+
+def test_it_moves_to_another_device(small: TracedModel) -> None:
+    moved = copy.deepcopy(small).to("meta")
+    assert moved(X.to("meta")).is_meta
+    assert torch.equal(outputs(small, X), outputs(copy.deepcopy(small), X))
+
+
+def test_another_image_size_is_refused_where_sizes_are_written_into_the_program(small: TracedModel) -> None:
+    with pytest.raises(DeployError, match=r"recorded program takes inputs of shape .* 6, 6"):
+        small(torch.randn(2, 3, 8, 8))
+
+
+def test_a_program_that_no_size_is_written_into_takes_any_image() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            return self.head((x * (1.0 / x.shape[1])).mean((2, 3)))
+
+    model = randomise(Scaled().eval())
+    structure = analyze(model, X[:1])
+    plan = random_plan(structure, seed=SEED)
+    small = structure.prune(model, plan)
+    assert isinstance(small, TracedModel)
+    images = torch.randn(2, 3, 10, 14)
+    assert relative_error(outputs(small, images), structure.silence(model, plan)(images)) < 1e-5
