@@ -98,7 +98,7 @@ def task_of(run: runs.Run, data: str | None = None) -> Task:
     reasons = []
     for place in dict.fromkeys(places):
         try:
-            task = load_again(place, run.info["data"], run.info["seed"], skip_bad=True)
+            task = load_again(place, run.info["data"], run.info["seed"], skip_bad=True, beside=run.folder)
         except DeployError as error:
             reasons.append(f"{error}. Where are they now? Tell with --data.")
             continue

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.tasks.arrays import read_digits, read_npz
 from mvp_deploy.tasks.folder import read_folder
-from mvp_deploy.tasks.task import Task, parse
+from mvp_deploy.tasks.task import Task, parse, source_of
 
 
 def load_task(spec: str, *, skip_bad: bool = False, seed: int | None = None) -> Task:
@@ -38,13 +40,35 @@ def load_task(spec: str, *, skip_bad: bool = False, seed: int | None = None) -> 
     )
 
 
-def load_again(spec: str, fingerprint: str, seed: int, *, skip_bad: bool = False) -> Task | None:
+def load_again(
+    spec: str, fingerprint: str, seed: int, *, skip_bad: bool = False, beside: Path | None = None
+) -> Task | None:
     """The task whose images had this fingerprint, split by their content or, as it was done before, by the seed.
 
-    None where its images have changed since, or are read otherwise.
+    None where its images have changed since, or are read otherwise. A relative path is looked for in the current folder
+    and in the three folders above ``beside`` (where a run lies): the fingerprint says which is meant.
     """
-    for split_by in (None, seed):
-        task = load_task(spec, skip_bad=skip_bad, seed=split_by)
-        if task.fingerprint == fingerprint:
-            return task
+    failures: list[DeployError] = []
+    loaded = False
+    for place in _places(spec, beside):
+        for split_by in (None, seed):
+            try:
+                task = load_task(place, skip_bad=skip_bad, seed=split_by)
+            except DeployError as error:
+                failures.append(error)
+                continue
+            loaded = True
+            if task.fingerprint == fingerprint:
+                return replace(task, name=spec)
+    if not loaded:
+        raise failures[0]
     return None
+
+
+def _places(spec: str, beside: Path | None) -> list[str]:
+    """The specification, and what else it may have meant where it was written."""
+    above = [] if beside is None else Path(os.path.abspath(beside)).parents[:3]
+    sources = {base: source_of(spec, base) for base in above}
+    there = [base for base in above if sources[base] != "digits" and (base / sources[base]).exists()]
+    found = [f"{base / sources[base]}{spec[len(sources[base]) :]}" for base in there]
+    return [spec, *found] if os.path.exists(source_of(spec)) or not found else found

@@ -87,6 +87,25 @@ def test_banks_and_runs_of_before_find_their_split_again(tmp_path: Path) -> None
     assert load_again(str(tmp_path), old.fingerprint, seed=3) is None
 
 
+def test_data_are_found_again_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ant", "bee"):
+        fill(tmp_path / "project" / "data" / name)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
+    fingerprint = load_task("data#bee,ant").fingerprint
+    monkeypatch.chdir(tmp_path / "other")
+    run = Path("../project/runs/a")
+    for folder in ("data", "data/ant", "data/bee"):  # nothing of that name here, then something else
+        task = load_again("data#bee,ant", fingerprint, 0, beside=run)
+        assert task is not None
+        assert task.name == "data#bee,ant"
+        assert Path(task.train.images[0]).is_relative_to(tmp_path / "project")  # type: ignore[arg-type]
+        Path(folder).mkdir()
+    (tmp_path / "project" / "data").rename(tmp_path / "moved")
+    with pytest.raises(DeployError, match="holds no readable image"):
+        load_again("data#bee,ant", fingerprint, 0, beside=run)
+
+
 def test_copies_stay_on_one_side(tmp_path: Path) -> None:
     fill(tmp_path / "ant", 10)
     fill(tmp_path / "bee", 10)
