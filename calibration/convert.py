@@ -1,4 +1,4 @@
-"""From a float32 ONNX file and calibration images to fp16 and int8 files, checked on held-out images."""
+"""From a float32 ONNX file and calibration images to fp16 and int8 files."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def convert_int8(
     """Write the model in int8, as ``target`` computes it fast.
 
     Args:
-        limit: the accuracy to keep; layers that cost too much are not quantised.
+        limit: the accuracy that may be lost; layers that cost too much are not quantised.
         rest: the precision of what is not int8. fp16 is for TensorRT from 10.12, which takes types from the graph.
         method: how ranges are chosen: 'minmax', 'entropy', 'percentile' or 'mse'.
 

@@ -13,6 +13,7 @@ from mvp_deploy.exporters.errors import DeployError, ExitCode
 
 MAX_DROP = 0.01  # accuracy int8 may lose
 MAX_RETURNED = 0.5  # share of the layers that may go back; with more, the model would be int8 by name only
+ROUNDING = 1e-9  # 0.98 - 0.97 is above 0.01 in floating point
 PROBES = 64  # images a layer's cost is measured on
 
 Quantizer = Callable[[Collection[str]], ModelProto]  # the model with these layers in int8
@@ -20,15 +21,20 @@ Quantizer = Callable[[Collection[str]], ModelProto]  # the model with these laye
 
 @dataclass(frozen=True)
 class Limit:
-    """The accuracy to keep, 0..1, and how to measure that of a model in the runtime it is for."""
+    """How much accuracy may be lost, and how to measure that of a model in the runtime it is for.
+
+    accuracy_of: on labelled *training* images, 0..1. Held-out images judge what comes out; they choose nothing.
+    images: how many those are.
+    """
 
     accuracy_of: Callable[[ModelProto], float]
-    reference: float  # the float32 model's
+    images: int
     max_drop: float = MAX_DROP
 
-    @property
-    def least(self) -> float:
-        return self.reference - self.max_drop
+
+def allowed_drop(max_drop: float, images: int) -> float:
+    """The accuracy (0..1) that may be lost on so many images: one image alone decides only where none may be lost."""
+    return max(max_drop, 1 / images) + ROUNDING if max_drop > 0 else max_drop + ROUNDING
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +42,7 @@ class Guarded:
     """An int8 model within its limit."""
 
     model: ModelProto
-    accuracy: float  # on the held-out images, 0..1
+    accuracy: float  # on the limit's images, 0..1
     returned: tuple[str, ...]  # layers back in higher precision, the costliest first
 
 
@@ -52,20 +58,22 @@ def guard(
     Raises:
         DeployError: (ACCURACY) the limit is not met with half of the layers returned.
     """
+    whole = limit.accuracy_of(model)
+    least = whole - allowed_drop(limit.max_drop, limit.images)
     quantized = quantizer(layers)
     first = found = limit.accuracy_of(quantized)
     returned: list[str] = []
-    for layer in _costliest(model, layers, quantizer, images) if found < limit.least else ():
+    for layer in _costliest(model, layers, quantizer, images) if found < least else ():
         returned.append(layer)
         quantized = quantizer([name for name in layers if name not in returned])
         found = limit.accuracy_of(quantized)
-        if found >= limit.least:
+        if found >= least:
             break
-    if found < limit.least:
+    if found < least:
         raise DeployError(
-            f"int8 has {first:.1%} accuracy where float32 has {limit.reference:.1%}, and {found:.1%} with the "
-            f"{len(returned)} costliest of {len(layers)} layers left in float; at most {limit.max_drop:.1%} may be "
-            "lost: allow more with --max-drop, or use fp16.",
+            f"int8 has {first:.1%} accuracy on {limit.images} training images where float32 has {whole:.1%}, and "
+            f"{found:.1%} with the {len(returned)} costliest of {len(layers)} layers left in float; at most "
+            f"{limit.max_drop:.1%} may be lost: allow more with --max-drop, or use fp16.",
             ExitCode.ACCURACY,
         )
     return Guarded(quantized, found, tuple(returned))

@@ -48,12 +48,14 @@ class ModelFile:
     model: str  # 'pruned' or 'unpruned'
     target: str  # 'onnx', 'openvino', ...
     precision: str  # 'fp32', 'fp16' or 'int8'
-    accuracy: float  # on the held-out part, 0..1
-    parity: float  # largest difference from PyTorch's logits, relative to the largest of them
+    accuracy: float  # 0..1, on ``tested`` of the held-out images (all, but of engines the samples)
+    parity: float  # what the images' logits are off from PyTorch's, relative to their size (exporters.parity)
     tolerance: float  # how large that may be
     params: int
     macs: int  # multiply-accumulates for one image
     kept: tuple[str, ...] = ()  # ONNX nodes left in a higher precision: they overflow fp16, or int8 costs too much
+    tested: int = 0  # images the accuracy was measured on
+    wrong: tuple[int, ...] = ()  # numbers of the held-out images it names wrongly; () where not all were tested
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,9 @@ def command(
     int8. A target leaves out the precisions it does not deliver, and says so.
 
     Every file is compared with PyTorch on the task's held-out images, in its own runtime, one by one and in
-    batches. Without parity no bundle is written and the exit code is 5. Ranges for fp16 and int8 are measured on
-    training images. Layers that cost int8 more accuracy than --max-drop go back to higher precision; if that does not
-    help, the exit code is 3.
+    batches. A file without parity is left out, the others are packed, and the exit code is 5; it is 3 where a file is
+    less accurate than --max-drop allows. Ranges for fp16 and int8 are measured on training images. Layers that cost
+    int8 more accuracy on those than --max-drop go back to higher precision.
 
     \b
     Examples:
@@ -63,7 +63,7 @@ def command(
     """
     from mvp_deploy.base.devices import resolve
     from mvp_deploy.benchmark.compare import size_of
-    from mvp_deploy.export.deploy import export_run
+    from mvp_deploy.export.deploy import export_run, failure
     from mvp_deploy.export.graphs import Precision
 
     bundle = export_run(
@@ -94,3 +94,5 @@ def command(
     )
     console.show(f"\nBundle: {out}\nNext: mvp-deploy bench {out}")
     console.result({"bundle": str(out), **bundle.info})
+    if error := failure(bundle):
+        raise error

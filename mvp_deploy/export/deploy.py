@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,17 +14,18 @@ import torch
 
 from mvp_deploy import bundle, runs
 from mvp_deploy.base.environment import versions
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.candidates import of_bundle
 from mvp_deploy.benchmark.compare import benchmark
 from mvp_deploy.benchmark.measure import DEFAULT, Settings
 from mvp_deploy.bundle import Bundle, ModelFile
 from mvp_deploy.calibration.images import CalibrationImages, choose
-from mvp_deploy.export.artefacts import BATCH, HeldOut, Subject, make, numbered, plan
+from mvp_deploy.export.artefacts import BATCH, Failed, HeldOut, Subject, make, numbered, plan
 from mvp_deploy.export.graphs import Precision
 from mvp_deploy.pruning.pruned import PrunedModel
 from mvp_deploy.tasks import Images, Task, load_again, prepare
+from mvp_deploy.tasks.task import Split
 
 DEFAULT_PRECISION = Precision()
 
@@ -51,24 +54,29 @@ def export_run(
         device: where PyTorch computes the reference logits of the held-out part.
         seed: chooses the sample images that go into the bundle.
 
+    Files that do not pass their checks are left out, and `failure` says which of the bundle's are.
+
     Raises:
         DeployError: no bundle is written: (INPUT) no finished run, or its data are gone or changed, or an unknown
-            target; (ENVIRONMENT) a target's packages are missing; (PARITY) an exported model disagrees with
-            PyTorch; (ACCURACY) it loses more than it may.
+            target; (ENVIRONMENT) a target's packages are missing; (PARITY, ACCURACY) no file of the pruned model
+            passed.
     """
     wanted = plan(targets, precisions, reporter)
     run = runs.load(folder)
     task = task_of(run, data)
     unpruned, pruned = run.unpruned(), run.pruned()
     test = prepare(task.test, pruned.backbone.preprocessing, device)
-    held_out = HeldOut(test, _samples(test, seed))
+    held_out = HeldOut(test, task.test, _samples(test, seed))
     images = _calibration(task, pruned, seed, reporter) if set(precisions) - {"fp32"} else None
     with bundle.writing(out) as target:
         (target / "models").mkdir()
         subjects = [_subject(name, model, run, test) for name, model in (("unpruned", unpruned), ("pruned", pruned))]
         made = [make(subject, wanted, reduced, target, images, held_out, reporter) for subject in subjects]
-        models = tuple(file for files in made for file in files)
-        info = describe(run, task, models)
+        models = tuple(file for files, _ in made for file in files)
+        failed = [each for _, failures in made for each in failures]
+        if all(file.model != "pruned" for file in models):
+            raise DeployError(f"no bundle is written: {failed[-1].error}", failed[-1].code)
+        info = describe(run, task, models, failed)
         if images is not None:
             images.save(target / "calibration.npz")
             info["calibration"] = {"images": len(images), "sha256": images.sha256, "method": reduced.method}
@@ -86,6 +94,17 @@ def export_run(
                 raise error
             bundle.write_json(target / "measurements.json", times.to_json())
     return bundle.read(out)
+
+
+def failure(bundle: Bundle) -> DeployError | None:
+    """What to end the command with, when files that were asked for are not in the bundle."""
+    failed = [Failed(**record) for record in bundle.info["failed"]]
+    if not failed:
+        return None
+    code = next((code for code in (ExitCode.PARITY, ExitCode.ACCURACY) if any(f.code == code for f in failed)), None)
+    told = "\n".join(f"  {each.error}" for each in failed)
+    passed = f"{bundle.path} has the {len(bundle.models)} files that passed; {len(failed)} did not:"
+    return DeployError(f"{passed}\n{told}", code or ExitCode(failed[0].code))
 
 
 def task_of(run: runs.Run, data: str | None = None) -> Task:
@@ -108,11 +127,16 @@ def task_of(run: runs.Run, data: str | None = None) -> Task:
     raise DeployError(reasons[0])
 
 
-def describe(run: runs.Run, task: Task, models: Sequence[ModelFile]) -> dict[str, Any]:
+def describe(run: runs.Run, task: Task, models: Sequence[ModelFile], failed: Sequence[Failed]) -> dict[str, Any]:
     """bundle.json: where the models come from and what is known of them."""
     backbone = run.info["backbone"]
     return {
-        "task": {"name": run.info["task"], "data": task.fingerprint, "images": run.info["images"]},
+        "task": {
+            "name": run.info["task"],
+            "data": task.fingerprint,
+            "held_out": _fingerprint(task.test),
+            "images": run.info["images"],
+        },
         "backbone": backbone,
         "licence": {"backbone weights": backbone["license"] or "not stated", "source": backbone["weights"]},
         "metrics": run.info["metrics"],
@@ -120,8 +144,18 @@ def describe(run: runs.Run, task: Task, models: Sequence[ModelFile]) -> dict[str
         "recipe": run.info["recipe"],
         "seed": run.info["seed"],
         "models": [asdict(model) for model in models],
+        "failed": [asdict(each) for each in failed],
         "versions": versions(),
     }
+
+
+def _fingerprint(test: Split) -> str:
+    """SHA-256 over the held-out images and labels: runs that agree in it are judged by the same images."""
+    digest = hashlib.sha256(test.labels.astype("<i8").tobytes())
+    for image in test.images:
+        content = image.read_bytes() if isinstance(image, Path) else image.tobytes()
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
 
 
 def _subject(name: str, loaded: PrunedModel, run: runs.Run, test: Images) -> Subject:

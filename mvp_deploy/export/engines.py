@@ -115,6 +115,8 @@ def _engine(bundle: Bundle, model: str, options: Options, offer: Offer) -> tuple
         accuracy=accuracy,
         parity=parity.relative,
         tolerance=tolerance,
+        tested=len(bundle.samples["labels"]),
+        wrong=(),
     )
     seconds = 0.0 if reused else record["build_seconds"]
     size, layers = record["bytes"], record["layers"]
@@ -156,7 +158,8 @@ def _check(
         found = [logits(runner, samples["images"], profile.best) for profile in options.profiles]
     finally:
         runner.close()
-    parities = [check_parity(samples[model], each, tolerance) for each in found]
+    exact = options.precision == "fp32"
+    parities = [check_parity(samples[model], each, tolerance, exact=exact) for each in found]
     accuracy = float((found[0].argmax(1) == samples["labels"]).mean())
     return max(parities, key=lambda parity: parity.relative), accuracy
 

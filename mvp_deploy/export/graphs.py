@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,13 @@ class Graphs:
     asked: Precision
     folder: Path  # for files on the way
 
-    def get(self, precision: str, form: Int8Form, limit: Limit) -> Converted:
+    @property
+    def calibration(self) -> CalibrationImages:
+        if self.images is None:
+            raise ValueError("reduced precisions need calibration images")
+        return self.images
+
+    def get(self, precision: str, form: Int8Form, limit: Callable[[], Limit]) -> Converted:
         """The model in 'fp32', 'fp16' or 'int8', as runtimes of this form take it; int8 within the limit.
 
         Raises:
@@ -43,7 +50,7 @@ class Graphs:
         """
         return self._lowered(self._make(precision, form, limit), form)
 
-    def _make(self, precision: str, form: Int8Form, limit: Limit) -> Converted:
+    def _make(self, precision: str, form: Int8Form, limit: Callable[[], Limit]) -> Converted:
         if precision == "fp32":
             return Converted(self.fp32, ())
         if precision == "fp16":
@@ -51,7 +58,7 @@ class Graphs:
         out = self.folder / f"int8.{form}.onnx"
         typed = form == "tensorrt" and (self.asked.opset or QDQ_OPSET) >= QDQ_OPSET
         rest: Literal["fp16", "fp32"] = "fp16" if typed else "fp32"
-        return convert_int8(self._measured, out, limit, target=form, rest=rest, method=self.asked.method)
+        return convert_int8(self._measured, out, limit(), target=form, rest=rest, method=self.asked.method)
 
     @cached_property
     def _fp16(self) -> Converted:
@@ -59,9 +66,7 @@ class Graphs:
 
     @cached_property
     def _measured(self) -> Measured:
-        if self.images is None:
-            raise ValueError("reduced precisions need calibration images")
-        return measure(self.fp32, self.images)
+        return measure(self.fp32, self.calibration)
 
     def _lowered(self, made: Converted, form: Int8Form) -> Converted:
         opset = self.asked.opset

@@ -188,11 +188,11 @@ def prune(work: Work, reporter: Reporter) -> None:
 def export(work: Work, reporter: Reporter) -> None:
     """Every file asked for, checked against PyTorch, as a bundle without measurements."""
     from mvp_deploy.base.devices import resolve
-    from mvp_deploy.export.deploy import export_run
+    from mvp_deploy.export.deploy import export_run, failure
     from mvp_deploy.export.graphs import Precision
 
     asked = work.task.export
-    export_run(
+    exported = export_run(
         work.output("prune"),
         work.output("export"),
         targets=asked.targets,
@@ -202,6 +202,8 @@ def export(work: Work, reporter: Reporter) -> None:
         seed=work.seed,
         reporter=reporter,
     )
+    if error := failure(exported):
+        raise error
 
 
 def pack(work: Work, sign_key: Path | None) -> None:
@@ -228,6 +230,7 @@ def facts(work: Work) -> dict[str, Any]:
     shown = ("metrics", "images", "classes", "groups", "votes", "recipe", "budget", "seed")
     return {name: run[name] for name in shown} | {
         "models": models,
+        "held_out": info["task"]["held_out"],
         "times": times,
         "warnings": [*run["warnings"], *filter(None, [times["no_engines"]])],
     }

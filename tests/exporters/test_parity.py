@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvp_deploy.exporters.errors import DeployError, ExitCode
-from mvp_deploy.exporters.parity import check_parity, compare
+from mvp_deploy.exporters.parity import NoParity, check_parity, compare
 
 LOGITS = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
 
@@ -17,11 +17,44 @@ def test_equal_logits_agree_wholly() -> None:
 
 
 @given(st.integers(0, 39), st.floats(1e-6, 1.0), st.floats(1e-3, 1e3))
-def test_the_difference_is_relative_to_the_largest_logit(where: int, part: float, scale: float) -> None:
+def test_the_difference_is_relative_to_the_images_own_logits_and_never_to_smaller_than_usual_ones(
+    where: int, part: float, scale: float
+) -> None:
     reference = (LOGITS * scale).astype(np.float64)
+    largest = np.abs(reference).max(1)
     changed = reference.copy()
-    changed.flat[where] += part * np.abs(reference).max()
+    changed.flat[where] += part * max(largest[where // 5], np.median(largest))
     assert compare(reference, changed).relative == pytest.approx(part)
+
+
+def stray(n: int, off: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of n images, and the same but for one picture that is wholly off; its own are great, too."""
+    reference = np.random.default_rng(0).standard_normal((n, 5))
+    reference[3] *= 100
+    changed = reference.copy()
+    changed[3] -= off * reference[3]
+    return reference, changed
+
+
+@pytest.mark.parametrize("n", [5, 20, 100])
+def test_one_unusual_picture_does_not_decide_over_a_reduced_precision(n: int) -> None:
+    reference, changed = stray(n)
+    assert check_parity(reference, changed, 0.3, exact=False).relative == 0
+    with pytest.raises(NoParity, match=f"logits of 1 of {n} images") as caught:
+        check_parity(reference, changed, 1e-4)
+    assert caught.value.worst == 3
+
+
+def test_an_image_of_great_logits_does_not_hide_what_is_wrong_with_the_others() -> None:
+    reference, _ = stray(100)
+    with pytest.raises(NoParity, match="5 may be"):
+        check_parity(reference, reference + 1, 0.3, exact=False)
+
+
+@pytest.mark.parametrize("tolerance", [float("nan"), -1.0])
+def test_a_tolerance_that_is_none_allows_nothing(tolerance: float) -> None:
+    with pytest.raises(NoParity):
+        check_parity(LOGITS, LOGITS + 1e-3, tolerance)
 
 
 @pytest.mark.parametrize(

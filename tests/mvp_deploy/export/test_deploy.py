@@ -17,6 +17,7 @@ from mvp_deploy.cli import main
 from mvp_deploy.export import artefacts, deploy
 from mvp_deploy.export.graphs import Precision
 from mvp_deploy.exporters.onnx import read_metadata, run_onnx
+from mvp_deploy.exporters.parity import NoParity
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.recipes import recipe_named
 from mvp_deploy.tasks import load_task, prepare
@@ -123,17 +124,71 @@ def test_int8_is_judged_in_the_runtime_it_is_for(
     )
     assert [file.target for file in found.models] == [target] * 2
     assert {name for name, _ in opened} == {suffix}
-    tried, packed, *_ = opened
+    whole, tried, packed, *_ = opened  # the float32 model is judged there, too
+    assert whole != tried
     assert tried == packed
 
 
-def test_int8_that_loses_too_much_makes_no_bundle(run: runs.Run, tmp_path: Path) -> None:
+def test_what_is_held_out_judges_int8_and_changes_no_byte_of_it(
+    run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exported(out: str) -> bundle.Bundle:
+        asked = {"precisions": ("int8",), "reduced": Precision(max_drop=0.001)}
+        return deploy.export_run(run.folder, tmp_path / out, **asked, reporter=Silent())  # type: ignore[arg-type]
+
+    one = exported("one")
+    monkeypatch.setattr(artefacts.HeldOut, "right", lambda self, found: found.argmax(1) != self.labels)
+    other = exported("other")
+    assert one.models[0].accuracy == pytest.approx(1 - other.models[0].accuracy)
+    for file in one.models:
+        assert (one.path / file.file).read_bytes() == (other.path / file.file).read_bytes()
+
+
+def test_a_file_that_loses_too_much_is_no_part_of_the_bundle(run: runs.Run, tmp_path: Path) -> None:
+    reduced = Precision(max_drop=-1.0)
+    found = deploy.export_run(
+        run.folder, tmp_path / "bundle", precisions=("fp32", "int8"), reduced=reduced, reporter=Silent()
+    )
+    assert [file.precision for file in found.models] == ["fp32"] * 2
+    assert not list((found.path / "models").glob("*int8*"))
+    error = deploy.failure(found)
+    assert error is not None
+    assert error.code == ExitCode.ACCURACY
+    assert "pruned.int8.onnx is left out: int8 has" in str(error)
+    with pytest.raises(DeployError, match="no bundle is written") as caught:
+        deploy.export_run(run.folder, tmp_path / "none", precisions=("int8",), reduced=reduced, reporter=Silent())
+    assert caught.value.code == ExitCode.ACCURACY
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_precision_without_parity_is_named_with_its_image_and_cure_and_the_others_are_packed(
+    run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = artefacts.check_artefact
+
+    def check(path: Path, subject: artefacts.Subject, *rest: object) -> tuple[np.ndarray, float]:
+        if "pruned.int8" in path.name and subject.name == "pruned":
+            raise NoParity("the logits are off.", worst=7)
+        return real(path, subject, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(artefacts, "check_artefact", check)
     out = tmp_path / "bundle"
-    asked = ["--precision", "int8", "--max-drop", "-100", "--measure", ""]
+    asked = ["--precision", "fp32,int8", "--max-drop", "100", "--measure", ""]
     done = CliRunner().invoke(main, ["export", str(run.folder), "--out", str(out), *asked])
-    assert done.exit_code == ExitCode.ACCURACY
-    assert "int8 has" in done.output
-    assert not out.exists()
+    assert done.exit_code == ExitCode.PARITY
+    for part in ("models/pruned.int8.onnx", "held-out image number 7", "--method entropy", "minmax"):
+        assert part in done.stderr
+    packed = bundle.read(out)
+    assert [(file.model, file.precision) for file in packed.models] == [
+        ("unpruned", "fp32"), ("unpruned", "int8"), ("pruned", "fp32"),
+    ]  # fmt: skip
+    assert [failed["precision"] for failed in packed.info["failed"]] == ["int8"]
+
+
+def test_what_a_file_gets_wrong_is_kept_image_by_image(exported: bundle.Bundle) -> None:
+    for file in exported.models:
+        assert file.accuracy == pytest.approx(1 - len(file.wrong) / file.tested)
+    assert exported.info["task"]["held_out"]
 
 
 @pytest.mark.parametrize(
