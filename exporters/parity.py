@@ -11,34 +11,44 @@ from mvp_deploy.exporters.errors import DeployError, ExitCode
 FP32_TOLERANCE = 1e-4  # two correct float32 implementations differ by their order of summation
 # By precision. For int8 a bound against nonsense: what it may cost is a matter of accuracy, and bounded there.
 TOLERANCE = {"fp32": FP32_TOLERANCE, "fp16": 2e-2, "int8": 0.3}
-STRAYS = 0.05  # share of the images on which reduced precisions may be farther off: a wrong conversion spoils most
+STRAYS = 0.05  # share of the images that reduced precisions may spoil: a wrong conversion spoils most
 
 
 @dataclass(frozen=True, eq=False)
 class Parity:
-    """How far two models' logits are apart on the same images."""
+    """How far two models' logits are apart on the same images.
+
+    In float32 every image counts. Reduced precisions may have strays, pictures unlike those their ranges were measured
+    on: judged are the median image's difference, and how many images are far off and get another class.
+    """
 
     differences: np.ndarray  # float64 [images], relative to the image's largest reference logit or the usual one
-    agreement: float  # share of images for which both choose the same class, 0..1
-    strays: int  # how many of the images are not counted
+    same: np.ndarray  # bool [images], whether both choose the same class
+    exact: bool
+
+    @property
+    def relative(self) -> float:
+        """The largest difference if exact, else the median one."""
+        return float(self.differences.max() if self.exact else np.median(self.differences))
+
+    @property
+    def agreement(self) -> float:
+        """The share of images for which both choose the same class, 0..1."""
+        return float(self.same.mean())
 
     @property
     def images(self) -> int:
         return len(self.differences)
 
     @property
-    def worst(self) -> int:
-        """The number of the image that is farthest off."""
-        return int(self.differences.argmax())
+    def strays(self) -> int:
+        """How many images may be off: one in twenty, at least one, but never half of them."""
+        return 0 if self.exact else min(max(1, int(STRAYS * self.images)), (self.images - 1) // 2)
 
-    @property
-    def relative(self) -> float:
-        """What all images keep to but the strays."""
-        return float(np.sort(self.differences)[-1 - self.strays])
-
-    def beyond(self, tolerance: float) -> int:
-        """How many images are farther off."""
-        return int((self.differences > tolerance).sum())
+    def off(self, tolerance: float) -> np.ndarray:
+        """Which images are farther off than the tolerance; not exact: and get another class."""
+        beyond: np.ndarray = ~(self.differences <= tolerance)
+        return beyond if self.exact else beyond & ~self.same
 
 
 class NoParity(DeployError):
@@ -55,9 +65,6 @@ def compare(reference: np.ndarray, got: np.ndarray, *, exact: bool = True) -> Pa
     An image's difference is relative to its own largest reference logit, or to the median image's where that is larger:
     neither does one image of great logits hide what is wrong with the others, nor do small logits make much of little.
 
-    Args:
-        exact: every image counts. Else one in twenty (at least one) may be a stray, but never half of them.
-
     Raises:
         NoParity: the shapes differ, or a value is not finite.
     """
@@ -70,29 +77,25 @@ def compare(reference: np.ndarray, got: np.ndarray, *, exact: bool = True) -> Pa
     largest = np.abs(reference).max(1).astype(np.float64)
     scale = np.maximum(largest, np.median(largest))
     apart = np.abs(reference.astype(np.float64) - got).max(1)
-    strays = 0 if exact else min(max(1, int(STRAYS * len(got))), (len(got) - 1) // 2)
-    return Parity(
-        differences=apart / np.where(scale > 0, scale, 1.0),
-        agreement=float((reference.argmax(1) == got.argmax(1)).mean()),
-        strays=strays,
-    )
+    return Parity(apart / np.where(scale > 0, scale, 1.0), reference.argmax(1) == got.argmax(1), exact)
 
 
 def check_parity(
     reference: np.ndarray, got: np.ndarray, tolerance: float = FP32_TOLERANCE, *, exact: bool = True
 ) -> Parity:
-    """``compare``, and refuse what is farther off than ``tolerance``.
+    """``compare``, and refuse what is farther off than ``tolerance`` (one that is no number allows nothing).
 
     Raises:
-        NoParity: as ``compare`` does, or the difference is too large (a tolerance that is no number allows none).
+        NoParity: as ``compare`` does, or the difference is too large.
     """
     parity = compare(reference, got, exact=exact)
-    if not parity.relative <= tolerance:
-        allowed = "none may be" if exact else f"{parity.strays} may be"
+    off = parity.off(tolerance)
+    if not parity.relative <= tolerance or off.sum() > parity.strays:
+        kind = "largest" if exact else "median"
+        spoilt = "" if exact else f" and {off.sum()} of them are farther off and get another class, {parity.strays} may"
         raise NoParity(
-            f"the logits of {parity.beyond(tolerance)} of {parity.images} images are off by more than {tolerance:.0e} "
-            f"of their size, {allowed}; the most is {parity.differences.max():.1e} (the same class on "
-            f"{parity.agreement:.1%} of the images).",
-            parity.worst,
+            f"the logits of {parity.images} images are off by {parity.relative:.1e} of their size ({kind}), where "
+            f"{tolerance:.0e} is allowed,{spoilt} (the same class on {parity.agreement:.1%}).",
+            int(parity.differences.argmax()),
         )
     return parity
