@@ -20,15 +20,6 @@ PRECISIONS = ("fp32", "fp16", "int8")
 SHOWN_ERRORS = 5
 
 
-def precisions(text: str) -> tuple[str, ...]:
-    """«fp16,int8» as a tuple; empty for an empty text."""
-    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    for name in names:
-        if name not in PRECISIONS:
-            raise DeployError(f"{name!r} is no precision: write one or more of {', '.join(PRECISIONS)}.")
-    return names
-
-
 @dataclass(frozen=True)
 class Profile:
     """Batch sizes an engine takes: any from ``least`` to ``most``, fastest at ``best``."""

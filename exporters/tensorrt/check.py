@@ -62,6 +62,8 @@ def read(path: str | os.PathLike[str]) -> Graph:
 
     try:
         model = onnx.load(os.fspath(path))
+        if not model.graph.output:  # to protobuf, an empty file is a model, with nothing in it
+            raise ValueError("it has no outputs")
         return Graph(onnx.shape_inference.infer_shapes(model))
     except FileNotFoundError:
         raise DeployError(f"there is no file {path}: check the path.") from None

@@ -6,15 +6,20 @@ from pathlib import Path
 
 import click
 
+from mvp_deploy.base.bounds import REPEATS, STEPS
 from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._types import Number
+from mvp_deploy.pruning.recipes import RECIPES
 
 
 @click.command("evaluate")
 @click.argument("folder", metavar="BANK", type=click.Path(path_type=Path))
 @click.argument("tasks", nargs=-1)
-@click.option("--recipe", default="default", show_default=True, help="The voting recipe to try.")
-@click.option("--steps", default=60, show_default=True, type=click.IntRange(1), help="Fine-tuning steps.")
-@click.option("--repeats", default=1, show_default=True, type=click.IntRange(1), help="Seeds per task.")
+@click.option(
+    "--recipe", default="default", show_default=True, type=click.Choice([*RECIPES]), help="The voting recipe to try."
+)
+@click.option("--steps", default=60, show_default=True, type=Number(STEPS), help="Fine-tuning steps.")
+@click.option("--repeats", default=1, show_default=True, type=Number(REPEATS), help="Seeds per task.")
 @common_options
 def evaluate(
     folder: Path, tasks: tuple[str, ...], recipe: str, steps: int, repeats: int, device: str, seed: int,
@@ -30,9 +35,7 @@ def evaluate(
     from mvp_deploy.bank.evaluate import evaluate as leave_out
     from mvp_deploy.bank.store import Bank
     from mvp_deploy.base import devices
-    from mvp_deploy.pruning.recipes import recipe_named
 
-    recipe_named(recipe)
     verdict = leave_out(
         Bank.open(folder),
         tasks,

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import click
 
 from mvp_deploy.base.reporter import quarters
+from mvp_deploy.cli._types import SEEDS, Device
 
 
 class Step(Protocol):
@@ -67,8 +68,8 @@ class Console:
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add all shared options; the command receives ``device: str``, ``seed: int``, ``console: Console``."""
 
-    @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-    @click.option("--seed", default=0, show_default=True, help="For everything that is drawn at random.")
+    @click.option("--device", default="auto", show_default=True, type=Device(), help="auto, cpu, cuda or cuda:N.")
+    @click.option("--seed", default=0, show_default=True, type=SEEDS, help="For everything that is drawn at random.")
     @output_options
     @functools.wraps(function)
     def command(**arguments: Any) -> Any:
@@ -87,17 +88,6 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(console=Console(as_json, quiet), **arguments)
 
     return command
-
-
-def batch_sizes(ctx: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
-    """Reads an option like ``1,8,32``; the empty text gives none."""
-    try:
-        sizes = tuple(int(part) for part in value.split(",") if part.strip())
-    except ValueError:
-        sizes = (0,)
-    if any(size < 1 for size in sizes):
-        raise click.BadParameter(f"{value!r}: write batch sizes of 1 or more, as 1,8,32.")
-    return sizes
 
 
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

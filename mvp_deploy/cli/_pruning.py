@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mvp_deploy.base.bounds import FRACTION, LEARNING_RATE, ROUND_TO, STEPS, TRAINING_BATCH
 from mvp_deploy.base.errors import DeployError
+from mvp_deploy.cli._types import Number
 
 if TYPE_CHECKING:
     from mvp_deploy.backbones import Backbone
@@ -18,10 +20,16 @@ if TYPE_CHECKING:
 def budget_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--keep, --macs, --params (one of them) and --round-to."""
     for option in (
-        click.option("--round-to", default=8, show_default=True, help="Keep channels in multiples of this."),
-        click.option("--params", type=float, help="Or: the fraction of parameters to keep."),
-        click.option("--macs", type=float, help="Or: the fraction of multiply-accumulates to keep."),
-        click.option("--keep", type=float, help="The fraction of units to keep; 0.3 if nothing is said."),
+        click.option(
+            "--round-to",
+            default=8,
+            show_default=True,
+            type=Number(ROUND_TO),
+            help="Keep channels in multiples of this.",
+        ),
+        click.option("--params", type=Number(FRACTION), help="Or: the fraction of parameters to keep."),
+        click.option("--macs", type=Number(FRACTION), help="Or: the fraction of multiply-accumulates to keep."),
+        click.option("--keep", type=Number(FRACTION), help="The fraction of units to keep; 0.3 if nothing is said."),
     ):
         function = option(function)
     return function
@@ -44,9 +52,11 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--flip", is_flag=True, help="Mirror images left to right (not for digits or letters)."),
         click.option("--optimizer", type=click.Choice(["sgd", "adamw"]), help="By the backbone's kind by default."),
-        click.option("--lr", type=float, help="Highest learning rate; by the optimizer by default."),
-        click.option("--batch-size", default=64, show_default=True, help="Images per step."),
-        click.option("--steps", default=200, show_default=True, help="Fine-tuning steps."),
+        click.option("--lr", type=Number(LEARNING_RATE), help="Highest learning rate; by the optimizer by default."),
+        click.option(
+            "--batch-size", default=64, show_default=True, type=Number(TRAINING_BATCH), help="Images per step."
+        ),
+        click.option("--steps", default=200, show_default=True, type=Number(STEPS), help="Fine-tuning steps."),
     ):
         function = option(function)
     return function

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mvp_deploy.base.bounds import IMAGE_SIZE, ROUNDS, STEPS
 from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.cli._bank_build import build
 from mvp_deploy.cli._bank_evaluate import evaluate
 from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, common_options, output_options
 from mvp_deploy.cli._pruning import budget_options, make_budget, training_options
+from mvp_deploy.cli._types import SEEDS, Number
+from mvp_deploy.pruning.recipes import CRITERIA
 
 if TYPE_CHECKING:
     from mvp_deploy.base.cluster import Cluster
@@ -37,8 +40,8 @@ command.add_command(build)
               "hf-hub:OWNER/NAME, local-dir:FOLDER.")  # fmt: skip
 @click.option("--pretrained", is_flag=True, help="With timm's pretrained weights (downloads them).")
 @click.option("--weights", type=FOLDER, help="With the weights in this .safetensors or .pth file.")
-@click.option("--image-size", type=int, help="Edge of the input in pixels; the model's own by default.")
-@click.option("--seed", default=0, show_default=True, help="Of random weights, where no others are given.")
+@click.option("--image-size", type=Number(IMAGE_SIZE), help="Edge of the input in pixels; the model's own by default.")
+@click.option("--seed", default=0, show_default=True, type=SEEDS, help="Of random weights, where no others are given.")
 @click.option("--allow-inexact", is_flag=True, help="Let `bank add` and `prune` also remove units that an operator "
               "mixes with others (GRN, ECA, spatial gates), and report the error.")  # fmt: skip
 @click.option("--rotate", metavar="TASK", help="Turn linear streams (MobileNets, EfficientNets, transformers) into "
@@ -86,9 +89,12 @@ def init(
 @click.argument("folder", metavar="BANK", type=FOLDER)
 @click.argument("tasks", metavar="TASK...", nargs=-1, required=True)
 @budget_options
-@click.option("--rounds", default=5, show_default=True, help="Cuts until the budget is met.")
-@click.option("--round-steps", default=100, show_default=True, help="Fine-tuning steps after each cut.")
-@click.option("--criterion", default="taylor", show_default=True, help="taylor, obs, activation, magnitude or random.")
+@click.option("--rounds", default=5, show_default=True, type=Number(ROUNDS), help="Cuts until the budget is met.")
+@click.option(
+    "--round-steps", default=100, show_default=True, type=Number(STEPS), help="Fine-tuning steps after each cut."
+)
+@click.option("--criterion", default="taylor", show_default=True, type=click.Choice(CRITERIA),
+              help="What a unit's importance is.")  # fmt: skip
 @click.option("--scope", type=click.Choice(["uniform", "global"]), default="uniform", show_default=True,
               help="The same fraction of every group, or one threshold for all.")  # fmt: skip
 @training_options

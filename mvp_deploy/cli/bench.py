@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mvp_deploy.base.bounds import DURATION, THREADS
 from mvp_deploy.base.errors import DeployError
-from mvp_deploy.cli._common import Console, batch_sizes, common_options
+from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._types import BATCHES, PRECISION, Number
 
 if TYPE_CHECKING:
     from mvp_deploy.benchmark.compare import Benchmark, Row
@@ -16,11 +18,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--batch", default="1", show_default=True, callback=batch_sizes, help="Batch sizes, as 1,8,32.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of each runtime.  [default: one per core]")
-@click.option("--duration", default=10.0, show_default=True, help="Seconds of timed runs per model, at most.")
+@click.option("--batch", default="1", show_default=True, type=BATCHES, help="Batch sizes, as 1,8,32.")
+@click.option("--threads", type=Number(THREADS), help="CPU threads of each runtime.  [default: one per core]")
+@click.option(
+    "--duration",
+    default=10.0,
+    show_default=True,
+    type=Number(DURATION),
+    help="Seconds of timed runs per model, at most.",
+)
 @click.option("--runtime", multiple=True, help="Only files for it: onnxruntime, openvino, …  [default: all]")
-@click.option("--precision", default="", help="Only these of a bundle, as fp32,int8.  [default: all]")
+@click.option("--precision", default="", type=PRECISION, help="Only these of a bundle, as fp32,int8.  [default: all]")
 @click.option(
     "--provider",
     multiple=True,
@@ -35,7 +43,7 @@ def command(
     threads: int | None,
     duration: float,
     runtime: tuple[str, ...],
-    precision: str,
+    precision: tuple[str, ...],
     provider: tuple[str, ...],
     out: Path | None,
     device: str,
@@ -71,7 +79,7 @@ def command(
     else:
         candidates = of_files(models)
         console.say("Parity is not checked: bare files come without reference outputs.")
-    chosen = only(candidates, runtime, [name.strip() for name in precision.split(",") if name.strip()])
+    chosen = only(candidates, runtime, precision)
     if not chosen:
         there = ", ".join(sorted({f"{each.runtime} {each.precision}".strip() for each in candidates}))
         raise DeployError(f"none of the models is for that: there are {there}.")

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mvp_deploy.base.bounds import LEVEL, WORKSPACE
 from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._types import PRECISION, Number
 
 if TYPE_CHECKING:
     from mvp_deploy.export.engines import Engine
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--target", type=click.Choice(["tensorrt"]), default="tensorrt", show_default=True)
-@click.option("--precision", help="As fp32,fp16,int8.  [default: those the bundle has ONNX files of]")
+@click.option(
+    "--precision", default="", type=PRECISION, help="As fp32,fp16,int8.  [default: those the bundle has ONNX files of]"
+)
 @click.option(
     "--batch",
     multiple=True,
@@ -24,15 +28,15 @@ if TYPE_CHECKING:
     show_default=True,
     help="A batch size, or least:best:most; may be given several times.",
 )
-@click.option("--workspace", type=click.IntRange(1), help="MiB of GPU memory a layer may use.  [default: all]")
-@click.option("--level", type=click.IntRange(0, 5), help="Optimisation, 0 (built soon) to 5 (runs fast).")
+@click.option("--workspace", type=Number(WORKSPACE), help="MiB of GPU memory a layer may use.  [default: all]")
+@click.option("--level", type=Number(LEVEL), help="Optimisation, 0 (built soon) to 5 (runs fast).")
 @click.option("--version-compatible", is_flag=True, help="An engine that later TensorRT versions run too.")
 @click.option("--hardware-compatible", is_flag=True, help="An engine that other GPUs from Ampere on run too.")
 @common_options
 def command(
     bundle: Path,
     target: str,
-    precision: str | None,
+    precision: tuple[str, ...],
     batch: tuple[str, ...],
     workspace: int | None,
     level: int | None,
@@ -55,7 +59,7 @@ def command(
     """
     from mvp_deploy import bundle as bundles
     from mvp_deploy.export.engines import build_engines
-    from mvp_deploy.exporters.tensorrt.build import Options, Profile, precisions
+    from mvp_deploy.exporters.tensorrt.build import Options, Profile
 
     options = Options(
         profiles=tuple(map(Profile.parse, batch)),
@@ -64,7 +68,7 @@ def command(
         version_compatible=version_compatible,
         hardware_compatible=hardware_compatible,
     )
-    engines = build_engines(bundles.read(bundle), precisions(precision or ""), options, device=device, reporter=console)
+    engines = build_engines(bundles.read(bundle), precision, options, device=device, reporter=console)
     console.table(
         ["model", "precision", "layers", "parity", "MB", "seconds", ""], [_cells(engine) for engine in engines]
     )

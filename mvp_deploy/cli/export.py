@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from mvp_deploy.cli._common import Console, batch_sizes, common_options
+from mvp_deploy.base.bounds import OPSET, POINTS
+from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._types import BATCHES, PRECISION, Number
 
 
 @click.command()
@@ -17,11 +19,11 @@ from mvp_deploy.cli._common import Console, batch_sizes, common_options
     "--measure",
     default="1",
     show_default=True,
-    callback=batch_sizes,
+    type=BATCHES,
     help="Batch sizes to time; '' for none.",
 )
 @click.option("--target", multiple=True, default=["onnx"], show_default=True, help="May be given several times.")
-@click.option("--precision", default="fp32", show_default=True, help="As fp32,fp16,int8.")
+@click.option("--precision", default="fp32", show_default=True, type=PRECISION, help="As fp32,fp16,int8.")
 @click.option(
     "--method",
     type=click.Choice(["minmax", "entropy", "percentile", "mse"]),
@@ -29,8 +31,9 @@ from mvp_deploy.cli._common import Console, batch_sizes, common_options
     show_default=True,
     help="How int8's ranges are chosen.",
 )
-@click.option("--max-drop", default=1.0, show_default=True, help="Points of accuracy (of 100) fp16 and int8 may lose.")
-@click.option("--opset", type=click.IntRange(13), help="Newest opset of the target tensorrt's files.  [default: any]")
+@click.option("--max-drop", default=1.0, show_default=True, type=Number(POINTS),
+              help="Points of accuracy (of 100) fp16 and int8 may lose.")  # fmt: skip
+@click.option("--opset", type=Number(OPSET), help="Newest opset of the target tensorrt's files.  [default: any]")
 @common_options
 def command(
     run: Path,
@@ -38,7 +41,7 @@ def command(
     data: str | None,
     measure: tuple[int, ...],
     target: tuple[str, ...],
-    precision: str,
+    precision: tuple[str, ...],
     method: str,
     max_drop: float,
     opset: int | None,
@@ -71,7 +74,7 @@ def command(
         out,
         data=data,
         targets=target,
-        precisions=[name.strip() for name in precision.split(",")],
+        precisions=precision,
         reduced=Precision(method, max_drop / 100, opset),
         measure=measure,
         device=resolve(device),

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import click
 
+from mvp_deploy.base.bounds import TOP
 from mvp_deploy.cli._common import Console, output_options
 from mvp_deploy.cli._model import model_options
+from mvp_deploy.cli._types import Number
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--top", default=3, show_default=True, type=click.IntRange(1), help="How many classes to show.")
+@click.option("--top", default=3, show_default=True, type=Number(TOP), help="How many classes to show.")
 @model_options
 @output_options
 def command(

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import click
 
+from mvp_deploy.base.bounds import NEIGHBOURS
 from mvp_deploy.cli._common import Console, common_options
 from mvp_deploy.cli._pruning import budget_options, make_budget, training_options
+from mvp_deploy.cli._types import Number
+from mvp_deploy.pruning.recipes import RECIPES
 
 FOLDER = click.Path(path_type=Path)
 
@@ -17,10 +20,12 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--bank", "bank_folder", required=True, type=FOLDER, help="The bank whose tasks vote.")
 @click.option("--out", required=True, type=FOLDER, help="The RUN folder to write.")
 @budget_options
-@click.option("--recipe", default="default", show_default=True,
-              help="default, paper, one-shot, own, magnitude or random.")  # fmt: skip
+@click.option("--recipe", default="default", show_default=True, type=click.Choice([*RECIPES]),
+              help="How neighbours vote.")  # fmt: skip
 @click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change one field of the recipe.")
-@click.option("--neighbours", type=int, help="How many tasks vote (0: all); the recipe's own number by default.")
+@click.option(
+    "--neighbours", type=Number(NEIGHBOURS), help="How many tasks vote (0: all); the recipe's own number by default."
+)
 @training_options
 @click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
 @common_options

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mvp_deploy.base.bounds import JOBS
 from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._types import Number
 
 if TYPE_CHECKING:
     from mvp_deploy.base.cluster import Cluster
@@ -19,9 +21,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("file", default="deploy.yaml", type=click.Path(path_type=Path))
 @click.option("--only", multiple=True, metavar="TASK", help="This task alone (may be given again).")
-@click.option(
-    "--jobs", default=1, show_default=True, type=click.IntRange(1), help="Tasks pruned at once, in processes."
-)
+@click.option("--jobs", default=1, show_default=True, type=Number(JOBS), help="Tasks pruned at once, in processes.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @click.option(
     "--baseline", type=click.Path(path_type=Path), help="report.json of the last accepted run, to compare with."

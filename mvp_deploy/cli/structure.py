@@ -6,12 +6,16 @@ import time
 
 import click
 
+from mvp_deploy.base.bounds import IMAGE_SIZE
 from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._types import Number
 
 
 @click.command()
 @click.argument("backbone")
-@click.option("--image-size", type=int, help="Height and width of the input.  [default: the backbone's own]")
+@click.option(
+    "--image-size", type=Number(IMAGE_SIZE), help="Height and width of the input.  [default: the backbone's own]"
+)
 @click.option("--allow-inexact", is_flag=True, help="Also units that an operator mixes with others (GRN, ECA, gates).")
 @click.option("--frozen", "show_frozen", is_flag=True, help="List every dimension that must stay whole, and why.")
 @output_options

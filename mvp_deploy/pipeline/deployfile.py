@@ -63,7 +63,8 @@ def _told(path: Path, root: yaml.Node, changed: Sequence[Location], data: Any, p
     place = f"{path}, line {_line(root, where)}"
     if any(where[: len(at)] == at[: len(where)] for at in changed):
         place = "--set"
-    message = problem["msg"][0].lower() + problem["msg"][1:]
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
     if problem["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(where[-1]), _known(), n=1)
         message = "there is no such key" + (f"; did you mean {close[0]}?" if close else "")

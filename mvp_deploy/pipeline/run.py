@@ -17,11 +17,11 @@ from mvp_deploy.base.cluster import Cluster
 from mvp_deploy.base.environment import environment
 from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.base.files import locked
-from mvp_deploy.base.reporter import Named, Reporter
+from mvp_deploy.base.reporter import Named, Reporter, Silent
 from mvp_deploy.bundle import signing
 from mvp_deploy.pipeline import steps
 from mvp_deploy.pipeline.baseline import SCHEMA, compare
-from mvp_deploy.pipeline.build import build_all
+from mvp_deploy.pipeline.build import build_all, plan
 from mvp_deploy.pipeline.config import Config
 from mvp_deploy.pipeline.gates import Verdict, judge
 from mvp_deploy.pipeline.places import cache, content, is_url, local
@@ -59,7 +59,8 @@ def run(
     if sign_key is not None:
         signing.public_half(sign_key)  # a key that is none fails before hours of work
     with alone(folder(config, base)):
-        works = settle(config, base, only, reporter)
+        settled = settle(config, base, only, reporter)
+        works = {name: caught(partial(_possible, work, here=cluster is None)) for name, work in settled.items()}
         built = build_all(
             {name: work for name, work in works.items() if isinstance(work, Work)}, jobs, cluster, reporter
         )
@@ -137,6 +138,22 @@ def alone(out: Path) -> AbstractContextManager[None]:
     """Keep other runs from the folder."""
     busy = f"another run is at work in {out}: wait for it, or give this one another folder (--set out=FOLDER)."
     return locked(out / ".lock", busy)
+
+
+def _possible(work: Work | Failure, *, here: bool) -> Work | Failure:
+    """The task; before hours of work, a device or package that it will want and that is missing is told.
+
+    here: whether it is pruned on this machine, and not on a cluster's.
+    """
+    if isinstance(work, Failure) or plan(work)[1].status == "unchanged":
+        return work
+    from mvp_deploy.base.devices import resolve
+    from mvp_deploy.export.artefacts import plan as plan_export
+
+    if here:
+        resolve(work.device)
+        plan_export(work.task.export.targets, work.task.export.precisions, Silent())
+    return work
 
 
 def _finish(

@@ -165,19 +165,17 @@ def prune(work: Work, reporter: Reporter) -> None:
     from mvp_deploy.base.devices import resolve
     from mvp_deploy.pruning.budget import Budget
     from mvp_deploy.pruning.original import suited
-    from mvp_deploy.pruning.recipes import changed, recipe_named
     from mvp_deploy.runs import prune_task
     from mvp_deploy.tasks import load_task
 
     asked, bank = work.task, Bank.open(work.bank)
     training = asked.training.model_dump(exclude={"optimizer"}, exclude_none=True)
-    changes = [f"{name}={value}" for name, value in asked.recipe.set.items()]
     prune_task(
         load_task(work.data, skip_bad=asked.skip_bad),
         bank,
         work.output("prune"),
         Budget(**asked.budget.model_dump()),
-        changed(recipe_named(asked.recipe.name), changes),
+        asked.recipe.recipe(),
         replace(suited(bank.backbone, asked.training.optimizer), seed=work.seed, **training),
         recipe_name=asked.recipe.name,
         device=resolve(work.device),

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from mvp_deploy.base.bounds import ROUND_TO
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.structure import KeepPlan, Structure, UnitGroup
 
@@ -35,8 +36,7 @@ class Budget:
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise DeployError(f"The fraction of {self.of} to keep must be above 0 and at most 1, not {self.fraction}.")
-        if self.round_to < 1:
-            raise DeployError(f"--round-to must be 1 or more, not {self.round_to}.")
+        ROUND_TO.require("--round-to", self.round_to)
 
 
 def allowed_counts(group: UnitGroup, round_to: int) -> np.ndarray:

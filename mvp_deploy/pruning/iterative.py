@@ -11,11 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from mvp_deploy.base import tensorfile
+from mvp_deploy.base.bounds import ROUNDS, STEPS
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.reporter import Reporter, Silent
 from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning import knapsack
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.importance import score
+from mvp_deploy.pruning.importance import CRITERIA, score
 from mvp_deploy.pruning.norms import recalibrate_if_better
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.structure import KeepPlan
@@ -33,6 +35,13 @@ class Schedule:
     criterion: str = "taylor"
     scope: str = "uniform"  # or 'global': one threshold for all groups
     batches: int = 8
+
+    def __post_init__(self) -> None:
+        ROUNDS.require("rounds", self.rounds)
+        STEPS.require("steps of a round", self.steps)
+        if self.criterion not in CRITERIA:
+            known = ", ".join(CRITERIA)
+            raise DeployError(f"There is no importance criterion '{self.criterion}'. Choose from: {known}.")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
+from mvp_deploy.base.bounds import NEIGHBOURS
 from mvp_deploy.base.errors import DeployError
+
+Criterion = Literal["taylor", "obs", "activation", "magnitude", "random"]  # importance.CRITERIA, known without torch
+CRITERIA: tuple[str, ...] = get_args(Criterion)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Recipe:
     weighting: Literal["plain", "similarity", "lead"] = "lead"
     select: Literal["top", "sample"] = "top"
     own: float = 0.0
-    criterion: str = "taylor"
+    criterion: Criterion = "taylor"
     scope: Literal["uniform", "global", "neighbours"] = "uniform"
     weights: Literal["average", "nearest", "pretrained"] = "average"
     head: Literal["fresh", "closed-form"] = "closed-form"
@@ -64,8 +68,7 @@ class Recipe:
             value, allowed = getattr(self, field.name), get_args(hints[field.name])
             if allowed and value not in allowed:
                 raise DeployError(f"A recipe's {field.name} is one of {', '.join(allowed)}, not {value!r}.")
-        if self.neighbours < 0:
-            raise DeployError(f"A recipe asks 0 (all) or more neighbours, not {self.neighbours}.")
+        NEIGHBOURS.require("a recipe's neighbours", self.neighbours)
         for name in ("own", "lean", "distill"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DeployError(f"A recipe's {name} is a share between 0 and 1, not {getattr(self, name)}.")

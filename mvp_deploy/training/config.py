@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
+from mvp_deploy.base.bounds import LEARNING_RATE, SEED, STEPS, TRAINING_BATCH
 from mvp_deploy.base.errors import DeployError
 
 
@@ -31,14 +33,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, good, allowed in (
-            ("steps", self.steps >= 1, "1 or more"),
-            ("batch_size", self.batch_size >= 2, "2 or more (batch norms need two images)"),
-            ("lr", self.lr > 0, "above 0"),
-            ("clip", self.clip is None or self.clip > 0, "above 0, or none"),
+            ("steps", STEPS.holds(self.steps), str(STEPS)),
+            ("batch_size", TRAINING_BATCH.holds(self.batch_size), f"{TRAINING_BATCH} (batch norms need two images)"),
+            ("lr", LEARNING_RATE.holds(self.lr), str(LEARNING_RATE)),
+            ("clip", self.clip is None or 0 < self.clip < inf, "above 0, or none"),
             ("distill", 0 <= self.distill <= 1, "within 0 and 1"),
             ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
-            ("temperature", self.temperature > 0, "above 0"),
-            ("seed", 0 <= self.seed < 2**31, "at least 0 and below 2^31"),
+            ("temperature", 0 < self.temperature < inf, "above 0"),
+            ("weight_decay", 0 <= self.weight_decay < inf, "0 or more"),
+            ("seed", SEED.holds(self.seed), str(SEED)),
         ):
             if not good:
                 raise DeployError(f"{name} is {getattr(self, name)}: it must be {allowed}")

@@ -232,6 +232,9 @@ def test_what_is_no_model_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"\x08\x99 not a model")
     with pytest.raises(DeployError, match=r"a\.onnx is no readable ONNX model"):
         findings(tmp_path / "a.onnx")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    with pytest.raises(DeployError, match=r"empty\.onnx is no readable ONNX model: it has no outputs"):
+        findings(tmp_path / "empty.onnx")
     with pytest.raises(DeployError, match="no file"):
         findings(tmp_path / "b.onnx")
 

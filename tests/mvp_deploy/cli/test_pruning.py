@@ -85,14 +85,24 @@ def test_a_new_task_is_pruned(bank: Path, tmp_path: Path) -> None:
 
 
 def test_one_task_s_failure_neither_stops_nor_hides(bank: Path) -> None:
-    result = call("bank", "add", bank, "digits#1,2,3", "digits#3,9x", "digits#7,8", *ADD, "--json")
+    result = call("bank", "add", bank, "digits#3,9x", "digits#7,8", *ADD, "--json")
     assert result.exit_code == ExitCode.INPUT
     told = json.loads(result.stdout)
     assert [entry["task"] for entry in told["added"]] == ["digits#7,8"]
-    assert "--replace" in told["failed"][0]["error"]
-    assert "9x" in told["failed"][1]["error"]
-    assert "2 of 3 tasks were not added: digits#1,2,3, digits#3,9x" in result.stderr
+    assert "9x" in told["failed"][0]["error"]
+    assert "1 of 2 tasks were not added: digits#3,9x" in result.stderr
     Bank.open(bank).path("digits#7,8").unlink()
+
+
+def test_a_task_that_is_there_made_alike_is_done_and_one_made_otherwise_asks_to_replace_it(bank: Path) -> None:
+    stored = Bank.open(bank).path("digits#1,2,3").read_bytes()
+    again = call("bank", "add", bank, "digits#1,2,3", *ADD, "--json")
+    assert again.exit_code == 0, again.output
+    assert [entry["task"] for entry in json.loads(again.stdout)["added"]] == ["digits#1,2,3"]
+    otherwise = call("bank", "add", bank, "digits#1,2,3", *ADD, "--keep", "0.5")
+    assert otherwise.exit_code == ExitCode.INPUT
+    assert "--replace" in otherwise.stderr
+    assert Bank.open(bank).path("digits#1,2,3").read_bytes() == stored
 
 
 @pytest.mark.parametrize(
@@ -102,7 +112,7 @@ def test_one_task_s_failure_neither_stops_nor_hides(bank: Path) -> None:
         (("bank", "add", "BANK", "digits#0,1", "--keep", "0.3", "--macs", "0.3"), "exclude each other"),
         (("bank", "add", "BANK", "digits#0,1", "--keep", "2"), "above 0 and at most 1"),
         (("bank", "show", "BANK", "digits#0,1"), "has no task"),
-        (("prune", "digits#0,1", "--bank", "BANK", "--out", "OUT", "--recipe", "soup"), "no recipe 'soup'"),
+        (("prune", "digits#0,1", "--bank", "BANK", "--out", "OUT", "--recipe", "soup"), "'soup' is not one of"),
         (("prune", "digits#0,1", "--bank", "BANK", "--out", "OUT", "--set", "own=9"), "between 0 and 1"),
         (("prune", "digits#0,ten", "--bank", "BANK", "--out", "OUT"), "ten"),
         (("prune", "digits#0,1", "--bank", "BANK", "--out", "OUT", "--params", "0.0001"), "cannot shrink"),

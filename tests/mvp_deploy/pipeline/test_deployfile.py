@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import json
+import typing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from pydantic.fields import FieldInfo
 
 from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.cli import main
-from mvp_deploy.pipeline.config import Config
+from mvp_deploy.pipeline import config
+from mvp_deploy.pipeline.config import Config, Section
 from mvp_deploy.pipeline.deployfile import load
 
 GOOD = """\
@@ -60,6 +64,21 @@ def test_a_task_takes_over_what_is_set_for_all_key_by_key(tmp_path: Path) -> Non
         ("  cats:", "  dogs:", "line 11: dogs: this key is there twice"),
         ("bank: bank", "bank: [bank", "this is not YAML"),
         ("tasks:", "seed: -1\ntasks:", "line 7: seed: input should be greater than or equal to 0, not -1"),
+        ("tasks:", "recipe: {name: banana}\ntasks:", "line 7: recipe: there is no recipe 'banana'"),
+        ("tasks:", "recipe: {set: {own: .nan}}\ntasks:", "recipe"),
+        (
+            "tasks:",
+            "recipe: {set: {criterion: x}}\ntasks:",
+            "line 7: recipe: a recipe's criterion is one of",
+        ),
+        ("tasks:", "export: {targets: [coreml]}\ntasks:", "line 7: export.targets: there is no target"),
+        ("tasks:", "device: gpu\ntasks:", "line 7: device: string should match pattern"),
+        (
+            "at_most_ms: 5",
+            "at_most_ms: 5\n    - {at_most_ms: 5, batch: 8}\n    - at_most_ms: 5",
+            "a gate is for batch 8, and what is measured has batch 1",
+        ),
+        ("at_most_ms: 5", "at_most_ms: 5\n      precision: int8", "a gate is for precision int8"),
     ],
 )
 def test_a_mistake_is_told_with_its_line_and_key(tmp_path: Path, old: str, new: str, told: str) -> None:
@@ -83,6 +102,33 @@ def test_set_puts_a_value_in_place_of_the_files(tmp_path: Path) -> None:
     assert config.tasks["dogs"].gates.max_drop == 0.07
     assert config.tasks["dogs"].training.steps == 9
     assert config.tasks["cats"].benchmark.batches == [1, 8]
+
+
+def numbers(section: type[Section]) -> Iterator[tuple[str, FieldInfo]]:
+    """Every field of a section that is a number or a list of such."""
+    for name, field in section.model_fields.items():
+        kinds = {field.annotation, *typing.get_args(field.annotation)}
+        if kinds & {int, float}:
+            yield f"{section.__name__}.{name}", field
+
+
+SECTIONS = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, Section)]
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [found for section in SECTIONS for found in numbers(section)], ids=lambda value: str(value)[:40]
+)
+def test_every_number_has_bounds_on_both_sides(name: str, field: FieldInfo) -> None:
+    told = str(field)
+    assert "Ge(" in told or "Gt(" in told, f"{name}: give it a least value"
+    assert "Le(" in told or "Lt(" in told, f"{name}: give it a greatest value"
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "nan", "-1", "1e300"])
+def test_no_number_of_the_file_may_be_none_or_beyond_sense(tmp_path: Path, value: str) -> None:
+    for key in ("training.lr", "training.steps", "benchmark.duration", "gates.max_drop", "budget.fraction", "seed"):
+        with pytest.raises(DeployError, match=key):
+            load(write(tmp_path, GOOD), [f"{key}={value}"])
 
 
 @pytest.mark.parametrize("change", ["gates.max_drop", "gates.max_drop=7", "bank.deeper=1", "x=[", "no.such=1"])

@@ -123,7 +123,7 @@ def test_what_is_not_a_number_meets_no_limit(limit: Limit) -> None:
 def test_no_gate_and_no_baseline_passes_a_value_that_is_not_a_number(name: str) -> None:
     now = make()
     now["models"][0][name] = nan
-    gates = GatesSection.model_validate({"min_accuracy": 0, "max_drop": 1, "max_size_mb": 1e9, "max_parity": 1e9})
+    gates = GatesSection.model_validate({"min_accuracy": 0, "max_drop": 1, "max_size_mb": 1e9, "max_parity": 1})
     assert any(verdict.outcome == "failed" and verdict.code for verdict in judge(now, gates))
     if name != "parity":
         assert regressions(now, make(), allowed=1e9)

@@ -1,0 +1,61 @@
+"""Types of options: numbers within bounds, and names from lists. What is wrong is told before any work."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from mvp_deploy.base.bounds import BATCH, DEVICE, SEED, Bounds
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+class Number(click.ParamType):
+    """A number within bounds: a whole one where the bounds are; never NaN or infinite."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.kind = int if isinstance(bounds.low, int) else float
+        self.name = "integer" if self.kind is int else "float"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = self.kind(value)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is not a {'whole number' if self.kind is int else 'number'}.", param, ctx)
+        if not self.bounds.holds(number):
+            self.fail(f"{value} is not {self.bounds}.", param, ctx)
+        return number
+
+
+class Listed(click.ParamType):
+    """Values with commas between; the empty text gives none."""
+
+    name = "list"
+
+    def __init__(self, of: click.ParamType) -> None:
+        self.of = of
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = (part.strip() for part in value.split(","))
+        return tuple(dict.fromkeys(self.of.convert(part, param, ctx) for part in parts if part))
+
+
+class Device(click.ParamType):
+    """auto, cpu, cuda or cuda:N; whether the machine has it is found when it is used."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.match(DEVICE, str(value)):
+            self.fail(f"{value!r} is not a device: write auto, cpu, cuda or cuda:N.", param, ctx)
+        return str(value)
+
+
+SEEDS = Number(SEED)
+BATCHES = Listed(Number(BATCH))
+PRECISION = Listed(click.Choice(PRECISIONS))

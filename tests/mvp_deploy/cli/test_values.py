@@ -1,0 +1,130 @@
+"""What is given on the command line is checked before any work: numbers have bounds, names are of a list."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from mvp_deploy.base import bounds
+from mvp_deploy.base.bounds import Bounds
+from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.cli import NAMES, main
+from mvp_deploy.cli._types import Listed, Number
+from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.iterative import Schedule
+from mvp_deploy.training import TrainConfig
+
+Found = tuple[tuple[str, ...], click.Command, click.Option]
+NO_NUMBERS = ["nan", "inf", "-inf", "-1", "1e300", "ten", ""]
+
+
+def options(command: click.Command, path: tuple[str, ...]) -> Iterator[Found]:
+    if isinstance(command, click.Group):
+        for name, part in command.commands.items():
+            yield from options(part, (*path, name))
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            yield path, command, parameter
+
+
+ALL = [found for name in NAMES for found in options(import_module(f"mvp_deploy.cli.{name}").command, (name,))]
+NUMBERS = [found for found in ALL if isinstance(found[2].type, Number)]
+
+
+def named(found: Found) -> str:
+    return " ".join((*found[0], found[2].opts[0]))
+
+
+def call(path: tuple[str, ...], command: click.Command, option: str, value: str) -> str:
+    """The command with that value, and something for all that must be given; what it says when it is refused."""
+    arguments = [*path]
+    for parameter in command.params:
+        if parameter.required and not (isinstance(parameter, click.Option) and option in parameter.opts):
+            arguments += ["x"] if isinstance(parameter, click.Argument) else [parameter.opts[0], "x"]
+    done = CliRunner().invoke(main, [*arguments, f"{option}={value}"])
+    assert done.exit_code == ExitCode.INPUT, done.output
+    assert f"Invalid value for '{option}'" in done.output
+    return done.output
+
+
+@pytest.mark.parametrize("found", ALL, ids=named)
+def test_every_number_on_the_command_line_has_bounds(found: Found) -> None:
+    kind = found[2].type
+    kind = kind.of if isinstance(kind, Listed) else kind
+    if kind.name in ("integer", "float", "integer range", "float range"):
+        assert isinstance(kind, Number), f"{named(found)}: give it a type with bounds, cli._types.Number"
+        assert math.isfinite(kind.bounds.low)
+        assert math.isfinite(kind.bounds.high)
+
+
+@pytest.mark.parametrize("found", NUMBERS, ids=named)
+def test_what_is_no_number_or_beyond_sense_is_refused_before_any_work(found: Found) -> None:
+    path, command, option = found
+    assert isinstance(option.type, Number)
+    wrong = [*NO_NUMBERS, *(["0"] if not option.type.bounds.holds(0) else [])]
+    for value in wrong:
+        call(path, command, option.opts[0], value)
+
+
+@pytest.mark.parametrize(
+    ("path", "option", "value"),
+    [
+        (("bank", "add"), "--criterion", "banana"),
+        (("bank", "evaluate"), "--recipe", "banana"),
+        (("prune",), "--recipe", "banana"),
+        (("prune",), "--device", "gpu"),
+        (("export",), "--precision", "fp32,int4"),
+        (("export",), "--measure", "1,0"),
+        (("bench",), "--batch", "1,1e9"),
+        (("bench",), "--precision", "int4"),
+        (("build",), "--precision", "int4"),
+    ],
+)
+def test_names_that_are_of_no_list_are_refused_before_any_work(path: tuple[str, ...], option: str, value: str) -> None:
+    command = next(command for at, command, _ in ALL if at == path)
+    call(path, command, option, value)
+
+
+@pytest.mark.parametrize("one", [value for value in vars(bounds).values() if isinstance(value, Bounds)], ids=str)
+def test_bounds_hold_their_ends_and_nothing_that_is_no_number(one: Bounds) -> None:
+    assert one.holds(one.low) != one.above
+    assert one.holds(one.high)
+    assert not any(one.holds(value) for value in (math.nan, math.inf, -math.inf, one.high + 1, one.low - 1))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0])
+def test_settings_refuse_what_is_no_sensible_number_however_they_are_made(value: float) -> None:
+    for make in (
+        lambda: Budget(value),
+        lambda: Schedule(rounds=value),  # type: ignore[arg-type]
+        lambda: Schedule(steps=value),  # type: ignore[arg-type]
+        lambda: TrainConfig(lr=value),
+        lambda: TrainConfig(steps=value),  # type: ignore[arg-type]
+        lambda: TrainConfig(clip=value),
+        lambda: TrainConfig(temperature=value),
+    ):
+        with pytest.raises(DeployError):
+            make()
+
+
+def test_a_criterion_that_is_none_is_refused_when_the_schedule_is_made() -> None:
+    from mvp_deploy.pruning.importance import CRITERIA
+    from mvp_deploy.pruning.recipes import CRITERIA as NAMED
+
+    assert set(NAMED) == set(CRITERIA)
+    with pytest.raises(DeployError, match="no importance criterion"):
+        Schedule(criterion="banana")
+
+
+def test_nothing_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["bank", "add", "bank", "digits#0,1", "--rounds", "0"])
+    assert done.exit_code == ExitCode.INPUT
+    assert "0 is not from 1 to 1000" in done.output
+    assert not any(tmp_path.iterdir())
