@@ -40,7 +40,7 @@ def main(name: str, folder: str) -> None:
     for model, module in (("unpruned", unpruned), ("pruned", structure.prune(unpruned, plan))):
         fp32 = export_onnx(module, example, out / f"{model}.fp32.onnx", {})
         int8 = out / f"{model}.int8.onnx"
-        convert_int8(measure(fp32, images), int8, Limit(lambda _: 1.0, 1.0), target="cpu", method="minmax")
+        convert_int8(measure(fp32, images), int8, Limit(lambda _: 1.0, len(images)), target="cpu", method="minmax")
         for precision, onnx in (("fp32", fp32), ("int8", int8)):
             source = Source(precision, onnx, module, (3, SIZE, SIZE))
             OpenVinoExporter().export(source, out / f"{model}.{precision}.xml")

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
-from mvp_deploy.benchmark.statistics import median_interval
+from mvp_deploy.benchmark.measure import speed_up_of
 
 LARGE = ("resnet50", "vit_small_patch16_224")
 TARGETS = ("onnx", "openvino", "executorch", *(["litert"] if find_spec("litert_torch") else []))
@@ -121,9 +120,8 @@ def _kind(row: dict[str, Any]) -> tuple[str, str]:
     return model, row["precision"] or precision
 
 
-def _ratio(slower: list[float], faster: list[float]) -> dict[str, float]:
-    rounds = min(len(slower), len(faster))
-    found = median_interval(np.array(slower[:rounds]) / np.array(faster[:rounds]))
+def _ratio(slower: list[list[float]], faster: list[list[float]]) -> dict[str, float]:
+    found = speed_up_of(slower, faster)
     return {"value": found.value, "low": found.low, "high": found.high}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mvp_deploy.bank.ladder import Rung, rung_for
 from mvp_deploy.bank.ladder import start as on_rung
-from mvp_deploy.bank.nearest import neighbours
+from mvp_deploy.bank.nearest import Neighbours, neighbours
 from mvp_deploy.bank.signature import sign
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
@@ -43,6 +43,7 @@ class Votes:
     """Who voted, as run.json and bundle.json have it."""
 
     voters: tuple[VoterRecord, ...]
+    measure: str  # what the voters' similarity is, and its unit; empty without voters
     own: Share
     initial_weights: str
 
@@ -91,8 +92,8 @@ def begin(
     if not file.exists():
         clock = time.perf_counter()
         rung = rung_for(bank, budget) if recipe.ladder else None
-        damaged: Sequence[str] = ()
         if rung is not None:
+            found = Neighbours((), False)  # nobody is asked
             decision, model = _of_rung(rung), on_rung(original, rung, train)
             steps: dict[str, Any] = {"exactness": check_exact(original, decision.plan, model, train)}
         else:
@@ -100,18 +101,18 @@ def begin(
             found = neighbours(
                 bank, signature, recipe, original, train, data=task.fingerprint, name=task.name, seed=seed
             )
-            damaged = found.damaged
             decision = decide(original, train, found.voters, recipe, budget, too_distant=found.too_distant, seed=seed)
             model, steps = _made(original, train, decision, recipe, seed)
-        info = _told(decision, damaged, time.perf_counter() - clock) | {"steps": steps}
-        header = {"plan": decision.plan.to_json(), "info": info}
-        tensorfile.save(file, header, {"weights": model.state_dict()})
+        told = _told(decision, found, time.perf_counter() - clock) | {"steps": steps}
+        tensorfile.save(file, {"plan": decision.plan.to_json(), "info": told}, {"weights": model.state_dict()})
     header, sections = tensorfile.load(file)
     tensorfile.typed(_Header, header, file)
-    if header["info"]["votes"]["initial_weights"] == "ladder":
+    votes = header["info"]["votes"]
+    if votes["initial_weights"] == "ladder":
         reporter.say("the bank's ladder has a model of this budget: only the head is solved for the task")
-    for voter in header["info"]["votes"]["voters"]:
-        reporter.say(f"voter {voter['task']}: similarity {voter['similarity']:.3f}, weight {voter['weight']:.2f}")
+    for voter in votes["voters"]:
+        near = f"{votes.get('measure', 'similarity')}: {voter['similarity']:.3f}"
+        reporter.say(f"voter {voter['task']}: {near}; weight {voter['weight']:.2f}")
     for name in ("unpruned", "cut", "reconstruction"):
         step = header["info"]["steps"].get(name, {})
         if "loo_accuracy" in step:
@@ -142,14 +143,19 @@ def _of_rung(rung: Rung) -> Decision:
     return Decision(rung.plan, (), (), {}, 0.0, "ladder")
 
 
-def _told(decision: Decision, damaged: Sequence[str], seconds: float) -> dict[str, Any]:
+def _told(decision: Decision, asked: Neighbours, seconds: float) -> dict[str, Any]:
     voters = [
         {"task": voter.name, "similarity": voter.similarity, "weight": weight}
         for voter, weight in zip(decision.voters, decision.weights, strict=True)
     ]
     return {
-        "votes": {"voters": voters, "own": decision.own, "initial_weights": decision.initial},
+        "votes": {
+            "voters": voters,
+            "measure": asked.measure,
+            "own": decision.own,
+            "initial_weights": decision.initial,
+        },
         "unanimity": dict(decision.unanimity),
-        "warnings": [*decision.warnings, *(f"left out: {sentence}" for sentence in damaged)],
+        "warnings": [*decision.warnings, *(f"left out: {sentence}" for sentence in asked.damaged)],
         "seconds": seconds,
     }

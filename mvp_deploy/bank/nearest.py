@@ -19,7 +19,7 @@ from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.votes import Voter
 from mvp_deploy.tasks import Images
 
-Measure = Callable[[str, Entry, Original, Images], float]
+Score = Callable[[str, Entry, Original, Images], float]
 SHORT_LIST = 15  # some scores run a neighbour's model on the target's images: only for so many, or the voters wanted
 
 
@@ -27,12 +27,13 @@ SHORT_LIST = 15  # some scores run a neighbour's model on the target's images: o
 class Neighbours:
     """voters: nearest first; of the control 'random' in random order.
 
-    too_distant: they are farther from the target than the bank's tasks from each other.
-    damaged: a sentence for each stored task that could not be asked.
+    too_distant: they are farther from the target than the bank's tasks from each other. measure: what the voters'
+    similarity is, with its unit. damaged: a sentence for each stored task that could not be asked.
     """
 
     voters: tuple[Voter, ...]
     too_distant: bool
+    measure: str = ""
     damaged: tuple[str, ...] = ()
 
 
@@ -107,13 +108,13 @@ def neighbours(
     data: str = "",
     name: str = "",
     seed: int = 0,
-    measure: Measure | None = None,
+    score: Score | None = None,
 ) -> Neighbours:
     """The voters a recipe asks, nearest first.
 
     A stored task of the same images (``data``: their fingerprint) is no neighbour but the task itself, and left out; so
     is one of the same ``name``, whose images may have been split in another way then: it was trained on held-out ones.
-    measure: stands in for `run_model` where its answers are remembered; seed: of the control 'random'.
+    score: stands in for `run_model` where its answers are remembered; seed: of the control 'random'.
     """
     if not recipe.asks_neighbours:
         return Neighbours((), False)
@@ -127,34 +128,31 @@ def neighbours(
                 known.append(_fitting(entry, signature))
                 entries.append(entry)
     if not entries:
-        return Neighbours((), False, tuple(damaged))
-    similarity = similarities(signature, known)
+        return Neighbours((), False, damaged=tuple(damaged))
     wanted = min(recipe.neighbours or len(entries), len(entries))
-    if recipe.nearest_by == "random":
+    by = "prototypes" if recipe.nearest_by == "features" and not original.classifier else recipe.nearest_by
+    nearness = similarities(signature, known)
+    if by == "random":
         order = np.random.default_rng(seed).permutation(len(entries))  # whoever comes first leads
-    elif recipe.nearest_by == "farthest":
-        order = np.argsort(similarity, kind="stable")
     else:
-        order = np.argsort(-similarity, kind="stable")
-    if recipe.nearest_by == "leep" or (recipe.nearest_by == "features" and original.classifier):
+        order = np.argsort(nearness if by == "farthest" else -nearness, kind="stable")
+    if by in RUN_MODELS:
         order = order[: max(wanted, SHORT_LIST)]
         sized = {n: original.with_classes(n) for n in {len(entries[i].classes) for i in order}}
-        score = measure or run_model
-        scored = np.full(len(order), -np.inf)  # of a damaged one: it comes last, and is found damaged again
-        for place, i in enumerate(order):
+        nearness = np.full(len(entries), -np.inf)  # of a damaged one: it comes last, and is found damaged again
+        for i in order:
             with _spared(damaged):
-                scored[place] = score(recipe.nearest_by, entries[i], sized[len(entries[i].classes)], train)
-        best = np.argsort(-scored, kind="stable")
-        order, similarity = order[best], _placed(similarity, order, scored)
-    chosen_near = recipe.nearest_by not in ("random", "farthest")  # the controls are far on purpose
+                nearness[i] = (score or run_model)(by, entries[i], sized[len(entries[i].classes)], train)
+        order = order[np.argsort(-nearness[order], kind="stable")]
+    chosen_near = by not in ("random", "farthest")  # the controls are far on purpose
     distant = chosen_near and too_distant(signature, known, wanted)
     voters: list[Voter] = []
     for i in order:
         if len(voters) == wanted:
             break
         with _spared(damaged):
-            voters.append(_voter(entries[i], float(similarity[i])))
-    return Neighbours(tuple(voters), distant, tuple(dict.fromkeys(damaged)))
+            voters.append(_voter(entries[i], float(nearness[i])))
+    return Neighbours(tuple(voters), distant, MEASURES[by], tuple(dict.fromkeys(damaged)))
 
 
 def _fitting(entry: Entry, target: Signature) -> Signature:
@@ -177,12 +175,6 @@ def _spared(damaged: list[str]) -> Iterator[None]:
 def _voter(entry: Entry, similarity: float) -> Voter:
     entry.check()
     return Voter(entry.name, similarity, entry.plan, entry.scores(), entry.weights)
-
-
-def _placed(similarity: np.ndarray, order: np.ndarray, scored: np.ndarray) -> np.ndarray:
-    result = similarity.copy()
-    result[order] = scored
-    return result
 
 
 def run_model(kind: str, entry: Entry, original: Original, train: Images) -> float:
@@ -214,6 +206,14 @@ def _features_of(entry: Entry, original: Original, train: Images) -> float:
     return separability(model, original.classifier, train)
 
 
+COSINE = "cosine of class prototypes, -1 to 1"
+MEASURES: Mapping[str, str] = {  # what a voter's similarity is, and its unit; greater is nearer
+    "prototypes": COSINE,
+    "leep": "LEEP, log-likelihood in nats, at most 0",
+    "features": "its features' left-out log-likelihood in nats, at most 0",
+    "random": COSINE,
+    "farthest": COSINE,
+}
 RUN_MODELS: Mapping[str, Callable[[Entry, Original, Images], float]] = {
     "leep": _leep_of,
     "features": _features_of,

@@ -65,7 +65,7 @@ class NewTask:
             data=self.task.fingerprint,
             name=self.task.name,
             seed=seed,
-            measure=self._run_model,
+            score=self._run_model,
         )
         return decide(
             self.original,

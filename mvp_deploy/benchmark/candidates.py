@@ -33,6 +33,7 @@ def of_bundle(bundle: Bundle, built: Sequence[ModelFile] = ()) -> list[Candidate
             runtime_of(path),
             _baseline(file, models),
             file.accuracy,
+            file.tested,
             expected,
         )
 

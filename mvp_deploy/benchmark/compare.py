@@ -1,25 +1,24 @@
-"""From models to the rows of a benchmark: open, check parity, time in turns, relate to the baseline."""
+"""From models to the rows of a benchmark: check parity, time in fresh processes, relate to the baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mvp_deploy.base.environment import cores, environment, other_work
+from mvp_deploy.base.environment import cores, environment
 from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.benchmark.measure import Settings, Timing, measure, speed_up
+from mvp_deploy.benchmark.looks import Round, disturbed, looks, noise
+from mvp_deploy.benchmark.measure import Settings, Timing, speed_up, timing
 from mvp_deploy.benchmark.memory import memory
 from mvp_deploy.benchmark.runner import Runner, logits, open_runner
 from mvp_deploy.benchmark.statistics import Interval
-from mvp_deploy.exporters.parity import check_parity, compare
-
-BUSY = 0.1  # share of the cores that other processes may use before times are called disturbed
+from mvp_deploy.exporters.parity import Parity, check_parity, compare
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +41,7 @@ class Candidate:
     runtime: str
     baseline: int
     accuracy: float | None = None
+    tested: int | None = None  # images the accuracy was measured on
     expected: Expected | None = None  # None: bare files, of which only finite outputs can be asked
     device: str | None = None  # None: the one asked for all
 
@@ -55,12 +55,14 @@ class Row:
     runtime: str
     batch: int
     size: int  # bytes of the file
-    accuracy: float | None
+    accuracy: float | None  # as measured when the file was made, on ``tested`` images
+    tested: int | None
     baseline: str  # the model it is compared with
     details: dict[str, str]
     timing: Timing | None = None
     speed_up: Interval | None = None  # against the baseline; None for a baseline itself
-    parity: float | None = None  # relative to the largest reference logit
+    parity: float | None = None  # here, on the bundle's samples
+    agreement: float | None = None  # share of the samples that get PyTorch's class here
     memory: int | None = None  # bytes, as benchmark.memory says
     error: str | None = None
     code: ExitCode = ExitCode.OK
@@ -70,6 +72,11 @@ class Row:
 class Benchmark:
     rows: tuple[Row, ...]
     environment: dict[str, object]  # the machine; ``others``: cores that other processes kept busy, None where not told
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other work was in the way: then the times are no result, to be packed or kept."""
+        return disturbed(self.environment)
 
     def to_json(self) -> dict[str, Any]:
         return {"environment": self.environment, "rows": [asdict(row) for row in self.rows]}
@@ -101,50 +108,50 @@ def benchmark(
 
     seed: of the noise that bare files are run on.
     """
-    rows: list[Row] = []
-    disturbed: list[float] = []
-    for size in batches:
-        with ExitStack() as stack:
-            found = [_opened(index, candidates, size, threads, device, seed) for index in range(len(candidates))]
-            runners = [stack.enter_context(closing(runner)) for _, runner in found if runner is not None]
-            timings: Iterator[Timing] = iter(())
-            others: list[float] = []
-            if runners:
-                images = _images(runners[0], candidates, size, seed)
-                with reporter.progress(f"timing at batch {size}") as step, other_work() as others:
-                    timings = iter(measure(runners, images, settings, progress=step))
-            timed = [replace(row, timing=next(timings) if runner else None) for row, runner in found]
-        rows += [_related(row, timed[candidate.baseline]) for row, candidate in zip(timed, candidates, strict=True)]
-        disturbed += others
-    busiest = round(max(disturbed), 2) if disturbed else None
-    if busiest and busiest > BUSY * cores():
+    checked = [[_checked(each, candidates, size, threads, device, seed) for each in candidates] for size in batches]
+    rounds = [_round(rows, candidates, size, device, seed) for size, rows in zip(batches, checked, strict=True)]
+    found = looks(rounds, settings, threads, reporter) if any(each.models for each in rounds) else []
+    related: list[Row] = []
+    for number, (size, rows) in enumerate(zip(batches, checked, strict=True)):
+        sessions = zip(*(look.sessions[number] for look in found), strict=True)  # of each timed model
+        timed = [row if row.error else replace(row, timing=timing(next(sessions), size, settings)) for row in rows]
+        related += [_related(row, timed[candidate.baseline]) for row, candidate in zip(timed, candidates, strict=True)]
+    busiest = max((look.others for look in found if look.others is not None), default=None)
+    result = Benchmark(tuple(related), environment() | {"others": None if busiest is None else round(busiest, 2)})
+    if result.disturbed:
         reporter.warn(
             f"other processes kept {busiest:.1f} of {cores()} cores busy: times are longer than on a quiet machine, "
-            "most for the models that need all cores. Measure again when nothing else runs."
+            "most for the models that need all cores. They are no result: measure again when nothing else runs."
         )
-    return Benchmark(tuple(rows), environment() | {"others": busiest})
+    return result
 
 
-def _opened(
-    index: int, candidates: Sequence[Candidate], size: int, threads: int | None, device: str, seed: int
-) -> tuple[Row, Runner | None]:
-    """A candidate's row and its runner; without one, the row says why. Others can then still be measured."""
-    candidate = candidates[index]
+def _checked(
+    candidate: Candidate, candidates: Sequence[Candidate], size: int, threads: int | None, device: str, seed: int
+) -> Row:
+    """A candidate's row before it is timed; ``error`` says why it cannot be. Others can then still be measured."""
     device = candidate.device or device
     row = _row(candidate, candidates[candidate.baseline], size)
-    runner = None
     try:
-        runner = open_runner(candidate.path, candidate.runtime, threads=threads, device=device)
-        parity = _parity(runner, candidate, size, seed)
+        with closing(open_runner(candidate.path, candidate.runtime, threads=threads, device=device)) as runner:
+            parity = _parity(runner, candidate, size, seed)
+            named = replace(row, runtime=runner.name, details=dict(runner.details))
+            if parity is not None:
+                named = replace(named, parity=parity.relative, agreement=parity.agreement)
         took = memory(candidate.path, candidate.runtime, batch_size=size, threads=threads, device=device)
-        named = replace(row, runtime=runner.name, details=dict(runner.details), parity=parity, memory=took)
-        return named, runner
+        return replace(named, memory=took)
     except Exception as error:  # whatever a runtime raises; it must not look like success
-        if runner is not None:
-            runner.close()
         if isinstance(error, DeployError):
-            return replace(row, error=str(error), code=error.code), None
-        return replace(row, error=f"{type(error).__name__}: {error}", code=ExitCode.ERROR), None
+            return replace(row, error=str(error), code=error.code)
+        return replace(row, error=f"{type(error).__name__}: {error}", code=ExitCode.ERROR)
+
+
+def _round(rows: Sequence[Row], candidates: Sequence[Candidate], size: int, device: str, seed: int) -> Round:
+    """What is timed at a batch size, on held-out images where there are any."""
+    good = [candidate for candidate, row in zip(candidates, rows, strict=True) if not row.error]
+    known = next((candidate.expected.images for candidate in candidates if candidate.expected is not None), None)
+    images = None if known is None else np.ascontiguousarray(known[np.arange(size) % len(known)])
+    return Round([(each.path, each.runtime, each.device or device) for each in good], size, images, seed)
 
 
 def _related(row: Row, baseline: Row) -> Row:
@@ -162,29 +169,21 @@ def _row(candidate: Candidate, baseline: Candidate, size: int) -> Row:
         batch=size,
         size=size_of(candidate.path),
         accuracy=candidate.accuracy,
+        tested=candidate.tested,
         baseline=f"{baseline.model} {baseline.precision}".strip(),
         details={},
     )
 
 
-def _parity(runner: Runner, candidate: Candidate, size: int, seed: int) -> float | None:
-    """Refuse a model that does not give what it should; gives the difference, where there is a reference."""
+def _parity(runner: Runner, candidate: Candidate, size: int, seed: int) -> Parity | None:
+    """Refuse a model that does not give what it should; gives its parity, where there is a reference."""
     expected = candidate.expected
     if expected is None:
-        found = logits(runner, _images(runner, [], size, seed), size)
+        found = logits(runner, noise(runner, size, seed), size)
         compare(found, found)  # refuses what is not finite
         return None
     got = logits(runner, expected.images, size)
-    return check_parity(expected.logits, got, expected.tolerance, exact=expected.exact).relative
-
-
-def _images(runner: Runner, candidates: Sequence[Candidate], size: int, seed: int) -> np.ndarray:
-    """A batch to time with: held-out images where there are any, else noise of the runner's shape."""
-    for candidate in candidates:
-        if candidate.expected is not None:
-            images = candidate.expected.images
-            return np.ascontiguousarray(images[np.arange(size) % len(images)])
-    return np.random.default_rng(seed).standard_normal((size, *runner.image_shape), np.float32)
+    return check_parity(expected.logits, got, expected.tolerance, exact=expected.exact)
 
 
 def size_of(path: Path) -> int:

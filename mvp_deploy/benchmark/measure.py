@@ -1,41 +1,67 @@
-"""Timing several models fairly: they take turns in short windows, so that other load hits all alike."""
+"""Timing several models fairly: they take turns in short windows, so that other load hits all alike.
+
+Windows of one process depend on each other: where memory lies, which cores it got, how warm they are. So the same is
+done in several fresh processes, and each gives one value to the interval (Georges, Buytaert, Eeckhout, "Statistically
+rigorous Java performance evaluation", OOPSLA 2007). How long to look is settled before: who stops once the interval is
+narrow gets intervals that are too narrow.
+"""
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from mvp_deploy.base.bounds import DURATION
 from mvp_deploy.benchmark.runner import Runner
-from mvp_deploy.benchmark.statistics import Interval, median_interval
+from mvp_deploy.benchmark.statistics import Interval, ratio_interval
 
 Clock = Callable[[], float]
+LEAST = 3  # windows of a model in each process, however long one takes
 
 
 @dataclass(frozen=True)
 class Settings:
     """How long and how closely to look."""
 
-    duration: float = 10.0  # seconds of timed runs for each model, at most
+    duration: float = 3.0  # seconds of timed runs for each model at each batch size, in all processes together
+    processes: int = 5  # fresh ones, one value each
     window: float = 0.05  # seconds a model runs before the next has its turn (one run at least)
-    warm_up: float = 0.3  # seconds each model runs untimed at first
-    min_rounds: int = 10  # before the spread is judged
-    spread: float = 0.02  # stable: each median's 95 % interval is within this share of it, to both sides,
-    scatter: float = 0.2  # and four fifths of the windows' medians lie within this share of it
+    warm_up: float = 0.2  # seconds each model runs untimed at first, in each process
+    spread: float = 0.05  # stable: the median's 95 % interval is within this share of it, to both sides
+
+    def __post_init__(self) -> None:
+        DURATION.require("the duration", self.duration)
+        if self.processes < 2:
+            raise ValueError("one process gives no interval")
 
 
 DEFAULT = Settings()
 
 
 @dataclass(frozen=True)
+class Session:
+    """What one process found for one model."""
+
+    seconds: tuple[float, ...]  # of each run
+    windows: tuple[float, ...]  # milliseconds: the median of each turn
+    parts: Mapping[str, Sequence[float]]  # seconds of each run, by what the runtime tells of its own time
+
+    @property
+    def median(self) -> float:
+        """Milliseconds."""
+        return float(np.median(self.windows))
+
+
+@dataclass(frozen=True)
 class Timing:
     """Latencies of one model in milliseconds, at one batch size."""
 
-    median: Interval  # over the windows' medians
+    median: Interval  # of the processes' medians
     p50: float  # this and the rest: over all runs
     p90: float
     p95: float
@@ -43,53 +69,84 @@ class Timing:
     mean: float
     throughput: float  # images per second, from the mean
     runs: int
-    windows: tuple[float, ...]  # the median latency in each of its turns
-    stable: bool  # the limit in time came only after the medians were known closely enough
+    windows: tuple[tuple[float, ...], ...]  # for each process, the median latency in each turn
+    stable: bool  # the processes agree closely enough
     parts: dict[str, float] = field(default_factory=dict)  # medians of what the runtime tells of its own time
 
 
-def measure(
+def session(
     runners: Sequence[Runner],
     batch: np.ndarray,
     settings: Settings = DEFAULT,
     *,
+    first: int = 0,
     clock: Clock = time.perf_counter,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Timing]:
-    """Time the runners, in turn, on the same batch of float32 images [b, 3, H, W].
+) -> list[Session]:
+    """One process's part: time the runners, in turn, on the same batch of float32 images [b, 3, H, W].
 
-    Rounds go A B C, C B A, A B C, … so that slow drift is shared. The first run of a turn is not timed:
-    caches hold the previous model's weights, and its threads may still be spinning. It ends when all medians
-    are stable, or each model has used ``settings.duration``.
+    Rounds go A B C, C B A, A B C, … so that slow drift is shared. The first run of a turn is not timed: caches hold the
+    previous model's weights, and its threads may still be spinning.
+
+    Args:
+        first: the number of the process; in odd ones the last runner begins.
     """
     records = [_Record() for _ in runners]
     for runner in runners:
         runner.prepare(batch)
         _turn(runner, settings.warm_up, _Record(), clock)
     with _no_collection():
-        while not _done(records, settings):
+        while not _enough(records, settings):
             order = list(zip(runners, records, strict=True))
-            for runner, record in order if len(records[0].windows) % 2 == 0 else reversed(order):
+            for runner, record in order if (len(records[0].windows) + first) % 2 == 0 else reversed(order):
                 _turn(runner, settings.window, record, clock)
-            if progress is not None:
-                progress(round(min(sum(r.spent) for r in records) * 10), round(settings.duration * 10))
-    return [_timing(record, len(batch), _stable([record], settings)) for record in records]
+    return [Session(tuple(record.seconds), tuple(record.windows), record.parts) for record in records]
+
+
+def timing(sessions: Sequence[Session], batch_size: int, settings: Settings = DEFAULT) -> Timing:
+    """What several processes found for one model."""
+    milliseconds = 1000 * np.concatenate([each.seconds for each in sessions])
+    p50, p90, p95, p99 = map(float, np.percentile(milliseconds, [50, 90, 95, 99]))
+    mean = float(milliseconds.mean())
+    median = ratio_interval([each.median for each in sessions])
+    parts = {name: np.concatenate([each.parts[name] for each in sessions]) for name in sessions[0].parts}
+    return Timing(
+        median=median,
+        p50=p50,
+        p90=p90,
+        p95=p95,
+        p99=p99,
+        mean=mean,
+        throughput=1000 * batch_size / mean,
+        runs=len(milliseconds),
+        windows=tuple(each.windows for each in sessions),
+        stable=median.spread <= settings.spread,
+        parts={name: 1000 * float(np.median(values)) for name, values in parts.items()},
+    )
 
 
 def speed_up(baseline: Timing, candidate: Timing) -> Interval:
-    """How many times faster the candidate is: the ratio of two windows' medians, and its median over rounds.
+    """How many times faster the candidate is: in each process the ratio of two windows, its median over rounds.
 
     The two windows lie next to each other in time, so that load which comes and goes cancels out.
     """
-    rounds = min(len(baseline.windows), len(candidate.windows))
-    return median_interval(np.array(baseline.windows[:rounds]) / np.array(candidate.windows[:rounds]))
+    return speed_up_of(baseline.windows, candidate.windows)
+
+
+def speed_up_of(slower: Sequence[Sequence[float]], faster: Sequence[Sequence[float]]) -> Interval:
+    """The same of windows: for each process, milliseconds in each turn."""
+    return ratio_interval([_ratio(*pair) for pair in zip(slower, faster, strict=True)])
+
+
+def _ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
+    rounds = min(len(slower), len(faster))
+    return float(np.median(np.array(slower[:rounds]) / np.array(faster[:rounds])))
 
 
 class _Record:
     def __init__(self) -> None:
         self.seconds: list[float] = []  # of each run
-        self.windows: list[float] = []  # the median of each turn
-        self.spent: list[float] = []  # each turn's timed seconds
+        self.windows: list[float] = []  # the median of each turn, in milliseconds
+        self.spent = 0.0  # timed seconds
         self.parts: dict[str, list[float]] = {}
 
 
@@ -105,45 +162,13 @@ def _turn(runner: Runner, seconds: float, record: _Record, clock: Clock) -> None
         for name, part in (parts or {}).items():
             record.parts.setdefault(name, []).append(part)
     record.seconds += times
-    record.windows.append(float(np.median(times)))
-    record.spent.append(now - begin)
+    record.windows.append(1000 * float(np.median(times)))
+    record.spent += now - begin
 
 
-def _stable(records: Sequence[_Record], settings: Settings) -> bool:
-    if len(records[0].windows) < settings.min_rounds:
-        return False
-    return all(
-        median_interval(windows).spread <= settings.spread
-        and np.subtract(*np.percentile(windows, [90, 10])) <= settings.scatter * np.median(windows)
-        for windows in (np.array(record.windows) for record in records)
-    )
-
-
-def _done(records: Sequence[_Record], settings: Settings) -> bool:
-    rounds = len(records[0].windows)
-    if rounds >= 3 and min(sum(r.spent) for r in records) >= settings.duration:
-        return True
-    return rounds % 5 == 0 and _stable(records, settings)
-
-
-def _timing(record: _Record, batch_size: int, stable: bool) -> Timing:
-    milliseconds = 1000 * np.array(record.seconds)
-    windows = 1000 * np.array(record.windows)
-    p50, p90, p95, p99 = map(float, np.percentile(milliseconds, [50, 90, 95, 99]))
-    mean = float(milliseconds.mean())
-    return Timing(
-        median=median_interval(windows),
-        p50=p50,
-        p90=p90,
-        p95=p95,
-        p99=p99,
-        mean=mean,
-        throughput=1000 * batch_size / mean,
-        runs=len(milliseconds),
-        windows=tuple(windows.tolist()),
-        stable=stable,
-        parts={name: 1000 * float(np.median(values)) for name, values in record.parts.items()},
-    )
+def _enough(records: Sequence[_Record], settings: Settings) -> bool:
+    share = settings.duration / settings.processes
+    return len(records[0].windows) >= LEAST and min(record.spent for record in records) >= share
 
 
 @contextmanager

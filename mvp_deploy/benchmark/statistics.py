@@ -141,10 +141,3 @@ def unpaired_change(before: float, before_n: int, now: float, now_n: int) -> Int
     variance = sum(p * (1 - p) / (n + 2) for p, n in zip(shares, (before_n, now_n), strict=True))
     half, centre = NORMAL * math.sqrt(variance), shares[1] - shares[0]
     return Interval(now - before, centre - half, centre + half)
-
-
-def median_interval(values: np.ndarray) -> Interval:
-    """The median of ``values`` [n] with its bootstrap interval; equal values give equal intervals."""
-    draws = np.random.default_rng(0).integers(0, len(values), (1000, len(values)))
-    low, high = np.percentile(np.median(values[draws], axis=1), [2.5, 97.5])
-    return Interval(float(np.median(values)), float(low), float(high))

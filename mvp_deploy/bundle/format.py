@@ -94,16 +94,13 @@ def read(path: str | os.PathLike[str]) -> Bundle:
     )
 
 
-def read_measurements(bundle: Bundle) -> dict[str, Any]:
+def read_measurements(bundle: Bundle) -> dict[str, Any] | None:
     """measurements.json: environment and rows as ``benchmark.compare.Benchmark.to_json`` gives them.
 
-    Raises:
-        DeployError: nothing was timed when the bundle was written.
+    None where nothing was timed when the bundle was written, or other work disturbed it.
     """
     file = bundle.path / "measurements.json"
-    if not file.is_file():
-        raise DeployError(f"{bundle.path} has no measurements: export it with --measure 1.")
-    return dict(_read_json(file))
+    return dict(_read_json(file)) if file.is_file() else None
 
 
 def is_bundle(path: Path) -> bool:

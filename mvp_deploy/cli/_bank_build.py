@@ -6,22 +6,25 @@ from pathlib import Path
 
 import click
 
+from mvp_deploy.base.bounds import FRACTION, ROUND_TO, STEPS, TRAINING_BATCH
 from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._types import Listed, Number
 
 
 @click.command()
 @click.argument("folder", metavar="BANK", type=click.Path(path_type=Path))
 @click.option("--macs", "fractions", default="0.7,0.55,0.45,0.35,0.25", show_default=True,
+              type=Listed(Number(FRACTION)),
               help="Fractions of multiply-accumulates, one model each.")  # fmt: skip
 @click.option("--images", multiple=True, metavar="TASK", help="Labelled images besides the bank's own tasks.")
-@click.option("--steps", default=1600, show_default=True, type=click.IntRange(1), help="Of imitation, per model.")
-@click.option("--batch-size", default=64, show_default=True, type=click.IntRange(2), help="Images per step.")
-@click.option("--round-to", default=8, show_default=True, type=click.IntRange(1), help="Channels in multiples of this.")
+@click.option("--steps", default=1600, show_default=True, type=Number(STEPS), help="Of imitation, per model.")
+@click.option("--batch-size", default=64, show_default=True, type=Number(TRAINING_BATCH), help="Images per step.")
+@click.option("--round-to", default=8, show_default=True, type=Number(ROUND_TO), help="Channels in multiples of this.")
 @click.option("--no-flip", is_flag=True, help="Do not mirror images (for digits and letters).")
 @common_options
 def build(
     folder: Path,
-    fractions: str,
+    fractions: tuple[float, ...],
     images: tuple[str, ...],
     steps: int,
     batch_size: int,
@@ -48,7 +51,9 @@ def build(
     from mvp_deploy.pruning.budget import Budget
     from mvp_deploy.pruning.imitation import TUNING
 
-    budgets = [Budget(fraction, "macs", round_to) for fraction in _fractions(fractions)]
+    if not fractions:
+        raise click.BadParameter("write fractions above 0 and at most 1, as 0.6,0.4.", param_hint="--macs")
+    budgets = [Budget(fraction, "macs", round_to) for fraction in fractions]
     place, bank = resolve(device), Bank.open(folder)
     pooled = ladder.pool(ladder.tasks_of(bank, images), bank.backbone.preprocessing, place)
     config = replace(TUNING, steps=steps, batch_size=batch_size, flip=not no_flip, seed=seed)
@@ -69,13 +74,3 @@ def build(
     console.show("off: squared difference of the features from the unpruned ones, relative to their variance")
     console.show(f"next: mvp-deploy prune TASK --bank {folder} --macs {made[0].budget.fraction:g} --out RUN")
     console.result([rung.to_json() for rung in made])
-
-
-def _fractions(text: str) -> list[float]:
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or not all(0 < fraction <= 1 for fraction in found):
-        raise click.BadParameter(f"{text!r}: write fractions above 0 and at most 1, as 0.6,0.4.", param_hint="--macs")
-    return found

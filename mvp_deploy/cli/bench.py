@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 @click.option("--threads", type=Number(THREADS), help="CPU threads of each runtime.  [default: one per core]")
 @click.option(
     "--duration",
-    default=10.0,
+    default=3.0,
     show_default=True,
     type=Number(DURATION),
-    help="Seconds of timed runs per model, at most.",
+    help="Seconds of timed runs per model and batch size, over all processes.",
 )
 @click.option("--runtime", multiple=True, help="Only files for it: onnxruntime, openvino, …  [default: all]")
 @click.option("--precision", default="", type=PRECISION, help="Only these of a bundle, as fp32,int8.  [default: all]")
@@ -52,9 +52,11 @@ def command(
 ) -> None:
     """Time a BUNDLE (pruned beside unpruned), a RUN (in PyTorch), or any files, the first as the baseline.
 
-    All models take turns in short windows in one process. Speed-up is against the unpruned model of the same
-    runtime and precision, with its 95 % interval. A model whose outputs are not what they should be is not
-    timed; a row without a time says why, and the exit code is then not 0.
+    In five fresh processes all models take turns in short windows. Speed-up is against the unpruned model of the same
+    runtime and precision, with its 95 % interval over the processes. Accuracy is that of the export, on the images in
+    brackets; «as PyTorch» is measured here: on how many of the bundle's samples the class is the same. A model whose
+    outputs are not what they should be is not timed; a row without a time says why, and the exit code is then not 0.
+    Times taken while other processes were busy are marked as disturbed.
 
     \b
     Examples:
@@ -112,12 +114,13 @@ def show(result: Benchmark, console: Console) -> None:
             "p99 ms",
             "images/s",
             "speed-up",
-            "accuracy",
+            "accuracy at export",
+            "as PyTorch",
             "MB",
             "RAM MB",
             "",
         ],
-        [_cells(row, reasons) for row in result.rows],
+        [_cells(row, reasons, result.disturbed) for row in result.rows],
     )
     for number, reason in enumerate(reasons, 1):
         console.show(f"[{number}] {reason}")
@@ -125,20 +128,21 @@ def show(result: Benchmark, console: Console) -> None:
     console.show(f"\n{machine['cpu']}, {machine['cores']} cores; {'; '.join(_runtimes(result))}")
 
 
-def _cells(row: Row, reasons: list[str]) -> list[str]:
+def _cells(row: Row, reasons: list[str], disturbed: bool) -> list[str]:
     name = " ".join(part for part in (row.model, row.precision, row.runtime) if part)
-    accuracy = "" if row.accuracy is None else f"{row.accuracy:.1%}"
+    accuracy = "" if row.accuracy is None else f"{row.accuracy:.1%}" + (f" ({row.tested})" if row.tested else "")
+    same = "" if row.agreement is None else f"{row.agreement:.1%}"
     memory = "" if row.memory is None else f"{row.memory / 1e6:.0f}"
     size = f"{row.size / 1e6:.2f}"
     time = row.timing
     if time is None:
         why = f"failed [{reasons.index(row.error) + 1}]" if row.error in reasons else ""
-        return [name, str(row.batch), "", "", "", "", "", accuracy, size, memory, why]
+        return [name, str(row.batch), "", "", "", "", "", accuracy, same, size, memory, why]
     ratio = row.speed_up
     gain = "baseline" if ratio is None else f"{ratio.value:.2f}x ({ratio.low:.2f}-{ratio.high:.2f})"
     numbers = [f"{value:.3f}" for value in (time.p50, time.p90, time.p99)]
-    remark = "" if time.stable else "not stable"
-    return [name, str(row.batch), *numbers, f"{time.throughput:.0f}", gain, accuracy, size, memory, remark]
+    remark = "disturbed" if disturbed else "" if time.stable else "not stable"
+    return [name, str(row.batch), *numbers, f"{time.throughput:.0f}", gain, accuracy, same, size, memory, remark]
 
 
 def _runtimes(result: Benchmark) -> list[str]:

@@ -94,7 +94,7 @@ def command(
     if voters:
         console.show("")
         console.table(
-            ("voter", "similarity", "weight"),
+            ("voter", run.info["votes"]["measure"], "weight"),
             [(v["task"], f"{v['similarity']:.3f}", f"{v['weight']:.2f}") for v in voters],
         )
         console.show("")

@@ -50,7 +50,8 @@ def export_run(
         data: where the task's images are now, as SOURCE[#class,class,…]; by default where they were.
         targets, precisions: what to make of each model; a target leaves out, and tells, what it does not deliver.
         reduced: how fp16 and int8 are made.
-        measure: batch sizes to time both at; the result becomes the bundle's measurements.json.
+        measure: batch sizes to time both at; the result becomes the bundle's measurements.json, unless other work on
+            this machine disturbed it.
         device: where PyTorch computes the reference logits of the held-out part.
         seed: chooses the sample images that go into the bundle.
 
@@ -92,7 +93,10 @@ def export_run(
             times = benchmark(candidates, measure, settings, threads=None, device="cpu", reporter=reporter)
             if error := times.failure():
                 raise error
-            bundle.write_json(target / "measurements.json", times.to_json())
+            if times.disturbed:
+                reporter.warn("the bundle is packed without measurements, for other work disturbed them.")
+            else:
+                bundle.write_json(target / "measurements.json", times.to_json())
     return bundle.read(out)
 
 

@@ -113,7 +113,7 @@ class BenchmarkSection(Section):
     """How to measure latency."""
 
     batches: list[Batch] = Field([1], description="Batch sizes; none: nothing is timed.")
-    duration: Number = Field(10.0, **within(DURATION), description="Seconds of timed runs per model, at most.")
+    duration: Number = Field(3.0, **within(DURATION), description="Seconds of timed runs per model and batch size.")
     threads: int | None = Field(None, **within(THREADS), description="CPU threads; one per core if left out.")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mvp_deploy.base.errors import ExitCode
-from mvp_deploy.benchmark.compare import BUSY
+from mvp_deploy.benchmark import looks
 from mvp_deploy.benchmark.statistics import Interval, Limit, Outcome, at_least, at_most
 from mvp_deploy.pipeline.config import GatesSection, LatencyLimit, SpeedUpLimit, Where
 
@@ -77,8 +77,7 @@ def verdict(
 
 def disturbed(facts: Facts) -> bool:
     """Whether other processes kept the machine busy while it was timed: no interval of the times tells of that."""
-    environment = facts["times"]["environment"]
-    return bool((environment.get("others") or 0) > BUSY * environment["cores"])
+    return looks.disturbed(facts["times"]["environment"])
 
 
 def _latency(limit: LatencyLimit, rows: Iterable[Facts], busy: bool) -> Iterator[Verdict]:

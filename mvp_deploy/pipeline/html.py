@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from mvp_deploy.pipeline.gates import disturbed
@@ -10,7 +11,7 @@ from mvp_deploy.report import plots
 from mvp_deploy.report.page import Figure, Section, Table, page
 
 Json = Mapping[str, Any]
-OVERVIEW = ("task", "outcome", "accuracy", "unpruned", "speed-up", "MB")
+OVERVIEW = ("task", "outcome", "file", "accuracy", "unpruned", "speed-up", "MB")
 GATES = ("gate", "outcome", "found", "limit", "95 % interval", "of")
 
 
@@ -66,7 +67,8 @@ def _tasks(tasks: Json) -> Iterator[Section]:
         voters = task.get("votes", {}).get("voters", ())
         if voters:
             cells = [(_short(v["task"]), f"{v['similarity']:.3f}", f"{v['weight']:.2f}") for v in voters]
-            yield Section(f"{name}: who voted", "", Table(("neighbour", "similarity", "weight"), cells))
+            columns = ("neighbour", task["votes"]["measure"], "weight")
+            yield Section(f"{name}: who voted", "", Table(columns, cells))
 
 
 def _step(done: Json) -> str:
@@ -92,10 +94,8 @@ def _figures(task: Json) -> Iterator[Figure]:
         medians = [row["timing"]["median"]["value"] for row in at]
         against = plots.accuracy_against_latency(names, medians, [row["accuracy"] for row in at])
         where = f" in {runtimes.pop()}" if len(runtimes) == 1 else ""
-        yield Figure(
-            against, f"Accuracy on {task['images']['test']} held-out images against latency{where}, batch {batch}."
-        )
-        windows = [row["timing"]["windows"] for row in at]
+        yield Figure(against, f"Accuracy on {_tested(at)} held-out images against latency{where}, batch {batch}.")
+        windows = [[*chain.from_iterable(row["timing"]["windows"])] for row in at]
         spread = plots.latencies(names, windows, [row["timing"]["p99"] for row in at])
         yield Figure(spread, f"Batch {batch}: the median of each window, and the 99th percentile of all runs (bar).")
     groups = task["groups"]
@@ -105,6 +105,12 @@ def _figures(task: Json) -> Iterator[Figure]:
         [group["unanimity"] for group in groups],
     )
     yield Figure(kept, f"Units kept in each of the {len(groups)} unit groups, and how unanimous the voters were.")
+
+
+def _tested(rows: Sequence[Json]) -> str:
+    """On how many images the rows' accuracies were measured: of engines, on the samples alone."""
+    counts = sorted({row["tested"] for row in rows}, reverse=True)
+    return f"{counts[0]}" + (f" (engines: {counts[-1]})" if len(counts) > 1 else "")
 
 
 def _short(task: str) -> str:

@@ -45,7 +45,7 @@ class Progress:
 
 
 def go_on(
-    work: Work, progress: Progress, keys: Mapping[str, str], actions: Mapping[str, Callable[[], None]]
+    work: Work, progress: Progress, keys: Mapping[str, str], actions: Mapping[str, Callable[[], bool | None]]
 ) -> Progress:
     """Do steps in turn, each only where its inputs have changed, up to the first that fails.
 

@@ -13,6 +13,7 @@ from mvp_deploy.base.errors import DeployError, ExitCode
 from mvp_deploy.base.files import write_text, writing_errors
 from mvp_deploy.pipeline.gates import disturbed
 from mvp_deploy.pipeline.html import report_page
+from mvp_deploy.report.task import accuracy
 
 Report = Mapping[str, Any]
 NAMES = ("report.json", "report.html", "junit.xml", "summary.md")
@@ -80,8 +81,8 @@ def markdown(report: Report) -> str:
     lines = [
         f"## mvp-deploy: {met} of {len(tasks)} tasks met their gates",
         "",
-        "| task | outcome | accuracy | unpruned | speed-up | MB |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| task | outcome | file | accuracy | unpruned | speed-up | MB |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
         *("| " + " | ".join(cells) + " |" for cells in map(row, tasks.items())),
         "",
     ]
@@ -95,22 +96,29 @@ def markdown(report: Report) -> str:
 
 
 def row(item: tuple[str, Report]) -> list[str]:
-    """A task as cells of a table: its best pruned model in accuracy, its greatest speed-up, its smallest file."""
+    """A task as cells of a table, all of one file: its fastest pruned one, or where nothing was timed the smallest."""
     name, task = item
     models = [model for model in task.get("models", ()) if model["model"] == "pruned"]
     if not models:
-        return [name, task["outcome"], "", "", "", ""]
-    gains = [r["speed_up"] for r in task["times"]["rows"] if r["model"] == "pruned" and r["speed_up"]]
-    best = max(gains, key=lambda gain: gain["value"], default=None)
+        return [name, task["outcome"], "", "", "", "", ""]
+    timed = [found for found in task["times"]["rows"] if found["model"] == "pruned" and found["speed_up"]]
+    if timed:
+        shown = max(timed, key=lambda found: float(found["speed_up"]["value"]))
+        gain = shown["speed_up"]
+        file, size = f"{shown['precision']} {shown['runtime']}, batch {shown['batch']}", shown["size"]
+        speed_up = f"{gain['value']:.2f}x ({gain['low']:.2f}-{gain['high']:.2f})"
+        speed_up += ", disturbed" if disturbed(task) else ""
+    else:
+        shown = min(models, key=lambda model: float(model["bytes"]))
+        file, size, speed_up = f"{shown['precision']} {shown['target']}", shown["bytes"], ""
     return [
         name,
         task["outcome"],
-        f"{max(model['accuracy'] for model in models):.1%}",
+        file,
+        accuracy(shown, task["images"]["test"]),
         f"{task['metrics']['unpruned']['accuracy']:.1%}",
-        f"{best['value']:.2f}x ({best['low']:.2f}-{best['high']:.2f})" + (", disturbed" if disturbed(task) else "")
-        if best
-        else "",
-        f"{min(model['bytes'] for model in models) / 1e6:.2f}",
+        speed_up,
+        f"{size / 1e6:.2f}",
     ]
 
 

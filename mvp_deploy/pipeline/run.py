@@ -172,7 +172,7 @@ def _finish(
     failed = any(verdict.code for verdict in verdicts)
     if progress.failure is None and not failed:
         signed_by = None if sign_key is None else signing.public_half(sign_key)
-        keys = {"bundle": steps.key(after=work.keys["benchmark"], signed_by=signed_by)}
+        keys = {"bundle": steps.key(after=work.keys["benchmark"], signed_by=signed_by, measured=steps.measured(work))}
         progress = go_on(work, progress, keys, {"bundle": lambda: steps.pack(work, sign_key)})
     elif failed:
         _withdraw(work, reporter)

@@ -28,6 +28,7 @@ from mvp_deploy.base.environment import cores, cpu_name, versions
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.files import sha256, write_text
 from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.bundle import signing
 from mvp_deploy.pipeline.config import TaskSection
 from mvp_deploy.pipeline.places import content
@@ -70,7 +71,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Done:
-    """How a step went: 'done', 'unchanged' or 'failed'."""
+    """How a step went: 'done', 'unchanged', 'failed', or 'disturbed': done, and to be done again by the next run."""
 
     step: str
     status: str
@@ -147,12 +148,13 @@ def _given(output: Path) -> str:
     return key(manifest=sha256(output / bundle.MANIFEST), signed=signing.is_signed(output), wrong=bundle.verify(output))
 
 
-def once(work: Work, step: str, step_key: str, action: Callable[[], None]) -> Done:
-    """Do the step, unless that is done."""
+def once(work: Work, step: str, step_key: str, action: Callable[[], bool | None]) -> Done:
+    """Do the step, unless that is done. An action that gives False is not marked as done: it is no result to keep."""
     if is_done(work, step, step_key):
         return Done(step, "unchanged")
     start = time.perf_counter()
-    action()
+    if action() is False:
+        return Done(step, "disturbed", time.perf_counter() - start)
     write_text(work.folder / f"{step}.done", json.dumps({"key": step_key, "content": _given(work.output(step))}))
     return Done(step, "done", time.perf_counter() - start)
 
@@ -205,7 +207,7 @@ def export(work: Work, reporter: Reporter) -> None:
 
 
 def pack(work: Work, sign_key: Path | None) -> None:
-    """The bundle: what was exported, with its measurements; signed where there is a key."""
+    """The bundle: what was exported, with its times where nothing disturbed them; signed where there is a key."""
     exported = work.output("export")
     bundle.read(exported)  # refuses what is not as it was written
     seal = None if sign_key is None else partial(signing.sign, private_key=sign_key)
@@ -213,7 +215,14 @@ def pack(work: Work, sign_key: Path | None) -> None:
         shutil.copytree(
             exported, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(bundle.MANIFEST, bundle.BUILT)
         )
-        shutil.copyfile(work.output("benchmark"), folder / "measurements.json")
+        if measured(work):
+            shutil.copyfile(work.output("benchmark"), folder / "measurements.json")
+
+
+def measured(work: Work) -> bool:
+    """Whether the task's times are a result: no other work disturbed them."""
+    environment = json.loads(work.output("benchmark").read_text(encoding="utf-8"))["environment"]
+    return not disturbed(environment)
 
 
 def facts(work: Work) -> dict[str, Any]:

@@ -10,14 +10,18 @@ from mvp_deploy.base.environment import environment
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.files import atomic_write
 from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.bundle import Bundle, ModelFile
 
 if TYPE_CHECKING:
     from mvp_deploy.pipeline.steps import Work
 
 
-def measure(work: Work, reporter: Reporter) -> None:
-    """Write times.json; ``no_engines`` says in there why engines that were asked for are not timed."""
+def measure(work: Work, reporter: Reporter) -> bool:
+    """Write times.json, and say whether its times are a result: nothing disturbed them.
+
+    ``no_engines`` says in there why engines that were asked for are not timed.
+    """
     from mvp_deploy.benchmark.candidates import of_bundle
     from mvp_deploy.benchmark.compare import benchmark
     from mvp_deploy.benchmark.measure import Settings
@@ -45,9 +49,12 @@ def measure(work: Work, reporter: Reporter) -> None:
         if error := found.failure():
             raise error
         made = found.to_json()
+        others = [each["environment"].get("others") for each in (times, made)]
+        made["environment"]["others"] = max((each for each in others if each is not None), default=None)
         times |= {"environment": made["environment"], "rows": [*times["rows"], *made["rows"]]}
     with atomic_write(work.output("benchmark")) as temporary:
         bundle.write_json(temporary, times)
+    return not disturbed(times["environment"])
 
 
 def gpu() -> str | None:

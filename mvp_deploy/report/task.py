@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from mvp_deploy.report import plots
@@ -12,18 +13,14 @@ Json = Mapping[str, Any]
 COLUMNS = ("model", "batch", "speed-up", "accuracy", "p50 ms", "p90 ms", "p99 ms", "params", "MMACs", "MB")
 
 
-def task_page(run: Json, measurements: Json) -> str:
-    """The HTML page of a task, from its run.json and its bundle's measurements.json."""
-    rows = measurements["rows"]
+def task_page(run: Json, measurements: Json | None) -> str:
+    """The HTML page of a task, from its run.json and its bundle's measurements.json (None: it has none)."""
+    rows = measurements["rows"] if measurements else []
+    timed = (
+        [_result(run, rows), _latencies(rows), _machine(measurements["environment"], rows, run)] if measurements else []
+    )
     return page(
-        f"{run['task']}: pruned by Meta-Vote Pruning",
-        summary(run, rows),
-        [
-            _result(run, rows),
-            _latencies(rows),
-            _votes(run),
-            _machine(measurements["environment"], rows, run),
-        ],
+        f"{run['task']}: pruned by Meta-Vote Pruning", summary(run, rows), [*timed[:2], _votes(run), *timed[2:]]
     )
 
 
@@ -31,16 +28,24 @@ def summary(run: Json, rows: Sequence[Json]) -> str:
     """The result in one sentence."""
     pruned, unpruned = (run["metrics"][name] for name in ("pruned", "unpruned"))
     gains = [row for row in rows if row["speed_up"] and row["runtime"].startswith("onnxruntime")]
+    images = run["images"]["test"]
     times = ", ".join(
-        f"{row['precision']} is {row['speed_up']['value']:.1f} times faster at batch {row['batch']}"
+        f"{row['precision']} ({accuracy(row, images)}) is {row['speed_up']['value']:.1f} times faster at batch "
+        f"{row['batch']}"
         + ("" if row["timing"]["stable"] else " (not stable)")
         for row in gains
     )
     return (
         f"{pruned['params'] / unpruned['params']:.0%} of the parameters and {pruned['macs'] / unpruned['macs']:.0%} of "
         f"the MACs remain; accuracy is {pruned['accuracy']:.1%}, unpruned {unpruned['accuracy']:.1%}"
-        + (f"; in ONNX Runtime {times}." if times else ".")
+        + (f"; in ONNX Runtime {times}." if times else "; its latency was not measured.")
     )
+
+
+def accuracy(row: Json, held_out: int) -> str:
+    """A file's accuracy, with the number of images where not all that are held out were tested (of engines)."""
+    some = row["tested"] and row["tested"] != held_out
+    return f"{row['accuracy']:.1%}" + (f" of {row['tested']}" if some else "")
 
 
 def table(run: Json, rows: Sequence[Json]) -> list[tuple[str, ...]]:
@@ -50,7 +55,7 @@ def table(run: Json, rows: Sequence[Json]) -> list[tuple[str, ...]]:
             f"{row['model']} {row['precision']}",
             str(row["batch"]),
             _gain(row["speed_up"]),
-            f"{row['accuracy']:.1%}",
+            accuracy(row, run["images"]["test"]),
             *(f"{row['timing'][key]:.3f}" for key in ("p50", "p90", "p99")),
             f"{run['metrics'][row['model']]['params']:,}",
             f"{run['metrics'][row['model']]['macs'] / 1e6:.2f}",
@@ -90,13 +95,13 @@ def _latencies(rows: Sequence[Json]) -> Section:
         at = [row for row in rows if row["batch"] == batch]
         svg = plots.latencies(
             [row["model"] for row in at],
-            [row["timing"]["windows"] for row in at],
+            [[*chain.from_iterable(row["timing"]["windows"])] for row in at],
             [row["timing"]["p99"] for row in at],
         )
         shaky = [row["model"] for row in at if not row["timing"]["stable"]]
         note = f" Not stable: {', '.join(shaky)}." if shaky else ""
         figures.append(Figure(svg, f"Batch {batch}: the median of each window, and the 99th percentile (bar).{note}"))
-    text = "The models took turns in short windows in one process, so that other load hit both alike."
+    text = "In several fresh processes the models took turns in short windows, so that other load hit both alike."
     return Section("Latency", text, None, figures)
 
 
@@ -112,7 +117,7 @@ def _votes(run: Json) -> Section:
         "Who voted, and what stays",
         f"Recipe {run['recipe']['name']}: the task's own importance has {run['votes']['own']:.0%} of the say, the "
         "neighbours' votes have the rest.",
-        Table(("neighbour", "similarity", "weight"), rows) if rows else None,
+        Table(("neighbour", run["votes"]["measure"], "weight"), rows) if rows else None,
         [Figure(svg, f"Units kept in each of the {len(groups)} unit groups.")],
     )
 

@@ -119,7 +119,7 @@ def test_of_a_short_list_of_the_nearest_those_with_the_best_features_vote(
         return float(entry.name[-1])  # the farther, the better
 
     signature = sign(cnn.backbone, cnn.state, cnn.train, 3, cnn.train.device)
-    found = neighbours(bank, signature, Recipe(neighbours=2), cnn.original, cnn.train, measure=measure)
+    found = neighbours(bank, signature, Recipe(neighbours=2), cnn.original, cnn.train, score=measure)
     assert sorted(asked) == [f"features task {number}" for number in range(6)]
     assert [voter.name for voter in found.voters] == ["task 5", "task 4"]
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -15,14 +16,15 @@ from samples import make_bundle, make_onnx
 from mvp_deploy import bundle
 from mvp_deploy.base.environment import cores, cpu_name, environment, other_work
 from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.processes import apart
 from mvp_deploy.base.reporter import Silent
-from mvp_deploy.benchmark import compare, runner
+from mvp_deploy.benchmark import compare, looks, runner
 from mvp_deploy.benchmark.candidates import by_provider, of_bundle, of_files, only
 from mvp_deploy.benchmark.measure import Settings
 from mvp_deploy.benchmark.memory import memory
 from mvp_deploy.benchmark.runner import logits, open_runner, runtime_of
 
-QUICK = Settings(duration=0.1, window=0.01, warm_up=0.01)
+QUICK = Settings(duration=0.1, processes=2, window=0.01, warm_up=0.01)
 
 
 def run(candidates, batches=(1,), device="cpu") -> compare.Benchmark:
@@ -46,6 +48,7 @@ def test_a_bundle_is_timed_against_its_unpruned_model(tmp_path: Path) -> None:
         assert row.timing is not None
         assert row.parity is not None
         assert row.parity < 1e-5
+        assert row.agreement == 1
         assert row.size == (read.path / f"models/{row.model}.fp32.onnx").stat().st_size
         assert (row.speed_up is None) == (row.model == "unpruned")
         assert row.details["threads"] == "1"
@@ -173,19 +176,62 @@ def test_the_work_of_others_is_told_from_ones_own() -> None:
     assert beside[0] > 0.2
 
 
-def test_a_disturbed_measurement_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How many cores others keep busy while each look is taken, the last for all that follow."""
+    told: list[float] = []
+
     @contextmanager
     def busy() -> Iterator[list[float]]:
-        yield [float(cores())]
+        yield [told.pop(0) if len(told) > 1 else told[0]]
 
+    monkeypatch.setattr(looks, "BUSY", 0.1)
+    monkeypatch.setattr(looks, "other_work", busy)
+    return told
+
+
+def test_on_a_busy_machine_the_times_are_no_result_and_say_so(
+    tmp_path: Path, loads: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads.append(float(cores()))
     told: list[str] = []
     reporter = Silent()
     monkeypatch.setattr(reporter, "warn", told.append, raising=False)
-    monkeypatch.setattr(compare, "other_work", busy)
     candidates = of_files([make_onnx(tmp_path / "a.onnx")])
     found = compare.benchmark(candidates, [1], QUICK, threads=1, device="cpu", reporter=reporter)
+    assert found.disturbed
     assert found.environment["others"] == cores()
-    assert "other processes" in told[0]
+    assert "no result" in told[0]
+
+
+def test_looks_that_were_disturbed_are_taken_again(tmp_path: Path, loads: list[float]) -> None:
+    loads += [float(cores()), 0.0, float(cores()), 0.0]
+    found = run(of_files([make_onnx(tmp_path / "a.onnx")]))
+    assert not found.disturbed
+    assert found.rows[0].timing is not None
+    assert len(found.rows[0].timing.windows) == QUICK.processes
+
+
+def test_models_are_timed_in_fresh_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[object] = []
+
+    def really_apart(function, *arguments):
+        called.append(apart(os.getpid))
+        return apart(function, *arguments)
+
+    monkeypatch.setattr(looks, "apart", really_apart)
+    (row,) = run(of_files([make_onnx(tmp_path / "a.onnx")])).rows
+    assert row.timing is not None
+    assert len({os.getpid(), *called}) == 1 + QUICK.processes
+
+
+def test_a_process_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*call: object) -> None:
+        raise ChildProcessError("the process ended before its work was done")
+
+    monkeypatch.setattr(looks, "apart", killed)
+    with pytest.raises(DeployError, match="timing failed"):
+        run(of_files([make_onnx(tmp_path / "a.onnx")]))
 
 
 def test_another_package_adds_a_runtime_by_its_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
