@@ -63,13 +63,13 @@ def guard(
     quantized = quantizer(layers)
     first = found = limit.accuracy_of(quantized)
     returned: list[str] = []
-    for layer in _costliest(model, layers, quantizer, images) if found < least else ():
+    for layer in _costliest(model, layers, quantizer, images) if not found >= least else ():
         returned.append(layer)
         quantized = quantizer([name for name in layers if name not in returned])
         found = limit.accuracy_of(quantized)
         if found >= least:
             break
-    if found < least:
+    if not found >= least:
         raise DeployError(
             f"int8 has {first:.1%} accuracy on {limit.images} training images where float32 has {whole:.1%}, and "
             f"{found:.1%} with the {len(returned)} costliest of {len(layers)} layers left in float; at most "

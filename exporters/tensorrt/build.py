@@ -18,6 +18,7 @@ from mvp_deploy.exporters.tensorrt.probe import Offer
 
 PRECISIONS = ("fp32", "fp16", "int8")
 SHOWN_ERRORS = 5
+LARGEST = 65_536  # images in a batch
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Profile:
     most: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.least <= self.best <= self.most:
-            raise DeployError(f"batch sizes must rise, as in 1:8:32, and {self} do not.")
+        if not 1 <= self.least <= self.best <= self.most <= LARGEST:
+            raise DeployError(f"batch sizes must rise up to {LARGEST} at most, as in 1:8:32, and {self} do not.")
 
     def __str__(self) -> str:
         return f"{self.least}:{self.best}:{self.most}"

@@ -16,6 +16,7 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Schedule
 from mvp_deploy.tasks import Task, load_task
+from mvp_deploy.tasks.load import require_source
 from mvp_deploy.training import TrainConfig
 
 
@@ -61,7 +62,13 @@ class Additions:
     def add_all(
         self, specs: Sequence[str], cluster: Cluster | None, reporter: Reporter
     ) -> Iterator[tuple[str, Entry | DeployError]]:
-        """Add all tasks; gives each one's entry, or why it was not added: no task's trouble is another's."""
+        """Add all tasks; gives each one's entry, or why it was not added: no task's trouble is another's.
+
+        Those whose data are not there come first: that is known before hours of work.
+        """
+        missing = {spec: error for spec in specs if (error := _missing(spec))}
+        yield from missing.items()
+        specs = [spec for spec in specs if spec not in missing]
         if cluster is not None:
             yield from spread(cluster, {spec: partial(self.add, spec) for spec in specs}, reporter)
             return
@@ -71,3 +78,11 @@ class Additions:
                 yield spec, self.add(spec, reporter)
             except DeployError as error:
                 yield spec, error
+
+
+def _missing(spec: str) -> DeployError | None:
+    try:
+        require_source(spec)
+    except DeployError as error:
+        return error
+    return None

@@ -65,13 +65,15 @@ def command(
     place = resolve(device)
     budget = make_budget(keep, macs, params, round_to)
     asked = [*changes, *([] if neighbours is None else [f"neighbours={neighbours}"])]
+    voting = changed(recipe_named(recipe), asked)
+    tuning = train_config(bank.backbone, training, seed)
     run = runs.prune_task(
         load_task(task, skip_bad=skip_bad),
         bank,
         out,
         budget,
-        changed(recipe_named(recipe), asked),
-        train_config(bank.backbone, training, seed),
+        voting,
+        tuning,
         recipe_name=recipe,
         device=place,
         reporter=console,

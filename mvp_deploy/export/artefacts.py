@@ -265,7 +265,7 @@ def _logits(runner: Runner, held_out: HeldOut) -> np.ndarray:
 
 def _check_drop(right: np.ndarray, reference: np.ndarray, asked: Precision) -> None:
     """Refuse what loses more accuracy on the held-out images than it may; bool [images] each."""
-    if reference.mean() - right.mean() > allowed_drop(asked.max_drop, len(right)):
+    if not reference.mean() - right.mean() <= allowed_drop(asked.max_drop, len(right)):
         raise DeployError(
             f"it has {right.mean():.1%} accuracy on {len(right)} held-out images where PyTorch has "
             f"{reference.mean():.1%}; at most {asked.max_drop:.1%} may be lost: allow more with --max-drop, try "

@@ -24,6 +24,7 @@ def load_task(spec: str, *, skip_bad: bool = False, seed: int | None = None) -> 
         DeployError: (INPUT) the source, a class or an image cannot be used. With ``skip_bad``, unreadable images, and
             classes that lack images in a part, are left out and counted in ``Task.left_out``.
     """
+    require_source(spec)
     source, wanted = parse(spec)
     path = Path(source).expanduser()
     if source == "digits":
@@ -31,13 +32,20 @@ def load_task(spec: str, *, skip_bad: bool = False, seed: int | None = None) -> 
     try:
         if path.is_dir():
             return read_folder(spec, path, wanted, skip_bad, seed)
-        if path.suffix == ".npz" and path.is_file():
-            return read_npz(spec, path, wanted, seed)
+        return read_npz(spec, path, wanted, seed)
     except OSError as error:
         raise DeployError(f"{source} cannot be read ({error}): check its permissions", ExitCode.ENVIRONMENT) from error
-    raise DeployError(
-        f"there is no image folder or .npz file {source!r}: give the path of one, or 'digits' for the embedded digits"
-    )
+
+
+def require_source(spec: str) -> None:
+    """Raise DeployError where a task's name cannot be one, or its source is not there; reads no image."""
+    source, _ = parse(spec)
+    path = Path(source).expanduser()
+    if source != "digits" and not path.is_dir() and not (path.suffix == ".npz" and path.is_file()):
+        raise DeployError(
+            f"there is no image folder or .npz file {source!r}: give the path of one, or 'digits' for the embedded "
+            "digits"
+        )
 
 
 def load_again(
