@@ -8,9 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from mvp_deploy.base.bounds import SHARE
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.calibration.convert import METHOD, Converted, Measured, convert_fp16, convert_int8, measure
 from mvp_deploy.calibration.guard import MAX_DROP, Limit
 from mvp_deploy.calibration.images import CalibrationImages
+from mvp_deploy.calibration.thresholds import METHODS
 from mvp_deploy.exporters.opset import lower_opset, read_opset
 from mvp_deploy.exporters.protocol import Int8Form
 
@@ -24,6 +27,11 @@ class Precision:
     method: str = METHOD  # of int8's ranges: calibration.thresholds.METHODS
     max_drop: float = MAX_DROP  # accuracy that may be lost against float32
     opset: int | None = None  # newest of the files for TensorRT; None: as they come
+
+    def __post_init__(self) -> None:
+        SHARE.require("the accuracy that may be lost", self.max_drop)
+        if self.method not in METHODS:
+            raise DeployError(f"there is no method {self.method!r}: choose from {', '.join(METHODS)}.")
 
 
 @dataclass(eq=False)

@@ -14,8 +14,10 @@ from click.testing import CliRunner
 from mvp_deploy.base import bounds
 from mvp_deploy.base.bounds import Bounds
 from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.benchmark.measure import Settings
 from mvp_deploy.cli import NAMES, main
 from mvp_deploy.cli._types import Listed, Number
+from mvp_deploy.export.graphs import Precision
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Schedule
 from mvp_deploy.training import TrainConfig
@@ -108,6 +110,8 @@ def test_settings_refuse_what_is_no_sensible_number_however_they_are_made(value:
         lambda: TrainConfig(steps=value),  # type: ignore[arg-type]
         lambda: TrainConfig(clip=value),
         lambda: TrainConfig(temperature=value),
+        lambda: Precision(max_drop=value - 1),
+        lambda: Settings(duration=value),
     ):
         with pytest.raises(DeployError):
             make()
