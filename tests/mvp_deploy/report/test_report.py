@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from mvp_deploy.pipeline.report import row
 from mvp_deploy.report import plots
 from mvp_deploy.report.page import Figure, Section, Table, page
 from mvp_deploy.report.task import task_page
@@ -15,7 +16,7 @@ SVGS = {
     "windows": lambda: plots.latencies(["unpruned", "pruned"], [[2.0, 2.1], [0.5, 0.6]], [2.4, 0.7]),
     "kept": lambda: plots.kept(["a", "b"], [0.3, 1.0], [0.8, None]),
 }
-TIMING = {"p50": 2.0, "p90": 2.1, "p99": 2.5, "windows": [2.0, 2.1, 1.9], "stable": True}
+TIMING = {"p50": 2.0, "p90": 2.1, "p99": 2.5, "windows": [[2.0, 2.1, 1.9], [2.0, 2.2]], "stable": True}
 RUN = {
     "task": "digits#3,5<script>",
     "images": {"train": 100, "test": 25},
@@ -23,7 +24,11 @@ RUN = {
         "pruned": {"accuracy": 0.95, "params": 100_000, "macs": 1_000_000},
         "unpruned": {"accuracy": 0.98, "params": 1_000_000, "macs": 5_000_000},
     },
-    "votes": {"voters": [{"task": "digits#0,1", "similarity": 0.5, "weight": 1.0}], "own": 0.5},
+    "votes": {
+        "voters": [{"task": "digits#0,1", "similarity": -0.5, "weight": 1.0}],
+        "measure": "LEEP, log-likelihood in nats",
+        "own": 0.5,
+    },
     "groups": [{"name": "conv1", "kept": 8, "size": 32, "unanimity": 0.75}],
     "recipe": {"name": "default"},
     "seed": 0,
@@ -36,11 +41,11 @@ MEASUREMENTS = {
     "rows": [
         {
             "model": name, "precision": "fp32", "runtime": "onnxruntime CPU",
-            "batch": 1, "accuracy": accuracy, "size": 4_000_000, "timing": TIMING,
+            "batch": 1, "accuracy": accuracy, "tested": tested, "size": 4_000_000, "timing": TIMING,
             "details": {"runtime": "onnxruntime 1.3", "threads": "2"}, "speed_up": ratio,
         }
-        for name, accuracy, ratio in (
-            ("unpruned", 0.98, None), ("pruned", 0.95, {"value": 4.0, "low": 3.9, "high": 4.1}),
+        for name, accuracy, tested, ratio in (
+            ("unpruned", 0.98, 25, None), ("pruned", 0.95, 10, {"value": 4.0, "low": 3.9, "high": 4.1}),
         )
     ],
 }  # fmt: skip
@@ -90,7 +95,7 @@ def test_a_task_page_tells_the_result_and_escapes_what_users_named() -> None:
         "10% of the parameters",
         "95.0%",
         "98.0%",
-        "fp32 is 4.0 times faster at batch 1",
+        "is 4.0 times faster at batch 1",
         "4.00x (3.90-4.10)",
         "EPYC",
     ):
@@ -116,3 +121,46 @@ def test_tables_scroll_by_themselves_on_narrow_screens() -> None:
     html = page("t", "l", [Section("s", "", Table(("a", "b"), [("1", "2")], 0), [Figure("<svg/>", "c")])])
     assert re.search(r'class="scroll"[^>]*>\s*<table', html)
     assert '<tr class="mark"><td class="n">1</td><td class="n">2</td></tr>' in html
+
+
+def test_every_accuracy_says_on_how_many_images_and_every_nearness_what_it_is() -> None:
+    html = task_page(RUN, MEASUREMENTS)
+    assert "fp32 (95.0% of 10) is 4.0 times faster" in html
+    assert "95.0% of 10" in html
+    assert "98.0% of" not in html  # of all that are held out
+    assert "LEEP, log-likelihood in nats" in html
+    assert ">similarity<" not in html
+
+
+def test_a_task_whose_times_were_disturbed_has_a_page_without_them() -> None:
+    html = task_page(RUN, None)
+    assert "its latency was not measured" in html
+    assert "Who voted" in html
+
+
+def test_an_overviews_row_is_of_one_file() -> None:
+    """The slower fp32 file is more accurate and larger: nothing of it may stand beside the int8 file's speed."""
+    files = (("fp32", 0.99, 9_000_000, 1.5), ("int8", 0.90, 2_000_000, 3.0))
+    task = {
+        "outcome": "met",
+        "images": {"test": 100},
+        "metrics": {"unpruned": {"accuracy": 0.98}},
+        "models": [
+            {"model": "pruned", "target": "onnx", "precision": name, "accuracy": accuracy, "bytes": size, "tested": 100}
+            for name, accuracy, size, _ in files
+        ],
+        "times": {
+            "environment": {"cores": 2, "others": 0.0},
+            "rows": [
+                {
+                    "model": "pruned", "precision": name, "runtime": "onnxruntime CPU", "batch": 1, "size": size,
+                    "accuracy": accuracy, "tested": 100, "speed_up": {"value": gain, "low": gain, "high": gain},
+                }
+                for name, accuracy, size, gain in files
+            ],
+        },
+    }  # fmt: skip
+    shown = ["dogs", "met", "int8 onnxruntime CPU, batch 1", "90.0%", "98.0%", "3.00x (3.00-3.00)", "2.00"]
+    assert row(("dogs", task)) == shown
+    task["times"]["rows"] = []  # type: ignore[index]
+    assert row(("dogs", task)) == ["dogs", "met", "int8 onnx", "90.0%", "98.0%", "", "2.00"]
