@@ -43,9 +43,9 @@ class Votes:
     """Who voted, as run.json and bundle.json have it."""
 
     voters: tuple[VoterRecord, ...]
-    measure: str  # what the voters' similarity is, and its unit; empty without voters
     own: Share
     initial_weights: str
+    measure: str = "similarity"  # what the voters' similarity is, and its unit; older files do not say
 
 
 @dataclass(frozen=True)

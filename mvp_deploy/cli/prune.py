@@ -96,7 +96,7 @@ def command(
     if voters:
         console.show("")
         console.table(
-            ("voter", run.info["votes"]["measure"], "weight"),
+            ("voter", run.info["votes"].get("measure", "similarity"), "weight"),
             [(v["task"], f"{v['similarity']:.3f}", f"{v['weight']:.2f}") for v in voters],
         )
         console.show("")

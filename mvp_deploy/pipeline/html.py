@@ -67,7 +67,7 @@ def _tasks(tasks: Json) -> Iterator[Section]:
         voters = task.get("votes", {}).get("voters", ())
         if voters:
             cells = [(_short(v["task"]), f"{v['similarity']:.3f}", f"{v['weight']:.2f}") for v in voters]
-            columns = ("neighbour", task["votes"]["measure"], "weight")
+            columns = ("neighbour", task["votes"].get("measure", "similarity"), "weight")
             yield Section(f"{name}: who voted", "", Table(columns, cells))
 
 

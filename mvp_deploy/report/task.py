@@ -117,7 +117,7 @@ def _votes(run: Json) -> Section:
         "Who voted, and what stays",
         f"Recipe {run['recipe']['name']}: the task's own importance has {run['votes']['own']:.0%} of the say, the "
         "neighbours' votes have the rest.",
-        Table(("neighbour", run["votes"]["measure"], "weight"), rows) if rows else None,
+        Table(("neighbour", run["votes"].get("measure", "similarity"), "weight"), rows) if rows else None,
         [Figure(svg, f"Units kept in each of the {len(groups)} unit groups.")],
     )
 
