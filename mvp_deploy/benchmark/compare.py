@@ -117,7 +117,7 @@ def benchmark(
         timed = [row if row.error else replace(row, timing=timing(next(sessions), size, settings)) for row in rows]
         related += [_related(row, timed[candidate.baseline]) for row, candidate in zip(timed, candidates, strict=True)]
     busiest = max((look.others for look in found if look.others is not None), default=None)
-    result = Benchmark(tuple(related), environment() | {"others": None if busiest is None else round(busiest, 2)})
+    result = Benchmark(tuple(related), environment() | {"others": busiest})
     if result.disturbed:
         reporter.warn(
             f"other processes kept {busiest:.1f} of {cores()} cores busy: times are longer than on a quiet machine, "

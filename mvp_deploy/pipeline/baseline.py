@@ -71,16 +71,14 @@ def _models(now: Facts, before: Facts, allowed: float) -> Iterator[Verdict]:
 def _accuracy_change(model: Facts, now: Facts, old: Facts, before: Facts) -> Interval:
     """By how much the accuracy (0..1) changed."""
     tests = before["images"]["test"], now["images"]["test"]
-    if now.get("held_out") and now["held_out"] == before.get("held_out"):
+    if "wrong" in old and now.get("held_out") and now["held_out"] == before.get("held_out"):
         return paired_change(*(_right(each, n) for each, n in zip((old, model), tests, strict=True)))
     return unpaired_change(old["accuracy"], tests[0], model["accuracy"], tests[1])
 
 
 def _right(model: Facts, images: int) -> np.ndarray:
     """Which of the held-out images the model names rightly, bool [images]."""
-    right = np.ones(images, bool)
-    right[model["wrong"]] = False
-    return right
+    return ~np.isin(np.arange(images), model["wrong"])
 
 
 def _times(now: Facts, before: Facts, allowed: float) -> Iterator[Verdict]:
