@@ -164,7 +164,7 @@ def test_damaged_tasks_are_named_and_the_others_vote(cnn, bank: Bank) -> None:
     bank.path("task 3").mkdir()
     for measure in ("prototypes", "features"):
         recipe = Recipe(neighbours=2, nearest_by=measure)
-        found = neighbours(bank, signature, recipe, cnn.original, cnn.train, measure=readable)
+        found = neighbours(bank, signature, recipe, cnn.original, cnn.train, score=readable)
         assert [voter.name for voter in found.voters] == ["task 4", "task 5"]
         assert len(found.damaged) == 4
         assert all(any(str(bank.path(f"task {n}")) in sentence for sentence in found.damaged) for n in range(4))

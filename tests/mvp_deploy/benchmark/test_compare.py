@@ -185,7 +185,6 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     def busy() -> Iterator[list[float]]:
         yield [told.pop(0) if len(told) > 1 else told[0]]
 
-    monkeypatch.setattr(looks, "BUSY", 0.1)
     monkeypatch.setattr(looks, "other_work", busy)
     return told
 
