@@ -221,7 +221,8 @@ def test_models_are_timed_in_fresh_processes(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(looks, "apart", really_apart)
     (row,) = run(of_files([make_onnx(tmp_path / "a.onnx")])).rows
     assert row.timing is not None
-    assert len({os.getpid(), *called}) == 1 + QUICK.processes
+    assert len(called) >= QUICK.processes  # more where other work disturbed some
+    assert len({os.getpid(), *called}) == 1 + len(called)
 
 
 def test_a_process_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
