@@ -1,7 +1,9 @@
 """What can be removed from a model, and removing it exactly. Knows torch operators, nothing of tasks or of timm."""
 
 from mvp_deploy.structure.analysis import analyze
+from mvp_deploy.structure.axes import fixed
 from mvp_deploy.structure.plan import KeepPlan
+from mvp_deploy.structure.rules.registry import rule
 from mvp_deploy.structure.structure import Cost, Frozen, Member, Structure, UnitGroup
 
-__all__ = ["Cost", "Frozen", "KeepPlan", "Member", "Structure", "UnitGroup", "analyze"]
+__all__ = ["Cost", "Frozen", "KeepPlan", "Member", "Structure", "UnitGroup", "analyze", "fixed", "rule"]

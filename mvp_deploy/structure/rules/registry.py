@@ -33,9 +33,23 @@ def running_name(func: Any) -> str:
     return "batch_norm" if name.endswith("batch_norm") else name
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """The decorated function is the rule of the operators `names`."""
-    return _register(OPERATORS, names)
+def rule(*operators: Any) -> Callable[[Rule], Rule]:
+    """The decorated function is the rule of `operators`: `torch.ops.namespace.name`, or the names of ATen's own.
+
+    The function is called as `rule(trace, args, kwargs, out)` whenever the operator runs on tensors without values.
+    With `trace.unify(axis, axis)` it says which dimensions are the same, with `trace.freeze(axis)` which cannot lose
+    units, and with `trace.set(out, axes)`, one axis per dimension, what the output's are made of; `trace.axis(tensor,
+    dim)` is the axis of an argument. A rule that raises, or speaks of other sizes than the output has, freezes what
+    went in.
+    """
+    return _register(OPERATORS, tuple(map(_operator_name, operators)))
+
+
+def _operator_name(operator: Any) -> str:
+    if isinstance(operator, torch._ops.OpOverload):
+        operator = operator.overloadpacket
+    name = operator if isinstance(operator, str) else operator._qualified_op_name
+    return str(name).removeprefix("aten::")
 
 
 def function_rule(*names: str) -> Callable[[Rule], Rule]:
