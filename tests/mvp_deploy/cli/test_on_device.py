@@ -37,6 +37,8 @@ sys.meta_path.insert(0, OnDevice)
 sys.path[:0] = {PATHS}
 from fakes.tensorrt import install
 install("8.6.0")
+from mvp_deploy.benchmark import looks
+looks.apart = lambda function, *arguments: function(*arguments)  # the stand-ins are in this process alone
 """
 MAIN = "from mvp_deploy.cli import main; main(sys.argv[1:])"
 
