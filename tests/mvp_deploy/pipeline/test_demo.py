@@ -29,4 +29,4 @@ def test_the_demo_goes_through_from_backbone_to_report(tmp_path: Path, monkeypat
         assert text in report
     lines = [line for line in done.stdout.splitlines() if line.startswith(("unpruned fp32", "pruned fp32"))]
     assert len(lines) == 2 * len(demo.BATCHES)
-    assert "timing at batch 32" in done.stderr
+    assert "timing: " in done.stderr
