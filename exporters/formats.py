@@ -22,7 +22,7 @@ import os
 import re
 import stat
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from enum import Enum
@@ -77,19 +77,32 @@ Word = Annotated[str, Like(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}", "one word")]
 Classes = Annotated[tuple[Annotated[str, Within(1, 10_000)], ...], Within(1, 1_000_000)]
 
 
-def read_json(path: str | os.PathLike[str], kind: type[T], *, cure: str, missing: str | None = None) -> T:
+def read_json(
+    path: str | os.PathLike[str],
+    kind: type[T],
+    *,
+    cure: str,
+    missing: str | None = None,
+    versions: Collection[int] = (),
+) -> T:
     """The content of a JSON file as ``kind``.
 
     Args:
         cure: what to do about a damaged file: «copy the bundle again».
         missing: the whole sentence for a file that is not there.
+        versions: what its ``format`` may be; any where there are none.
 
     Raises:
         DeployError: (INPUT) it is not there, not a file, or not as ``kind`` says; (ENVIRONMENT) it cannot be read.
     """
     content = read_bytes(path, missing=missing)
     try:
-        return parse(kind, loads(content))
+        data = loads(content)
+        found = data.get("format") if isinstance(data, dict) else None
+        if versions and found not in versions:
+            told = f"{Path(path)} has format {str(found)[:20]}, this version reads {' and '.join(map(str, versions))}"
+            raise DeployError(f"{told}: {cure}, or use the mvp-deploy that wrote it.")
+        return parse(kind, data)
     except Malformed as error:
         raise damaged(path, error, cure) from error
 

@@ -7,12 +7,24 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mvp_deploy.exporters.errors import DeployError, ExitCode
 from mvp_deploy.exporters.files import write_bytes
+from mvp_deploy.exporters.formats import (
+    Amount,
+    Count,
+    Like,
+    Malformed,
+    Sha256,
+    Within,
+    damaged,
+    parse,
+    read_json,
+    reading_errors,
+)
 from mvp_deploy.exporters.tensorrt.releases import version_number
 
 if TYPE_CHECKING:
@@ -20,7 +32,43 @@ if TYPE_CHECKING:
     from mvp_deploy.exporters.tensorrt.probe import Offer
 
 FORMAT = 1
-CURE = "build it again on this machine with `mvp-deploy build`."
+CURE = "build it again on this machine with `mvp-deploy build`"
+
+
+@dataclass(frozen=True)
+class BuiltFor:
+    """The GPU of an engine."""
+
+    name: Annotated[str, Within(0, 500)]
+    compute_capability: Annotated[str, Like(r"\d{1,3}\.\d{1,3}", "a compute capability, as 8.7")]
+    multiprocessors: Count
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything an engine depends on."""
+
+    onnx: Sha256
+    tensorrt: Annotated[str, Like(r"\d{1,4}\.\d{1,4}[0-9A-Za-z.+-]{0,40}", "a version")]
+    gpu: BuiltFor
+    options: dict[str, str | int | bool | tuple[str, ...] | None]
+
+    def __post_init__(self) -> None:
+        if not {"version_compatible", "hardware_compatible"} <= self.options.keys():
+            raise DeployError("options are missing")
+
+
+@dataclass(frozen=True)
+class Record:
+    """The description that lies beside an engine."""
+
+    format: int
+    identity: Identity
+    onnx: Annotated[str, Within(1, 4096)]  # the file it was built from, as seen from its folder
+    sha256: Sha256
+    bytes: Count
+    layers: dict[str, Count]  # computing layers by precision
+    build_seconds: Amount
 
 
 def identity(offer: Offer, onnx: Path, options: Options) -> dict[str, Any]:
@@ -86,29 +134,29 @@ def read(engine: Path, offer: Offer) -> tuple[bytes, dict[str, Any]]:
     _refuse_other_version(engine, built, offer)
     _refuse_other_gpu(engine, built, offer)
     onnx = engine.parent / record["onnx"]
-    if onnx.is_file() and _sha256(onnx.read_bytes()) != built["onnx"]:
-        raise DeployError(f"{engine.name} is stale: {onnx.name} has changed since it was built; {CURE}")
+    with reading_errors(onnx):
+        stale = onnx.is_file() and _sha256(onnx.read_bytes()) != built["onnx"]
+    if stale:
+        raise DeployError(f"{engine.name} is stale: {onnx.name} has changed since it was built; {CURE}.")
     return _plan(engine, record), record
 
 
 def _record(engine: Path) -> dict[str, Any]:
     path = sidecar(engine)
-    if not path.is_file():
-        raise DeployError(f"{engine.name} has no {path.name} to say what it was built from and for: {CURE}")
+    missing = f"{engine.name} has no {path.name} to say what it was built from and for: {CURE}."
+    record: dict[str, Any] = read_json(path, dict, cure=CURE, missing=missing, versions=(FORMAT,))
     try:
-        record: dict[str, Any] = json.loads(path.read_bytes())
-        known = record["format"] == FORMAT and {"identity", "onnx", "sha256"} <= set(record)
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise DeployError(f"{path.name} cannot be understood: {CURE}")
+        parse(Record, record)
+    except Malformed as error:
+        raise damaged(path, error, CURE) from error
     return record
 
 
 def _plan(engine: Path, record: Mapping[str, Any]) -> bytes:
-    plan = engine.read_bytes() if engine.is_file() else b""
+    with reading_errors(engine):
+        plan = engine.read_bytes() if engine.is_file() and engine.stat().st_size == record["bytes"] else b""
     if _sha256(plan) != record["sha256"]:
-        raise DeployError(f"{engine.name} is not what was built (its checksum differs): {CURE}")
+        raise DeployError(f"{engine.name} is not what was built (its checksum differs): {CURE}.")
     return plan
 
 
@@ -118,7 +166,7 @@ def _refuse_other_version(engine: Path, built: Mapping[str, Any], offer: Offer) 
     later = version_number(offer.version) >= version_number(built["tensorrt"])
     if not (built["options"]["version_compatible"] and later):
         raise DeployError(
-            f"{engine.name} is of TensorRT {built['tensorrt']} and this machine has {offer.version}: {CURE}",
+            f"{engine.name} is of TensorRT {built['tensorrt']} and this machine has {offer.version}: {CURE}.",
             ExitCode.ENVIRONMENT,
         )
 
@@ -129,7 +177,7 @@ def _refuse_other_gpu(engine: Path, built: Mapping[str, Any], offer: Offer) -> N
     ampere = float(offer.gpu.compute_capability) >= 8.0
     if not (same or (built["options"]["hardware_compatible"] and ampere)):
         raise DeployError(
-            f"{engine.name} is for {_gpu(there)} and this machine has {_gpu(asdict(offer.gpu))}: {CURE}",
+            f"{engine.name} is for {_gpu(there)} and this machine has {_gpu(asdict(offer.gpu))}: {CURE}.",
             ExitCode.ENVIRONMENT,
         )
 

@@ -22,22 +22,42 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.files import sha256
 from mvp_deploy.base.folders import restore
+from mvp_deploy.base.formats import (
+    Amount,
+    Classes,
+    Count,
+    Like,
+    Malformed,
+    Sha256,
+    Share,
+    Within,
+    Word,
+    damaged,
+    inside,
+    parse,
+    read_json,
+    reading_errors,
+)
+from mvp_deploy.exporters.arrays import Plain, read_npz
 
 FORMAT = 1
+CURE = "copy the bundle again, or export it again"
 MANIFEST = "manifest.json"
 SIGNATURE = "model.sig"  # OpenSSF Model Signing's usual name
 BUILT = "built"
 MAX_SAMPLES = 64
+# How far logits may be from PyTorch's at most, whatever a bundle says: exporters' and engines' tolerances lie within.
+LOOSEST = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.3}
 
 
 @dataclass(frozen=True)
@@ -45,17 +65,56 @@ class ModelFile:
     """One model in a bundle. ``accuracy`` and ``parity`` were measured in the runtime the file is for."""
 
     file: str  # inside the bundle, with slashes
-    model: str  # 'pruned' or 'unpruned'
-    target: str  # 'onnx', 'openvino', ...
-    precision: str  # 'fp32', 'fp16' or 'int8'
-    accuracy: float  # 0..1, on ``tested`` of the held-out images (all, but of engines the samples)
-    parity: float  # what the images' logits are off from PyTorch's, relative to their size (exporters.parity)
-    tolerance: float  # how large that may be
-    params: int
-    macs: int  # multiply-accumulates for one image
+    model: Annotated[str, Like("pruned|unpruned", "pruned or unpruned")]
+    target: Word  # 'onnx', 'openvino', ...
+    precision: Annotated[str, Like("fp32|fp16|int8", "fp32, fp16 or int8")]
+    accuracy: Share  # on ``tested`` of the held-out images (all, but of engines the samples)
+    parity: Amount  # what the images' logits are off from PyTorch's, relative to their size (exporters.parity)
+    tolerance: Amount  # how large that may be, within what `LOOSEST` allows
+    params: Count
+    macs: Count  # multiply-accumulates for one image
     kept: tuple[str, ...] = ()  # ONNX nodes left in a higher precision: they overflow fp16, or int8 costs too much
-    tested: int = 0  # images the accuracy was measured on
-    wrong: tuple[int, ...] = ()  # numbers of the held-out images it names wrongly; () where not all were tested
+    tested: Count = 0  # images the accuracy was measured on
+    wrong: tuple[Count, ...] = ()  # numbers of the held-out images it names wrongly; () where not all were tested
+
+    def __post_init__(self) -> None:
+        if not self.tolerance <= LOOSEST.get(self.precision, 0):
+            raise DeployError(
+                f"{self.file} allows itself a tolerance of {self.tolerance:g}, and {self.precision} needs "
+                f"{LOOSEST.get(self.precision, 0):g} at most"
+            )
+
+
+@dataclass(frozen=True)
+class Info:
+    """bundle.json: where the models come from, for people; and what each file is."""
+
+    models: Annotated[tuple[ModelFile, ...], Within(0, 10_000)]
+    task: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    licence: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    votes: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    seed: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    calibration: dict[str, str | int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What the manifest says of a file."""
+
+    sha256: Sha256
+    bytes: Count
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json."""
+
+    format: int
+    files: Annotated[dict[str, Listed], Within(0, 100_000)]
 
 
 @dataclass(frozen=True)
@@ -70,8 +129,16 @@ class Bundle:
     @cached_property
     def samples(self) -> dict[str, np.ndarray]:
         """``images`` float32 [n, 3, H, W], ``labels`` int64 [n], each model's logits float32 [n, classes]."""
-        with np.load(self.path / "samples.npz", allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+        arrays = {"images": Plain("float32", 4), "labels": Plain("int64", 1)}
+        arrays |= {file.model: Plain("float32", 2) for file in self.models}
+        found = read_npz(self.path / "samples.npz", arrays, cure=CURE)
+        count, classes = len(found["images"]), len(self.classes)
+        shapes = {name: (count, classes) for name in arrays} | {"images": found["images"].shape, "labels": (count,)}
+        if not 1 <= count <= MAX_SAMPLES or {name: array.shape for name, array in found.items()} != shapes:
+            raise damaged(self.path / "samples.npz", "its arrays do not fit each other", CURE)
+        if not ((found["labels"] >= 0) & (found["labels"] < classes)).all():
+            raise damaged(self.path / "samples.npz", "it has labels of no class", CURE)
+        return found
 
 
 def read(path: str | os.PathLike[str]) -> Bundle:
@@ -85,13 +152,17 @@ def read(path: str | os.PathLike[str]) -> Bundle:
         raise DeployError(
             f"{path} is not as it was written ({'; '.join(problems[:3])}): copy it again or export it again."
         )
-    info = _read_json(path / "bundle.json")
-    return Bundle(
-        path=path,
-        info=info,
-        classes=tuple(_read_json(path / "labels.json")),
-        models=tuple(ModelFile(**record) for record in info["models"]),
-    )
+    file, known = path / "bundle.json", listed(path)
+    info = read_json(file, dict, cure=CURE)
+    try:
+        models = parse(Info, info).models
+    except Malformed as error:
+        raise damaged(file, error, CURE) from error
+    for model in models:
+        inside(path, model.file, "its bundle.json")
+        if model.file not in known:
+            raise DeployError(f"{file} names {model.file!r}, which is not of the bundle: do not trust it.")
+    return Bundle(path, info, read_json(path / "labels.json", Classes, cure=CURE), models)
 
 
 def read_measurements(bundle: Bundle) -> dict[str, Any] | None:
@@ -100,7 +171,9 @@ def read_measurements(bundle: Bundle) -> dict[str, Any] | None:
     None where nothing was timed when the bundle was written, or other work disturbed it.
     """
     file = bundle.path / "measurements.json"
-    return dict(_read_json(file)) if file.is_file() else None
+    if not file.is_file():
+        raise DeployError(f"{bundle.path} has no measurements: export it with --measure 1.")
+    return read_json(file, dict, cure=CURE)
 
 
 def is_bundle(path: Path) -> bool:
@@ -116,35 +189,19 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
         DeployError: it is no bundle, of another format, or its manifest names a path outside its folder.
     """
     path = Path(path)
-    if not is_bundle(path):
-        raise DeployError(f"{path} is no bundle (it has no {MANIFEST}): give the folder `mvp-deploy export` wrote.")
+    restore(path)
     expected_files = listed(path)
     problems = []
     for name, expected in expected_files.items():
         file = inside(path, name)
-        if not file.is_file():
-            problems.append(f"{name} is missing")
-        elif file.stat().st_size != expected["bytes"] or sha256(file) != expected["sha256"]:
-            problems.append(f"{name} is changed")
+        with reading_errors(file):
+            if not file.is_file():
+                problems.append(f"{name} is missing")
+            elif file.stat().st_size != expected.bytes or sha256(file) != expected.sha256:
+                problems.append(f"{name} is changed")
     extra = (name for name in names(path) if name != SIGNATURE and not name.startswith(f"{BUILT}/"))
     added = [name for name in extra if name not in expected_files]
     return problems + [f"{name} is added" for name in added]
-
-
-def inside(folder: Path, name: str) -> Path:
-    """The file called ``name`` (with slashes) in ``folder``.
-
-    Raises:
-        DeployError: the name leads elsewhere: absolute, with ``..``, or through a link.
-    """
-    parts = PurePosixPath(name).parts
-    plain = bool(parts) and "/".join(parts) == name and not {"..", "/"} & set(parts)
-    if not plain or "\\" in name or "\0" in name or ":" in name:
-        raise DeployError(f"the manifest of {folder} names {name!r}, which is no path inside it: do not trust it.")
-    file = folder.joinpath(*parts)
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise DeployError(f"{file} leads out of its folder by a link: do not trust this bundle.")
-    return file
 
 
 def write_json(path: Path, data: object) -> None:
@@ -161,18 +218,10 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
                 np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
-def listed(path: Path) -> dict[str, dict[str, Any]]:
+def listed(path: Path) -> dict[str, Listed]:
     """The manifest's files."""
-    manifest = _read_json(path / MANIFEST)
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise DeployError(
-            f"{path} has bundle format {found} and this version reads {FORMAT}: use the mvp-deploy that wrote it."
-        )
-    try:
-        return {name: {"sha256": str(f["sha256"]), "bytes": int(f["bytes"])} for name, f in manifest["files"].items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DeployError(f"{path / MANIFEST} is damaged ({error!r}): copy the bundle again.") from error
+    missing = f"{path} is no bundle (it has no {MANIFEST}): give the folder `mvp-deploy export` wrote."
+    return read_json(path / MANIFEST, Manifest, cure=CURE, missing=missing, versions=(FORMAT,)).files
 
 
 def names(path: Path) -> list[str]:
@@ -183,10 +232,3 @@ def names(path: Path) -> list[str]:
         for name in [*files, *(name for name in folders if (Path(folder) / name).is_symlink())]
     )
     return sorted(name for name in found if name != MANIFEST)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DeployError(f"{path} is damaged ({error}): copy the bundle again.") from error

@@ -5,7 +5,6 @@ Needs numpy and TensorRT alone. Engines are good for one GPU and one TensorRT, s
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +13,7 @@ from typing import Any
 
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.files import atomic_write
+from mvp_deploy.base.formats import inside, read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.runner import logits
 from mvp_deploy.benchmark.tensorrt import EngineRunner, gpu_index
@@ -83,7 +83,7 @@ def engines_of(bundle: Bundle, device: str = "auto") -> list[ModelFile]:
         offer = probe(gpu_index(device))
     except DeployError:
         return []
-    return _listed(_folder(bundle, offer))
+    return _listed(bundle, _folder(bundle, offer))
 
 
 def timing_cache(offer: Offer) -> Path:
@@ -168,15 +168,22 @@ def _folder(bundle: Bundle, offer: Offer) -> Path:
     return bundle.path / BUILT / cache.folder(offer)
 
 
-def _listed(folder: Path) -> list[ModelFile]:
+def _listed(bundle: Bundle, folder: Path) -> list[ModelFile]:
+    """The engines that a folder of the bundle lists."""
     path = folder / LIST
-    return [ModelFile(**record) for record in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
+    if not path.is_file():
+        return []
+    found = read_json(path, tuple[ModelFile, ...], cure="remove it, and build the engines again")
+    for file in found:
+        if inside(bundle.path, file.file, LIST).parent != folder:
+            raise DeployError(f"{path} names {file.file!r}, which is not beside it: do not trust it.")
+    return list(found)
 
 
 def _list(bundle: Bundle, offer: Offer, models: Sequence[ModelFile]) -> None:
     """Add checked engines to those the folder lists, in the place of older ones of their name."""
     folder = _folder(bundle, offer)
-    known = {file.file: file for file in [*_listed(folder), *models]}
+    known = {file.file: file for file in [*_listed(bundle, folder), *models]}
     there = [asdict(file) for name, file in sorted(known.items()) if (bundle.path / name).is_file()]
     if there:
         with atomic_write(folder / LIST) as temporary:

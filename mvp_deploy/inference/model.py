@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.formats import read_json
 from mvp_deploy.benchmark.runner import Runner, open_runner
 from mvp_deploy.bundle import Bundle, ModelFile
+from mvp_deploy.bundle.format import CURE
 from mvp_deploy.tasks.folder import read_image
 from mvp_deploy.tasks.preprocessing import Preprocessing
 
@@ -78,10 +79,9 @@ def open_model(
         DeployError: (ENVIRONMENT) its runtime or the device is missing.
     """
     file = file or chosen(bundle)
+    how = read_json(bundle.path / "preprocessing.json", Preprocessing, cure=CURE)
     runner = open_runner(bundle.path / file.file, threads=threads, device=device)
     try:
-        text = (bundle.path / "preprocessing.json").read_text(encoding="utf-8")
-        how = Preprocessing.from_json(json.loads(text))
         yield Model(file, runner, bundle.classes, how)
     finally:
         runner.close()
