@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.files import flush, locked, write_text, writing_errors
+from mvp_deploy.base.formats import Malformed, damaged, parse, read_json, sealed, unsealed
 from mvp_deploy.base.workspaces import KEY, remove_workspaces
+from mvp_deploy.runs.format import RunFile
 
 FORMAT = 2  # of run.json; 1 did not say which models it is of
 MODELS = ("unpruned.safetensors", "pruned.safetensors")
+CURE = "run `mvp-deploy prune` again"
 INFO, WORK, LOCK = "run.json", ".work", ".lock"
 PATIENCE = 10.0  # seconds a reader waits for files that are taking their places
 
@@ -70,7 +73,8 @@ def complete(folder: Path, work: Path, info: Mapping[str, Any], models: Mapping[
     """
     files = {name: tensorfile.identity(path) for name, path in models.items()}
     whole = {"format": FORMAT, "files": files, **info}
-    write_text(work / INFO, json.dumps(whole, indent=2, allow_nan=False) + "\n")
+    parse(RunFile, whole)
+    write_text(work / INFO, json.dumps(sealed(whole), indent=2, allow_nan=False) + "\n")
     _finish(folder)
     return whole
 
@@ -91,7 +95,7 @@ def _waiting(folder: Path) -> list[Path]:
 def _finish(folder: Path) -> None:
     with writing_errors(folder):
         for work in _waiting(folder):
-            files = json.loads((work / INFO).read_text(encoding="utf-8"))["files"]
+            files = _info(work)["files"]
             for name, identity in files.items():
                 found = [path for path in (folder / WORK).glob(f"*/{name}") if is_of(path, identity)]
                 if found and not is_of(folder / name, identity):
@@ -108,24 +112,14 @@ def _alone(folder: Path, wait: float = 0) -> AbstractContextManager[None]:
 
 
 def _info(folder: Path) -> dict[str, Any]:
-    path = folder / INFO
+    missing = f"{folder} is not a finished run: make one with `mvp-deploy prune TASK --out RUN`."
+    found = read_json(folder / INFO, dict, cure=CURE, missing=missing, versions=(FORMAT,))
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DeployError(
-            f"{folder} is not a finished run: make one with `mvp-deploy prune TASK --out RUN`."
-        ) from error
-    except OSError as error:
-        raise DeployError(f"{path} cannot be read ({error.strerror}).", ExitCode.ENVIRONMENT) from error
-    except ValueError as error:
-        raise DeployError(f"{path} is damaged ({error}): run `mvp-deploy prune` again.") from error
-    found = info.get("format") if isinstance(info, dict) else None
-    if found != FORMAT:
-        cure = "run `mvp-deploy prune` again" if found == 1 else "update mvp-deploy"
-        raise DeployError(f"{folder} has format {found}, this version reads {FORMAT}: {cure}.")
-    if not isinstance(info.get("files"), dict) or not set(MODELS) <= info["files"].keys():
-        raise DeployError(f"{path} is damaged (it names no models): run `mvp-deploy prune` again.")
-    return dict(info)
+        info = unsealed(found)
+        parse(RunFile, info)
+    except Malformed as error:
+        raise damaged(folder / INFO, error, CURE) from error
+    return info
 
 
 def _refuse_strangers(folder: Path) -> None:

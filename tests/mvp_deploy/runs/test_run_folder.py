@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fakes.run import info
 from kills import each_kill, no_waiting_for_disks, posix  # noqa: F401
 
 from mvp_deploy.base import tensorfile
@@ -30,12 +31,12 @@ def make(run: Path, what: int) -> None:
         }
         for path in models.values():
             tensorfile.save(path, {"plan": {}, "what": what}, {"weights": {"w": torch.full((3,), what)}})
-        folders.complete(run, work, {"inputs": "key", "what": what}, models)
+        folders.complete(run, work, info(what), models)
 
 
 def says(run: Path) -> int:
     """What a run says, as a whole."""
-    what: int = folders.read(run)["what"]
+    what: int = folders.read(run)["seed"]
     for name in folders.MODELS:
         header, sections = tensorfile.load(run / name)
         assert header["what"] == what == int(sections["weights"]["w"][0])
