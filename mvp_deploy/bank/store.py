@@ -29,9 +29,19 @@ from mvp_deploy.bank.entry import Entry, Record
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.files import is_leftover, locked, remove_leftovers, write_text, writing_errors
+from mvp_deploy.base.formats import Malformed, Sha256, damaged, parse, read_json, sealed, unsealed
 from mvp_deploy.base.workspaces import remove_workspaces
 
-FORMAT = 1  # of bank.json
+FORMAT = 2  # of bank.json; 1 had no checksum of itself
+
+
+@dataclass(frozen=True)
+class BankFile:
+    """bank.json, but for its checksum."""
+
+    format: int
+    backbone: Backbone
+    fingerprint: Sha256
 
 
 @dataclass(frozen=True)
@@ -52,29 +62,23 @@ class Bank:
                 (folder / "tasks").mkdir(parents=True, exist_ok=True)
             tensorfile.save(folder / "backbone.safetensors", backbone.to_json(), {"weights": state})
             content = {"format": FORMAT, "backbone": backbone.to_json(), "fingerprint": backbone.fingerprint}
-            write_text(folder / "bank.json", json.dumps(content, indent=2) + "\n")
+            write_text(folder / "bank.json", json.dumps(sealed(content), indent=2) + "\n")
         return cls(folder, backbone)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Bank:
         """Open a bank. Raises DeployError where there is none, or one of another format."""
         folder = Path(folder)
+        file, cure = folder / "bank.json", "restore it from a copy"
+        missing = f"{folder} is not a bank: make one with `mvp-deploy bank init {folder} --backbone resnet18`."
+        found = read_json(file, dict, cure=cure, missing=missing, versions=(1, FORMAT))
         try:
-            content = json.loads((folder / "bank.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise DeployError(
-                f"{folder} is not a bank: make one with `mvp-deploy bank init {folder} --backbone resnet18`."
-            ) from error
-        except (OSError, ValueError) as error:
-            raise DeployError(f"{folder / 'bank.json'} cannot be read ({error}): restore it from a copy.") from error
-        if content.get("format") != FORMAT:
-            raise DeployError(
-                f"{folder} has format {content.get('format')}, this version reads {FORMAT}: update mvp-deploy."
-            )
-        backbone = Backbone.from_json(content["backbone"])
-        if backbone.fingerprint != content["fingerprint"]:
-            raise DeployError(f"{folder / 'bank.json'} was changed by hand: its backbone's fingerprint does not match.")
-        return cls(folder, backbone)
+            content = parse(BankFile, found if found["format"] == 1 else unsealed(found))
+        except Malformed as error:
+            raise damaged(file, error, cure) from error
+        if content.backbone.fingerprint != content.fingerprint:
+            raise DeployError(f"{file} was changed by hand: its backbone's fingerprint does not match.")
+        return cls(folder, content.backbone)
 
     def state(self) -> dict[str, Tensor]:
         """The backbone's pretrained weights, without a head. Raises DeployError where they are not this bank's."""

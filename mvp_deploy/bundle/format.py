@@ -130,7 +130,7 @@ class Bundle:
     def samples(self) -> dict[str, np.ndarray]:
         """``images`` float32 [n, 3, H, W], ``labels`` int64 [n], each model's logits float32 [n, classes]."""
         arrays = {"images": Plain("float32", 4), "labels": Plain("int64", 1)}
-        arrays |= {file.model: Plain("float32", 2) for file in self.models}
+        arrays |= {"pruned": Plain("float32", 2), "unpruned": Plain("float32", 2)}
         found = read_npz(self.path / "samples.npz", arrays, cure=CURE)
         count, classes = len(found["images"]), len(self.classes)
         shapes = {name: (count, classes) for name in arrays} | {"images": found["images"].shape, "labels": (count,)}

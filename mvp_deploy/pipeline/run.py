@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -122,15 +121,12 @@ def _refuse_inside(out: Path, source: Path) -> None:
 
 
 def _bank(config: Config, base: Path, reporter: Reporter | None) -> Path:
+    from mvp_deploy.bank.store import Bank
+
     bank = Path(local(config.bank, base, reporter))
-    if not (bank / "bank.json").is_file():
-        raise DeployError(
-            f"{config.bank} is not a bank: make one with `mvp-deploy bank init {config.bank} --backbone resnet18`."
-        )
-    if config.backbone is not None:
-        found = json.loads((bank / "bank.json").read_text(encoding="utf-8"))["backbone"]["name"]
-        if found != config.backbone:
-            raise DeployError(f"the bank {config.bank} is of {found}, the config asks for {config.backbone}.")
+    found = Bank.open(bank).backbone.name
+    if config.backbone is not None and found != config.backbone:
+        raise DeployError(f"the bank {config.bank} is of {found}, the config asks for {config.backbone}.")
     return bank
 
 

@@ -227,11 +227,12 @@ def measured(work: Work) -> bool:
 
 def facts(work: Work) -> dict[str, Any]:
     """What was found of the task, for gates and reports: JSON values from what the steps wrote."""
+    from mvp_deploy import runs
     from mvp_deploy.benchmark.compare import size_of
 
-    run = json.loads((work.output("prune") / "run.json").read_text(encoding="utf-8"))
+    run = runs.load(work.output("prune")).info
     exported = work.output("export")
-    info = json.loads((exported / "bundle.json").read_text(encoding="utf-8"))
+    info = bundle.read(exported).info
     models = [model | {"bytes": size_of(exported / model["file"])} for model in info["models"]]
     times = json.loads(work.output("benchmark").read_text(encoding="utf-8"))
     shown = ("metrics", "images", "classes", "groups", "votes", "recipe", "budget", "seed")

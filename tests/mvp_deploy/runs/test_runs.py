@@ -13,6 +13,7 @@ from mvp_deploy import runs
 from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.formats import unsealed
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.pruning import pruned
 from mvp_deploy.pruning.budget import Budget
@@ -76,7 +77,7 @@ def test_the_bank_knows_what_a_task_cost_and_gave(bank: Bank, cnn) -> None:
 def test_a_run_is_complete_and_reloads_to_the_bit(bank: Bank, tmp_path: Path) -> None:
     run = prune(bank, tmp_path / "run")
     again = runs.load(tmp_path / "run")
-    assert again.info == run.info == json.loads((tmp_path / "run" / "run.json").read_text())
+    assert again.info == run.info == unsealed(json.loads((tmp_path / "run" / "run.json").read_text()))
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "pruned.safetensors",
         "run.json",
