@@ -99,6 +99,7 @@ class Info:
     seed: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     calibration: dict[str, str | int] = field(default_factory=dict)
+    failed: tuple[dict[str, Any], ...] = ()  # files that were asked for and did not pass
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from mvp_deploy import bundle
 from mvp_deploy.base.environment import cores, cpu_name, versions
 from mvp_deploy.base.errors import DeployError
 from mvp_deploy.base.files import sha256, write_text
+from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.bundle import signing
@@ -135,7 +136,7 @@ def is_done(work: Work, step: str, step_key: str) -> bool:
     """Whether the step was done with these inputs, and what it gave is still there as it was."""
     output = work.output(step)
     try:
-        mark = json.loads((work.folder / f"{step}.done").read_text(encoding="utf-8"))
+        mark = read_json(work.folder / f"{step}.done", dict, cure="run again")
         return bool(mark == {"key": step_key, "content": _given(output)})
     except (OSError, ValueError, DeployError):
         return False
@@ -234,7 +235,7 @@ def facts(work: Work) -> dict[str, Any]:
     exported = work.output("export")
     info = bundle.read(exported).info
     models = [model | {"bytes": size_of(exported / model["file"])} for model in info["models"]]
-    times = json.loads(work.output("benchmark").read_text(encoding="utf-8"))
+    times = read_json(work.output("benchmark"), dict, cure="remove it and run again")
     shown = ("metrics", "images", "classes", "groups", "votes", "recipe", "budget", "seed")
     return {name: run[name] for name in shown} | {
         "models": models,
