@@ -93,7 +93,7 @@ class Info:
     task: dict[str, Any] = field(default_factory=dict)
     backbone: dict[str, Any] = field(default_factory=dict)
     licence: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     votes: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, str | int | float | bool | None] = field(default_factory=dict)
     seed: int = 0

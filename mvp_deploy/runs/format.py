@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.bank.ask import Votes
@@ -25,6 +26,7 @@ class Metrics:
     seconds: Amount
     accuracy_before_tuning: Share | None = None
     exactness: Amount | None = None
+    making: dict[str, Any] = field(default_factory=dict)  # for people: what each step of its making gave
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class RunFile:
     files: dict[str, Sha256]  # which models it is of
     inputs: str
     task: str
+    source: str  # the task's name from whatever folder one asks
     data: str
     classes: Classes
     images: Images

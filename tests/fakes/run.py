@@ -19,6 +19,7 @@ def info(seed: int = 0) -> dict[str, Any]:
     return {
         "inputs": "key",
         "task": "digits#0,1",
+        "source": "digits#0,1",
         "data": "0" * 64,
         "classes": ["0", "1"],
         "images": {"train": 80, "test": 20},
