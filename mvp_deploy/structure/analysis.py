@@ -77,7 +77,7 @@ def _analyze(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> Stru
     except Exception as error:
         raise DeployError(
             f"{type(model).__name__} cannot be traced on an input of shape {tuple(inputs[0].shape)}: "
-            f"{type(error).__name__} in {trace.module or 'the model'}: {error}. Check the input size."
+            f"{type(error).__name__} in {trace.module or 'the model'}: {str(error).rstrip('.')}.{_cure(error)}"
         ) from error
     results = list(tensors_in(outputs))
     if not results:
@@ -85,12 +85,9 @@ def _analyze(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> Stru
             f"The forward of {type(model).__name__} returns {type(outputs).__name__}, in which no tensor is found. "
             "Let it return a tensor, or tuples, lists, dictionaries or dataclasses of tensors."
         )
-    for axis in (axis for tensor in results for axis in trace.axes(tensor)):
-        batch = set(atoms_in(trace.atoms.resolve(trace.batch)))
-        for atom in set(atoms_in(trace.atoms.resolve(axis))) - batch:
-            trace.atoms.freeze(((atom,),), "output of the model")
+    _freeze_outputs(trace, results)
     by_name = dict(trace.initial)
-    for name in trace.names.values():
+    for name in _unused(model, inputs, trace):
         for axis in by_name[name]:
             trace.atoms.freeze(axis, "not used by the model's forward")
     _freeze_quantities(trace)
@@ -99,6 +96,47 @@ def _analyze(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> Stru
     for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)):
         resolved.setdefault(name, resolved[first[id(tensor)]])  # the other names of shared tensors
     return _structure(trace, resolved, model, inputs)
+
+
+def _cure(error: Exception) -> str:
+    """What may be wrong, as far as the error tells."""
+    said = str(error)
+    if "DataDependent" in type(error).__name__ or "data-dependent" in said:
+        return " Its forward looks at the values of tensors, which this run has not: let it depend on shapes alone."
+    if isinstance(error, TypeError) and "argument" in said:
+        return " Pass a tuple of one example for each input of the forward."
+    return (
+        " Check the input size." if any(word in said for word in ("size", "shape", "channels", "reduction dim")) else ""
+    )
+
+
+def _freeze_outputs(trace: Trace, results: list[Tensor]) -> None:
+    for axis in (axis for tensor in results for axis in trace.axes(tensor)):
+        batch = set(atoms_in(trace.atoms.resolve(trace.batch)))
+        for atom in set(atoms_in(trace.atoms.resolve(axis))) - batch:
+            trace.atoms.freeze(((atom,),), "output of the model")
+
+
+def _unused(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> set[str]:
+    """The parameters and buffers that the forward does not use, in training either.
+
+    Auxiliary heads run in training alone: what they read must shrink with what the model gives them, so that a forward
+    in training is traced as well where parameters were left over.
+    """
+    left = set(trace.names.values())
+    if left.isdisjoint(name for name, _ in model.named_parameters()):
+        return left
+    training = Trace(atoms=trace.atoms, initial=trace.initial, allow_inexact=trace.allow_inexact)
+    try:
+        several = tuple(t.new_empty((max(2, len(t)), *t.shape[1:])) if t.ndim else t for t in inputs)
+        _freeze_outputs(training, list(tensors_in(run_fake(model, several, training, training=True))))
+    except Exception:
+        return left  # it cannot be trained on such an input
+    used = left - set(training.names.values())
+    trace.used.extend(name for name in training.used if name in used)
+    trace.observations.extend(training.observations)
+    trace.uses.quantities.extend(training.uses.quantities)
+    return left - used
 
 
 def _freeze_quantities(trace: Trace) -> None:

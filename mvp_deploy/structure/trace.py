@@ -256,12 +256,13 @@ def open_functionals() -> Iterator[None]:
                 _FUNCTIONALS.close()
 
 
-def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace) -> Any:
+def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace, *, training: bool = False) -> Any:
     """Run `model` on fakes of `example`, filling `trace`; returns the fake outputs."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    fake = fake_copy(model, mode, lambda name, tensor: list(tensor.shape))
+    fake = fake_copy(model, mode, lambda name, tensor: list(tensor.shape)).train(training)
     for name, tensor in named_tensors(fake):
-        trace.initial[name] = [trace.atoms.new(n) for n in tensor.shape]
+        if name not in trace.initial:
+            trace.initial[name] = [trace.atoms.new(n) for n in tensor.shape]
         trace.set(tensor, trace.initial[name])
         trace.names[id(tensor)] = name
     for (_, buffer), copied in zip(model.named_buffers(), fake.buffers(), strict=True):

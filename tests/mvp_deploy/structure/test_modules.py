@@ -511,6 +511,48 @@ def test_several_inputs_and_outputs() -> None:
     assert relative_error(got, wanted) < 1e-5
 
 
+def test_an_auxiliary_head_that_only_training_uses_is_cut_along() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head, self.auxiliary = nn.Linear(6, 12), nn.Linear(12, 3), nn.Linear(12, 2)
+            self.norm, self.spare = nn.BatchNorm1d(12), nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+            y = self.norm(self.stem(x))
+            return (self.head(y), self.auxiliary(y)) if self.training else self.head(y)
+
+    model = Auxiliary().eval()
+    structure = analyze(model, torch.zeros(1, 6))
+    small = structure.prune(model, random_plan(structure, 0)).train()
+    assert [out.shape[1] for out in small(torch.randn(4, 6))] == [3, 2]
+    assert small.auxiliary.in_features < 12
+    unused = {frozen.member.tensor for frozen in structure.frozen if frozen.why == ("not used by the model's forward",)}
+    assert unused == {"spare.weight", "spare.bias"}
+
+
+@pytest.mark.parametrize(
+    ("forward", "cure"),
+    [
+        (lambda m, x: m.head(x) if x.sum() > 0 else -m.head(x), "looks at the values"),
+        (lambda m, x: m.head(x[:, :4]), "Check the input size"),
+        (lambda m, x: m.head(x) + {}["missing"], r"'missing'\.$"),
+    ],
+)
+def test_an_error_s_cure_is_named_where_it_is_known(forward: Callable[..., Tensor], cure: str) -> None:
+    with pytest.raises(DeployError, match=cure):
+        analyze(Net(forward, head=nn.Linear(6, 3)), torch.zeros(1, 6))
+
+
+def test_a_missing_input_is_asked_for() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x + y
+
+    with pytest.raises(DeployError, match="one example for each input"):
+        analyze(Two(), torch.zeros(1, 6))
+
+
 def test_a_wrong_input_is_refused_by_name() -> None:
     with pytest.raises(DeployError, match=r"Sequential cannot be traced .*in 0"):
         analyze(nn.Sequential(nn.Linear(6, 3)), torch.zeros(1, 7))
