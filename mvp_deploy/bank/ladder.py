@@ -24,6 +24,7 @@ from mvp_deploy.bank.add import versions
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.files import locked
 from mvp_deploy.base.formats import Amount, Count, Sha256, Share, Size
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.base.workspaces import remove_workspaces, workspaces
@@ -165,7 +166,7 @@ def build(
         config: of the imitation.
 
     Raises:
-        DeployError: a budget cannot be met, or a smaller model is not exact.
+        DeployError: a budget cannot be met, or a smaller model is not exact; (ENVIRONMENT) another process is at it.
     """
     classes = int(images.labels.max()) + 1
     if classes < 2:
@@ -177,6 +178,7 @@ def build(
         "training": asdict(config),
         "versions": versions(),
     }
+    busy = f"another process is building the ladder of {bank.folder}: wait for it."
     whole: _Worth | None = None
     made = []
     for budget in budgets:
@@ -184,7 +186,8 @@ def build(
         rung = rung_for(bank, budget)
         if rung is None or rung.key != key:
             whole = whole or _Worth.of(original, images, config.seed, reporter)
-            rung = _make(bank, original, whole, images, budget, config, key, reporter)
+            with locked(bank.folder / ".work" / "ladder.lock", busy):
+                rung = _make(bank, original, whole, images, budget, config, key, reporter)
         made.append(rung)
     return made
 

@@ -117,7 +117,8 @@ def task_of(run: runs.Run, data: str | None = None) -> Task:
     Raises:
         DeployError: (INPUT) its images are not found, or are not those of the run.
     """
-    places = [run.info["source"], run.info["task"]] if data is None else [data]  # the whole project may have moved
+    before = run.info["task"]  # found where the whole project has moved
+    places = [run.info.get("source", before), before] if data is None else [data]
     reasons = []
     for place in dict.fromkeys(places):
         try:

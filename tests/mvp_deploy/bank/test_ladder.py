@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mvp_deploy import runs
 from mvp_deploy.bank import ladder
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.files import locked
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
 from mvp_deploy.pruning.budget import Budget
@@ -115,3 +117,12 @@ def test_from_the_command_line(bank: Bank, images: Images) -> None:
     assert json.loads(done.stdout)[0]["budget"]["fraction"] == 0.6
     wrong = CliRunner().invoke(main, ["bank", "build", str(bank.folder), "--macs", "0.6,nan"])
     assert wrong.exit_code == 2
+
+
+def test_of_two_that_build_at_once_the_second_is_told(bank: Bank, images: Images) -> None:
+    other = Budget(0.6, "macs")
+    with locked(bank.folder / ".work/ladder.lock", ""), ThreadPoolExecutor(1) as thread:
+        work = thread.submit(ladder.build, bank, images, [other], SHORT, reporter=Silent())
+        with pytest.raises(DeployError, match="another process"):
+            work.result()
+    assert ladder.rung_for(bank, other) is None

@@ -117,6 +117,13 @@ def test_a_bundle_with_engines_and_a_signature_is_replaced_whole(tmp_path: Path)
     assert os.listdir(tmp_path) == ["place"]
 
 
+def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: True)
+    with pytest.raises(DeployError, match="mount point"):
+        write(tmp_path / "place", "new")
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_link_to_a_bundle_stays_a_link(tmp_path: Path) -> None:
     write(tmp_path / "disk/place", "old")
     (tmp_path / "link").symlink_to(tmp_path / "disk/place")
