@@ -36,11 +36,13 @@ def test_a_run_killed_again_and_again_ends_as_an_unbroken_one(finished: Path) ->
     workers = kill_when(start("--only", "ones", "--jobs", "2"), "work/ones/run/.work/*")
     assert workers
     assert psutil.wait_procs(workers, timeout=10)[1] == []  # they end with the command, and its lock
-    kill_when(start("--only", "ones"), "work/ones/.exported.partial")
+    kill_when(start("--only", "ones"), "work/ones/.exported.*.tmp")
     assert start("--only", "ones", "--jobs", "2").wait() == 0
     for file in ("run/pruned.safetensors", "exported/models/pruned.fp32.onnx", "exported/models/unpruned.fp32.onnx"):
         ours, unbroken = (folder / "deploy/work/ones" / file for folder in (Path(), finished))
         assert ours.read_bytes() == unbroken.read_bytes(), file
     assert bundle.verify("deploy/bundles/ones") == []
     steps = json.loads(Path("deploy/report.json").read_text(encoding="utf-8"))["tasks"]["ones"]["steps"]
-    assert [step["status"] for step in steps] == ["unchanged", "done", "done", "done"]
+    times = steps.pop(2)["status"]
+    assert times in ("done", "disturbed")  # by what else this machine does
+    assert [step["status"] for step in steps] == ["unchanged", "done", "done"]
