@@ -17,7 +17,7 @@ from mvp_deploy.calibration.images import CalibrationImages
 from mvp_deploy.calibration.int8 import calibrate, quantize
 from mvp_deploy.calibration.layers import Target, int8_layers
 from mvp_deploy.calibration.ranges import Ranges, measure_ranges
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.errors import InputError
 from mvp_deploy.exporters.files import write_bytes
 
 METHOD = "entropy"
@@ -45,7 +45,7 @@ def measure(path: str | os.PathLike[str], images: CalibrationImages) -> Measured
     model = onnx.load(os.fspath(path))
     names = [node.name for node in model.graph.node]
     if not all(names) or len(set(names)) < len(names):
-        raise DeployError(f"nodes of {Path(path).name} share a name or have none: export it again.")
+        raise InputError(f"nodes of {Path(path).name} share a name or have none: export it again.")
     return Measured(model, images, measure_ranges(model, images.images))
 
 
@@ -72,11 +72,11 @@ def convert_int8(
         method: how ranges are chosen: 'minmax', 'entropy', 'percentile' or 'mse'.
 
     Raises:
-        DeployError: (INPUT) nothing in the model is worth int8; (ACCURACY) it cannot keep within the limit.
+        MvpError: (INPUT) nothing in the model is worth int8; (ACCURACY) it cannot keep within the limit.
     """
     layers = int8_layers(measured.model, target)
     if not layers:
-        raise DeployError(
+        raise InputError(
             "no layer of this model is wide enough for int8 to be faster: keep more channels, or use fp16."
         )
     ranges = calibrate(measured.model, measured.ranges, layers, measured.images.images, method)

@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto
 
 from mvp_deploy.calibration.ranges import open_session
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import AccuracyError
 
 MAX_DROP = 0.01  # accuracy int8 may lose
 MAX_RETURNED = 0.5  # share of the layers that may go back; with more, the model would be int8 by name only
@@ -56,7 +56,7 @@ def guard(
         images: calibration images float32 [n, 3, H, W], on which each layer's cost is measured.
 
     Raises:
-        DeployError: (ACCURACY) the limit is not met with half of the layers returned.
+        MvpError: (ACCURACY) the limit is not met with half of the layers returned.
     """
     whole = limit.accuracy_of(model)
     least = whole - allowed_drop(limit.max_drop, limit.images)
@@ -70,11 +70,10 @@ def guard(
         if found >= least:
             break
     if not found >= least:
-        raise DeployError(
+        raise AccuracyError(
             f"int8 has {first:.1%} accuracy on {limit.images} training images where float32 has {whole:.1%}, and "
             f"{found:.1%} with the {len(returned)} costliest of {len(layers)} layers left in float; at most "
             f"{limit.max_drop:.1%} may be lost: allow more with --max-drop, or use fp16.",
-            ExitCode.ACCURACY,
         )
     return Guarded(quantized, found, tuple(returned))
 

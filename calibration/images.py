@@ -56,7 +56,7 @@ class CalibrationImages:
         """Read what `save` wrote.
 
         Raises:
-            DeployError: it is no such file, or its images are not those that were saved.
+            MvpError: it is no such file, or its images are not those that were saved.
         """
         arrays = read_npz(path, ARRAYS, cure="export the model again")
         found = cls(arrays["images"], arrays["labels"])

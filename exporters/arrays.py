@@ -31,7 +31,7 @@ def read_npz(path: str | os.PathLike[str], wanted: Mapping[str, Plain], *, cure:
         cure: what to do about a damaged file: «copy the bundle again».
 
     Raises:
-        DeployError: (INPUT) it is missing, damaged or holds something else; (ENVIRONMENT) it cannot be read.
+        MvpError: (INPUT) it is missing, damaged or holds something else; (ENVIRONMENT) it cannot be read.
     """
     with reading_errors(path):
         plain_file(path)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import EnvironmentMissing, MvpError
 
 _COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 _MULTIPROCESSORS = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
@@ -40,15 +40,14 @@ def select(index: int = 0) -> Gpu:
     """Make GPU ``index`` the one that CUDA calls of this thread use, and say what it is.
 
     Raises:
-        DeployError: (ENVIRONMENT) no driver, no such GPU, or the driver does not start.
+        MvpError: (ENVIRONMENT) no driver, no such GPU, or the driver does not start.
     """
     driver = _driver()
     count = _value(c_int, driver.cuDeviceGetCount)
     if index >= count:
-        raise DeployError(
+        raise EnvironmentMissing(
             f"GPU {index} was asked for and the NVIDIA driver sees {count}: check `nvidia-smi` and "
             "CUDA_VISIBLE_DEVICES.",
-            ExitCode.ENVIRONMENT,
         )
     device = _value(c_int, driver.cuDeviceGet, index)
     name = (c_char * 256)()
@@ -107,7 +106,7 @@ class Buffer:
         self._pinned = c_void_p(_value(c_void_p, _driver().cuMemAllocHost_v2, c_size_t(size)))
         try:
             self.address: int = _value(c_ulonglong, _driver().cuMemAlloc_v2, c_size_t(size))
-        except DeployError:
+        except MvpError:
             _driver().cuMemFreeHost(self._pinned)
             raise
         memory: Any = (c_char * size).from_address(self._pinned.value or 0)
@@ -138,14 +137,14 @@ class Graph:
         """Record what ``work`` queues on ``stream``.
 
         Raises:
-            DeployError: (ENVIRONMENT) something in it cannot be recorded.
+            MvpError: (ENVIRONMENT) something in it cannot be recorded.
         """
         driver, handle = _driver(), c_void_p(stream.handle)
         driver.cuStreamBeginCapture_v2(handle, _THREAD_LOCAL_CAPTURE)
         try:
             work()
-        except DeployError:
-            with suppress(DeployError):  # the capture must end, whatever state it is in
+        except MvpError:
+            with suppress(MvpError):  # the capture must end, whatever state it is in
                 _value(c_void_p, driver.cuStreamEndCapture, before=(handle,))
             raise
         graph = c_void_p(_value(c_void_p, driver.cuStreamEndCapture, before=(handle,)))
@@ -163,7 +162,7 @@ class Graph:
 
 
 class _Driver:
-    """The driver's functions; each raises a DeployError in place of returning an error code."""
+    """The driver's functions; each raises a MvpError in place of returning an error code."""
 
     def __init__(self, library: Any) -> None:
         self._library = library
@@ -174,7 +173,7 @@ class _Driver:
         def call(*arguments: Any) -> None:
             code = function(*arguments)
             if code:
-                raise DeployError(f"CUDA: {self._error(code)} in {name}.", ExitCode.ENVIRONMENT)
+                raise EnvironmentMissing(f"CUDA: {self._error(code)} in {name}.")
 
         setattr(self, name, call)
         return call
@@ -191,9 +190,9 @@ def _driver() -> _Driver:
     driver = _Driver(_library())
     try:
         driver.cuInit(c_uint(0))
-    except DeployError as error:
+    except MvpError as error:
         message = f"the NVIDIA driver is there but does not start: {error} Check `nvidia-smi`."
-        raise DeployError(message, ExitCode.ENVIRONMENT) from None
+        raise EnvironmentMissing(message) from None
     return driver
 
 
@@ -201,10 +200,9 @@ def _library() -> Any:
     try:
         return ctypes.CDLL("libcuda.so.1")
     except OSError:
-        raise DeployError(
+        raise EnvironmentMissing(
             "no NVIDIA driver here (libcuda.so.1 is not found): this needs an NVIDIA GPU, so run it on a machine "
             "that has one.",
-            ExitCode.ENVIRONMENT,
         ) from None
 
 

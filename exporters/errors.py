@@ -1,4 +1,4 @@
-"""The one exception type for what a user can cause, and the exit codes of every command."""
+"""What a user can cause: one exception type for each kind, and the exit code of every command that ends with it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,54 @@ class ExitCode(IntEnum):
     ENVIRONMENT = 6  # a device, library or permission the machine lacks
 
 
-class DeployError(Exception):
-    """A sentence that says what is wrong and how to mend it, with the exit code it ends the command with."""
+class MvpError(Exception):
+    """A sentence that says what is wrong and how to mend it. Its class says of which kind it is."""
 
-    def __init__(self, message: str, code: ExitCode = ExitCode.INPUT) -> None:
-        super().__init__(message)
-        self.code = code
+    code = ExitCode.ERROR
+
+
+class InputError(MvpError):
+    """Wrong usage, or input that cannot be used."""
+
+    code = ExitCode.INPUT
+
+
+class StructureError(InputError):
+    """A model that cannot be analysed, or cut as asked."""
+
+
+class AccuracyError(MvpError):
+    """A model is less accurate than it must be."""
+
+    code = ExitCode.ACCURACY
+
+
+class LatencyError(MvpError):
+    """A model is slower or larger than it may be."""
+
+    code = ExitCode.LATENCY
+
+
+class ParityError(MvpError):
+    """A model disagrees with the one it was made from."""
+
+    code = ExitCode.PARITY
+
+
+class EnvironmentMissing(MvpError):
+    """The machine lacks a device, a library, a permission or room."""
+
+    code = ExitCode.ENVIRONMENT
+
+
+class Busy(EnvironmentMissing):
+    """Another process is at the same work."""
+
+
+_KINDS = (MvpError, InputError, AccuracyError, LatencyError, ParityError, EnvironmentMissing)
+
+
+def error_of(message: str, code: int) -> MvpError:
+    """An error of the kind that ends a command with this exit code."""
+    kind = next((kind for kind in _KINDS if kind.code == code), MvpError)
+    return kind(message)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.errors import InputError
 from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
 
@@ -41,7 +41,7 @@ class ExecuTorchExporter:
             except Exception as error:  # each of its passes raises what it likes
                 cause = error.__cause__ or error
                 reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-                raise DeployError(f"ExecuTorch cannot take this model: {reason}") from error
+                raise InputError(f"ExecuTorch cannot take this model: {reason}") from error
         write_bytes(path, buffer)
         return Artifact(path, self.name, source.precision, len(buffer), ("takes one image at a time",))
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import EnvironmentMissing, MvpError
 
 TOKEN = "[0-9a-f]{16}"  # what makes the name of unfinished work ours alone
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -27,7 +27,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     Who may read it is what the umask says, whatever a library makes of it.
 
     Raises:
-        DeployError: (ENVIRONMENT) the disk is full, the folder read-only, or anything else is in the way.
+        MvpError: (ENVIRONMENT) the disk is full, the folder read-only, or anything else is in the way.
     """
     target = Path(os.path.realpath(path))  # a link stays one: what it points to is replaced
     temporary = target.with_name(f".{_short(target.stem)}.{secrets.token_hex(8)}.tmp{target.suffix}")
@@ -87,14 +87,14 @@ def writing_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise unwritable(path, error.errno, error.strerror or str(error)) from error
 
 
-def unwritable(path: str | os.PathLike[str], number: int | None, why: str) -> DeployError:
+def unwritable(path: str | os.PathLike[str], number: int | None, why: str) -> MvpError:
     """The sentence for a file or folder that cannot be written. number: what the system calls the reason."""
     cure = "check the path and the disk behind it"
     if number in FULL:
         cure = "free some space there, or choose another place"
     elif number in FORBIDDEN:
         cure = "choose a place you may write to, or change its permissions"
-    return DeployError(f"{Path(path)} cannot be written ({why}): {cure}.", ExitCode.ENVIRONMENT)
+    return EnvironmentMissing(f"{Path(path)} cannot be written ({why}): {cure}.")
 
 
 def _short(stem: str) -> str:

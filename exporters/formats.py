@@ -30,7 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import EnvironmentMissing, InputError, MvpError
 
 T = TypeVar("T")
 
@@ -93,7 +93,7 @@ def read_json(
         versions: what its ``format`` may be; any where there are none.
 
     Raises:
-        DeployError: (INPUT) it is not there, not a file, or not as ``kind`` says; (ENVIRONMENT) it cannot be read.
+        MvpError: (INPUT) it is not there, not a file, or not as ``kind`` says; (ENVIRONMENT) it cannot be read.
     """
     content = read_bytes(path, missing=missing)
     try:
@@ -101,32 +101,32 @@ def read_json(
         found = data.get("format") if isinstance(data, dict) else None
         if versions and found not in versions:
             told = f"{Path(path)} has format {str(found)[:20]}, this version reads {' and '.join(map(str, versions))}"
-            raise DeployError(f"{told}: {cure}, or use the mvp-deploy that wrote it.")
+            raise InputError(f"{told}: {cure}, or use the mvp-deploy that wrote it.")
         return parse(kind, data)
     except Malformed as error:
         raise damaged(path, error, cure) from error
 
 
-def damaged(path: str | os.PathLike[str], what: object, cure: str) -> DeployError:
+def damaged(path: str | os.PathLike[str], what: object, cure: str) -> MvpError:
     """The sentence for a file whose content is not what it should be."""
-    return DeployError(f"{Path(path)} is damaged ({what}): {cure}.")
+    return InputError(f"{Path(path)} is damaged ({what}): {cure}.")
 
 
 def read_bytes(path: str | os.PathLike[str], limit: int = MAX_BYTES, missing: str | None = None) -> bytes:
-    """All of a plain file of at most ``limit`` bytes. Raises DeployError as `read_json` does."""
+    """All of a plain file of at most ``limit`` bytes. Raises MvpError as `read_json` does."""
     with reading_errors(path, missing):
         plain_file(path)
         with open(path, "rb") as file:
             content = file.read(limit + 1)
     if len(content) > limit:
-        raise DeployError(f"{Path(path)} has more than {limit:,} bytes, which no such file has: check the path.")
+        raise InputError(f"{Path(path)} has more than {limit:,} bytes, which no such file has: check the path.")
     return content
 
 
 def plain_file(path: str | os.PathLike[str]) -> None:
     """Refuse a folder, a pipe or a device, which open would take or wait for. OSError where there is nothing."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise DeployError(f"{Path(path)} is not a file: check the path.")
+        raise InputError(f"{Path(path)} is not a file: check the path.")
 
 
 @contextmanager
@@ -134,21 +134,20 @@ def reading_errors(path: str | os.PathLike[str], missing: str | None = None) -> 
     """Tell an OSError of the block as the sentence that ``path`` cannot be read, and why.
 
     Raises:
-        DeployError: (INPUT) there is no such file; (ENVIRONMENT) anything else the system says.
+        MvpError: (INPUT) there is no such file; (ENVIRONMENT) anything else the system says.
     """
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DeployError(missing or f"{Path(path)} does not exist: check the path.") from error
+        raise InputError(missing or f"{Path(path)} does not exist: check the path.") from error
     except OSError as error:
-        raise DeployError(
+        raise EnvironmentMissing(
             f"{Path(path)} cannot be read ({error.strerror or error}): check its permissions and the disk behind it.",
-            ExitCode.ENVIRONMENT,
         ) from error
     except (ValueError, RuntimeError) as error:  # of a path: a NUL in it; a circle of links, by some Pythons
         if isinstance(error, Malformed) or type(error) not in (ValueError, RuntimeError, UnicodeEncodeError):
             raise
-        raise DeployError(f"{str(path)!r} is not the name of a file ({error}): check the path.") from error
+        raise InputError(f"{str(path)!r} is not the name of a file ({error}): check the path.") from error
 
 
 def loads(content: bytes) -> Any:
@@ -203,15 +202,15 @@ def inside(folder: Path, name: str, source: str = "its manifest") -> Path:
     """The file called ``name`` (with slashes) in ``folder``.
 
     Raises:
-        DeployError: the name that ``source`` gives leads elsewhere: absolute, with ``..``, or through a link.
+        MvpError: the name that ``source`` gives leads elsewhere: absolute, with ``..``, or through a link.
     """
     parts = name.split("/")
     odd = {"", ".", ".."} & set(parts) or any(char in "\\:" or char < " " for char in name) or not _encodes(name)
     if odd or len(name) > 4096 or any(len(part.encode()) > 255 for part in parts):
-        raise DeployError(f"{folder}: {source} names {name[:200]!r}, which is no path inside it: do not trust it.")
+        raise InputError(f"{folder}: {source} names {name[:200]!r}, which is no path inside it: do not trust it.")
     file = folder.joinpath(*parts)
     if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder)):
-        raise DeployError(f"{file} leads out of its folder by a link: do not trust {folder}.")
+        raise InputError(f"{file} leads out of its folder by a link: do not trust {folder}.")
     return file
 
 
@@ -355,7 +354,7 @@ def _fields(kind: type[Any], data: Any, where: str) -> Any:
             raise Malformed(f"{_at(where, name)} is missing")
     try:
         return kind(**values)
-    except DeployError as error:  # what the dataclass itself refuses
+    except MvpError as error:  # what the dataclass itself refuses
         raise Malformed(f"{where}: {error}" if where else str(error)) from error
 
 

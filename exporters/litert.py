@@ -6,7 +6,7 @@ import contextlib
 import io
 from pathlib import Path
 
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.errors import InputError
 from mvp_deploy.exporters.executorch import quiet
 from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
 
@@ -36,5 +36,5 @@ class LiteRtExporter:
                 program.export(str(path))
             except Exception as error:  # its passes and torch's raise what they like
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise DeployError(f"LiteRT cannot take this model: {reason}") from error
+                raise InputError(f"LiteRT cannot take this model: {reason}") from error
         return Artifact(path, self.name, source.precision, path.stat().st_size, ("takes one image at a time",))

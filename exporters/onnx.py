@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import InputError, MvpError, ParityError
 from mvp_deploy.exporters.files import atomic_write
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def export_onnx(
         metadata: stored as the file's metadata, each value as JSON (class names, preprocessing, ...).
 
     Raises:
-        DeployError: the model cannot be exported, is over 2 GB, or the result fails onnx.checker.
+        MvpError: the model cannot be exported, is over 2 GB, or the result fails onnx.checker.
     """
     import onnx
     import torch
@@ -61,11 +61,11 @@ def export_onnx(
             )
         except torch.onnx.OnnxExporterError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
-            raise DeployError(
+            raise InputError(
                 f"{type(model).__name__} cannot be exported to ONNX: {reason} (--debug shows where)."
             ) from error
     if program is None:
-        raise DeployError("torch.onnx.export gave no program.", ExitCode.ERROR)
+        raise MvpError("torch.onnx.export gave no program.")
     proto = program.model_proto
     _drop_traces(proto)
     for key, value in metadata.items():
@@ -75,7 +75,7 @@ def export_onnx(
             unchecked.write_bytes(proto.SerializeToString(deterministic=True))
             onnx.checker.check_model(str(unchecked), full_check=True)
     except onnx.checker.ValidationError as error:
-        raise DeployError(f"the exported ONNX file is not valid: {error}", ExitCode.PARITY) from error
+        raise ParityError(f"the exported ONNX file is not valid: {error}") from error
     return Path(path)
 
 
@@ -102,7 +102,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 def _refuse_over_limit(model: torch.nn.Module) -> None:
     size = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
     if size > PROTOBUF_LIMIT:
-        raise DeployError(f"the weights take {size / 2**30:.1f} GiB and one ONNX file holds 2: use a smaller backbone.")
+        raise InputError(f"the weights take {size / 2**30:.1f} GiB and one ONNX file holds 2: use a smaller backbone.")
 
 
 def _drop_traces(proto: Any) -> None:

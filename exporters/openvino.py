@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.errors import InputError
 from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
 
 
@@ -29,7 +29,7 @@ class OpenVinoExporter:
             model = openvino.convert_model(source.onnx)
         except Exception as error:  # it raises types of its own, one for each step
             reason = str(error).strip().splitlines()[-1]
-            raise DeployError(f"OpenVINO cannot take this model: {reason}") from error
+            raise InputError(f"OpenVINO cannot take this model: {reason}") from error
         openvino.save_model(model, path, compress_to_fp16=False)
         size = path.stat().st_size + path.with_suffix(".bin").stat().st_size
         return Artifact(path, self.name, source.precision, size)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import InputError, ParityError
 from mvp_deploy.exporters.files import atomic_write
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def read_opset(path: str | os.PathLike[str]) -> int:
     """The version of ONNX's own operators that a file uses.
 
     Raises:
-        DeployError: the file is no ONNX model.
+        MvpError: the file is no ONNX model.
     """
     try:
         for field, value in _fields(Path(path).read_bytes()):
@@ -42,7 +42,7 @@ def read_opset(path: str | os.PathLike[str]) -> int:
                     return int(entry[_VERSION])
     except (IndexError, KeyError, ValueError):
         pass
-    raise DeployError(f"{Path(path).name} is no ONNX model: it states no opset.")
+    raise InputError(f"{Path(path).name} is no ONNX model: it states no opset.")
 
 
 def lower_opset(source: str | os.PathLike[str], out: str | os.PathLike[str], opset: int = 17) -> Path:
@@ -55,7 +55,7 @@ def lower_opset(source: str | os.PathLike[str], out: str | os.PathLike[str], ops
         opset: from 13 on; a file that is already as old is written as it is.
 
     Raises:
-        DeployError: (INPUT) a node cannot be said in the older opset; (PARITY) the outcome computes something
+        MvpError: (INPUT) a node cannot be said in the older opset; (PARITY) the outcome computes something
             else.
     """
     import onnx
@@ -79,7 +79,7 @@ def lower_opset(source: str | os.PathLike[str], out: str | os.PathLike[str], ops
             onnx.checker.check_model(os.fspath(unchecked), full_check=True)
             _check_same(Path(source), unchecked)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise DeployError(f"{out.name} would not be valid in opset {opset}: {error}") from error
+        raise InputError(f"{out.name} would not be valid in opset {opset}: {error}") from error
     return out
 
 
@@ -92,22 +92,22 @@ def _lowered(node: onnx.NodeProto, newer: int, older: int, constants: dict[str, 
     if not defs.has(node.op_type, older):
         if node.op_type == "LayerNormalization":
             return _spelt_layer_normalization(node, constants)
-        raise DeployError(f"{_title(node)} does not exist in opset {older}: choose a newer one.")
+        raise InputError(f"{_title(node)} does not exist in opset {older}: choose a newer one.")
     before, now = defs.get_schema(node.op_type, older), defs.get_schema(node.op_type, newer)
     if before.since_version == now.since_version:
         return [node]
     if "axes" in before.attributes and len(node.input) == 2:  # the Reduce family: axes were an attribute
         axes = constants.get(node.input[1])
         if axes is None:
-            raise DeployError(f"{_title(node)} computes its axes, which opset {older} does not allow.")
+            raise InputError(f"{_title(node)} computes its axes, which opset {older} does not allow.")
         node.attribute.append(helper.make_attribute("axes", numpy_helper.to_array(axes).tolist()))
         del node.input[1]
     if len(node.input) > before.max_input:
-        raise DeployError(f"{_title(node)} uses an input that opset {older} does not have.")
+        raise InputError(f"{_title(node)} uses an input that opset {older} does not have.")
     for attribute in list(node.attribute):
         if attribute.name not in before.attributes:
             if not _implied(node, attribute, now):
-                raise DeployError(f"{_title(node)} uses {attribute.name}, which opset {older} does not have.")
+                raise InputError(f"{_title(node)} uses {attribute.name}, which opset {older} does not have.")
             node.attribute.remove(attribute)
     return [node]
 
@@ -130,7 +130,7 @@ def _spelt_layer_normalization(node: onnx.NodeProto, constants: dict[str, Any]) 
     settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     scale = constants.get(node.input[1])
     if settings.get("axis", -1) != -1 or len(node.output) != 1 or scale is None:
-        raise DeployError(f"{_title(node)} is of a form that cannot be spelt out: only its last axis can be.")
+        raise InputError(f"{_title(node)} is of a form that cannot be spelt out: only its last axis can be.")
     x, name = node.input[0], node.output[0]
     small = numpy_helper.to_array(scale).dtype.type(settings.get("epsilon", 1e-5))
     bias = node.input[2:3]
@@ -165,10 +165,10 @@ def _check_same(source: Path, lowered: Path) -> None:
         wanted, got = (each.run(None, {tensor.name: images})[0] for each in (reference, candidate))
     except Exception as error:  # ONNX Runtime raises types of its own, one for each status
         message = f"written for the older opset, {source.name} does not run: {str(error).splitlines()[0]}"
-        raise DeployError(message, ExitCode.PARITY) from error
+        raise ParityError(message) from error
     if not np.allclose(wanted, got, rtol=1e-4, atol=1e-5 * float(np.abs(wanted).max())):
         message = f"written for the older opset, {source.name} computes something else: keep the original."
-        raise DeployError(message, ExitCode.PARITY)
+        raise ParityError(message)
 
 
 def _session(path: Path) -> onnxruntime.InferenceSession:

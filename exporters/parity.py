@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ParityError
 
 FP32_TOLERANCE = 1e-4  # two correct float32 implementations differ by their order of summation
 # By precision. For int8 a bound against nonsense: what it may cost is a matter of accuracy, and bounded there.
@@ -51,11 +51,11 @@ class Parity:
         return beyond if self.exact else beyond & ~self.same
 
 
-class NoParity(DeployError):
+class NoParity(ParityError):
     """A model that disagrees with its original; ``worst``: the number of the image it disagrees on most, if known."""
 
     def __init__(self, message: str, worst: int | None = None) -> None:
-        super().__init__(message, ExitCode.PARITY)
+        super().__init__(message)
         self.worst = worst
 
 

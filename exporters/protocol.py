@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import EnvironmentMissing, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -58,14 +58,14 @@ class Exporter(Protocol):
         """See whether this machine can export.
 
         Raises:
-            DeployError: (ENVIRONMENT) something is missing; the sentence says how to install it.
+            MvpError: (ENVIRONMENT) something is missing; the sentence says how to install it.
         """
 
     def export(self, source: Source, path: Path) -> Artifact:
         """Write the model to ``path``, which ends in ``suffix``.
 
         Raises:
-            DeployError: the runtime cannot take the model.
+            MvpError: the runtime cannot take the model.
         """
 
 
@@ -78,11 +78,11 @@ def exporter(name: str) -> Exporter:
     """The exporter called ``name``.
 
     Raises:
-        DeployError: there is none of that name.
+        MvpError: there is none of that name.
     """
     entries = _entries()
     if name not in entries:
-        raise DeployError(f"there is no target {name!r}; installed: {', '.join(sorted(entries))}.")
+        raise InputError(f"there is no target {name!r}; installed: {', '.join(sorted(entries))}.")
     found: Exporter = entries[name].load()()
     return found
 
@@ -94,18 +94,17 @@ def _entries() -> dict[str, EntryPoint]:
 
 
 def require(module: str, exporter: Exporter) -> None:
-    """Raise DeployError (ENVIRONMENT) with the install line where ``module`` is not installed."""
+    """Raise EnvironmentMissing with the install line where ``module`` is not installed."""
     if find_spec(module) is None:
-        raise DeployError(
+        raise EnvironmentMissing(
             f"the target {exporter.name} needs {module}, which is not installed: {exporter.needs}",
-            ExitCode.ENVIRONMENT,
         )
 
 
 def check_precision(exporter: Exporter, precision: str) -> None:
-    """Raise DeployError where the exporter does not deliver ``precision``: nothing is downgraded in silence."""
+    """Raise MvpError where the exporter does not deliver ``precision``: nothing is downgraded in silence."""
     if precision not in exporter.precisions:
-        raise DeployError(
+        raise InputError(
             f"the target {exporter.name} does not deliver {precision}: ask for {' or '.join(exporter.precisions)}, or "
             "for another target."
         )

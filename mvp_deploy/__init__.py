@@ -20,25 +20,50 @@ if TYPE_CHECKING:
     from mvp_deploy.api.bank import Bank
     from mvp_deploy.api.files import load, save
     from mvp_deploy.api.prune import Report, Result, analyze, cut, prune, reconstruct
-    from mvp_deploy.base.errors import DeployError
+    from mvp_deploy.base.errors import (
+        AccuracyError,
+        Busy,
+        EnvironmentMissing,
+        InputError,
+        LatencyError,
+        MvpError,
+        ParityError,
+        StructureError,
+    )
     from mvp_deploy.structure import KeepPlan, Structure
 
 _PLACES = {
     "mvp_deploy.api.bank": ("Bank",),
     "mvp_deploy.api.files": ("load", "save"),
     "mvp_deploy.api.prune": ("Report", "Result", "analyze", "cut", "prune", "reconstruct"),
-    "mvp_deploy.base.errors": ("DeployError",),
+    "mvp_deploy.base.errors": (
+        "AccuracyError",
+        "Busy",
+        "EnvironmentMissing",
+        "InputError",
+        "LatencyError",
+        "MvpError",
+        "ParityError",
+        "StructureError",
+    ),
     "mvp_deploy.structure": ("KeepPlan", "Structure"),
 }
 _HOME = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
+    "AccuracyError",
     "Bank",
-    "DeployError",
+    "Busy",
+    "EnvironmentMissing",
+    "InputError",
     "KeepPlan",
+    "LatencyError",
+    "MvpError",
+    "ParityError",
     "Report",
     "Result",
     "Structure",
+    "StructureError",
     "analyze",
     "cut",
     "load",

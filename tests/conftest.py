@@ -9,7 +9,7 @@ from contextlib import nullcontext
 import pytest
 
 from mvp_deploy.exporters import cuda
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.errors import MvpError
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,7 +18,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     try:
         cuda.select()
-    except DeployError as error:
+    except MvpError as error:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=str(error)))
 

@@ -244,11 +244,11 @@ def _pretrain(name: str, image_size: int, task_name: str, out: Path, device: str
 
 def _gpu() -> dict[str, Any] | str:
     from mvp_deploy.exporters import cuda
-    from mvp_deploy.exporters.errors import DeployError
+    from mvp_deploy.exporters.errors import MvpError
 
     try:
         return asdict(cuda.select())
-    except DeployError as error:
+    except MvpError as error:
         return str(error)
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from mvp_deploy import bundle, runs
 from mvp_deploy.base.environment import cpu_name
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 
 START = [sys.executable, "-c", "from mvp_deploy.cli import main; main()"]
 SMALL = ["--keep", "0.4", "--batch-size", "16", "--steps", "40", "--device", "cpu"]
@@ -80,7 +80,7 @@ def run_broken(run: Path) -> str | None:
     try:
         found = runs.load(run)
         found.pruned(), found.unpruned()
-    except DeployError as error:
+    except MvpError as error:
         return None if "not a finished run" in str(error) else str(error)
     return None
 

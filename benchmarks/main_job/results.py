@@ -1,6 +1,6 @@
 """Gather what run.sh left in OUT folders: one JSON each, and the tables of docs/results.md on stdout.
 
-    python benchmarks/main_job/results.py OUT … >tables.md
+python benchmarks/main_job/results.py OUT … >tables.md
 """
 
 from __future__ import annotations

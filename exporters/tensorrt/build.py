@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.opset import read_opset
 from mvp_deploy.exporters.tensorrt.inspect import check_precision, layer_precisions
@@ -31,7 +31,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         if not 1 <= self.least <= self.best <= self.most <= LARGEST:
-            raise DeployError(f"batch sizes must rise up to {LARGEST} at most, as in 1:8:32, and {self} do not.")
+            raise InputError(f"batch sizes must rise up to {LARGEST} at most, as in 1:8:32, and {self} do not.")
 
     def __str__(self) -> str:
         return f"{self.least}:{self.best}:{self.most}"
@@ -40,7 +40,7 @@ class Profile:
     def parse(cls, text: str) -> Profile:
         """«8» (that size alone) or «1:8:32» (least, best, most)."""
         if not re.fullmatch(r"\d+(:\d+:\d+)?", text):
-            raise DeployError(f"{text!r} is no batch size: write 8, or 1:8:32 for least, best and most.")
+            raise InputError(f"{text!r} is no batch size: write 8, or 1:8:32 for least, best and most.")
         sizes = [int(part) for part in text.split(":")]
         return cls(*sizes) if len(sizes) == 3 else cls(sizes[0], sizes[0], sizes[0])
 
@@ -76,7 +76,7 @@ def build(offer: Offer, onnx: Path, options: Options, timing_cache: Path | None 
         timing_cache: read before and added to after: later builds are quick and choose the same kernels.
 
     Raises:
-        DeployError: (INPUT) TensorRT cannot read or build the graph; (ENVIRONMENT) this version lacks an
+        MvpError: (INPUT) TensorRT cannot read or build the graph; (ENVIRONMENT) this version lacks an
             option; (PARITY) the engine does not use the asked precision.
     """
     _refuse_newer_opset(offer, onnx)
@@ -116,7 +116,7 @@ def load(offer: Offer, plan: bytes, log: Any, *, host_code: bool = False) -> Any
         host_code: version-compatible engines carry code for the CPU; allow it only for engines built here.
 
     Raises:
-        DeployError: (ENVIRONMENT) TensorRT refuses the plan.
+        MvpError: (ENVIRONMENT) TensorRT refuses the plan.
     """
     runtime = offer.trt.Runtime(log)
     if host_code:
@@ -124,10 +124,9 @@ def load(offer: Offer, plan: bytes, log: Any, *, host_code: bool = False) -> Any
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         why = "; ".join(log.errors[:SHOWN_ERRORS]) or "it gives no reason"
-        raise DeployError(
+        raise EnvironmentMissing(
             f"TensorRT {offer.version} does not load the engine ({why}): build it again on this machine with "
             "`mvp-deploy build`.",
-            ExitCode.ENVIRONMENT,
         )
     return engine
 
@@ -151,7 +150,7 @@ def logger(offer: Offer) -> Any:
 def _refuse_newer_opset(offer: Offer, onnx: Path) -> None:
     opset, newest = read_opset(onnx), offer.release.max_opset
     if opset > newest:
-        raise DeployError(
+        raise InputError(
             f"{onnx.name} uses ONNX opset {opset} and TensorRT {offer.version} reads up to {newest}: export "
             f"it again with `mvp-deploy export … --opset {newest}`."
         )
@@ -181,16 +180,16 @@ def _add_profiles(builder: Any, network: Any, config: Any, profiles: tuple[Profi
     tensor = network.get_input(0)
     batch, *rest = tuple(tensor.shape)
     if network.num_inputs != 1 or -1 in rest:
-        raise DeployError("only models with one input, and only its batch size open, become engines here.")
+        raise InputError("only models with one input, and only its batch size open, become engines here.")
     if batch != -1:
         if any((p.least, p.most) != (batch, batch) for p in profiles):
-            raise DeployError(f"the ONNX file is made for batches of {batch} alone: pass --batch {batch}.")
+            raise InputError(f"the ONNX file is made for batches of {batch} alone: pass --batch {batch}.")
         return
     for sizes in profiles:
         profile = builder.create_optimization_profile()
         profile.set_shape(tensor.name, (sizes.least, *rest), (sizes.best, *rest), (sizes.most, *rest))
         if config.add_optimization_profile(profile) < 0:
-            raise DeployError(f"TensorRT refuses the batch sizes {sizes}.")
+            raise InputError(f"TensorRT refuses the batch sizes {sizes}.")
 
 
 class _Timing:
@@ -217,11 +216,11 @@ class _Timing:
         return cache is not None and bool(self._config.set_timing_cache(cache, False))
 
 
-def _refused(what: str, errors: list[str], logged: list[str]) -> DeployError:
+def _refused(what: str, errors: list[str], logged: list[str]) -> MvpError:
     """One message from what parser and builder said, the node first where any of them names it."""
     nodes = dict.fromkeys(match[0] for text in logged for match in re.finditer(r'\[\w+ -> "[^"]+"\]', text))
     lines = [text.strip().splitlines()[0] for text in errors or logged if text.strip()]
     reasons = dict.fromkeys(line for line in lines if "--- " not in line and "While parsing" not in line)
     where = f" at {', '.join(nodes)}" if nodes else ""
     shown = "\n  ".join(list(reasons)[:SHOWN_ERRORS]) or "TensorRT gives no reason"
-    return DeployError(f"{what}{where}:\n  {shown}\n`mvp-deploy check` knows the usual causes and their cures.")
+    return InputError(f"{what}{where}:\n  {shown}\n`mvp-deploy check` knows the usual causes and their cures.")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.formats import (
     Amount,
@@ -55,7 +55,7 @@ class Identity:
 
     def __post_init__(self) -> None:
         if not {"version_compatible", "hardware_compatible"} <= self.options.keys():
-            raise DeployError("options are missing")
+            raise InputError("options are missing")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def stored(engine: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         record = _record(engine)
         _plan(engine, record)
-    except DeployError:
+    except MvpError:
         return None
     return record if record["identity"] == wanted else None
 
@@ -126,7 +126,7 @@ def read(engine: Path, offer: Offer) -> tuple[bytes, dict[str, Any]]:
     """A stored engine's plan and description, fit for this machine.
 
     Raises:
-        DeployError: (INPUT) it has no description, is damaged, or its ONNX file has changed since;
+        MvpError: (INPUT) it has no description, is damaged, or its ONNX file has changed since;
             (ENVIRONMENT) it was built by another TensorRT or for another GPU.
     """
     record = _record(engine)
@@ -137,7 +137,7 @@ def read(engine: Path, offer: Offer) -> tuple[bytes, dict[str, Any]]:
     with reading_errors(onnx):
         stale = onnx.is_file() and _sha256(onnx.read_bytes()) != built["onnx"]
     if stale:
-        raise DeployError(f"{engine.name} is stale: {onnx.name} has changed since it was built; {CURE}.")
+        raise InputError(f"{engine.name} is stale: {onnx.name} has changed since it was built; {CURE}.")
     return _plan(engine, record), record
 
 
@@ -156,7 +156,7 @@ def _plan(engine: Path, record: Mapping[str, Any]) -> bytes:
     with reading_errors(engine):
         plan = engine.read_bytes() if engine.is_file() and engine.stat().st_size == record["bytes"] else b""
     if _sha256(plan) != record["sha256"]:
-        raise DeployError(f"{engine.name} is not what was built (its checksum differs): {CURE}.")
+        raise InputError(f"{engine.name} is not what was built (its checksum differs): {CURE}.")
     return plan
 
 
@@ -165,9 +165,8 @@ def _refuse_other_version(engine: Path, built: Mapping[str, Any], offer: Offer) 
         return
     later = version_number(offer.version) >= version_number(built["tensorrt"])
     if not (built["options"]["version_compatible"] and later):
-        raise DeployError(
+        raise EnvironmentMissing(
             f"{engine.name} is of TensorRT {built['tensorrt']} and this machine has {offer.version}: {CURE}.",
-            ExitCode.ENVIRONMENT,
         )
 
 
@@ -176,9 +175,8 @@ def _refuse_other_gpu(engine: Path, built: Mapping[str, Any], offer: Offer) -> N
     same = all(getattr(offer.gpu, key) == value for key, value in there.items())
     ampere = float(offer.gpu.compute_capability) >= 8.0
     if not (same or (built["options"]["hardware_compatible"] and ampere)):
-        raise DeployError(
+        raise EnvironmentMissing(
             f"{engine.name} is for {_gpu(there)} and this machine has {_gpu(asdict(offer.gpu))}: {CURE}.",
-            ExitCode.ENVIRONMENT,
         )
 
 

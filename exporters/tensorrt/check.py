@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.errors import InputError
 from mvp_deploy.exporters.tensorrt.graph import Graph, title
 from mvp_deploy.exporters.tensorrt.releases import Release
 
@@ -39,7 +39,7 @@ def check(path: str | os.PathLike[str], releases: Sequence[Release]) -> list[Fin
     """Findings for TensorRT releases, errors first; those alike are one, with all their nodes and releases.
 
     Raises:
-        DeployError: the file is no ONNX model.
+        MvpError: the file is no ONNX model.
     """
     graph = read(path)
     merged: dict[tuple[str, str, str], Finding] = {}
@@ -66,10 +66,10 @@ def read(path: str | os.PathLike[str]) -> Graph:
             raise ValueError("it has no outputs")
         return Graph(onnx.shape_inference.infer_shapes(model))
     except FileNotFoundError:
-        raise DeployError(f"there is no file {path}: check the path.") from None
+        raise InputError(f"there is no file {path}: check the path.") from None
     except Exception as error:  # whatever protobuf and onnx raise for what is no model
         message = f"{Path(path).name} is no readable ONNX model: {str(error).splitlines()[0]}"
-        raise DeployError(message) from error
+        raise InputError(message) from error
 
 
 def _opset(graph: Graph, release: Release) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ParityError
 
 # Names that the inspector's versions use, narrowest first: a layer counts as the narrowest it computes on.
 PRECISIONS = {
@@ -47,13 +47,12 @@ def layer_precisions(information: str) -> dict[str, int]:
         layers by 'int8', 'fp16', 'bf16', 'fp32', and 'hidden' for fused parts whose inside is not shown.
 
     Raises:
-        DeployError: (PARITY) the JSON has no layer details.
+        MvpError: (PARITY) the JSON has no layer details.
     """
     layers = json.loads(information).get("Layers", [])
     if not layers or not all(isinstance(layer, dict) for layer in layers):
-        raise DeployError(
+        raise ParityError(
             "the engine inspector shows no details of the layers, so their precision is unknown: build anew.",
-            ExitCode.PARITY,
         )
     return dict(Counter(filter(None, map(_precision, layers))))
 
@@ -67,18 +66,17 @@ def check_precision(asked: str, layers: Mapping[str, int], shrink: float | None 
             in half the space are the evidence that is left.
 
     Raises:
-        DeployError: (PARITY) the asked precision is not in use.
+        MvpError: (PARITY) the asked precision is not in use.
     """
     if layers.get(asked):
         return
     if layers.get("hidden") and (asked == "fp32" or (asked == "fp16" and shrink is not None and shrink < 0.75)):
         return
     seen = ", ".join(f"{count} {name}" for name, count in sorted(layers.items())) or "none that compute"
-    raise DeployError(
+    raise ParityError(
         f"{asked} was asked for, and TensorRT built an engine that does not use it (layers: {seen}): where "
         "it takes types from the graph, the ONNX file must be of that precision; `mvp-deploy check` says "
         "what is in the way.",
-        ExitCode.PARITY,
     )
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from mvp_deploy.exporters import cuda
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import EnvironmentMissing, MvpError
 from mvp_deploy.exporters.tensorrt.releases import Release, release_of
 
 INSTALL = "on a Jetson it comes with JetPack (apt install python3-libnvinfer), elsewhere: pip install tensorrt"
@@ -43,7 +43,7 @@ class Offer:
         """A builder flag that was asked for.
 
         Raises:
-            DeployError: (ENVIRONMENT) this version lacks it.
+            MvpError: (ENVIRONMENT) this version lacks it.
         """
         return self._member(self.trt.BuilderFlag, name, purpose)
 
@@ -56,7 +56,7 @@ class Offer:
         """Refuse what this version cannot do.
 
         Raises:
-            DeployError: (ENVIRONMENT) ``thing`` has no attribute ``name``.
+            MvpError: (ENVIRONMENT) ``thing`` has no attribute ``name``.
         """
         self._member(thing, name, purpose)
 
@@ -74,10 +74,9 @@ class Offer:
 
     def _member(self, thing: object, name: str, purpose: str) -> Any:
         if not hasattr(thing, name):
-            raise DeployError(
+            raise EnvironmentMissing(
                 f"TensorRT {self.version} has no {name}, which {purpose} need: leave the option out, or "
                 "install a newer TensorRT.",
-                ExitCode.ENVIRONMENT,
             )
         return getattr(thing, name)
 
@@ -88,14 +87,14 @@ def probe(index: int = 0) -> Offer:
     The driver is asked first: without one, some TensorRT calls end the whole process (8.6: ``trt.Runtime``).
 
     Raises:
-        DeployError: (ENVIRONMENT) no GPU, no TensorRT, or one too old.
+        MvpError: (ENVIRONMENT) no GPU, no TensorRT, or one too old.
     """
     gpu = cuda.select(index)
     trt = _bindings()
     try:
         release = release_of(trt.__version__)
-    except DeployError as error:
-        raise DeployError(str(error), ExitCode.ENVIRONMENT) from None
+    except MvpError as error:
+        raise EnvironmentMissing(str(error)) from None
     return Offer(trt, trt.__version__, release, gpu)
 
 
@@ -110,4 +109,4 @@ def _bindings() -> ModuleType:
         AttributeError,
     ) as error:  # a library it links to is missing, numpy is too new
         message = f"TensorRT is installed but does not load ({error}): install what is named, or anew: {INSTALL}."
-    raise DeployError(message, ExitCode.ENVIRONMENT)
+    raise EnvironmentMissing(message)

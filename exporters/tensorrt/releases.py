@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ def release_of(version: str) -> Release:
     """The newest known release that is not newer than an installed version such as «10.16.1.11».
 
     Raises:
-        DeployError: the version is older than 8.5.
+        MvpError: the version is older than 8.5.
     """
     asked = version_number(version)
     older = [release for name, release in RELEASES.items() if version_number(name) <= asked]
     if not older:
-        raise DeployError(f"TensorRT {version} is older than 8.5, the oldest of use here: install a newer one.")
+        raise InputError(f"TensorRT {version} is older than 8.5, the oldest of use here: install a newer one.")
     return older[-1]
 
 
@@ -75,5 +75,5 @@ def version_number(version: str) -> tuple[int, int]:
     """Major and minor number, to compare."""
     match = re.match(r"(\d+)\.(\d+)", version)
     if match is None:
-        raise DeployError(f"{version!r} is no TensorRT version: write it as 10.3.")
+        raise InputError(f"{version!r} is no TensorRT version: write it as 10.3.")
     return int(match[1]), int(match[2])

@@ -18,7 +18,7 @@ from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.entry import Entry
 from mvp_deploy.bank.ladder import Rung
 from mvp_deploy.base.devices import resolve
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter, Silent
 from mvp_deploy.pruning.imitation import TUNING
 from mvp_deploy.pruning.iterative import Schedule
@@ -57,7 +57,7 @@ class Bank:
             image_size: edge of the input in pixels; the model's own by default.
 
         Raises:
-            DeployError: the folder is not empty, there is no such model, or the weights do not fit it.
+            MvpError: the folder is not empty, there is no such model, or the weights do not fit it.
         """
         file = None if weights is None else Path(weights)
         made = backbones.create(backbone, pretrained=pretrained, weights=file, image_size=image_size, seed=seed)
@@ -65,7 +65,7 @@ class Bank:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Bank:
-        """Open a bank. Raises DeployError where there is none."""
+        """Open a bank. Raises MvpError where there is none."""
         return cls(store.Bank.open(folder))
 
     @property
@@ -93,7 +93,7 @@ class Bank:
         """Prune a task the long way (train, then cut and tune in rounds) and store it; see `mvp-deploy bank add`."""
         task = as_task(data)
         if task is None:
-            raise DeployError("A bank stores tasks: pass a folder, an .npz, a task's name or a Task.")
+            raise InputError("A bank stores tasks: pass a folder, an .npz, a task's name or a Task.")
         config = replace(suited(self.store.backbone), steps=steps, batch_size=batch_size, seed=seed)
         return add_task(
             self.store,

@@ -35,10 +35,10 @@ def held_out_images(data: Any, validation: Any, preprocessing: Preprocessing | N
 
 
 def required(preprocessing: Preprocessing | None) -> Preprocessing:
-    from mvp_deploy.base.errors import DeployError
+    from mvp_deploy.base.errors import InputError
 
     if preprocessing is None:
-        raise DeployError(
+        raise InputError(
             "A folder or task needs the model's preprocessing, and this module is no timm model: pass a DataLoader or "
             "Dataset whose transforms make its input."
         )

@@ -11,7 +11,7 @@ from torch import nn
 from mvp_deploy.api.prune import Result
 from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning import pruned
 from mvp_deploy.structure import KeepPlan, analyze
 
@@ -22,7 +22,7 @@ def save(result: Result, path: str | os.PathLike[str]) -> Path:
     """Write ``result.model`` as it is now (trained further or not), whole or not at all.
 
     Raises:
-        DeployError: the file cannot be written.
+        MvpError: the file cannot be written.
     """
     state = {name: value.detach().cpu() for name, value in result.model.state_dict().items()}
     classes = result.classes or tuple(map(str, range(_outputs(result))))
@@ -48,14 +48,14 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
             model needs none.
 
     Raises:
-        DeployError: the file is missing or damaged, or ``model`` is missing or of another architecture.
+        MvpError: the file is missing or damaged, or ``model`` is missing or of another architecture.
     """
     file = Path(path) / "pruned.safetensors" if Path(path).is_dir() else Path(path)
     header = tensorfile.read_header(file)
     if "own" not in header:
         return pruned.load(file).model
     if model is None:
-        raise DeployError(
+        raise InputError(
             f"{file} holds a module of your own, which its weights alone do not make: pass the full-size module, "
             "mvp.load(path, MyNet())."
         )
@@ -65,7 +65,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     try:
         small.load_state_dict(sections["weights"], strict=True)
     except RuntimeError as error:
-        raise DeployError(f"The weights in {file} do not fit {type(model).__name__}: {error}") from error
+        raise InputError(f"The weights in {file} do not fit {type(model).__name__}: {error}") from error
     restate_sizes(small, model, tuple(header["input_size"]))
     return small.eval()
 

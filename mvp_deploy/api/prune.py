@@ -17,7 +17,7 @@ from mvp_deploy.backbones import Backbone
 from mvp_deploy.backbones.backbone import preprocessing_of, recognise
 from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base.devices import resolve
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning import knapsack, reconstruction
 from mvp_deploy.pruning.budget import Budget, keep_best, units_kept
 from mvp_deploy.pruning.head import classifier, solve_head
@@ -113,7 +113,7 @@ def prune(
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
 
     Raises:
-        DeployError: the model cannot be traced or cut, the budget cannot be met, or the data cannot be read.
+        MvpError: the model cannot be traced or cut, the budget cannot be met, or the data cannot be read.
 
     Example:
         >>> import mvp_deploy as mvp, torch
@@ -131,7 +131,7 @@ def prune(
     backbone = None
     if isinstance(model, str):
         if task is None:
-            raise DeployError(
+            raise InputError(
                 "A model made from a name needs a task (a folder, an .npz, a task's name): it has the classes."
             )
         backbone, state = backbones.create(
@@ -194,7 +194,7 @@ def cut(model: nn.Module, plan: KeepPlan, example: Structure | Tensor | tuple[Te
         example: what `analyze` gave, or an input to analyse the model with.
 
     Raises:
-        DeployError: the plan is for another model, or the model cannot run smaller.
+        MvpError: the plan is for another model, or the model cannot run smaller.
 
     Example:
         >>> import mvp_deploy as mvp, numpy, torch

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mvp_deploy.backbones.timm_import import timm
 from mvp_deploy.backbones.weights import head_prefixes, load_weights, read_weights
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.base.formats import Malformed, Sha256, Within, parse
 from mvp_deploy.tasks.preprocessing import MAX_EDGE, Edge, Preprocessing
 
@@ -43,11 +43,11 @@ class Backbone:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Backbone:
-        """The inverse of `to_json`; raises DeployError for data that does not describe a backbone."""
+        """The inverse of `to_json`; raises MvpError for data that does not describe a backbone."""
         try:
             return parse(cls, data)
         except Malformed as error:
-            raise DeployError(f"this is not a description of a backbone: {error}") from error
+            raise InputError(f"this is not a description of a backbone: {error}") from error
 
 
 def create(
@@ -65,13 +65,13 @@ def create(
     a .safetensors or a .pth/.pt file (``weights``), or random, drawn from ``seed``. A head among them is dropped.
 
     Raises:
-        DeployError: (INPUT) unknown model, or weights that do not fit it; (ENVIRONMENT) the download failed.
+        MvpError: (INPUT) unknown model, or weights that do not fit it; (ENVIRONMENT) the download failed.
     """
     if pretrained and weights is not None:
-        raise DeployError("both --pretrained and --weights were given: choose one source of weights")
+        raise InputError("both --pretrained and --weights were given: choose one source of weights")
     if ":" in name:
         if not pretrained:
-            raise DeployError(f"{name} comes with its weights: add --pretrained, or name timm's architecture alone")
+            raise InputError(f"{name} comes with its weights: add --pretrained, or name timm's architecture alone")
         return _published(name, image_size)
     _check(name, pretrained)
     if image_size is not None and not 1 <= image_size <= MAX_EDGE:
@@ -104,7 +104,7 @@ def _published(name: str, image_size: int | None) -> tuple[Backbone, dict[str, T
     example = torch.randn(2, *preprocessing.input_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         if not torch.allclose(plain(own)(example), model(example), rtol=1e-4, atol=1e-5):
-            raise DeployError(
+            raise InputError(
                 f"{name} is not timm's plain {architecture}: it was made with arguments that only its own config.json "
                 "has. Publish it without them, or pass its weights with --weights FILE to the architecture they fit"
             )
@@ -120,7 +120,7 @@ def build(backbone: Backbone, state: Mapping[str, Tensor] | None, num_classes: i
     ``num_classes=0`` gives pooled features [b, c] instead. Without a ``state`` all is random: for the shapes.
 
     Raises:
-        DeployError: the state does not fit, or the installed timm has no such model.
+        MvpError: the state does not fit, or the installed timm has no such model.
     """
     _check(backbone.name, pretrained=False)
     model = _model(backbone.name, backbone.image_size, num_classes, seed=seed)
@@ -140,15 +140,14 @@ def _model(name: str, image_size: int | None, num_classes: int, *, seed: int, pr
             model: nn.Module = models.create_model(name, pretrained=pretrained, **options)
         except Exception as error:  # from timm, the hub's client, the network and the disk
             if name.startswith("local-dir:"):
-                raise DeployError(
+                raise InputError(
                     f"{name} cannot be loaded ({_first_line(error)}): name a folder with the config.json and the "
                     "model.safetensors of a timm model"
                 ) from error
             if pretrained:
-                raise DeployError(
+                raise EnvironmentMissing(
                     f"the pretrained weights of {name} could not be fetched ({_first_line(error)}): check the name and "
                     "the network, or get the file elsewhere and pass it with --weights FILE",
-                    ExitCode.ENVIRONMENT,
                 ) from error
             raise _wrong_size(name, image_size, error) from error
     return model.eval()
@@ -161,12 +160,12 @@ def _check(name: str, pretrained: bool) -> None:
         close = difflib.get_close_matches(architecture, models.list_models(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() in Python lists them"
         hint = f"one that is published on the hub is named hf-hub:{name}" if "/" in name else hint
-        raise DeployError(f"timm {timm().__version__} has no model {architecture!r}: {hint}")
+        raise InputError(f"timm {timm().__version__} has no model {architecture!r}: {hint}")
     tags = [known.partition(".")[2] for known in models.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
-        raise DeployError(f"timm has no {tag!r} of {architecture}: it has {', '.join(tags) or 'no weights'}")
+        raise InputError(f"timm has no {tag!r} of {architecture}: it has {', '.join(tags) or 'no weights'}")
     if pretrained and not models.is_model_pretrained(name):
-        raise DeployError(f"timm has no pretrained weights for {name}: pass some with --weights FILE")
+        raise InputError(f"timm has no pretrained weights for {name}: pass some with --weights FILE")
 
 
 def _check_size(model: nn.Module, name: str, image_size: int | None, preprocessing: Preprocessing) -> None:
@@ -223,9 +222,9 @@ def digest(state: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def _wrong_size(name: str, image_size: int | None, error: Exception) -> DeployError:
+def _wrong_size(name: str, image_size: int | None, error: Exception) -> MvpError:
     size = "its own images" if image_size is None else f"images of {image_size} pixels"
-    return DeployError(f"{name} cannot take {size} ({_first_line(error)}): choose another --image-size")
+    return InputError(f"{name} cannot take {size} ({_first_line(error)}): choose another --image-size")
 
 
 def _first_line(error: Exception) -> str:

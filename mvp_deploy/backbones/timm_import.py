@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing
 
 _stubs: list[Any] = []  # a torch.library.Library takes its definitions back when it is collected
 
@@ -21,7 +21,7 @@ def timm() -> ModuleType:
     mentions are declared here, without an implementation, and timm is imported again.
 
     Raises:
-        DeployError: (ENVIRONMENT) timm is not installed or cannot be imported.
+        MvpError: (ENVIRONMENT) timm is not installed or cannot be imported.
     """
     try:
         return importlib.import_module("timm")
@@ -30,7 +30,7 @@ def timm() -> ModuleType:
             raise
     except ImportError as error:
         cure = f"timm cannot be imported ({error}): pip install timm"
-        raise DeployError(cure, ExitCode.ENVIRONMENT) from error
+        raise EnvironmentMissing(cure) from error
     for name in [name for name in sys.modules if name.split(".")[0] in ("timm", "torchvision")]:
         del sys.modules[name]  # imported halfway
     _declare_torchvision_operators()

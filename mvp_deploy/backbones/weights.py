@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError, MvpError
 
 WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "model_state_dict")  # the better weights first
 PREFIXES = ("module.", "model.", "ema.", "ema_model.", "model_ema.")  # of what training scripts wrap a model in
@@ -28,11 +28,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     timm's own train.py keeps its arguments.
 
     Raises:
-        DeployError: no such file, not safetensors or a PyTorch file of plain tensors, or no state dict in it.
+        MvpError: no such file, not safetensors or a PyTorch file of plain tensors, or no state dict in it.
     """
     path = Path(path)
     if not path.is_file():
-        raise DeployError(f"there is no weights file {path}: check the path")
+        raise InputError(f"there is no weights file {path}: check the path")
     try:
         content: Any
         if path.suffix == ".safetensors":
@@ -45,13 +45,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # safetensors, zip and unpickler each have errors of their own
         found = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error))
         why = f"it holds {found[1]}, and to read that could run code" if found else repr(error)
-        raise DeployError(
+        raise InputError(
             f"{path} is not a safetensors or PyTorch file of plain tensors ({why}): "
             "save the model's state_dict() alone, best as .safetensors"
         ) from error
     state = _state_in(content)
     if state is None:
-        raise DeployError(f"{path} holds no state dict: save the model's state_dict(), best as .safetensors")
+        raise InputError(f"{path} holds no state dict: save the model's state_dict(), best as .safetensors")
     return state
 
 
@@ -73,7 +73,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     resamples position embeddings to another image size.
 
     Raises:
-        DeployError: entries are missing, unknown, of another shape or kind of number, or not finite.
+        MvpError: entries are missing, unknown, of another shape or kind of number, or not finite.
     """
     own = model.state_dict()
     heads = head_prefixes(model)
@@ -107,7 +107,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         raise _mismatch(source, f"torch cannot copy them, {str(error).splitlines()[0]}") from error
     for key, value in model.state_dict().items():
         if key in fitting and not value.isfinite().all():
-            raise DeployError(
+            raise InputError(
                 f"the weights of {source} are not all finite: {key} has NaN or infinity. The training that wrote them "
                 "diverged: take an earlier checkpoint"
             )
@@ -141,5 +141,5 @@ def _some(what: str, keys: set[str]) -> str:
     return f"{what} {', '.join(sorted(keys)[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
 
 
-def _mismatch(source: str, what: str) -> DeployError:
-    return DeployError(f"the weights of {source} do not fit the model: {what}; choose the model they belong to")
+def _mismatch(source: str, what: str) -> MvpError:
+    return InputError(f"the weights of {source} do not fit the model: {what}; choose the model they belong to")

@@ -39,7 +39,7 @@ def add_task(
     """Train the unpruned model on the task, prune it iteratively, store the result.
 
     config: of the unpruned model's training, and of each round's but for its steps. A killed call goes on where it
-    stopped when called again with the same arguments. Raises DeployError where the task is stored already, another
+    stopped when called again with the same arguments. Raises MvpError where the task is stored already, another
     process is adding it, or the pruned model is not exact.
     """
     for note in task.notes:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mvp_deploy.bank.signature import Signature
 from mvp_deploy.base import formats, tensorfile
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import Amount, Classes, Sha256, Share, Within
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.structure.plan import PackedMask
@@ -114,7 +114,7 @@ class Entry:
     def read(cls, path: Path) -> Entry:
         header = tensorfile.read_header(path)
         if header.get("format") != FORMAT:
-            raise DeployError(
+            raise InputError(
                 f"{path} has format {header.get('format')}, this version reads {FORMAT}: update mvp-deploy."
             )
         tensorfile.typed(Header, header, path)
@@ -151,7 +151,7 @@ class Entry:
         return Signature.from_tensors(stored)
 
     def check(self) -> None:
-        """Read all of the file. Raises DeployError where it is damaged."""
+        """Read all of the file. Raises MvpError where it is damaged."""
         tensorfile.load(self.path)
 
 

@@ -12,7 +12,7 @@ import torch
 from mvp_deploy.bank.entry import Entry
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.bank.trial import NewTask
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.statistics import Interval, mean_interval
 from mvp_deploy.pruning.budget import Budget
@@ -82,18 +82,18 @@ def evaluate(
     of steps.
 
     names: tasks of the bank to leave out, their data still where the names say; none: all. Each is pruned to its
-    entry's budget by its entry's training, but for ``steps``. Raises DeployError (INPUT) for fewer than four tasks, or
+    entry's budget by its entry's training, but for ``steps``. Raises InputError for fewer than four tasks, or
     a recipe that asks nobody.
     """
     if not RECIPES[recipe].asks_neighbours:
-        raise DeployError(f"The recipe {recipe} asks no neighbours: name one that does, such as default or paper.")
+        raise InputError(f"The recipe {recipe} asks no neighbours: name one that does, such as default or paper.")
     damaged: list[str] = []
     everything = list(bank.entries(damaged))
     for sentence in damaged:
         reporter.warn(f"left out: {sentence}")
     entries = [bank.entry(name) for name in names] if names else everything
     if len(entries) < FEWEST:
-        raise DeployError(f"{bank.folder} has {len(entries)} tasks to leave out: add tasks until there are {FEWEST}.")
+        raise InputError(f"{bank.folder} has {len(entries)} tasks to leave out: add tasks until there are {FEWEST}.")
     arms = _arms(RECIPES[recipe], len(everything) - 1, steps)
     table: dict[str, list[float]] = {arm: [] for arm in arms}
     with reporter.progress("left out") as step:
@@ -155,7 +155,7 @@ def _left_out(
     budget, training = Budget(**entry.details["budget"]), TrainConfig(**entry.details["training"])
     data = load_again(entry.name, entry.data, training.seed)
     if data is None:  # it would be asked about itself
-        raise DeployError(f"The images of {entry.name} are no longer those it was pruned on: add it anew.")
+        raise InputError(f"The images of {entry.name} are no longer those it was pruned on: add it anew.")
     task = NewTask.of(data, bank, device)
 
     def tried(recipe: Recipe, steps: int) -> Iterable[float]:

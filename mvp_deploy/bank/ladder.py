@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mvp_deploy.bank.add import versions
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.files import locked
 from mvp_deploy.base.formats import Amount, Count, Sha256, Share, Size
 from mvp_deploy.base.reporter import Reporter
@@ -94,10 +94,10 @@ class Rung:
 
     @classmethod
     def read(cls, path: Path, bank: Bank) -> Rung:
-        """Raises DeployError where the file is damaged, of another format, or of another backbone."""
+        """Raises MvpError where the file is damaged, of another format, or of another backbone."""
         header = tensorfile.read_header(path)
         if header.get("format") != FORMAT:
-            raise DeployError(f"{path} has format {header.get('format')}, this version reads {FORMAT}: build it again.")
+            raise InputError(f"{path} has format {header.get('format')}, this version reads {FORMAT}: build it again.")
         tensorfile.typed(_Header, header, path)
         bank.require(header["backbone"], str(path))
         return cls(
@@ -166,11 +166,11 @@ def build(
         config: of the imitation.
 
     Raises:
-        DeployError: a budget cannot be met, or a smaller model is not exact; (ENVIRONMENT) another process is at it.
+        MvpError: a budget cannot be met, or a smaller model is not exact; (ENVIRONMENT) another process is at it.
     """
     classes = int(images.labels.max()) + 1
     if classes < 2:
-        raise DeployError("The images are of one class: a ladder needs two at least to know what units are worth.")
+        raise InputError("The images are of one class: a ladder needs two at least to know what units are worth.")
     original = Original.create(bank.backbone, bank.state(), classes, device=images.device, seed=config.seed)
     common = {
         "backbone": bank.backbone.fingerprint,
@@ -290,7 +290,7 @@ def pool(tasks: Sequence[Task], preprocessing: Preprocessing, device: torch.devi
                 pixels.append(x)
                 labels.append(names[y])
     if not pixels:
-        raise DeployError("There are no images to build a ladder from: add tasks to the bank, or name --images.")
+        raise InputError("There are no images to build a ladder from: add tasks to the bank, or name --images.")
     place = torch.device(device)
     return Images(torch.stack(pixels).to(place), torch.tensor(labels, device=place), preprocessing, place)
 
@@ -299,7 +299,7 @@ def tasks_of(bank: Bank, more: Sequence[str] = ()) -> list[Task]:
     """The bank's tasks and further ones, loaded again.
 
     Raises:
-        DeployError: a task's images are gone; ``--images`` can take their place.
+        MvpError: a task's images are gone; ``--images`` can take their place.
     """
     return [load_task(name) for name in dict.fromkeys([*(entry.name for entry in bank.entries()), *more])]
 

@@ -11,7 +11,7 @@ from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.store import Bank, Entry
 from mvp_deploy.base.cluster import Cluster, spread
 from mvp_deploy.base.devices import resolve
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Schedule
@@ -33,7 +33,7 @@ class Additions:
     skip_bad: bool
 
     def add(self, spec: str, reporter: Reporter) -> Entry:
-        """Add one task. Raises DeployError where that cannot be."""
+        """Add one task. Raises MvpError where that cannot be."""
         bank, device = Bank.open(self.bank), resolve(self.device)
         task = load_task(spec, skip_bad=self.skip_bad)
         if not self.replace and (known := self._stored(bank, task)):
@@ -61,7 +61,7 @@ class Additions:
 
     def add_all(
         self, specs: Sequence[str], cluster: Cluster | None, reporter: Reporter
-    ) -> Iterator[tuple[str, Entry | DeployError]]:
+    ) -> Iterator[tuple[str, Entry | MvpError]]:
         """Add all tasks; gives each one's entry, or why it was not added: no task's trouble is another's.
 
         Those whose data are not there come first: that is known before hours of work.
@@ -76,13 +76,13 @@ class Additions:
             reporter.say(f"task {index + 1} of {len(specs)}: {spec}")
             try:
                 yield spec, self.add(spec, reporter)
-            except DeployError as error:
+            except MvpError as error:
                 yield spec, error
 
 
-def _missing(spec: str) -> DeployError | None:
+def _missing(spec: str) -> MvpError | None:
     try:
         require_source(spec)
-    except DeployError as error:
+    except MvpError as error:
         return error
     return None

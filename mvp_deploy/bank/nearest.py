@@ -12,7 +12,7 @@ import torch
 
 from mvp_deploy.bank.signature import Signature
 from mvp_deploy.bank.store import Bank, Entry
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.pruning.head import recalibrate, separability
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
@@ -156,10 +156,10 @@ def neighbours(
 
 
 def _fitting(entry: Entry, target: Signature) -> Signature:
-    """A stored task's signature. Raises DeployError where it cannot be compared with the target's."""
+    """A stored task's signature. Raises MvpError where it cannot be compared with the target's."""
     found = entry.signature()
     if found.mean.shape[1] != target.mean.shape[1]:
-        raise DeployError(f"{entry.path} has a signature of another backbone's features: add the task again.")
+        raise InputError(f"{entry.path} has a signature of another backbone's features: add the task again.")
     return found
 
 
@@ -168,7 +168,7 @@ def _spared(damaged: list[str]) -> Iterator[None]:
     """One damaged file of a bank does not stop the others: its sentence is told."""
     try:
         yield
-    except DeployError as error:
+    except MvpError as error:
         damaged.append(str(error))
 
 

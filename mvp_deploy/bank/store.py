@@ -27,7 +27,7 @@ from torch import Tensor
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.bank.entry import Entry, Record
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.base.files import is_leftover, locked, remove_leftovers, write_text, writing_errors
 from mvp_deploy.base.formats import Malformed, Sha256, damaged, parse, read_json, sealed, unsealed
 from mvp_deploy.base.workspaces import remove_workspaces
@@ -53,7 +53,7 @@ class Bank:
 
     @classmethod
     def init(cls, folder: str | os.PathLike[str], backbone: Backbone, state: Mapping[str, Tensor]) -> Bank:
-        """Start an empty bank for ``backbone`` with its weights. Raises DeployError where there is something."""
+        """Start an empty bank for ``backbone`` with its weights. Raises MvpError where there is something."""
         folder = Path(folder)
         _refuse_strangers(folder, backbone)
         with locked(folder / ".work" / "init.lock", f"another process is starting the bank {folder}: wait for it."):
@@ -67,7 +67,7 @@ class Bank:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Bank:
-        """Open a bank. Raises DeployError where there is none, or one of another format."""
+        """Open a bank. Raises MvpError where there is none, or one of another format."""
         folder = Path(folder)
         file, cure = folder / "bank.json", "restore it from a copy"
         missing = f"{folder} is not a bank: make one with `mvp-deploy bank init {folder} --backbone resnet18`."
@@ -77,11 +77,11 @@ class Bank:
         except Malformed as error:
             raise damaged(file, error, cure) from error
         if content.backbone.fingerprint != content.fingerprint:
-            raise DeployError(f"{file} was changed by hand: its backbone's fingerprint does not match.")
+            raise InputError(f"{file} was changed by hand: its backbone's fingerprint does not match.")
         return cls(folder, content.backbone)
 
     def state(self) -> dict[str, Tensor]:
-        """The backbone's pretrained weights, without a head. Raises DeployError where they are not this bank's."""
+        """The backbone's pretrained weights, without a head. Raises MvpError where they are not this bank's."""
         header, sections = tensorfile.load(self.folder / "backbone.safetensors")
         self.require(Backbone.from_json(header).fingerprint, "backbone.safetensors")
         return sections["weights"]
@@ -89,7 +89,7 @@ class Bank:
     def require(self, fingerprint: str, what: str) -> None:
         """Refuse what was made from another backbone, other weights or other preprocessing."""
         if fingerprint != self.backbone.fingerprint:
-            raise DeployError(
+            raise InputError(
                 f"{what} does not belong to the bank {self.folder}: its backbone or weights are not the bank's "
                 f"{self.backbone.name}. Use the bank it was made for, or start a new one."
             )
@@ -101,12 +101,12 @@ class Bank:
     def entries(self, damaged: list[str] | None = None) -> Iterator[Entry]:
         """All stored tasks by file name, from headers alone.
 
-        A damaged file raises DeployError, or, where ``damaged`` is given, adds its sentence there.
+        A damaged file raises MvpError, or, where ``damaged`` is given, adds its sentence there.
         """
         for path in self._files():
             try:
                 yield Entry.read(path)
-            except DeployError as error:
+            except MvpError as error:
                 if damaged is None:
                     raise
                 damaged.append(str(error))
@@ -116,28 +116,28 @@ class Bank:
         return sorted(found, key=lambda path: path.name)
 
     def entry(self, name: str) -> Entry:
-        """The stored task of that name. Raises DeployError where there is none."""
+        """The stored task of that name. Raises MvpError where there is none."""
         path = self.path(name)
         if not path.exists():
-            raise DeployError(f"{self.folder} has no task {name!r}: `mvp-deploy bank list {self.folder}` shows all.")
+            raise InputError(f"{self.folder} has no task {name!r}: `mvp-deploy bank list {self.folder}` shows all.")
         return Entry.read(path)
 
     @contextmanager
     def claim(self, name: str, *, replace: bool = False) -> Iterator[Path]:
         """The right to add the task: nobody else may until the block ends. Gives its folder for work on the way.
 
-        Raises DeployError where the task is stored already (unless ``replace``) or another process is adding it.
+        Raises MvpError where the task is stored already (unless ``replace``) or another process is adding it.
         """
         work = self.folder / ".work" / _stem(name)
         busy = f"{name!r} is being added to {self.folder} by another process: wait for it."
         with locked(work.with_name(f"{work.name}.lock"), busy):
             if self.path(name).exists() and not replace:
-                raise DeployError(f"{name!r} is in {self.folder} already: give --replace to prune it anew.")
+                raise InputError(f"{name!r} is in {self.folder} already: give --replace to prune it anew.")
             remove_leftovers(self.path(name))  # of a killed process: the lock is ours, so nobody writes it
             yield work
 
     def add(self, record: Record, *, replace: bool = False) -> Entry:
-        """Store a task, whole or not at all. Raises DeployError where its name is taken (unless ``replace``)."""
+        """Store a task, whole or not at all. Raises MvpError where its name is taken (unless ``replace``)."""
         with self.claim(record.name, replace=replace) as work:
             path = self.path(record.name)
             record.save(path, self.backbone.fingerprint)
@@ -149,7 +149,7 @@ class Bank:
         problems = []
         try:
             self.state()
-        except DeployError as error:
+        except MvpError as error:
             problems.append(str(error))
         paths = self._files()
         for index, path in enumerate(paths):
@@ -158,8 +158,8 @@ class Bank:
                 tensorfile.load(path)
                 self.require(entry.backbone, str(path))
                 if path != self.path(entry.name):
-                    raise DeployError(f"{path} was renamed: it holds {entry.name!r}. Name it {self.path(entry.name)}.")
-            except DeployError as error:
+                    raise InputError(f"{path} was renamed: it holds {entry.name!r}. Name it {self.path(entry.name)}.")
+            except MvpError as error:
                 problems.append(str(error))
             progress(index + 1, len(paths))
         return problems
@@ -173,15 +173,15 @@ def _refuse_strangers(folder: Path, backbone: Backbone) -> None:
             return path.name in ("tasks", ".work") or is_leftover(path, folder / "backbone.safetensors")
         try:
             return Backbone.from_json(tensorfile.read_header(path)).fingerprint == backbone.fingerprint
-        except (DeployError, KeyError, TypeError):
+        except (MvpError, KeyError, TypeError):
             return False  # somebody's weights
 
     if (folder / "bank.json").exists():
-        raise DeployError(f"{folder} is a bank already: add tasks with `mvp-deploy bank add {folder} TASK`.")
+        raise InputError(f"{folder} is a bank already: add tasks with `mvp-deploy bank add {folder} TASK`.")
     strange = sorted(path.name for path in folder.iterdir() if not ours(path)) if folder.is_dir() else []
     if strange or folder.is_file():
         what = strange[0] if strange else "it is a file"
-        raise DeployError(f"{folder} is not empty ({what}): name a new or empty folder for the bank.")
+        raise InputError(f"{folder} is not empty ({what}): name a new or empty folder for the bank.")
 
 
 def _stem(name: str) -> str:

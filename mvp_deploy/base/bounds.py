@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Bounds:
         return math.isfinite(value) and (value > self.low if self.above else value >= self.low) and value <= self.high
 
     def require(self, name: str, value: float) -> None:
-        """Raise DeployError where the value does not lie within."""
+        """Raise MvpError where the value does not lie within."""
         if not self.holds(value):
-            raise DeployError(f"{name} must be {self}, not {value}.")
+            raise InputError(f"{name} must be {self}, not {value}.")
 
     def __str__(self) -> str:
         return f"{'above' if self.above else 'from'} {self.low:g} {'and at most' if self.above else 'to'} {self.high:g}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, MvpError
 from mvp_deploy.base.reporter import Named, Reporter, quarters
 
 T = TypeVar("T")
@@ -35,14 +35,14 @@ class Cluster:
 
 def spread(
     cluster: Cluster, pieces: Mapping[str, Callable[[Reporter], T]], reporter: Reporter
-) -> Iterator[tuple[str, T | DeployError]]:
+) -> Iterator[tuple[str, T | MvpError]]:
     """Do all pieces on the cluster; gives each one's name and result, or the error that ended it, as they come.
 
     Each is done in the working directory of this process. What it tells its reporter is told here, under its name. A
     piece whose worker is lost is done again, so it must go on from what it has written, or start anew.
 
     Raises:
-        DeployError: (ENVIRONMENT) no Ray here, or no cluster at the address.
+        MvpError: (ENVIRONMENT) no Ray here, or no cluster at the address.
     """
     ray = _connect(cluster, reporter)
     again: dict[str, Any] = {"max_restarts": -1, "max_task_retries": -1}
@@ -67,17 +67,14 @@ def _connect(cluster: Cluster, reporter: Reporter) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise DeployError(
-            "--ray needs the package ray: pip install 'mvp-deploy[ray]'.", ExitCode.ENVIRONMENT
-        ) from error
+        raise EnvironmentMissing("--ray needs the package ray: pip install 'mvp-deploy[ray]'.") from error
     if not ray.is_initialized():
         try:
             _knock(cluster.address)
             ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # OSError, ValueError, RuntimeError, by what is wrong with the address
-            raise DeployError(
+            raise EnvironmentMissing(
                 f"there is no Ray cluster at {cluster.address} ({error}): start one with `ray start --head`.",
-                ExitCode.ENVIRONMENT,
             ) from error
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(m.get("CPU", 0) >= cluster.cpus and m.get("GPU", 0) >= cluster.gpus for m in machines):
@@ -94,28 +91,25 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
-def _call(piece: Callable[[Reporter], T], folder: Path, reporter: _Distant) -> T | DeployError:
+def _call(piece: Callable[[Reporter], T], folder: Path, reporter: _Distant) -> T | MvpError:
     """What a worker does. It is a process of its own, so its working directory may be changed."""
     try:
         if not folder.is_dir():
-            raise DeployError(
+            raise EnvironmentMissing(
                 f"{platform.node()} does not see {folder}: all machines of the cluster must share the folders of a "
                 "run (config, bank, data, out).",
-                ExitCode.ENVIRONMENT,
             )
         os.chdir(folder)
         return piece(reporter)
-    except DeployError as error:
+    except MvpError as error:
         return error
     finally:
         reporter.flush()
 
 
-def _lost(error: Exception) -> DeployError:
+def _lost(error: Exception) -> MvpError:
     told = (str(error).strip().splitlines() or [""])[-1]
-    return DeployError(
-        f"it ended on the cluster with {type(error).__name__}: {told} A new call goes on from there.", ExitCode.ERROR
-    )
+    return MvpError(f"it ended on the cluster with {type(error).__name__}: {told} A new call goes on from there.")
 
 
 class _Journal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -15,26 +15,24 @@ def resolve(name: str) -> torch.device:
     """The device called 'auto' (a GPU if torch sees one), 'cpu', 'cuda' or 'cuda:N'.
 
     Raises:
-        DeployError: (INPUT) another name; (ENVIRONMENT) this machine does not have the device.
+        MvpError: (INPUT) another name; (ENVIRONMENT) this machine does not have the device.
     """
     import torch
 
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not re.fullmatch(r"auto|cuda(:\d+)?", name):
-        raise DeployError(f"unknown device {name!r}: write auto, cpu, cuda or cuda:N")
+        raise InputError(f"unknown device {name!r}: write auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
         why = "sees no GPU" if torch.backends.cuda.is_built() else "is built without CUDA"
-        raise DeployError(
+        raise EnvironmentMissing(
             f"{name} was asked for, but torch {torch.__version__} {why}: install a CUDA build of torch and "
             "the GPU's driver, or pass --device cpu",
-            ExitCode.ENVIRONMENT,
         )
     index = int(name.partition(":")[2] or 0)
     count = torch.cuda.device_count()
     if index >= count:
-        raise DeployError(
+        raise EnvironmentMissing(
             f"{name} was asked for, but there are {count} GPUs: pass --device cuda:0 to cuda:{count - 1}",
-            ExitCode.ENVIRONMENT,
         )
     return torch.device("cuda", index)

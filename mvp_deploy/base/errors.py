@@ -1,12 +1,35 @@
-"""The one exception type for what a user can cause (it lives in exporters, which imports nothing from here)."""
+"""What a user can cause (it lives in exporters, which imports nothing from here)."""
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import (
+    AccuracyError,
+    Busy,
+    EnvironmentMissing,
+    ExitCode,
+    InputError,
+    LatencyError,
+    MvpError,
+    ParityError,
+    StructureError,
+    error_of,
+)
 
-__all__ = ["DeployError", "ExitCode", "of_system"]
+__all__ = [
+    "AccuracyError",
+    "Busy",
+    "EnvironmentMissing",
+    "ExitCode",
+    "InputError",
+    "LatencyError",
+    "MvpError",
+    "ParityError",
+    "StructureError",
+    "error_of",
+    "of_system",
+]
 
 
-def of_system(error: OSError) -> DeployError:
+def of_system(error: OSError) -> EnvironmentMissing:
     """The sentence for a disk, a network or a permission that does not do what it should."""
     named = "" if error.filename is None else f"{error.filename}: "
     message = f"{named}{error.strerror or error}: check the path, its permissions, and the room on its disk."
-    return DeployError(message, ExitCode.ENVIRONMENT)
+    return EnvironmentMissing(message)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import Busy
 from mvp_deploy.exporters.files import (
     atomic_write,
     flush,
@@ -73,7 +73,7 @@ def locked(lock: Path, busy: str, *, wait: float = 0) -> Iterator[None]:
         wait: seconds to wait for it first.
 
     Raises:
-        DeployError: (ENVIRONMENT) another process holds it, or it cannot be made.
+        MvpError: (ENVIRONMENT) another process holds it, or it cannot be made.
     """
     from filelock import FileLock, Timeout  # a device that only reads has no filelock
 
@@ -83,7 +83,7 @@ def locked(lock: Path, busy: str, *, wait: float = 0) -> Iterator[None]:
         try:
             held.acquire(timeout=wait)
         except Timeout as error:  # an OSError too
-            raise DeployError(busy, ExitCode.ENVIRONMENT) from error
+            raise Busy(busy) from error
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.files import flush, locked, writing_errors
 from mvp_deploy.exporters.files import TOKEN
 
@@ -33,12 +33,12 @@ def atomic_folder(path: Path, check: Callable[[], None], remove: Callable[[Path]
         remove: takes away what was replaced, but for what is not ours.
 
     Raises:
-        DeployError: (INPUT) it is a mount point; (ENVIRONMENT) another process is writing there, or nobody can; and
+        MvpError: (INPUT) it is a mount point; (ENVIRONMENT) another process is writing there, or nobody can; and
             what ``check`` raises.
     """
     check()
     if os.path.ismount(path):
-        raise DeployError(f"{path} is a mount point, which cannot be replaced whole: name a folder in it.")
+        raise InputError(f"{path} is a mount point, which cannot be replaced whole: name a folder in it.")
     work = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     fresh = work / "part" / path.name
     with _alone(path):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mvp_deploy.base import formats
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.base.files import atomic_write, unwritable
 from mvp_deploy.base.formats import Malformed, Sha256
 
@@ -57,12 +57,12 @@ def save(path: str | os.PathLike[str], header: Mapping[str, Any], sections: Sect
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The header alone; no tensor is read. Raises DeployError where the file is damaged or not ours."""
+    """The header alone; no tensor is read. Raises MvpError where the file is damaged or not ours."""
     return _content(path).header
 
 
 def typed(kind: type[T], header: object, path: str | os.PathLike[str]) -> T:
-    """A header (or a part of it) as ``kind``. Raises DeployError where the file's is another."""
+    """A header (or a part of it) as ``kind``. Raises MvpError where the file's is another."""
     try:
         return formats.parse(kind, header)
     except Malformed as error:
@@ -115,7 +115,7 @@ def _text(path: str | os.PathLike[str]) -> str:
                 raise _damaged(path, "it is cut short")
             head = file.read(min(size, formats.MAX_BYTES))
     if not head.startswith(BEGIN.encode()):
-        raise DeployError(f"{Path(path)} was not written by mvp-deploy: it has no header of ours.")
+        raise InputError(f"{Path(path)} was not written by mvp-deploy: it has no header of ours.")
     try:
         # the table of tensors behind it is not parsed
         text = json.JSONDecoder().raw_decode(head.decode(), len(BEGIN))[0]
@@ -126,7 +126,7 @@ def _text(path: str | os.PathLike[str]) -> str:
     return text
 
 
-def _damaged(path: str | os.PathLike[str], what: str) -> DeployError:
+def _damaged(path: str | os.PathLike[str], what: str) -> MvpError:
     return formats.damaged(path, what, CURE)
 
 

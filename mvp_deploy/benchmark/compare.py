@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mvp_deploy.base.environment import cores, environment
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError, error_of
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.looks import Round, disturbed, looks, noise
 from mvp_deploy.benchmark.measure import Settings, Timing, speed_up, timing
@@ -81,13 +81,13 @@ class Benchmark:
     def to_json(self) -> dict[str, Any]:
         return {"environment": self.environment, "rows": [asdict(row) for row in self.rows]}
 
-    def failure(self) -> DeployError | None:
+    def failure(self) -> MvpError | None:
         """What to end the command with, when a row could not be measured."""
         failed = [row for row in self.rows if row.error]
         if not failed:
             return None
         first = failed[0]
-        return DeployError(
+        return error_of(
             f"{len(failed)} of {len(self.rows)} rows could not be measured; the first, "
             f"{f'{first.model} {first.precision}'.strip()} at batch {first.batch}: {first.error}",
             first.code,
@@ -141,7 +141,7 @@ def _checked(
         took = memory(candidate.path, candidate.runtime, batch_size=size, threads=threads, device=device)
         return replace(named, memory=took)
     except Exception as error:  # whatever a runtime raises; it must not look like success
-        if isinstance(error, DeployError):
+        if isinstance(error, MvpError):
             return replace(row, error=str(error), code=error.code)
         return replace(row, error=f"{type(error).__name__}: {error}", code=ExitCode.ERROR)
 

@@ -13,7 +13,7 @@ from executorch.extension.pybindings import _portable_lib as pool
 from executorch.runtime import Runtime
 
 from mvp_deploy.base.environment import cores
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, InputError
 
 _alive: WeakSet[ExecuTorchRunner] = WeakSet()
 
@@ -27,9 +27,9 @@ class ExecuTorchRunner:
             self._program = Runtime.get().load_program(path)
             self._method = self._program.load_method("forward")
         except Exception as error:  # it raises types of its own
-            raise DeployError(f"ExecuTorch cannot load {path.name}: {error}") from error
+            raise InputError(f"ExecuTorch cannot load {path.name}: {error}") from error
         if self._method is None:
-            raise DeployError(f"{path.name} has no method 'forward': export it with mvp-deploy.")
+            raise InputError(f"{path.name} has no method 'forward': export it with mvp-deploy.")
         sizes = self._method.metadata.input_tensor_meta(0).sizes()
         self.image_shape: tuple[int, int, int] = tuple(sizes[1:])
         _alive.add(self)
@@ -63,7 +63,7 @@ def _set_threads(wanted: int) -> None:
     if pool._threadpool_get_thread_count() == wanted:
         return
     if _alive:
-        raise DeployError(
+        raise InputError(
             f"ExecuTorch runs other programs here with {pool._threadpool_get_thread_count()} threads, so {wanted} "
             "cannot be had: time them in another process."
         )
@@ -72,7 +72,5 @@ def _set_threads(wanted: int) -> None:
 
 def open_runner(path: Path, *, threads: int | None, device: str) -> ExecuTorchRunner:
     if device.partition(":")[0] not in ("auto", "cpu"):
-        raise DeployError(
-            f"{device} was asked for, and ExecuTorch runs on the CPU here: pass --device cpu.", ExitCode.ENVIRONMENT
-        )
+        raise EnvironmentMissing(f"{device} was asked for, and ExecuTorch runs on the CPU here: pass --device cpu.")
     return ExecuTorchRunner(path, threads)

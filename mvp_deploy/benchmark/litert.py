@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from mvp_deploy.base.environment import cores
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, InputError
 
 
 class LiteRtRunner:
@@ -21,7 +21,7 @@ class LiteRtRunner:
             self._model = Interpreter(model_path=str(path), num_threads=threads or cores())
             self._model.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise DeployError(f"LiteRT cannot load {path.name}: {str(error).splitlines()[0]}") from error
+            raise InputError(f"LiteRT cannot load {path.name}: {str(error).splitlines()[0]}") from error
         (given,), (found,) = self._model.get_input_details(), self._model.get_output_details()
         self._input, self._output = given["index"], found["index"]
         _, channels, height, width = map(int, given["shape"])
@@ -55,7 +55,5 @@ class LiteRtRunner:
 
 def open_runner(path: Path, *, threads: int | None, device: str) -> LiteRtRunner:
     if device.partition(":")[0] not in ("auto", "cpu"):
-        raise DeployError(
-            f"{device} was asked for, and LiteRT runs on the CPU here: pass --device cpu.", ExitCode.ENVIRONMENT
-        )
+        raise EnvironmentMissing(f"{device} was asked for, and LiteRT runs on the CPU here: pass --device cpu.")
     return LiteRtRunner(path, threads)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mvp_deploy.base.environment import cores, other_work
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.processes import apart
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.measure import Session, Settings, session
@@ -48,7 +48,7 @@ def looks(rounds: Sequence[Round], settings: Settings, threads: int | None, repo
     """As many undisturbed looks as asked for; on a machine that is not quiet, all there are, disturbed ones too.
 
     Raises:
-        DeployError: a process died.
+        MvpError: a process died.
     """
     quiet: list[Look] = []
     noisy: list[Look] = []
@@ -57,7 +57,7 @@ def looks(rounds: Sequence[Round], settings: Settings, threads: int | None, repo
             try:
                 found = apart(look, rounds, settings, threads, len(quiet) + len(noisy))
             except ChildProcessError as error:
-                raise DeployError(f"timing failed, perhaps for want of memory: {error}.", ExitCode.ERROR) from error
+                raise MvpError(f"timing failed, perhaps for want of memory: {error}.") from error
             (noisy if disturbed({"others": found.others, "cores": cores()}) else quiet).append(found)
             step(len(quiet), settings.processes)
     return quiet if len(quiet) == settings.processes else [*quiet, *noisy]

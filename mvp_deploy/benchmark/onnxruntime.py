@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 
 from mvp_deploy.base.environment import cores
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, InputError
 
 # Rounds float biases beside Q/DQ to int32 by way of fp16 where the rest is fp16, and there they overflow.
 UNSOUND = ["WeightBiasQuantization"]
@@ -31,12 +31,11 @@ class OnnxRunner:
                 os.fspath(path), options, providers=[(provider, settings)], disabled_optimizers=UNSOUND
             )
         except Exception as error:  # ONNX Runtime raises types of its own, one for each status
-            raise DeployError(f"ONNX Runtime cannot load {path.name}: {str(error).splitlines()[0]}") from error
+            raise InputError(f"ONNX Runtime cannot load {path.name}: {str(error).splitlines()[0]}") from error
         if self._session.get_providers()[0] != provider:  # it falls back to the CPU with no more than a log line
-            raise DeployError(
+            raise EnvironmentMissing(
                 f"ONNX Runtime has {provider} but could not start it: install the {LIBRARIES[provider]} libraries "
                 "it was built for (`mvp-deploy doctor`), or time it on the CPU.",
-                ExitCode.ENVIRONMENT,
             )
         self._binding = self._session.io_binding()
         (self._input, *_), (self._output, *_) = self._session.get_inputs(), self._session.get_outputs()
@@ -71,18 +70,17 @@ def _provider(device: str) -> tuple[str, dict[str, str]]:
     """The provider for «auto», «cpu», «cuda», «cuda:N», «tensorrt» or «tensorrt:N», and its settings.
 
     Raises:
-        DeployError: (ENVIRONMENT) this onnxruntime is built without it; (INPUT) no such device.
+        MvpError: (ENVIRONMENT) this onnxruntime is built without it; (INPUT) no such device.
     """
     kind, _, index = device.partition(":")
     if kind == "auto":
         kind = "cuda" if PROVIDERS["cuda"] in onnxruntime.get_available_providers() else "cpu"
     if kind not in PROVIDERS:
-        raise DeployError(f"unknown device {device!r}: write auto, {', '.join(PROVIDERS)} or cuda:N.")
+        raise InputError(f"unknown device {device!r}: write auto, {', '.join(PROVIDERS)} or cuda:N.")
     provider = PROVIDERS[kind]
     if provider not in onnxruntime.get_available_providers():
-        raise DeployError(
+        raise EnvironmentMissing(
             f"{device} was asked for, and this onnxruntime is built without {provider}: pip uninstall onnxruntime "
             "&& pip install onnxruntime-gpu, or time it on the CPU.",
-            ExitCode.ENVIRONMENT,
         )
     return provider, {} if kind == "cpu" else {"device_id": index or "0"}

@@ -9,7 +9,7 @@ import numpy as np
 import openvino
 
 from mvp_deploy.base.environment import cores
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, InputError
 
 
 class OpenVinoRunner:
@@ -28,7 +28,7 @@ class OpenVinoRunner:
             model = openvino.Core().compile_model(path, "CPU", settings)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise DeployError(f"OpenVINO cannot load {path.name}: {reason}") from error
+            raise InputError(f"OpenVINO cannot load {path.name}: {reason}") from error
         shape = model.input(0).partial_shape
         self.image_shape: tuple[int, int, int] = (
             shape[1].get_length(),
@@ -59,7 +59,5 @@ class OpenVinoRunner:
 
 def open_runner(path: Path, *, threads: int | None, device: str) -> OpenVinoRunner:
     if device.partition(":")[0] not in ("auto", "cpu"):
-        raise DeployError(
-            f"{device} was asked for, and OpenVINO runs on the CPU here: pass --device cpu.", ExitCode.ENVIRONMENT
-        )
+        raise EnvironmentMissing(f"{device} was asked for, and OpenVINO runs on the CPU here: pass --device cpu.")
     return OpenVinoRunner(path, threads)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, InputError
 
 GROUP = "mvp_deploy.runtimes"
 RUNTIMES = {  # the runtime a file is opened with unless another is asked for
@@ -79,7 +79,7 @@ def runtime_of(path: Path) -> str:
         return RUNTIMES[suffix]
     if suffix and entry_points(group=GROUP, name=suffix[1:]):
         return suffix[1:]
-    raise DeployError(f"{path} is no model file that can be timed: give one of {', '.join(RUNTIMES)}, or a bundle.")
+    raise InputError(f"{path} is no model file that can be timed: give one of {', '.join(RUNTIMES)}, or a bundle.")
 
 
 def module_of(runtime: str) -> ModuleType:
@@ -94,17 +94,16 @@ def open_runner(path: Path, runtime: str | None = None, *, threads: int | None =
     """Load the model file into ``runtime`` (None: by its suffix), with ``threads`` (None: one per core).
 
     Raises:
-        DeployError: (INPUT) no such file, or no runtime opens it; (ENVIRONMENT) no such runtime or device.
+        MvpError: (INPUT) no such file, or no runtime opens it; (ENVIRONMENT) no such runtime or device.
     """
     if not path.exists():
-        raise DeployError(f"there is no file {path}: check the path.")
+        raise InputError(f"there is no file {path}: check the path.")
     runtime = runtime or runtime_of(path)
     try:
         runner: Runner = module_of(runtime).open_runner(path, threads=threads, device=device)
     except ModuleNotFoundError as error:
-        raise DeployError(
+        raise EnvironmentMissing(
             f"{path.name} needs {runtime}, and {error.name} is not installed: `mvp-deploy doctor` gives the "
             "install line.",
-            ExitCode.ENVIRONMENT,
         ) from error
     return runner

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.exporters.cuda import Buffer, Event, Graph, Stream
 from mvp_deploy.exporters.tensorrt.build import load, logger
 from mvp_deploy.exporters.tensorrt.cache import read
@@ -95,13 +95,13 @@ class EngineRunner:
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         inputs = [n for n in names if self._engine.get_tensor_mode(n) == self._trt.TensorIOMode.INPUT]
         if len(inputs) != 1 or len(names) != 2:
-            raise DeployError(f"the engine has the tensors {names}: one input and one output can be timed here.")
+            raise InputError(f"the engine has the tensors {names}: one input and one output can be timed here.")
         return inputs[0], next(name for name in names if name not in inputs)
 
     def _buffer(self, name: str) -> Buffer:
         kind = self._engine.get_tensor_dtype(name).name
         if kind not in TYPES:
-            raise DeployError(f"{name} is of type {kind}: an engine's input and output are float32 or float16 here.")
+            raise InputError(f"{name} is of type {kind}: an engine's input and output are float32 or float16 here.")
         buffer = Buffer(tuple(self._context.get_tensor_shape(name)), np.dtype(TYPES[kind]))
         self._buffers.callback(buffer.close)
         if not self._context.set_tensor_address(name, buffer.address):
@@ -117,7 +117,7 @@ class EngineRunner:
         fitting = [index for index, (least, _, most) in profiles.items() if least <= size <= most]
         if not fitting:
             made = ", ".join(f"{least}:{best}:{most}" for least, best, most in profiles.values())
-            raise DeployError(
+            raise InputError(
                 f"the engine takes batches of {made} and not of {size}: build it with "
                 f"`mvp-deploy build … --batch {size}`."
             )
@@ -130,9 +130,9 @@ class EngineRunner:
         if not self._context.execute_async_v3(self._stream.handle):
             raise self._failed("does not run")
 
-    def _failed(self, what: str) -> DeployError:
+    def _failed(self, what: str) -> MvpError:
         why = "; ".join(self._log.errors[-3:]) or "TensorRT gives no reason"
-        return DeployError(f"the engine {what}: {why}.", ExitCode.ENVIRONMENT)
+        return EnvironmentMissing(f"the engine {what}: {why}.")
 
 
 def open_runner(path: Path, *, threads: int | None, device: str) -> EngineRunner:
@@ -143,8 +143,8 @@ def gpu_index(device: str) -> int:
     """The GPU's number in «auto», «cuda» or «cuda:N».
 
     Raises:
-        DeployError: another device was asked for.
+        MvpError: another device was asked for.
     """
     if not re.fullmatch(r"auto|cuda(:\d+)?", device):
-        raise DeployError(f"TensorRT runs on GPUs and --device is {device}: pass auto, cuda or cuda:N.")
+        raise InputError(f"TensorRT runs on GPUs and --device is {device}: pass auto, cuda or cuda:N.")
     return int(device.partition(":")[2] or 0)

@@ -29,7 +29,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.files import sha256
 from mvp_deploy.base.folders import restore
 from mvp_deploy.base.formats import (
@@ -79,7 +79,7 @@ class ModelFile:
 
     def __post_init__(self) -> None:
         if not self.tolerance <= LOOSEST.get(self.precision, 0):
-            raise DeployError(
+            raise InputError(
                 f"{self.file} allows itself a tolerance of {self.tolerance:g}, and {self.precision} needs "
                 f"{LOOSEST.get(self.precision, 0):g} at most"
             )
@@ -146,11 +146,11 @@ def read(path: str | os.PathLike[str]) -> Bundle:
     """Open a bundle after checking every file against the manifest.
 
     Raises:
-        DeployError: it is no bundle, of another format, or not as it was written.
+        MvpError: it is no bundle, of another format, or not as it was written.
     """
     path = Path(path)
     if problems := verify(path):
-        raise DeployError(
+        raise InputError(
             f"{path} is not as it was written ({'; '.join(problems[:3])}): copy it again or export it again."
         )
     file, known = path / "bundle.json", listed(path)
@@ -162,7 +162,7 @@ def read(path: str | os.PathLike[str]) -> Bundle:
     for model in models:
         inside(path, model.file, "its bundle.json")
         if model.file not in known:
-            raise DeployError(f"{file} names {model.file!r}, which is not of the bundle: do not trust it.")
+            raise InputError(f"{file} names {model.file!r}, which is not of the bundle: do not trust it.")
     return Bundle(path, info, read_json(path / "labels.json", Classes, cure=CURE), models)
 
 
@@ -173,7 +173,7 @@ def read_measurements(bundle: Bundle) -> dict[str, Any] | None:
     """
     file = bundle.path / "measurements.json"
     if not file.is_file():
-        raise DeployError(f"{bundle.path} has no measurements: export it with --measure 1.")
+        raise InputError(f"{bundle.path} has no measurements: export it with --measure 1.")
     return read_json(file, dict, cure=CURE)
 
 
@@ -187,7 +187,7 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
     """What is wrong with the files: a line for each that is changed, missing or added; empty when whole.
 
     Raises:
-        DeployError: it is no bundle, of another format, or its manifest names a path outside its folder.
+        MvpError: it is no bundle, of another format, or its manifest names a path outside its folder.
     """
     path = Path(path)
     restore(path)

@@ -11,13 +11,13 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, InputError
 from mvp_deploy.base.files import atomic_write
 from mvp_deploy.bundle import BUILT, SIGNATURE
 
 
 def sign(bundle: Path, private_key: Path) -> None:
-    """Sign the bundle as it is. Raises DeployError (INPUT) for a key that is none, (ENVIRONMENT) without the extra."""
+    """Sign the bundle as it is. Raises InputError for a key that is none, (ENVIRONMENT) without the extra."""
     public_half(private_key)
     package = _package()
     hashing = package.hashing.Config().set_ignored_paths(paths=[SIGNATURE, BUILT], ignore_git_paths=False)
@@ -31,17 +31,17 @@ def verify(bundle: Path, public_key: Path) -> None:
     """Refuse a bundle that the owner of the key did not sign as it is.
 
     Raises:
-        DeployError: (INPUT) it is not signed, by somebody else, or was changed; (ENVIRONMENT) without the extra.
+        MvpError: (INPUT) it is not signed, by somebody else, or was changed; (ENVIRONMENT) without the extra.
     """
     if not is_signed(bundle):
-        raise DeployError(f"{bundle} is not signed: make it with --sign-key.")
+        raise InputError(f"{bundle} is not signed: make it with --sign-key.")
     package = _package()
     hashing = package.hashing.Config().set_ignored_paths(paths=[SIGNATURE, BUILT], ignore_git_paths=False)
     config = package.verifying.Config().set_hashing_config(hashing)
     try:
         config.use_elliptic_key_verifier(public_key=public_key).verify(bundle, bundle / SIGNATURE)
     except Exception as error:  # whatever the package raises: nothing but its silence is a proof
-        raise DeployError(
+        raise InputError(
             f"{bundle} is not what the owner of {public_key} signed ({error}): get it from them again."
         ) from error
 
@@ -51,7 +51,7 @@ def is_signed(bundle: Path) -> bool:
 
 
 def public_half(private_key: Path) -> str:
-    """A checksum of a private key's public half. Raises DeployError (INPUT) where the file holds no usable key."""
+    """A checksum of a private key's public half. Raises InputError where the file holds no usable key."""
     _package()
     from cryptography.hazmat.primitives import serialization as pem
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -61,7 +61,7 @@ def public_half(private_key: Path) -> str:
         if not isinstance(key, EllipticCurvePrivateKey):
             raise ValueError("it is no elliptic-curve key")
     except (OSError, ValueError, TypeError) as error:
-        raise DeployError(
+        raise InputError(
             f"{private_key} is no key to sign with ({error}): make one with "
             "`openssl ecparam -name prime256v1 -genkey -noout -out key.pem`."
         ) from error
@@ -73,8 +73,7 @@ def _package() -> Any:
     try:
         import model_signing
     except ImportError as error:
-        raise DeployError(
+        raise EnvironmentMissing(
             f"signatures need the package model-signing ({error}): pip install 'mvp-deploy[signing]'.",
-            ExitCode.ENVIRONMENT,
         ) from error
     return model_signing

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.base.files import sha256, writing_errors
 from mvp_deploy.base.folders import atomic_folder
 from mvp_deploy.bundle.format import BUILT, FORMAT, MANIFEST, SIGNATURE, inside, listed, names, write_json
@@ -29,7 +29,7 @@ def writing(path: str | os.PathLike[str], seal: Callable[[Path], None] | None = 
         seal: called with the folder and its manifest, before it takes its place: to sign it.
 
     Raises:
-        DeployError: (INPUT) something that is not a bundle of ours is in the way, or a bundle with files that are not
+        MvpError: (INPUT) something that is not a bundle of ours is in the way, or a bundle with files that are not
             its own; (ENVIRONMENT) another process is writing there, or nobody can.
     """
     path = Path(os.path.realpath(path))
@@ -57,7 +57,7 @@ def withdraw(path: Path) -> None:
     """Take a bundle away, where there is one.
 
     Raises:
-        DeployError: (INPUT) it is not a bundle of ours, or holds files that are not its own: it is left as it is.
+        MvpError: (INPUT) it is not a bundle of ours, or holds files that are not its own: it is left as it is.
     """
     path = Path(os.path.realpath(path))
     if not path.exists():
@@ -74,10 +74,10 @@ def refuse_strangers(path: Path) -> None:
         return
     try:
         strangers = sorted(_everything(path) - own_names(path, _everything(path)))
-    except DeployError as error:
-        raise DeployError(f"{path} exists and is no bundle: choose another --out, or remove it.") from error
+    except MvpError as error:
+        raise InputError(f"{path} exists and is no bundle: choose another --out, or remove it.") from error
     if strangers:
-        raise DeployError(
+        raise InputError(
             f"{path} holds what is not of its bundle ({', '.join(strangers[:3])}): move that away, or choose another "
             "--out."
         )
@@ -87,10 +87,10 @@ def own_names(path: Path, there: Iterable[str]) -> set[str]:
     """What of a bundle is its own: the files that its manifest lists, engines among those ``there``, their folders.
 
     Raises:
-        DeployError: it is no bundle of this format.
+        MvpError: it is no bundle of this format.
     """
     if not (path / MANIFEST).is_file():
-        raise DeployError(f"{path} has no {MANIFEST}.")
+        raise InputError(f"{path} has no {MANIFEST}.")
     files = {MANIFEST, SIGNATURE, *listed(path), *filter(ENGINES.fullmatch, there)}
     for name in files:
         inside(path, name)  # refuses a name that leads out

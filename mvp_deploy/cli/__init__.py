@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from mvp_deploy import __version__
-from mvp_deploy.base.errors import DeployError, ExitCode, of_system
+from mvp_deploy.base.errors import ExitCode, MvpError, of_system
 
 NAMES = (
     "demo", "doctor", "bank", "prune", "export", "predict", "evaluate", "bench", "verify", "build", "check",
@@ -55,7 +55,7 @@ class LazyCommands(click.Group):
 
 def _end(error: Exception, debug: bool) -> NoReturn:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
-    if isinstance(error, DeployError):
+    if isinstance(error, MvpError):
         message, code = str(error), error.code
     elif missing and not missing.startswith("mvp_deploy"):
         package = "mvp-deploy" if missing.split(".")[0] in DEVICE else "mvp-deploy[train]"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mvp_deploy.base.bounds import FRACTION, LEARNING_RATE, ROUND_TO, STEPS, TRAINING_BATCH
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._types import Number
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def make_budget(keep: float | None, macs: float | None, params: float | None, ro
     given = {"units": keep, "macs": macs, "params": params}
     asked = [(of, fraction) for of, fraction in given.items() if fraction is not None] or [("units", 0.3)]
     if len(asked) > 1:
-        raise DeployError("--keep, --macs and --params exclude each other: give one.")
+        raise InputError("--keep, --macs and --params exclude each other: give one.")
     of, fraction = asked[0]
     return Budget(fraction, of, round_to)  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mvp_deploy.base.bounds import IMAGE_SIZE, ROUNDS, STEPS
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import MvpError, error_of
 from mvp_deploy.cli._bank_build import build
 from mvp_deploy.cli._bank_evaluate import evaluate
 from mvp_deploy.cli._cluster import cluster_options
@@ -149,7 +149,7 @@ def add(
     )
     added, failed = [], []
     for spec, found in additions.add_all(tasks, cluster, console):
-        if isinstance(found, DeployError):
+        if isinstance(found, MvpError):
             console.warn(f"{spec} was not added: {found}")
             failed.append((spec, found))
         else:
@@ -165,7 +165,7 @@ def add(
     )
     if failed:
         names = ", ".join(spec for spec, _ in failed)
-        raise DeployError(f"{len(failed)} of {len(tasks)} tasks were not added: {names}. See above.", failed[0][1].code)
+        raise error_of(f"{len(failed)} of {len(tasks)} tasks were not added: {names}. See above.", failed[0][1].code)
 
 
 @command.command(name="list")
@@ -192,7 +192,7 @@ def list_tasks(folder: Path, console: Console) -> None:
         }
     )
     if damaged:
-        raise DeployError("\n".join(damaged), ExitCode.ERROR)
+        raise MvpError("\n".join(damaged))
 
 
 @command.command()
@@ -259,7 +259,7 @@ def verify(folder: Path, console: Console) -> None:
         problems = Bank.open(folder).verify(step)
     console.result({"bank": str(folder), "problems": problems})
     if problems:
-        raise DeployError("\n".join(problems), ExitCode.ERROR)
+        raise MvpError("\n".join(problems))
     console.show(f"{folder}: everything is as it was written")
 
 

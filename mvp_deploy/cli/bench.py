@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mvp_deploy.base.bounds import DURATION, THREADS
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, common_options
 from mvp_deploy.cli._types import BATCHES, PRECISION, Number
 
@@ -77,14 +77,14 @@ def command(
         opened = bundle.read(models[0])
         candidates = of_bundle(opened, engines_of(opened, device))
         if not candidates:
-            raise DeployError(f"nothing in {models[0]} runs as it is: build its engines with `mvp-deploy build` first.")
+            raise InputError(f"nothing in {models[0]} runs as it is: build its engines with `mvp-deploy build` first.")
     else:
         candidates = of_files(models)
         console.say("Parity is not checked: bare files come without reference outputs.")
     chosen = only(candidates, runtime, precision)
     if not chosen:
         there = ", ".join(sorted({f"{each.runtime} {each.precision}".strip() for each in candidates}))
-        raise DeployError(f"none of the models is for that: there are {there}.")
+        raise InputError(f"none of the models is for that: there are {there}.")
     result = benchmark(
         by_provider(chosen, provider, device),
         batch,

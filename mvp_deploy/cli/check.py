@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def command(model: Path, runtime: str, console: Console) -> None:
 
     name, _, version = runtime.partition("-")
     if name != "tensorrt":
-        raise DeployError(f"{runtime} is no runtime that can be checked for: write tensorrt, or tensorrt-8.6.")
+        raise InputError(f"{runtime} is no runtime that can be checked for: write tensorrt, or tensorrt-8.6.")
     releases = [release_of(version)] if version else list(RELEASES.values())
     findings = check(model, releases)
     refused = {release for finding in findings if finding.severity == ERROR for release in finding.releases}
@@ -50,7 +50,7 @@ def command(model: Path, runtime: str, console: Console) -> None:
         console.show(_text(finding, all_of=len(releases)))
     console.result({"model": str(model), "read_by": read, "findings": [asdict(finding) for finding in findings]})
     if not read:
-        raise DeployError(f"{model.name} is not for TensorRT {', '.join(release.name for release in releases)}.")
+        raise InputError(f"{model.name} is not for TensorRT {', '.join(release.name for release in releases)}.")
     console.show(f"{model.name} is read by TensorRT {', '.join(read)}.")
 
 

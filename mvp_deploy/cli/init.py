@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 
 
 @click.command()
@@ -23,6 +23,6 @@ def command(file: Path) -> None:
     from mvp_deploy.base.files import write_text
 
     if file.exists():
-        raise DeployError(f"{file} exists: name another file, or remove it.")
+        raise InputError(f"{file} exists: name another file, or remove it.")
     write_text(file, resources.files("mvp_deploy.pipeline").joinpath("deploy.yaml").read_text(encoding="utf-8"))
     click.echo(f"{file} written. Next: edit it, then mvp-deploy run {file} --dry-run")

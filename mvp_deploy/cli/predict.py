@@ -38,7 +38,7 @@ def command(
       mvp-deploy predict bundles/dogs rex.jpg bella.jpg
       mvp-deploy predict bundles/dogs photos/*.jpg --target openvino --precision int8 --json
     """
-    from mvp_deploy.base.errors import DeployError
+    from mvp_deploy.base.errors import InputError, MvpError
     from mvp_deploy.bundle import read
     from mvp_deploy.inference.model import chosen, open_model
 
@@ -49,7 +49,7 @@ def command(
         for image in images:
             try:
                 best = model.predict([image])[0].best(top)
-            except DeployError as error:
+            except MvpError as error:
                 console.warn(str(error))
                 unreadable.append(str(image))
                 continue
@@ -57,4 +57,4 @@ def command(
             console.show(f"{image}: " + ", ".join(f"{name} {share:.1%}" for name, share in best))
     console.result({"model": file.file, "predictions": found, "unreadable": unreadable})
     if unreadable:
-        raise DeployError(f"{len(unreadable)} of {len(images)} images cannot be read; the first is {unreadable[0]}.")
+        raise InputError(f"{len(unreadable)} of {len(images)} images cannot be read; the first is {unreadable[0]}.")

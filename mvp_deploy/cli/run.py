@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mvp_deploy.base.bounds import JOBS
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError, error_of
 from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, output_options
 from mvp_deploy.cli._types import Number
@@ -98,11 +98,11 @@ def command(
             console.show(f"\nReport: {config.out if is_url(config.out) else out}/report.html")
             if store is not None:
                 store.log(found, out)
-        except DeployError as error:  # what the tasks came to is told all the same
+        except MvpError as error:  # what the tasks came to is told all the same
             wrong.append(str(error))
             codes.append(error.code)
     if wrong:
-        raise DeployError("\n".join(wrong), worst(codes))
+        raise error_of("\n".join(wrong), worst(codes))
 
 
 def _show_plan(config: Config, base: Path, only: tuple[str, ...], console: Console) -> None:
@@ -120,4 +120,4 @@ def _show_plan(config: Config, base: Path, only: tuple[str, ...], console: Conso
     console.table(["task", *columns], [[name, *(found.get(c, "") for c in columns)] for name, found in plans.items()])
     console.result(plans)
     if failed:
-        raise DeployError(failed[0].message, worst(work.code for work in failed))
+        raise error_of(failed[0].message, worst(work.code for work in failed))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options
 
 
@@ -32,7 +32,7 @@ def command(bundle: Path, public_key: Path | None, console: Console) -> None:
     for problem in problems:
         console.show(problem)
     if problems:
-        raise DeployError(f"{bundle} is not as it was written: copy it again, or export it again.")
+        raise InputError(f"{bundle} is not as it was written: copy it again, or export it again.")
     if public_key is not None:
         from mvp_deploy.bundle import signing
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from onnx import ModelProto
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import AccuracyError, ExitCode, InputError, MvpError, error_of
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.runner import Runner, logits, open_runner
 from mvp_deploy.bundle import ModelFile
@@ -88,18 +88,18 @@ def plan(targets: Sequence[str], precisions: Sequence[str], reporter: Reporter) 
     """What to make, after seeing that this machine can. What a target does not deliver is left out and told.
 
     Raises:
-        DeployError: (INPUT) an unknown target or precision, or a target that delivers none of the precisions;
+        MvpError: (INPUT) an unknown target or precision, or a target that delivers none of the precisions;
             (ENVIRONMENT) a target's packages are missing.
     """
     for name in precisions:
         if name not in PRECISIONS:
-            raise DeployError(f"there is no precision {name!r}: ask for {', '.join(PRECISIONS)}.")
+            raise InputError(f"there is no precision {name!r}: ask for {', '.join(PRECISIONS)}.")
     wanted = []
     for found in map(exporter, dict.fromkeys(targets)):
         delivered = tuple(name for name in dict.fromkeys(precisions) if name in found.precisions)
         missing = [name for name in precisions if name not in found.precisions]
         if not delivered:
-            raise DeployError(
+            raise InputError(
                 f"the target {found.name} does not deliver {' or '.join(missing)}: ask for "
                 f"{' or '.join(found.precisions)}, or leave the target out."
             )
@@ -136,7 +136,7 @@ def make(
             file = f"models/{subject.name}.{precision}{exporter.suffix}"
             try:
                 files.append(_made(subject, exporter, precision, file, graphs, folder, held_out, reporter))
-            except DeployError as error:
+            except MvpError as error:
                 (folder / file).unlink(missing_ok=True)
                 told = f"{file} is left out: {error}"
                 reporter.warn(told)
@@ -157,7 +157,7 @@ def _made(
     """Write one file and check it.
 
     Raises:
-        DeployError: (PARITY) it differs from PyTorch by more than its precision may; (ACCURACY) it loses more than it
+        MvpError: (PARITY) it differs from PyTorch by more than its precision may; (ACCURACY) it loses more than it
             may; (INPUT) the model has nothing to quantise.
     """
     what = f"{subject.name} {precision} for {exporter.name}"
@@ -171,7 +171,7 @@ def _made(
         right, parity = check_artefact(artefact.path, subject, held_out, precision)
     except NoParity as error:
         worst = "" if error.worst is None else f" The farthest off is {held_out.name(error.worst)}."
-        raise DeployError(f"{error}{worst} {_cure(precision, graphs.asked)}", error.code) from error
+        raise error_of(f"{error}{worst} {_cure(precision, graphs.asked)}", error.code) from error
     reporter.say(f"{what}: parity {parity:.1e}, accuracy {right.mean():.1%}")
     if precision != "fp32":
         _check_drop(right, held_out.right(subject.logits), graphs.asked)
@@ -266,9 +266,8 @@ def _logits(runner: Runner, held_out: HeldOut) -> np.ndarray:
 def _check_drop(right: np.ndarray, reference: np.ndarray, asked: Precision) -> None:
     """Refuse what loses more accuracy on the held-out images than it may; bool [images] each."""
     if not reference.mean() - right.mean() <= allowed_drop(asked.max_drop, len(right)):
-        raise DeployError(
+        raise AccuracyError(
             f"it has {right.mean():.1%} accuracy on {len(right)} held-out images where PyTorch has "
             f"{reference.mean():.1%}; at most {asked.max_drop:.1%} may be lost: allow more with --max-drop, try "
             "another --method (of int8), or leave it out.",
-            ExitCode.ACCURACY,
         )

@@ -14,7 +14,7 @@ import torch
 
 from mvp_deploy import bundle, runs
 from mvp_deploy.base.environment import versions
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, InputError, MvpError, error_of
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.candidates import of_bundle
 from mvp_deploy.benchmark.compare import benchmark
@@ -58,7 +58,7 @@ def export_run(
     Files that do not pass their checks are left out, and `failure` says which of the bundle's are.
 
     Raises:
-        DeployError: no bundle is written: (INPUT) no finished run, or its data are gone or changed, or an unknown
+        MvpError: no bundle is written: (INPUT) no finished run, or its data are gone or changed, or an unknown
             target; (ENVIRONMENT) a target's packages are missing; (PARITY, ACCURACY) no file of the pruned model
             passed.
     """
@@ -76,7 +76,7 @@ def export_run(
         models = tuple(file for files, _ in made for file in files)
         failed = [each for _, failures in made for each in failures]
         if all(file.model != "pruned" for file in models):
-            raise DeployError(f"no bundle is written: {failed[-1].error}", failed[-1].code)
+            raise error_of(f"no bundle is written: {failed[-1].error}", failed[-1].code)
         info = describe(run, task, models, failed)
         if images is not None:
             images.save(target / "calibration.npz")
@@ -100,7 +100,7 @@ def export_run(
     return bundle.read(out)
 
 
-def failure(bundle: Bundle) -> DeployError | None:
+def failure(bundle: Bundle) -> MvpError | None:
     """What to end the command with, when files that were asked for are not in the bundle."""
     failed = [Failed(**record) for record in bundle.info["failed"]]
     if not failed:
@@ -108,14 +108,14 @@ def failure(bundle: Bundle) -> DeployError | None:
     code = next((code for code in (ExitCode.PARITY, ExitCode.ACCURACY) if any(f.code == code for f in failed)), None)
     told = "\n".join(f"  {each.error}" for each in failed)
     passed = f"{bundle.path} has the {len(bundle.models)} files that passed; {len(failed)} did not:"
-    return DeployError(f"{passed}\n{told}", code or ExitCode(failed[0].code))
+    return error_of(f"{passed}\n{told}", code or ExitCode(failed[0].code))
 
 
 def task_of(run: runs.Run, data: str | None = None) -> Task:
     """The run's task, loaded again from ``data``, or from where it was.
 
     Raises:
-        DeployError: (INPUT) its images are not found, or are not those of the run.
+        MvpError: (INPUT) its images are not found, or are not those of the run.
     """
     before = run.info["task"]  # found where the whole project has moved
     places = [run.info.get("source", before), before] if data is None else [data]
@@ -123,13 +123,13 @@ def task_of(run: runs.Run, data: str | None = None) -> Task:
     for place in dict.fromkeys(places):
         try:
             task = load_again(place, run.info["data"], run.info["seed"], skip_bad=True, beside=run.folder)
-        except DeployError as error:
+        except MvpError as error:
             reasons.append(f"{error}. Where are they now? Tell with --data.")
             continue
         if task is not None:
             return task
         reasons.append(f"the images of {place} have changed since {run.folder} was made: run `mvp-deploy prune` again.")
-    raise DeployError(reasons[0])
+    raise InputError(reasons[0])
 
 
 def describe(run: runs.Run, task: Task, models: Sequence[ModelFile], failed: Sequence[Failed]) -> dict[str, Any]:

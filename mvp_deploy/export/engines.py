@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.base.files import atomic_write
 from mvp_deploy.base.formats import inside, read_json
 from mvp_deploy.base.reporter import Reporter
@@ -42,7 +42,7 @@ class Engine:
     parity: float | None = None
     seconds: float = 0.0
     reused: bool = False
-    error: DeployError | None = None
+    error: MvpError | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(replace(self, error=None)), "error": None if self.error is None else str(self.error)}
@@ -56,7 +56,7 @@ def build_engines(
     An engine that is there and made from the same is kept. One that fails does not stop the others.
 
     Raises:
-        DeployError: (ENVIRONMENT) no GPU or no TensorRT.
+        MvpError: (ENVIRONMENT) no GPU or no TensorRT.
     """
     offer = probe(gpu_index(device))
     onnx = [file for file in bundle.models if _may_be_built(file)]
@@ -68,7 +68,7 @@ def build_engines(
         try:
             engine, file = _engine(bundle, model, replace(options, precision=precision), offer)
             models.append(file)
-        except DeployError as error:
+        except MvpError as error:
             engine = Engine(model, precision, error=error)
         engines.append(engine)
     _list(bundle, offer, models)
@@ -81,7 +81,7 @@ def engines_of(bundle: Bundle, device: str = "auto") -> list[ModelFile]:
         return []  # without importing TensorRT, which takes a while
     try:
         offer = probe(gpu_index(device))
-    except DeployError:
+    except MvpError:
         return []
     return _listed(bundle, _folder(bundle, offer))
 
@@ -103,7 +103,7 @@ def _engine(bundle: Bundle, model: str, options: Options, offer: Offer) -> tuple
     tolerance = max(source.tolerance, TOLERANCE[options.precision])
     try:
         parity, accuracy = _check(bundle, model, path, options, offer, tolerance)
-    except DeployError:
+    except MvpError:
         cache.remove(path)
         raise
     name = path.relative_to(bundle.path).as_posix()
@@ -137,7 +137,7 @@ def _source(bundle: Bundle, model: str, precision: str, offer: Offer) -> ModelFi
     for key in [(name, made) for name in wanted for made in (True, False)]:
         if key in files:
             return files[key]
-    raise DeployError(
+    raise InputError(
         f"the bundle has no {wanted[0]} ONNX file of the {model} model for TensorRT {offer.version}, which {precision} "
         f"needs: export it again with `--target tensorrt` and {wanted[0]} among `--precision`."
     )
@@ -176,7 +176,7 @@ def _listed(bundle: Bundle, folder: Path) -> list[ModelFile]:
     found = read_json(path, tuple[ModelFile, ...], cure="remove it, and build the engines again")
     for file in found:
         if inside(bundle.path, file.file, LIST).parent != folder:
-            raise DeployError(f"{path} names {file.file!r}, which is not beside it: do not trust it.")
+            raise InputError(f"{path} names {file.file!r}, which is not beside it: do not trust it.")
     return list(found)
 
 

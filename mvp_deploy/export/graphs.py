@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from mvp_deploy.base.bounds import SHARE
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.calibration.convert import METHOD, Converted, Measured, convert_fp16, convert_int8, measure
 from mvp_deploy.calibration.guard import MAX_DROP, Limit
 from mvp_deploy.calibration.images import CalibrationImages
@@ -31,7 +31,7 @@ class Precision:
     def __post_init__(self) -> None:
         SHARE.require("the accuracy that may be lost", self.max_drop)
         if self.method not in METHODS:
-            raise DeployError(f"there is no method {self.method!r}: choose from {', '.join(METHODS)}.")
+            raise InputError(f"there is no method {self.method!r}: choose from {', '.join(METHODS)}.")
 
 
 @dataclass(eq=False)
@@ -53,7 +53,7 @@ class Graphs:
         """The model in 'fp32', 'fp16' or 'int8', as runtimes of this form take it; int8 within the limit.
 
         Raises:
-            DeployError: (ACCURACY) int8 cannot meet the limit; (INPUT) the model has nothing to quantise, or cannot
+            MvpError: (ACCURACY) int8 cannot meet the limit; (INPUT) the model has nothing to quantise, or cannot
                 be said in the asked opset.
         """
         return self._lowered(self._make(precision, form, limit), form)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.files import atomic_write
 from mvp_deploy.benchmark.statistics import Interval, share_interval
 from mvp_deploy.inference.model import BATCH, Model
@@ -61,12 +61,12 @@ def evaluate(model: Model, task: Task, part: Split, step: Any = lambda done, tot
     """Classify ``part`` of the task; classes are matched by name.
 
     Raises:
-        DeployError: the data have a class that the model does not know, or an image cannot be read.
+        MvpError: the data have a class that the model does not know, or an image cannot be read.
     """
     unknown = [name for name in task.classes if name not in model.classes]
     if unknown:
         known = ", ".join(model.classes[:8]) + (" …" if len(model.classes) > 8 else "")
-        raise DeployError(
+        raise InputError(
             f"The data have the class {unknown[0]!r}, which the model does not know: it tells apart {known}. "
             "Choose classes with SOURCE#class,class."
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import read_json
 from mvp_deploy.benchmark.runner import Runner, open_runner
 from mvp_deploy.bundle import Bundle, ModelFile
@@ -54,7 +54,7 @@ class Model:
         """Logits float32 [n, classes] of images: files, or uint8 RGB [height, width, 3].
 
         Raises:
-            DeployError: an image cannot be read (it is named).
+            MvpError: an image cannot be read (it is named).
         """
         parts = []
         for start in range(0, len(images), BATCH):
@@ -76,7 +76,7 @@ def open_model(
     """Load a model of the bundle (None: `chosen`'s) into its runtime, and free it afterwards.
 
     Raises:
-        DeployError: (ENVIRONMENT) its runtime or the device is missing.
+        MvpError: (ENVIRONMENT) its runtime or the device is missing.
     """
     file = file or chosen(bundle)
     how = read_json(bundle.path / "preprocessing.json", Preprocessing, cure=CURE)
@@ -93,14 +93,14 @@ def chosen(
     """The bundle's file for a target and precision; the first that runs as it is, where none is asked for.
 
     Raises:
-        DeployError: the bundle has no such file; the sentence lists those it has.
+        MvpError: the bundle has no such file; the sentence lists those it has.
     """
     for file in bundle.models:
         wanted = model, target or file.target, precision or file.precision
         if (file.model, file.target, file.precision) == wanted and (target or file.target != "tensorrt"):
             return file
     there = ", ".join(f"{file.model} {file.precision} for {file.target}" for file in bundle.models)
-    raise DeployError(f"{bundle.path} has no such model; it has: {there}.")
+    raise InputError(f"{bundle.path} has no such model; it has: {there}.")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, InputError
 from mvp_deploy.benchmark.statistics import Interval, Limit, at_least, at_most, paired_change, unpaired_change
 from mvp_deploy.pipeline.gates import (
     NOISY,
@@ -29,15 +29,15 @@ SCHEMA = 1  # of report.json
 
 
 def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A report.json. Raises DeployError (INPUT) where it is none, or of another schema."""
+    """A report.json. Raises InputError where it is none, or of another schema."""
     path = Path(path)
     try:
         report = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
         found = report["schema"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DeployError(f"{path} is no report.json of `mvp-deploy run` ({error!r}).") from error
+        raise InputError(f"{path} is no report.json of `mvp-deploy run` ({error!r}).") from error
     if found != SCHEMA:
-        raise DeployError(f"{path} has report schema {found}, this version reads {SCHEMA}: make it again.")
+        raise InputError(f"{path} has report schema {found}, this version reads {SCHEMA}: make it again.")
     return dict(report)
 
 

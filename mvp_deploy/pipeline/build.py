@@ -9,7 +9,7 @@ from functools import partial
 
 from mvp_deploy.base.cluster import Cluster, spread
 from mvp_deploy.base.environment import cores, versions
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, ExitCode, MvpError
 from mvp_deploy.base.processes import apart
 from mvp_deploy.base.reporter import Named, Reporter
 from mvp_deploy.pipeline import steps
@@ -72,17 +72,16 @@ def _on_cluster(works: Mapping[str, Work], cluster: Cluster, reporter: Reporter)
     pieces = {name: partial(_build_alike, work, made_with) for name, work in works.items()}
     made = {}
     for name, found in spread(cluster, pieces, reporter):
-        made[name] = Progress(failure=Failure(str(found), found.code)) if isinstance(found, DeployError) else found
+        made[name] = Progress(failure=Failure(str(found), found.code)) if isinstance(found, MvpError) else found
     return {name: made[name] for name in works}
 
 
 def _build_alike(work: Work, made_with: str, reporter: Reporter) -> Progress:
     """Build on another machine, with the code and libraries that the task's keys speak of."""
     if _made_with() != made_with:
-        raise DeployError(
+        raise EnvironmentMissing(
             f"{platform.node()} has another mvp-deploy or other libraries than the machine that started the run: "
             "install the same on all.",
-            ExitCode.ENVIRONMENT,
         )
     return build(work, reporter)
 

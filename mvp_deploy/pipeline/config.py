@@ -20,7 +20,7 @@ from mvp_deploy.base.bounds import (
     TRAINING_BATCH,
     Bounds,
 )
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.exporters.protocol import exporters
 from mvp_deploy.pruning.recipes import Recipe, changed, recipe_named
 
@@ -74,7 +74,7 @@ class RecipeSection(Section):
         """What is asked for. Raises ValueError where there is no such recipe, field or value."""
         try:
             return changed(recipe_named(self.name), [f"{name}={value}" for name, value in self.set.items()])
-        except DeployError as error:
+        except MvpError as error:
             raise ValueError(str(error)) from error
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from mvp_deploy import backbones, runs
 from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.files import write_text
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.bundle import read_measurements
@@ -51,10 +51,10 @@ def run_demo(out: Path, *, device: torch.device, seed: int, reporter: Reporter) 
     """Train a backbone, fill a bank, prune a new task by votes, export, time, report. Goes on where it was killed.
 
     Raises:
-        DeployError: (INPUT) the folder holds something else than a demo.
+        MvpError: (INPUT) the folder holds something else than a demo.
     """
     if out.is_dir() and any(out.iterdir()) and not (out / "bank").exists():
-        raise DeployError(f"{out} holds something else than a demo: name a new or empty folder with --out.")
+        raise InputError(f"{out} holds something else than a demo: name a new or empty folder with --out.")
     bank = _bank(out / "bank", device, seed, reporter)
     for number, spec in enumerate(BANK, 1):
         if spec in {entry.name for entry in bank.entries([])}:

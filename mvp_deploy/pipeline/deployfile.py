@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.pipeline import config, yamlfile
 from mvp_deploy.pipeline.config import SHARED, Config, Section
 
@@ -24,18 +24,18 @@ def load(path: str | os.PathLike[str], changes: Sequence[str] = ()) -> Config:
     """Read and check the file; ``changes`` are values to put in place of the file's, as 'gates.max_drop=0.02'.
 
     Raises:
-        DeployError: (INPUT) it cannot be read, or is not as the schema says; names line and key of each mistake.
+        MvpError: (INPUT) it cannot be read, or is not as the schema says; names line and key of each mistake.
     """
     path = Path(path)
     root, data = yamlfile.read(path, f"{path} does not exist: `mvp-deploy init` writes one to start from.")
     if not isinstance(data, dict):
-        raise DeployError(f"{path} holds no keys: `mvp-deploy init` writes one to start from.")
+        raise InputError(f"{path} holds no keys: `mvp-deploy init` writes one to start from.")
     changed = [_change(data, change) for change in changes]
     try:
         return Config.model_validate(data)
     except ValidationError as error:
         told = dict.fromkeys(_told(path, root, changed, data, problem) for problem in error.errors())
-        raise DeployError("\n".join([*told][:MISTAKES])) from error
+        raise InputError("\n".join([*told][:MISTAKES])) from error
 
 
 def _change(data: dict[str, Any], change: str) -> Location:
@@ -43,16 +43,16 @@ def _change(data: dict[str, Any], change: str) -> Location:
     key, equals, text = change.partition("=")
     parts = key.split(".")
     if not equals or not all(parts):
-        raise DeployError(f"--set {change}: write it as gates.max_drop=0.02.")
+        raise InputError(f"--set {change}: write it as gates.max_drop=0.02.")
     place: Any = data
     for part in parts[:-1]:
         place = place.setdefault(part, {}) if isinstance(place, dict) else None
     if not isinstance(place, dict):
-        raise DeployError(f"--set {change}: what lies above {parts[-1]} has no keys (a list is set as a whole).")
+        raise InputError(f"--set {change}: what lies above {parts[-1]} has no keys (a list is set as a whole).")
     try:
         place[parts[-1]] = yamlfile.parse(text)[1]
     except yamlfile.NotYaml as error:
-        raise DeployError(f"--set {change[:100]}: {text[:100]!r} is not a YAML value ({error}).") from error
+        raise InputError(f"--set {change[:100]}: {text[:100]!r} is not a YAML value ({error}).") from error
     return tuple(parts)
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from mvp_deploy.base.environment import cores, cpu_name
 from mvp_deploy.exporters import cuda
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.errors import MvpError
 
 OLDEST_PYTHON = (3, 10)
 TORCH_WITH_CUDA = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu130"
@@ -58,7 +58,7 @@ def _python() -> Finding:
 def _gpu() -> Finding:
     try:
         gpu = cuda.select()
-    except DeployError as error:
+    except MvpError as error:
         return Finding("NVIDIA GPU", "missing", str(error))
     memory = f"{gpu.memory / 2**30:.0f} GiB"
     return Finding("NVIDIA GPU", "ok", f"{gpu.name}, {memory}, driver for CUDA up to {gpu.cuda}")

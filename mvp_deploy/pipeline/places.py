@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.base.files import atomic_write, files_below, flush, sha256
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.tasks.task import source_of
@@ -23,7 +23,7 @@ def local(place: str, base: Path, reporter: Reporter | None = None) -> str:
     What stands behind a # (a task's classes) is kept.
 
     Raises:
-        DeployError: (ENVIRONMENT) a URL cannot be read.
+        MvpError: (ENVIRONMENT) a URL cannot be read.
     """
     if is_url(place):
         source, mark, classes = place.partition("#")
@@ -38,10 +38,9 @@ def is_url(place: str) -> bool:
     return "://" in place
 
 
-def _unreachable(url: str, error: Exception) -> DeployError:
-    return DeployError(
+def _unreachable(url: str, error: Exception) -> MvpError:
+    return EnvironmentMissing(
         f"{url} cannot be fetched ({type(error).__name__}: {error}): check address, network and credentials.",
-        ExitCode.ENVIRONMENT,
     )
 
 
@@ -51,7 +50,7 @@ def fetch(url: str, reporter: Reporter | None = None) -> Path:
     Files of which a server tells nothing that would change with them are fetched each time; the reporter says so.
 
     Raises:
-        DeployError: (ENVIRONMENT) there is nothing, the network fails, or fsspec lacks a package for it.
+        MvpError: (ENVIRONMENT) there is nothing, the network fails, or fsspec lacks a package for it.
     """
     import fsspec
 
@@ -150,7 +149,7 @@ def content(place: str) -> str:
     """A checksum of a local file or folder: names and contents, of linked folders too, but not of hidden files.
 
     Raises:
-        DeployError: (INPUT) there is nothing.
+        MvpError: (INPUT) there is nothing.
     """
     source = source_of(place)
     path = Path(source)
@@ -159,7 +158,7 @@ def content(place: str) -> str:
     if path.is_file():
         return sha256(path)
     if not path.is_dir():
-        raise DeployError(f"there is no file or folder {source}: check the path in the config.")
+        raise InputError(f"there is no file or folder {source}: check the path in the config.")
     digest = hashlib.sha256()
     for file in files_below(path):
         name = file.relative_to(path)

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from mvp_deploy.base.errors import DeployError, ExitCode, of_system
+from mvp_deploy.base.errors import ExitCode, MvpError, of_system
 from mvp_deploy.base.files import write_text
 from mvp_deploy.pipeline import steps
 from mvp_deploy.pipeline.steps import Done, Work
@@ -69,7 +69,7 @@ def caught(action: Callable[[], T], folder: Path | None = None) -> T | Failure:
     """
     try:
         return action()
-    except DeployError as error:
+    except MvpError as error:
         return Failure(str(error), error.code)
     except OSError as error:
         return Failure(str(of_system(error)), ExitCode.ENVIRONMENT)

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.bundle import MANIFEST, own_names
 from mvp_deploy.pipeline.report import NAMES, is_report
 
@@ -24,7 +24,7 @@ def refuse_strangers(url: str, tasks: Iterable[str]) -> None:
     """Refuse a place for reports and for bundles of these tasks where anything lies that would be lost.
 
     Raises:
-        DeployError: (INPUT) something is there that is not ours; (ENVIRONMENT) the place cannot be reached.
+        MvpError: (INPUT) something is there that is not ours; (ENVIRONMENT) the place cannot be reached.
     """
     with _reached(url) as (system, root):
         _refuse_strangers(system, root, url, tasks)
@@ -36,7 +36,7 @@ def publish(report: Mapping[str, Any], out: Path, url: str) -> None:
     A task that has failed its gates has no bundle there any more.
 
     Raises:
-        DeployError: (INPUT) something is there that is not ours; (ENVIRONMENT) it cannot be written.
+        MvpError: (INPUT) something is there that is not ours; (ENVIRONMENT) it cannot be written.
     """
     tasks = report["tasks"]
     with _reached(url) as (system, root):
@@ -56,7 +56,7 @@ def _refuse_strangers(system: Any, root: str, url: str, tasks: Iterable[str]) ->
     """The files of each task's bundle there, where all is ours."""
     there = [name for name in NAMES if system.exists(f"{root}/{name}")]
     if there and not is_report(_read(system, f"{root}/{NAMES[0]}")):
-        raise DeployError(f"{url} holds a {there[0]} that is not of mvp-deploy: move it away, or choose another out.")
+        raise InputError(f"{url} holds a {there[0]} that is not of mvp-deploy: move it away, or choose another out.")
     return {name: _bundle(system, f"{root}/bundles/{name}", f"{url}/bundles/{name}") for name in tasks}
 
 
@@ -69,10 +69,10 @@ def _bundle(system: Any, folder: str, url: str) -> set[str]:
         Path(here, MANIFEST).write_bytes(_read(system, f"{folder}/{MANIFEST}"))
         try:
             strangers = names - own_names(Path(here), names)
-        except DeployError:
+        except MvpError:
             strangers = names
     if strangers:
-        raise DeployError(
+        raise InputError(
             f"{url} holds what is not of its bundle ({min(strangers)}): move that away, or choose another out."
         )
     return names
@@ -127,10 +127,9 @@ def _reached(url: str) -> Iterator[tuple[Any, str]]:
         if not system.exists(top := root.partition("/")[0] or "/"):
             raise FileNotFoundError(f"there is no {top}")  # a bucket is made by its owner, not by us
         yield system, root
-    except DeployError:
+    except MvpError:
         raise
     except Exception as error:
-        raise DeployError(
+        raise EnvironmentMissing(
             f"{url} cannot be written to ({type(error).__name__}: {error}): check address, network and credentials.",
-            ExitCode.ENVIRONMENT,
         ) from error

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, InputError
 from mvp_deploy.base.files import write_text, writing_errors
 from mvp_deploy.pipeline.gates import disturbed
 from mvp_deploy.pipeline.html import report_page
@@ -39,7 +39,7 @@ def refuse_strangers(out: Path) -> None:
     """Refuse a folder whose reports are not of mvp-deploy: they would be overwritten."""
     there = [name for name in NAMES if (out / name).exists()]
     if there and not is_report((out / NAMES[0]).read_bytes() if (out / NAMES[0]).is_file() else b""):
-        raise DeployError(f"{out} holds a {there[0]} that is not of mvp-deploy: move it away, or choose another out.")
+        raise InputError(f"{out} holds a {there[0]} that is not of mvp-deploy: move it away, or choose another out.")
 
 
 def is_report(text: bytes) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from mvp_deploy import bundle
 from mvp_deploy.base.cluster import Cluster
 from mvp_deploy.base.environment import environment
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, InputError, MvpError
 from mvp_deploy.base.files import locked
 from mvp_deploy.base.reporter import Named, Reporter, Silent
 from mvp_deploy.bundle import signing
@@ -52,7 +52,7 @@ def run(
         sign_key: the private key bundles are signed with.
 
     Raises:
-        DeployError: (INPUT) no such task, no bank, no usable key; (ENVIRONMENT) another run is at work in the same
+        MvpError: (INPUT) no such task, no bank, no usable key; (ENVIRONMENT) another run is at work in the same
             folder, or what the key or the cluster needs is missing.
     """
     if sign_key is not None:
@@ -86,7 +86,7 @@ def settle(
 ) -> dict[str, Work | Failure]:
     """Every task asked for with its keys, or why it cannot be started."""
     if unknown := [name for name in only if name not in config.tasks]:
-        raise DeployError(f"there is no task {unknown[0]!r}: the config has {', '.join(config.tasks)}.")
+        raise InputError(f"there is no task {unknown[0]!r}: the config has {', '.join(config.tasks)}.")
     bank, out = _bank(config, base, reporter), folder(config, base)
     _refuse_inside(out, bank)
     settle_task = partial(
@@ -117,7 +117,7 @@ def folder(config: Config, base: Path) -> Path:
 def _refuse_inside(out: Path, source: Path) -> None:
     """Refuse results in a bank or among images: they would change what they are made of."""
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
-        raise DeployError(f"{out} lies in {source}, which the results are made from: choose another out.")
+        raise InputError(f"{out} lies in {source}, which the results are made from: choose another out.")
 
 
 def _bank(config: Config, base: Path, reporter: Reporter | None) -> Path:
@@ -126,7 +126,7 @@ def _bank(config: Config, base: Path, reporter: Reporter | None) -> Path:
     bank = Path(local(config.bank, base, reporter))
     found = Bank.open(bank).backbone.name
     if config.backbone is not None and found != config.backbone:
-        raise DeployError(f"the bank {config.bank} is of {found}, the config asks for {config.backbone}.")
+        raise InputError(f"the bank {config.bank} is of {found}, the config asks for {config.backbone}.")
     return bank
 
 
@@ -184,7 +184,7 @@ def _withdraw(work: Work, reporter: Named) -> None:
     """Take away the bundle of an older run: nobody should take it for this one's, which failed."""
     try:
         bundle.withdraw(work.bundle)
-    except DeployError as error:
+    except MvpError as error:
         reporter.warn(f"an older run's bundle may be left: {error}")
 
 

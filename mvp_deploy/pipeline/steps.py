@@ -25,7 +25,7 @@ from typing import Any
 from mvp_deploy import __file__ as package
 from mvp_deploy import bundle
 from mvp_deploy.base.environment import cores, cpu_name, versions
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.files import sha256, write_text
 from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
@@ -138,7 +138,7 @@ def is_done(work: Work, step: str, step_key: str) -> bool:
     try:
         mark = read_json(work.folder / f"{step}.done", dict, cure="run again")
         return bool(mark == {"key": step_key, "content": _given(output)})
-    except (OSError, ValueError, DeployError):
+    except (OSError, ValueError, MvpError):
         return False
 
 

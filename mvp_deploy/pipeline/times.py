@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mvp_deploy import bundle
 from mvp_deploy.base.environment import environment
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.files import atomic_write
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.looks import disturbed
@@ -64,7 +64,7 @@ def gpu() -> str | None:
 
     try:
         return cache.folder(probe(0))
-    except DeployError:
+    except MvpError:
         return None
 
 
@@ -72,7 +72,7 @@ def _engines(exported: Bundle, batches: list[int], reporter: Reporter) -> tuple[
     """The bundle's engines, built in it, or why there are none.
 
     Raises:
-        DeployError: this machine builds engines, and one of them failed.
+        MvpError: this machine builds engines, and one of them failed.
     """
     from mvp_deploy.export.engines import build_engines, engines_of
     from mvp_deploy.exporters.tensorrt.build import Options, Profile
@@ -80,7 +80,7 @@ def _engines(exported: Bundle, batches: list[int], reporter: Reporter) -> tuple[
     options = Options(profiles=tuple(Profile(size, size, size) for size in batches))
     try:
         engines = build_engines(exported, (), options, device="auto", reporter=reporter)
-    except DeployError as error:
+    except MvpError as error:
         reason = f"No TensorRT engine was built or timed: {error}"
         reporter.warn(reason)
         return [], reason

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, ExitCode
 
 EXPERIMENT = "mvp-deploy"  # MLFLOW_EXPERIMENT_NAME names another
 REPORTS = ("report.json", "report.html", "junit.xml", "summary.md")
@@ -23,30 +23,26 @@ class Store:
 
     @classmethod
     def open(cls, uri: str) -> Store:
-        """Connect, before the work is done. Raises DeployError (ENVIRONMENT) without MLflow or where that fails."""
+        """Connect, before the work is done. Raises EnvironmentMissing without MLflow or where that fails."""
         try:
             from mlflow.environment_variables import MLFLOW_EXPERIMENT_NAME
             from mlflow.tracking import MlflowClient
         except ImportError as error:
-            raise DeployError(
-                "--mlflow needs the package mlflow: pip install 'mvp-deploy[mlflow]'.", ExitCode.ENVIRONMENT
-            ) from error
+            raise EnvironmentMissing("--mlflow needs the package mlflow: pip install 'mvp-deploy[mlflow]'.") from error
         name = MLFLOW_EXPERIMENT_NAME.get() or EXPERIMENT
         try:
             client = MlflowClient(tracking_uri=uri)
             found = client.get_experiment_by_name(name)
             return cls(client, found.experiment_id if found else client.create_experiment(name))
         except Exception as error:  # of the store behind the URI
-            raise DeployError(
-                f"MLflow cannot be used at {uri} ({error}): check the URI.", ExitCode.ENVIRONMENT
-            ) from error
+            raise EnvironmentMissing(f"MLflow cannot be used at {uri} ({error}): check the URI.") from error
 
     def log(self, report: Mapping[str, Any], out: Path) -> None:
-        """Log a report.json and the files beside it in ``out``. Raises DeployError (ENVIRONMENT) where that fails."""
+        """Log a report.json and the files beside it in ``out``. Raises EnvironmentMissing where that fails."""
         try:
             self._log(report, out)
         except Exception as error:  # of the store behind the URI
-            raise DeployError(f"MLflow did not take the results ({error}).", ExitCode.ENVIRONMENT) from error
+            raise EnvironmentMissing(f"MLflow did not take the results ({error}).") from error
 
     def _log(self, report: Mapping[str, Any], out: Path) -> None:
         outcomes = [task["outcome"] == "met" for task in report["tasks"].values()]

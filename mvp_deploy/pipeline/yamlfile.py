@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import read_bytes
 
 MAX_BYTES = 256 * 1024  # a task takes some 200
@@ -62,16 +62,16 @@ def read(path: Path, missing: str) -> tuple[yaml.Node | None, Any]:
     """The file's nodes (for the lines of its keys) and its values.
 
     Raises:
-        DeployError: (INPUT) it is ``missing``, too large, or not YAML, with its line; (ENVIRONMENT) it cannot be read.
+        MvpError: (INPUT) it is ``missing``, too large, or not YAML, with its line; (ENVIRONMENT) it cannot be read.
     """
     content = read_bytes(path, MAX_BYTES, missing)
     try:
         return parse(content.decode("utf-8-sig"))
     except NotYaml as error:
         where = "" if error.line is None else f", line {error.line}"
-        raise DeployError(f"{path}{where}: {error}.") from error
+        raise InputError(f"{path}{where}: {error}.") from error
     except UnicodeDecodeError as error:
-        raise DeployError(f"{path}: this is not text in UTF-8 ({error}).") from error
+        raise InputError(f"{path}: this is not text in UTF-8 ({error}).") from error
 
 
 def parse(text: str) -> tuple[yaml.Node | None, Any]:

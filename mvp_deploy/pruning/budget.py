@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from mvp_deploy.base.bounds import ROUND_TO
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.structure import KeepPlan, Structure, UnitGroup
 
 Scores = Mapping[str, np.ndarray]  # group name -> float64 [size], higher is better
@@ -35,7 +35,7 @@ class Budget:
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
-            raise DeployError(f"The fraction of {self.of} to keep must be above 0 and at most 1, not {self.fraction}.")
+            raise InputError(f"The fraction of {self.of} to keep must be above 0 and at most 1, not {self.fraction}.")
         ROUND_TO.require("--round-to", self.round_to)
 
 
@@ -73,7 +73,7 @@ def counts_for(
 
     Never more than ``within`` keeps. Rounding leaves each group at least its smallest allowed count, so a very
     small fraction of units may not be reached; of MACs or parameters, which are promises to a device, it is a
-    DeployError that names what can be reached.
+    MvpError that names what can be reached.
     """
 
     def counts(level: float) -> dict[str, int]:
@@ -104,9 +104,9 @@ def counts_for(
     return counts(low)
 
 
-def unreachable(budget: Budget, smallest: float) -> DeployError:
+def unreachable(budget: Budget, smallest: float) -> MvpError:
     """What to raise where the ``smallest`` fraction that rounding and groups allow is above the budget's."""
-    return DeployError(
+    return InputError(
         f"This backbone cannot shrink to {budget.fraction:.1%} of its {budget.of}: the smallest it allows is "
         f"{smallest:.1%}. Ask for more, lower --round-to, or choose a smaller backbone."
     )

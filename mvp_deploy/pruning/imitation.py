@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning.linear import LinearCalls, LinearLayer, linear_layers
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.structure import KeepPlan
@@ -35,7 +35,7 @@ class Features:
 
     def __init__(self, original: Original, model: nn.Module) -> None:
         if len(original.classifier) != 1:
-            raise DeployError(f"{original.backbone.name} has not one linear classifier whose inputs could be imitated.")
+            raise InputError(f"{original.backbone.name} has not one linear classifier whose inputs could be imitated.")
         weight = f"{original.classifier[0]}.weight"
         self.model, self.weight = model, weight
         self.layers = {weight: linear_layers(model, original.structure.example)[weight]}

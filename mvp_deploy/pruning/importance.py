@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning.obs import obs
 from mvp_deploy.structure import KeepPlan, Structure
 from mvp_deploy.tasks import Images
@@ -37,10 +37,10 @@ def score(
     """Importance of every unit, as group name -> float64 [size], 0 for units ``plan`` has removed.
 
     model: the eager model that ``plan`` describes, with its head. images: of the task, of which ``batches``
-    random batches are used. Raises DeployError for an unknown criterion.
+    random batches are used. Raises MvpError for an unknown criterion.
     """
     if criterion not in CRITERIA:
-        raise DeployError(f"There is no importance criterion '{criterion}'. Choose from: {', '.join(CRITERIA)}.")
+        raise InputError(f"There is no importance criterion '{criterion}'. Choose from: {', '.join(CRITERIA)}.")
     generator = torch.Generator().manual_seed(seed)
     sample = islice(images.batches(min(batch_size, len(images)), shuffle=True, generator=generator), batches)
     was_training = model.training

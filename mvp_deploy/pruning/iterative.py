@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.bounds import ROUNDS, STEPS
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter, Silent
 from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning import knapsack
@@ -41,7 +41,7 @@ class Schedule:
         STEPS.require("steps of a round", self.steps)
         if self.criterion not in CRITERIA:
             known = ", ".join(CRITERIA)
-            raise DeployError(f"There is no importance criterion '{self.criterion}'. Choose from: {known}.")
+            raise InputError(f"There is no importance criterion '{self.criterion}'. Choose from: {known}.")
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def cheapest(
         would fit back into what is left of it.
 
     Raises:
-        DeployError: the smallest counts of all groups together still cost more (units: they are returned instead).
+        MvpError: the smallest counts of all groups together still cost more (units: they are returned instead).
     """
     cost = cost or cost_of(structure, budget.of)
     whole = cost.total({group.name: group.size for group in structure.groups})

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning import moments, surgeon
 from mvp_deploy.pruning.linear import LinearCalls, LinearLayer, linear_layers
 from mvp_deploy.pruning.moments import Moments
@@ -72,7 +72,7 @@ def scores(
         either goes last.
 
     Raises:
-        DeployError: a layer's weights, inputs or gradients are not finite; the sentence names it.
+        MvpError: a layer's weights, inputs or gradients are not finite; the sentence names it.
     """
     weights = dict(model.named_parameters())
     masks = structure.tensor_masks(plan)
@@ -141,7 +141,7 @@ class _Known:
         covariance = products[:-1, :-1] - np.outer(mean, mean)
         sensitivity = outputs[0].double().cpu().numpy()
         if not all(np.isfinite(values).all() for values in (weight, bias, covariance, sensitivity)):
-            raise DeployError(
+            raise InputError(
                 f"{layer.weight.removesuffix('.weight')} has weights, inputs or gradients that are not finite, so its "
                 "units cannot be scored: check the backbone's weights and the images for NaN and infinity."
             )

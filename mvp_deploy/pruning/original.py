@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mvp_deploy import backbones
 from mvp_deploy.backbones import Backbone, build
 from mvp_deploy.backbones.conventions import restate_sizes
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ParityError
 from mvp_deploy.pruning.head import classifier
 from mvp_deploy.structure import Cost, KeepPlan, Structure, analyze
 from mvp_deploy.tasks import Images
@@ -133,7 +133,7 @@ def check_exact(original: Original, plan: KeepPlan, model: nn.Module, images: Im
         removal costs.
 
     Raises:
-        DeployError: (PARITY) the models differ, by 1e-5 or more, by more than inexact removal explains.
+        MvpError: (PARITY) the models differ, by 1e-5 or more, by more than inexact removal explains.
     """
     full, small = (copy.deepcopy(either).cpu().double().eval() for either in (original.model, model))
     full.load_state_dict(over(original.structure, plan, small.state_dict(), full.state_dict()))
@@ -148,9 +148,8 @@ def check_exact(original: Original, plan: KeepPlan, model: nn.Module, images: Im
         got = small(x)
         wrong = error(inexact=True)
         if not wrong < TOLERANCE:
-            raise DeployError(
+            raise ParityError(
                 f"The pruned {original.backbone.name} differs from the silenced original by {wrong:.1e} (limit "
                 f"{TOLERANCE:.0e}), so it was not saved. Its architecture is not handled exactly: please report it.",
-                ExitCode.PARITY,
             )
         return error(inexact=False) if structure.inexact else wrong

@@ -15,7 +15,7 @@ from mvp_deploy import backbones
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import Classes
 from mvp_deploy.structure import KeepPlan, analyze
 from mvp_deploy.structure.plan import PackedMask
@@ -69,11 +69,11 @@ def load(path: str | os.PathLike[str]) -> PrunedModel:
     """Read and rebuild a model that `save` wrote, equal to the bit.
 
     Raises:
-        DeployError: the file is missing, damaged, of a newer format, or does not fit the installed timm's model.
+        MvpError: the file is missing, damaged, of a newer format, or does not fit the installed timm's model.
     """
     header, sections = tensorfile.load(path, ["weights"])
     if header.get("format") != FORMAT:
-        raise DeployError(
+        raise InputError(
             f"{Path(path)} has format {header.get('format')}, this version reads {FORMAT}: update mvp-deploy."
         )
     tensorfile.typed(Header, header, path)
@@ -87,7 +87,7 @@ def rebuild(backbone: Backbone, plan: KeepPlan, num_classes: int, weights: Mappi
     full = backbones.build(backbone, None, num_classes)
     structure = analyze(full, torch.zeros(2, *backbone.preprocessing.input_size), allow_inexact=backbone.allow_inexact)
     if {group.name: group.size for group in structure.groups} != {n: len(m) for n, m in plan.masks.items()}:
-        raise DeployError(
+        raise InputError(
             f"The keep plan was made for another structure of {backbone.name} than the installed timm gives: "
             "install the versions it was made with, or prune again."
         )
@@ -96,5 +96,5 @@ def rebuild(backbone: Backbone, plan: KeepPlan, num_classes: int, weights: Mappi
     try:
         model.load_state_dict(dict(weights), strict=True)
     except RuntimeError as error:
-        raise DeployError(f"The weights do not fit {backbone.name} as timm builds it: {error}") from error
+        raise InputError(f"The weights do not fit {backbone.name} as timm builds it: {error}") from error
     return model.eval()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from mvp_deploy.base.bounds import NEIGHBOURS
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 
 Criterion = Literal["taylor", "obs", "activation", "magnitude", "random"]  # importance.CRITERIA, known without torch
 CRITERIA: tuple[str, ...] = get_args(Criterion)
@@ -67,11 +67,11 @@ class Recipe:
         for field in fields(self):
             value, allowed = getattr(self, field.name), get_args(hints[field.name])
             if allowed and value not in allowed:
-                raise DeployError(f"A recipe's {field.name} is one of {', '.join(allowed)}, not {value!r}.")
+                raise InputError(f"A recipe's {field.name} is one of {', '.join(allowed)}, not {value!r}.")
         NEIGHBOURS.require("a recipe's neighbours", self.neighbours)
         for name in ("own", "lean", "distill"):
             if not 0 <= getattr(self, name) <= 1:
-                raise DeployError(f"A recipe's {name} is a share between 0 and 1, not {getattr(self, name)}.")
+                raise InputError(f"A recipe's {name} is a share between 0 and 1, not {getattr(self, name)}.")
 
     @property
     def asks_neighbours(self) -> bool:
@@ -116,26 +116,26 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def recipe_named(name: str) -> Recipe:
-    """The recipe of that name; DeployError where there is none."""
+    """The recipe of that name; MvpError where there is none."""
     if name not in RECIPES:
-        raise DeployError(f"There is no recipe '{name}'. Choose from: {', '.join(RECIPES)}.")
+        raise InputError(f"There is no recipe '{name}'. Choose from: {', '.join(RECIPES)}.")
     return RECIPES[name]
 
 
 def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
-    """The recipe with fields set as 'field=value' says; DeployError where a field or value is not one of it."""
+    """The recipe with fields set as 'field=value' says; MvpError where a field or value is not one of it."""
     values: dict[str, Any] = {}
     for change in changes:
         name, _, text = change.partition("=")
         if name not in {field.name for field in fields(recipe)}:
-            raise DeployError(
+            raise InputError(
                 f"A recipe has no field '{name}'. It has: {', '.join(field.name for field in fields(recipe))}."
             )
         kind = type(getattr(recipe, name))
         try:
             values[name] = _BOOLEANS[text.lower()] if kind is bool else kind(text)
         except (KeyError, ValueError) as error:
-            raise DeployError(f"A recipe's {name} is {_KINDS[kind]}, not '{text}'.") from error
+            raise InputError(f"A recipe's {name} is {_KINDS[kind]}, not '{text}'.") from error
     return replace(recipe, **values)
 
 

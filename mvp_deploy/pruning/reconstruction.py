@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning.linear import LinearLayer, linear_layers
 from mvp_deploy.pruning.moments import CrossMoments, draw_places, with_constant
 from mvp_deploy.pruning.walk import Stop, walk
@@ -69,7 +69,7 @@ def reconstruct(
         skip: weights of layers to leave alone.
 
     Raises:
-        DeployError: the two models do not run the same layers in the same order.
+        MvpError: the two models do not run the same layers in the same order.
     """
     layers, small = linear_layers(full, structure.example), linear_layers(model, structure.example)
     sample = list(_sample(images, min(most, _affordable(layers.values())), seed))
@@ -112,7 +112,7 @@ def _abreast(pairs: Sequence[tuple[Iterator[Stop], Iterator[Stop]]]) -> Iterator
             _Stops(there, here) for there, here in stops if there and here and there.layer.weight == here.layer.weight
         ]
         if len(together) < len(stops):
-            raise DeployError(
+            raise InputError(
                 "The smaller model runs its layers in another order than the full one, so they cannot be re-solved: "
                 "use --set reconstruct=false, and please report the architecture."
             )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mvp_deploy.backbones.backbone import Backbone, build, digest
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ParityError
 from mvp_deploy.pruning import moments
 from mvp_deploy.pruning.linear import linear_layers
 from mvp_deploy.pruning.moments import Moments
@@ -42,7 +42,7 @@ def rotate(
         images: that show the directions; labels are not read. At most ``most`` are taken, drawn by ``seed``.
 
     Raises:
-        DeployError: (PARITY) the rotated backbone computes something else.
+        MvpError: (PARITY) the rotated backbone computes something else.
     """
     model = build(backbone, state, num_classes=2).to(images.device)
     structure = analyze(model, torch.zeros(2, *backbone.preprocessing.input_size), allow_inexact=backbone.allow_inexact)
@@ -64,7 +64,7 @@ def rotated(model: nn.Module, structure: Structure, batches: Batches) -> dict[st
         On the CPU; the model's own state dict where it has no linear stream.
 
     Raises:
-        DeployError: (PARITY) the rotated model computes something else.
+        MvpError: (PARITY) the rotated model computes something else.
     """
     streams = [s for s in linear_streams(model, structure) if _foldable(s, model.state_dict())]
     if not streams:
@@ -135,7 +135,7 @@ def check(model: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> float:
         The largest difference relative to the largest output.
 
     Raises:
-        DeployError: (PARITY) it is 1e-5 or more.
+        MvpError: (PARITY) it is 1e-5 or more.
     """
     before, after = (copy.deepcopy(model).cpu().double().eval() for _ in range(2))
     after.load_state_dict(state)
@@ -143,10 +143,9 @@ def check(model: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> float:
         expected, got = before(x.cpu().double()), after(x.cpu().double())
     error = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
     if not error < TOLERANCE:
-        raise DeployError(
+        raise ParityError(
             f"The rotated {type(model).__name__} differs from the original by {error:.1e} (limit {TOLERANCE:.0e}), so "
             "it was not saved. Its architecture is not handled exactly: please report it.",
-            ExitCode.PARITY,
         )
     return error
 

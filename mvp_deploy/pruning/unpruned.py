@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning import pruned
 from mvp_deploy.pruning.head import solve_head
@@ -76,7 +76,7 @@ def made_with(file: Path, key: str) -> bool:
     """Whether a model's file is there, undamaged in its header, and of the inputs with that key."""
     try:
         return bool(tensorfile.read_header(file)["extra"].get("inputs") == key)
-    except (DeployError, KeyError, AttributeError):
+    except (MvpError, KeyError, AttributeError):
         return False
 
 

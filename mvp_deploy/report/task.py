@@ -31,8 +31,7 @@ def summary(run: Json, rows: Sequence[Json]) -> str:
     images = run["images"]["test"]
     times = ", ".join(
         f"{row['precision']} ({accuracy(row, images)}) is {row['speed_up']['value']:.1f} times faster at batch "
-        f"{row['batch']}"
-        + ("" if row["timing"]["stable"] else " (not stable)")
+        f"{row['batch']}" + ("" if row["timing"]["stable"] else " (not stable)")
         for row in gains
     )
     return (

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.base.files import flush, locked, write_text, writing_errors
 from mvp_deploy.base.formats import Malformed, damaged, parse, read_json, sealed, unsealed
 from mvp_deploy.base.workspaces import KEY, remove_workspaces
@@ -36,7 +36,7 @@ def read(folder: Path) -> dict[str, Any]:
     """run.json of a finished run whose two models are its own.
 
     Raises:
-        DeployError: (INPUT) there is no finished run, or one that is damaged or of another version.
+        MvpError: (INPUT) there is no finished run, or one that is damaged or of another version.
     """
     for _ in range(2):  # a new run may take its place while the old one is read
         if _waiting(folder):
@@ -45,7 +45,7 @@ def read(folder: Path) -> dict[str, Any]:
         info = _info(folder)
         if all(is_of(folder / name, info["files"][name]) for name in MODELS):
             return info
-    raise DeployError(
+    raise InputError(
         f"{folder} is not of one run (a model is not the one that its {INFO} speaks of): run `mvp-deploy prune` again."
     )
 
@@ -55,7 +55,7 @@ def writing(folder: Path) -> Iterator[None]:
     """Keep every other process from writing the RUN folder until the block ends.
 
     Raises:
-        DeployError: (INPUT) the folder holds something else than a run; (ENVIRONMENT) another process is writing it.
+        MvpError: (INPUT) the folder holds something else than a run; (ENVIRONMENT) another process is writing it.
     """
     _refuse_strangers(folder)
     with _alone(folder):
@@ -83,7 +83,7 @@ def is_of(model: Path, identity: str) -> bool:
     """Whether a model's file is the one of that identity."""
     try:
         return tensorfile.identity(model) == identity
-    except DeployError:
+    except MvpError:
         return False
 
 
@@ -125,11 +125,11 @@ def _info(folder: Path) -> dict[str, Any]:
 def _refuse_strangers(folder: Path) -> None:
     """Refuse a place for a run where something else lies that a run would replace, or that is no run's."""
     if folder.exists() and not folder.is_dir():
-        raise DeployError(f"{folder} is a file: name a folder for the run.")
+        raise InputError(f"{folder} is a file: name a folder for the run.")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     for bank in (folder, folder.parent):
         if (bank / "bank.json").exists() and (bank == folder or folder.name in ("tasks", WORK)):
-            raise DeployError(f"{folder} is of the bank {bank}: name a folder of its own for the run.")
+            raise InputError(f"{folder} is of the bank {bank}: name a folder of its own for the run.")
     try:
         ours = INFO in names and {"format", "inputs"} <= json.loads((folder / INFO).read_text(encoding="utf-8")).keys()
     except (OSError, ValueError, AttributeError):
@@ -138,7 +138,7 @@ def _refuse_strangers(folder: Path) -> None:
     strange = [*(names - models - {WORK, LOCK, INFO if models else ""})]  # beside our models, run.json is a damaged one
     strange += [str(Path(WORK, path.name)) for path in _inside(folder / WORK) if not KEY.fullmatch(path.name)]
     if strange and not ours:
-        raise DeployError(f"{folder} holds something else than a run ({min(strange)}): name a new or empty folder.")
+        raise InputError(f"{folder} holds something else than a run ({min(strange)}): name a new or empty folder.")
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -148,5 +148,5 @@ def _inside(folder: Path) -> list[Path]:
 def _is_model(path: Path) -> bool:
     try:
         return "plan" in tensorfile.read_header(path)
-    except DeployError:
+    except MvpError:
         return False

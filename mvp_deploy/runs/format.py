@@ -7,7 +7,7 @@ from typing import Any
 
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.bank.ask import Votes
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import Amount, Classes, Count, Sha256, Share, Size
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.tasks import Preprocessing
@@ -47,7 +47,7 @@ class Group:
 
     def __post_init__(self) -> None:
         if self.kept > self.size:
-            raise DeployError(f"{self.name} keeps {self.kept} of {self.size} units")
+            raise InputError(f"{self.name} keeps {self.kept} of {self.size} units")
 
 
 @dataclass(frozen=True)
@@ -84,4 +84,4 @@ class RunFile:
 
     def __post_init__(self) -> None:
         if self.files.keys() != {"unpruned.safetensors", "pruned.safetensors"}:
-            raise DeployError("files does not name the run's two models")
+            raise InputError("files does not name the run's two models")

@@ -15,7 +15,7 @@ from mvp_deploy.bank.ask import begin
 from mvp_deploy.bank.ladder import rungs
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.base.workspaces import workspaces
 from mvp_deploy.pruning import pruned as model_file
@@ -51,12 +51,12 @@ class Run:
     def _model(self, name: str) -> PrunedModel:
         model = model_file.load(self.folder / name)
         if not folders.is_of(self.folder / name, self.info["files"][name]):
-            raise DeployError(f"{self.folder} was made anew while it was read: do it again.")
+            raise InputError(f"{self.folder} was made anew while it was read: do it again.")
         return model
 
 
 def load(folder: str | os.PathLike[str]) -> Run:
-    """Open a finished RUN folder. Raises DeployError where there is none, or one that is not whole."""
+    """Open a finished RUN folder. Raises MvpError where there is none, or one that is not whole."""
     return Run(Path(folder), folders.read(Path(folder)))
 
 
@@ -79,7 +79,7 @@ def prune_task(
     run in the folder stays whole until this one is.
 
     Raises:
-        DeployError: (INPUT) the folder holds something else than a run; (ENVIRONMENT) another process is writing it.
+        MvpError: (INPUT) the folder holds something else than a run; (ENVIRONMENT) another process is writing it.
     """
     with folders.writing(Path(out)):
         return _prune_task(task, bank, Path(out), budget, recipe, config, recipe_name, device, reporter)

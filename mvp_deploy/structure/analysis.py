@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.axes import (
     Atom,
     Axis,
@@ -38,7 +38,7 @@ def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, allow_ine
     they can be removed all the same; `Structure.inexact` then says what the smaller model computes otherwise.
 
     Raises:
-        DeployError: the model cannot be run on such an input.
+        MvpError: the model cannot be run on such an input.
     """
     inputs = example if isinstance(example, tuple) else (example,)
     return _analyze(model, inputs, Trace(allow_inexact=allow_inexact))
@@ -50,7 +50,7 @@ def record(
     """`analyze`, and besides the run's calls as a program for any batch size, which the atom stands for.
 
     Raises:
-        DeployError: the model cannot be run on such an input, or does not treat the inputs of a batch alike.
+        MvpError: the model cannot be run on such an input, or does not treat the inputs of a batch alike.
     """
     recorder = Recorder()
     trace = Trace(recorder=recorder, allow_inexact=allow_inexact)
@@ -59,7 +59,7 @@ def record(
     batch = trace.atoms.segment(trace.batch, "")
     if len(batch) > 1 or not isinstance(batch[0], Atom):
         why = next(reasons(trace.batch), "it is taken apart")
-        raise DeployError(f"{type(model).__name__} cannot be recorded for any batch size: {why}.")
+        raise StructureError(f"{type(model).__name__} cannot be recorded for any batch size: {why}.")
     recorder.constants = [replace(c, axis=trace.atoms.resolve(c.axis)) for c in recorder.constants]
     recorder.axes = {n: tuple(map(trace.atoms.resolve, trace.axes(v))) for n, v in recorder.values.items()}
     return structure, recorder, batch[0]
@@ -68,20 +68,20 @@ def record(
 def _analyze(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> Structure:
     for path, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise DeployError(
+            raise StructureError(
                 f"{path or type(model).__name__} is a TorchScript module, which cannot be cut. Use the nn.Module that "
                 "it was scripted or traced from."
             )
     try:
         outputs = run_fake(model, inputs, trace)
     except Exception as error:
-        raise DeployError(
+        raise StructureError(
             f"{type(model).__name__} cannot be traced on an input of shape {tuple(inputs[0].shape)}: "
             f"{type(error).__name__} in {trace.module or 'the model'}: {str(error).rstrip('.')}.{_cure(error)}"
         ) from error
     results = list(tensors_in(outputs))
     if not results:
-        raise DeployError(
+        raise StructureError(
             f"The forward of {type(model).__name__} returns {type(outputs).__name__}, in which no tensor is found. "
             "Let it return a tensor, or tuples, lists, dictionaries or dataclasses of tensors."
         )

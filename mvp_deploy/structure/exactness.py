@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import MvpError, ParityError, StructureError
 from mvp_deploy.structure.calls import tensors_in
 from mvp_deploy.structure.cut import gather
 from mvp_deploy.structure.fakes import copy_with, named_tensors
@@ -35,7 +35,7 @@ def check(structure: Structure, model: nn.Module, plan: KeepPlan, small: nn.Modu
     """Compare `small`, which `plan` made of `model`, with the silenced model; nothing is changed.
 
     Raises:
-        DeployError: (PARITY) they differ, or cannot be run.
+        MvpError: (PARITY) they differ, or cannot be run.
     """
     large = sum(p.numel() for p in model.parameters()) >= LARGE
     for dtype in (torch.float32,) if large else (torch.float64, torch.float32):
@@ -47,16 +47,14 @@ def check(structure: Structure, model: nn.Module, plan: KeepPlan, small: nn.Modu
             continue
         if error < LIMITS[dtype]:
             return
-        raise DeployError(
+        raise ParityError(
             f"The smaller {type(model).__name__} would differ from the full one with those units silenced, by "
             f"{error:.1e} of the largest output, so it is not returned. Its forward does something with sizes or "
             "silent units that the analysis does not see: please report it.",
-            ExitCode.PARITY,
         )
-    raise DeployError(
+    raise ParityError(
         f"The smaller {type(model).__name__} cannot be compared with the full one, which fails on random inputs: {why} "
         "If you know that it is right, prune with check=False.",
-        ExitCode.PARITY,
     )
 
 
@@ -66,7 +64,7 @@ def takes_other_sizes(structure: Structure, model: nn.Module, plan: KeepPlan, sm
     others = [s for s in _shapes(structure.example, any_size=True) if [shape[1:] for shape in s] != own]
     try:
         return _difference(structure, model, plan, small, torch.float32, others) < LIMITS[torch.float32]
-    except (_CannotRun, DeployError):
+    except (_CannotRun, MvpError):
         return False
 
 
@@ -120,7 +118,9 @@ def _compare(small: nn.Module, inputs: list[Tensor], wanted: list[Tensor]) -> fl
         got = _run(small.forward if isinstance(small, TracedModel) else small, inputs)  # called, fx prints its failures
     except Exception as error:
         shape = list(inputs[0].shape)
-        raise DeployError(f"The smaller model fails on an input of shape {shape}, the full one not: {error}") from error
+        raise StructureError(
+            f"The smaller model fails on an input of shape {shape}, the full one does not: {error}"
+        ) from error
     if [t.shape for t in got] != [t.shape for t in wanted]:
         return torch.inf
     return max((_relative(a, b) for a, b in zip(got, wanted, strict=True)), default=torch.inf)

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.axes import Axis
 from mvp_deploy.structure.bind import bound
 from mvp_deploy.structure.observe import sizes_given
@@ -84,7 +84,7 @@ class TracedModel(fx.GraphModule):
 
 def _of_shape(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     if tuple(tensor.shape[1:]) != shape:
-        raise DeployError(
+        raise StructureError(
             f"This recorded program takes inputs of shape {['batch', *shape]}, not {list(tensor.shape)}: sizes are "
             "written into it. Prune the model once more with an example of that size."
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.axes import kept_size
 from mvp_deploy.structure.cut import cut_tensors
 from mvp_deploy.structure.fakes import copy_with
@@ -24,7 +24,7 @@ def prune_module(structure: Structure, model: nn.Module, plan: KeepPlan) -> nn.M
     """A smaller copy of `model`.
 
     Raises:
-        DeployError: its forward cannot run at the new sizes, or would do something else there.
+        MvpError: its forward cannot run at the new sizes, or would do something else there.
     """
     masks = structure.tensor_masks(plan)
     sizes = _attribute_sizes(structure, plan)
@@ -41,7 +41,7 @@ def _attribute_sizes(structure: Structure, plan: KeepPlan) -> dict[Attribute, in
     try:
         return solve(structure.observations, lambda axis: kept_size(axis, counts))
     except Unsolvable as error:
-        raise DeployError(f"The smaller model cannot run: {error} would need two values at once.") from error
+        raise StructureError(f"The smaller model cannot run: {error} would need two values at once.") from error
 
 
 def _set_sizes(model: nn.Module, sizes: Mapping[Attribute, int]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError, StructureError
 from mvp_deploy.base.formats import Like, Malformed, Size, parse
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class PackedMask:
 
     def __post_init__(self) -> None:
         if len(self.kept) != 2 * -(-self.units // 8):
-            raise DeployError(f"{self.units} units do not fit {len(self.kept)} digits")
+            raise StructureError(f"{self.units} units do not fit {len(self.kept)} digits")
 
     def unpacked(self) -> np.ndarray:
         packed = np.frombuffer(bytes.fromhex(self.kept), np.uint8)
@@ -40,7 +40,7 @@ class KeepPlan:
     def __post_init__(self) -> None:
         for name, mask in self.masks.items():
             if not mask.any():
-                raise DeployError(f"The keep plan removes every unit of {name}; keep at least one.")
+                raise StructureError(f"The keep plan removes every unit of {name}; keep at least one.")
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -69,9 +69,9 @@ class KeepPlan:
         """Undo `to_json`.
 
         Raises:
-            DeployError: the data is not a keep plan.
+            MvpError: the data is not a keep plan.
         """
         try:
             return cls({name: mask.unpacked() for name, mask in parse(dict[str, PackedMask], data).items()})
         except Malformed as error:
-            raise DeployError(f"This is not a keep plan ({error}); write it again with `mvp-deploy prune`.") from error
+            raise InputError(f"This is not a keep plan ({error}); write it again with `mvp-deploy prune`.") from error

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.axes import kept_size
 from mvp_deploy.structure.cut import cut_tensors
 from mvp_deploy.structure.graph import TracedModel, assemble, set_constants
@@ -22,7 +22,7 @@ def prune_program(structure: Structure, model: nn.Module, plan: KeepPlan, why: s
     """A recorded program of `model`'s forward on smaller weights; `why` says what kept the module from running.
 
     Raises:
-        DeployError: the forward cannot be recorded, or cannot run at the new sizes.
+        MvpError: the forward cannot be recorded, or cannot run at the new sizes.
     """
     from mvp_deploy.structure.analysis import record  # a structure can prune, and pruning a program makes one
 
@@ -56,5 +56,5 @@ def _translate(structure: Structure, other: Structure, plan: KeepPlan) -> KeepPl
     for name, dims in wanted.items():
         for mask, own in zip(dims, got.get(name, dims), strict=True):
             if not np.array_equal(mask, own):  # type: ignore[arg-type]  # None equals None
-                raise DeployError(f"the units of {name} are tied otherwise than in the model.")
+                raise StructureError(f"the units of {name} are tied otherwise than in the model.")
     return translated

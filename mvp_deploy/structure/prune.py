@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError, error_of
 from mvp_deploy.structure import exactness
 from mvp_deploy.structure.collector import collector_paused
 from mvp_deploy.structure.graph import TracedModel
@@ -30,7 +30,7 @@ def prune(structure: Structure, model: nn.Module, plan: KeepPlan, *, check: bool
         check: compare the smaller model with the silenced one on seeded inputs (see `exactness`).
 
     Raises:
-        DeployError: the plan is for another model, it cannot run smaller in either form (the module is named), or it
+        MvpError: the plan is for another model, it cannot run smaller in either form (the module is named), or it
             would compute something else (PARITY).
     """
     structure.check(plan)
@@ -41,11 +41,11 @@ def prune(structure: Structure, model: nn.Module, plan: KeepPlan, *, check: bool
         if check:
             exactness.check(structure, model, plan, small)
         return small
-    except DeployError as eager:
+    except MvpError as eager:
         try:
             return _program(structure, model, plan, str(eager), check)
-        except DeployError as traced:
-            raise DeployError(f"{eager} And as a traced program: {traced}", traced.code) from traced
+        except MvpError as traced:
+            raise error_of(f"{eager} And as a traced program: {traced}", traced.code) from traced
 
 
 def _program(structure: Structure, model: nn.Module, plan: KeepPlan, why: str, check: bool) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import BaseTorchFunctionMode, TorchFunctionMode
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.axes import Atom, size_left
 from mvp_deploy.structure.calls import OtherCalls, SameCalls
 from mvp_deploy.structure.fakes import QuickOperators, fake_copy, fake_inputs
@@ -34,7 +34,7 @@ def rehearse(
     Given `counts`, the units that stay per atom, its calls are compared with those of the full model.
 
     Raises:
-        DeployError: it fails, or does something else than the full model.
+        MvpError: it fails, or does something else than the full model.
     """
 
     def shape(name: str, tensor: Tensor) -> list[int]:
@@ -71,10 +71,10 @@ def rehearse(
             return
         except OtherCalls as error:
             if mode is not None:
-                raise DeployError(f"The smaller model would compute something else: it {error}.") from error
+                raise StructureError(f"The smaller model would compute something else: it {error}.") from error
         except Exception as error:
             if mode is not None:
-                raise DeployError(
+                raise StructureError(
                     f"The smaller model cannot run: {module or 'the model'} "
                     f"({type(fake.get_submodule(module)).__name__}) fails at its new size: {error}"
                 ) from error

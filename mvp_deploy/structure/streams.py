@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.structure.analysis import record
 from mvp_deploy.structure.axes import Atom, Axis, atoms_in
 from mvp_deploy.structure.structure import Structure
@@ -93,7 +93,7 @@ def linear_streams(model: nn.Module, structure: Structure) -> tuple[Stream, ...]
     """The linear streams of ``model``; none for a model that cannot be recorded for any batch size."""
     try:
         recorded, recorder, _ = record(model, structure.example, allow_inexact=structure.allow_inexact)
-    except DeployError:
+    except MvpError:
         return ()
     known = {group.name: group.size for group in structure.groups}
     streams = []

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.axes import Atom, Axis, axis_size, keep_mask, kept_size, unit_index
 from mvp_deploy.structure.calls import Call
 from mvp_deploy.structure.cut import gather, scatter
@@ -79,15 +79,15 @@ class Structure:
     _parameters: tuple[str, ...] = field(repr=False)
 
     def check(self, plan: KeepPlan) -> None:
-        """Raise DeployError unless `plan` has one mask of the right length for every group."""
+        """Raise MvpError unless `plan` has one mask of the right length for every group."""
         sizes = {group.name: group.size for group in self.groups}
         if plan.masks.keys() != sizes.keys():
             odd = sorted(plan.masks.keys() ^ sizes.keys())
-            raise DeployError(f"The keep plan is for another model: {', '.join(odd[:3])} is in only one of the two.")
+            raise StructureError(f"The keep plan is for another model: {', '.join(odd[:3])} is in only one of the two.")
         for name, mask in plan.masks.items():
             if len(mask) != sizes[name]:
                 units = f"{name} has {sizes[name]}, not {len(mask)} units"
-                raise DeployError(f"The keep plan is for another model: {units}.")
+                raise StructureError(f"The keep plan is for another model: {units}.")
 
     def cost(self, plan: KeepPlan | None = None) -> Cost:
         """Parameters and MACs of the smaller model, without building it."""

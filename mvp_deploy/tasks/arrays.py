@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.tasks.picture import Unreadable, check_size
 from mvp_deploy.tasks.task import Split, Task, choose, drawn, held_out
 
@@ -60,7 +60,7 @@ def _arrays(path: Path, mtime_ns: int, size: int) -> Arrays:
                     arrays[member.filename.removesuffix(".npy")] = _array(file, member.file_size)
             return arrays
     except Exception as error:  # zip, its decompressors and numpy's parser each have errors of their own
-        raise DeployError(
+        raise InputError(
             f"{path} cannot be read as an .npz of plain arrays ({error}): write it anew with numpy.savez"
         ) from error
 
@@ -87,14 +87,14 @@ def _task(spec: str, source: str, data: Arrays, wanted: tuple[str, ...] | None, 
     elif "images" in data and labels is not None:
         parts = {"": _checked(source, data["images"], labels)}
     else:
-        raise DeployError(f"{source} lacks the keys of a task: {', '.join(PARTS)}, or images, labels")
+        raise InputError(f"{source} lacks the keys of a task: {', '.join(PARTS)}, or images, labels")
     names = _names(source, data.get("classes"), np.unique(np.concatenate([part.labels for part in parts.values()])))
     classes = choose(source, list(names), wanted)
     numbers = [names[name] for name in classes]
     for part, split in parts.items():
         for name, number in zip(classes, numbers, strict=True):
             if number not in split.labels:
-                raise DeployError(f"class {name!r} of {source} has no {part} images: name others after a #")
+                raise InputError(f"class {name!r} of {source} has no {part} images: name others after a #")
     whole, *test = (_select(split, numbers) for split in parts.values())
     if test:
         return Task(spec, classes, whole, test[0])
@@ -111,9 +111,9 @@ def _names(source: str, classes: npt.NDArray[Any] | None, labels: npt.NDArray[np
         return {str(label): int(label) for label in labels}
     names = [unicodedata.normalize("NFC", _text(name)) for name in classes.ravel().tolist()]
     if len(set(names)) < len(names):
-        raise DeployError(f"{source} has a class name twice in 'classes': name each class once")
+        raise InputError(f"{source} has a class name twice in 'classes': name each class once")
     if labels.max() >= len(names):
-        raise DeployError(
+        raise InputError(
             f"{source} has labels from {labels.min()} to {labels.max()}, but {len(names)} names in "
             f"'classes': labels must be 0 to {len(names) - 1}"
         )
@@ -126,25 +126,23 @@ def _text(name: object) -> str:
 
 def _checked(where: str, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Split:
     if images.dtype != np.uint8:
-        raise DeployError(f"{where} has images of {images.dtype}: store them as uint8, 0 to 255")
+        raise InputError(f"{where} has images of {images.dtype}: store them as uint8, 0 to 255")
     shape = list(images.shape)
     if images.ndim == 3:
         images = images[..., None]  # grey
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise DeployError(
-            f"{where} has images of shape {shape}: it must be [n, height, width] or [n, height, width, 3]"
-        )
+        raise InputError(f"{where} has images of shape {shape}: it must be [n, height, width] or [n, height, width, 3]")
     try:
         check_size(images.shape[2], images.shape[1])
     except Unreadable as error:
-        raise DeployError(f"{where} cannot be used: {error}") from error
+        raise InputError(f"{where} cannot be used: {error}") from error
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-        raise DeployError(
+        raise InputError(
             f"{where} has labels of type {labels.dtype} and shape {list(labels.shape)}: there must be one "
             f"integer for each of the {len(images)} images"
         )
     if labels.min() < 0 or labels.max() > MAX_LABEL:
-        raise DeployError(f"{where} has labels from {labels.min()} to {labels.max()}: count the classes from 0 up")
+        raise InputError(f"{where} has labels from {labels.min()} to {labels.max()}: count the classes from 0 up")
     rgb = np.broadcast_to(images, (*images.shape[:3], 3))  # grey shown as RGB, without three copies
     return Split(rgb, labels.astype(np.int64))
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.base.files import files_below
 from mvp_deploy.tasks import picture
 from mvp_deploy.tasks.task import Split, Task, choose, drawn, held_out
@@ -42,7 +42,7 @@ def read_folder(spec: str, root: Path, wanted: tuple[str, ...] | None, skip_bad:
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """The image as uint8 RGB [height, width, 3]; raises DeployError when it cannot be decoded."""
+    """The image as uint8 RGB [height, width, 3]; raises MvpError when it cannot be decoded."""
     try:
         return picture.read(path).pixels
     except picture.Unreadable as error:
@@ -66,12 +66,12 @@ class _Found:
 def _divided(spec: str, root: Path, wanted: tuple[str, ...] | None, skip_bad: bool) -> Task:
     held = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
     if held is None:
-        raise DeployError(f"{root} has train/ but neither val/ nor test/: add one, with the same classes")
+        raise InputError(f"{root} has train/ but neither val/ nor test/: add one, with the same classes")
     train, test = _scan(root / "train", wanted, skip_bad), _scan(held, wanted, skip_bad)
     lonely = sorted(train.files.keys() ^ test.files.keys())
     if lonely and not skip_bad:
         there, missing = (root / "train", held) if lonely[0] in train.files else (held, root / "train")
-        raise DeployError(
+        raise InputError(
             f"class {lonely[0]!r} is in {there} but not in {missing}: give both the same class folders, or "
             "pass --skip-bad to leave such classes out"
         )
@@ -88,7 +88,7 @@ def _scan(root: Path, wanted: tuple[str, ...] | None, skip_bad: bool) -> _Found:
     """The images below the class folders of a part of the data."""
     folders, left_out = _entries(root)
     if not folders:
-        raise DeployError(f"{root} has no class folders: put each class's images into a folder of its name")
+        raise InputError(f"{root} has no class folders: put each class's images into a folder of its name")
     chosen = tuple(folders) if wanted is None else choose(str(root), list(folders), wanted)
     for name in chosen:
         _no_parts(folders[name], [entry.name for entry in folders[name].iterdir() if entry.is_dir()])
@@ -99,7 +99,7 @@ def _scan(root: Path, wanted: tuple[str, ...] | None, skip_bad: bool) -> _Found:
     with ThreadPoolExecutor() as threads:  # decoding does not hold Python's lock
         glances = threads.map(_glance, [path for _, path in listed])
         for (name, path), glance in zip(listed, glances, strict=True):
-            if isinstance(glance, DeployError):
+            if isinstance(glance, MvpError):
                 errors.append(glance)
             elif isinstance(glance, str):
                 left_out[glance] += 1
@@ -113,14 +113,14 @@ def _scan(root: Path, wanted: tuple[str, ...] | None, skip_bad: bool) -> _Found:
     if errors:
         left_out["unreadable images"] += len(errors)
     if deep and max(deep)[0] < DARK:
-        raise DeployError(
+        raise InputError(
             f"the 16-bit images of {root} use less than a sixteenth of their range and would be read as black, for "
             f"instance {deep[0][1]}: scale them to 0..65535, or save them with 8 bits"
         )
     empty = [name for name, paths in images.items() if not paths]
     if empty and (wanted is not None or not skip_bad):
         cure = "do not name the class" if skip_bad else "remove the folder, or pass --skip-bad"
-        raise DeployError(f"the class folder {folders[empty[0]]} holds no readable image: add some, or {cure}")
+        raise InputError(f"the class folder {folders[empty[0]]} holds no readable image: add some, or {cure}")
     if empty:
         left_out["classes without a readable image"] += len(empty)
     return _Found({name: paths for name, paths in images.items() if paths}, left_out, converted)
@@ -136,7 +136,7 @@ def _entries(root: Path) -> tuple[dict[str, Path], Counter[str]]:
             continue
         if path.is_dir():
             if name in folders:
-                raise DeployError(
+                raise InputError(
                     f"{root} has the class folder {name!r} twice, in two ways of writing Unicode (NFC, NFD): merge them"
                 )
             folders[name] = path
@@ -151,7 +151,7 @@ def _no_parts(where: Path, names: Sequence[str], least: int = 1) -> None:
     """Refuse folders that would mix training and held-out images as if their names were classes', or none."""
     parts = [name for name in names if name.lower() in PARTS]
     if len(parts) >= least:
-        raise DeployError(
+        raise InputError(
             f"{where} has the folder{'s' * (len(parts) > 1)} {', '.join(parts)} where classes are looked for: the two "
             "parts are named train/ and val/ (or test/), with the class folders in them"
         )
@@ -164,7 +164,7 @@ class _Glance(NamedTuple):
     brightest: int  # its largest value, 0 to 255
 
 
-def _glance(path: Path) -> _Glance | str | DeployError:
+def _glance(path: Path) -> _Glance | str | MvpError:
     """Decode the file to its end: what was found, or why it is left out, or why it cannot be read."""
     if path.name.startswith("."):
         return "hidden files"
@@ -199,5 +199,5 @@ def _endings() -> frozenset[str]:
     return frozenset(ending for ending, name in formats.items() if name in {*picture.FORMATS, "MPO"})
 
 
-def _unreadable(path: Path, error: Exception) -> DeployError:
-    return DeployError(f"{path} cannot be read as an image ({error}): replace it, remove it, or pass --skip-bad")
+def _unreadable(path: Path, error: Exception) -> MvpError:
+    return InputError(f"{path} cannot be read as an image ({error}): replace it, remove it, or pass --skip-bad")

@@ -106,7 +106,7 @@ def prepare(
     (n * 3 * H * W), else prepared again for every batch, by threads, while the model works.
 
     Raises:
-        DeployError: an image cannot be decoded.
+        MvpError: an image cannot be decoded.
     """
     device = torch.device(device)
     labels = torch.from_numpy(split.labels).to(device)

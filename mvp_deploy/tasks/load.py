@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.tasks.arrays import read_digits, read_npz
 from mvp_deploy.tasks.folder import read_folder
 from mvp_deploy.tasks.task import Task, parse, source_of
@@ -21,7 +21,7 @@ def load_task(spec: str, *, skip_bad: bool = False, seed: int | None = None) -> 
     (`mvp_deploy.tasks.task.held_out`); ``seed`` draws them instead, as it was done before.
 
     Raises:
-        DeployError: (INPUT) the source, a class or an image cannot be used. With ``skip_bad``, unreadable images, and
+        MvpError: (INPUT) the source, a class or an image cannot be used. With ``skip_bad``, unreadable images, and
             classes that lack images in a part, are left out and counted in ``Task.left_out``.
     """
     require_source(spec)
@@ -34,15 +34,15 @@ def load_task(spec: str, *, skip_bad: bool = False, seed: int | None = None) -> 
             return read_folder(spec, path, wanted, skip_bad, seed)
         return read_npz(spec, path, wanted, seed)
     except OSError as error:
-        raise DeployError(f"{source} cannot be read ({error}): check its permissions", ExitCode.ENVIRONMENT) from error
+        raise EnvironmentMissing(f"{source} cannot be read ({error}): check its permissions") from error
 
 
 def require_source(spec: str) -> None:
-    """Raise DeployError where a task's name cannot be one, or its source is not there; reads no image."""
+    """Raise MvpError where a task's name cannot be one, or its source is not there; reads no image."""
     source, _ = parse(spec)
     path = Path(source).expanduser()
     if source != "digits" and not path.is_dir() and not (path.suffix == ".npz" and path.is_file()):
-        raise DeployError(
+        raise InputError(
             f"there is no image folder or .npz file {source!r}: give the path of one, or 'digits' for the embedded "
             "digits"
         )
@@ -56,13 +56,13 @@ def load_again(
     None where its images have changed since, or are read otherwise. A relative path is looked for in the current folder
     and in the three folders above ``beside`` (where a run lies): the fingerprint says which is meant.
     """
-    failures: list[DeployError] = []
+    failures: list[MvpError] = []
     loaded = False
     for place in _places(spec, beside):
         for split_by in (None, seed):
             try:
                 task = load_task(place, skip_bad=skip_bad, seed=split_by)
-            except DeployError as error:
+            except MvpError as error:
                 failures.append(error)
                 continue
             loaded = True

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.tasks.images import Images
 from mvp_deploy.tasks.preprocessing import Preprocessing
 
@@ -24,31 +24,31 @@ def collect(data: Any, device: torch.device | str = "cpu", *, limit: int | None 
         limit: how many images to take at most; None takes all.
 
     Raises:
-        DeployError: nothing is in it, the images differ in shape, are no floating-point tensors, or are not finite.
+        MvpError: nothing is in it, the images differ in shape, are no floating-point tensors, or are not finite.
     """
     images: list[Tensor] = []
     labels: list[Tensor] = []
     for x, y in _batches(data):
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim != 4:
-            raise DeployError(
+            raise InputError(
                 f"The data give {_what(x)}, not the model's input, float [batch, channels, height, width]: "
                 "apply the model's transforms in the Dataset (ToTensor and Normalize, or timm's create_transform)."
             )
         if images and x.shape[1:] != images[0].shape[1:]:
-            raise DeployError(
+            raise InputError(
                 f"The data give images of {list(x.shape[1:])} and of {list(images[0].shape[1:])}: resize to one size."
             )
         if not bool(x.isfinite().all()):
-            raise DeployError(f"Batch {len(images)} of the data holds NaN or infinite pixels: mend the transforms.")
+            raise InputError(f"Batch {len(images)} of the data holds NaN or infinite pixels: mend the transforms.")
         images.append(x.detach().to(device, torch.float32))
         labels.append(y.to(device, torch.int64).reshape(-1))
         if limit is not None and sum(map(len, images)) >= limit:
             break
     if not images:
-        raise DeployError("The data give no images: is the folder, Dataset or DataLoader empty, or used up?")
+        raise InputError("The data give no images: is the folder, Dataset or DataLoader empty, or used up?")
     pixels, classes = torch.cat(images)[:limit], torch.cat(labels)[:limit]
     if len(pixels) != len(classes):
-        raise DeployError(f"The data give {len(pixels)} images and {len(classes)} labels: one label an image.")
+        raise InputError(f"The data give {len(pixels)} images and {len(classes)} labels: one label an image.")
     return Images(pixels, classes, _as_they_are(pixels), torch.device(device))
 
 
@@ -60,7 +60,7 @@ def _batches(data: Any) -> Iterator[tuple[Any, Tensor]]:
         yield data[0], torch.as_tensor(data[1])
         return
     if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
-        raise DeployError(f"{_what(data)} gives no images: pass a DataLoader, a Dataset, tensors, a folder or a task.")
+        raise InputError(f"{_what(data)} gives no images: pass a DataLoader, a Dataset, tensors, a folder or a task.")
     for item in data:
         x, y = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
         if isinstance(x, Tensor) and x.ndim == 3:

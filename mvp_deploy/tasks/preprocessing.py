@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import Malformed, Within, parse
 
 MAX_EDGE = 2048
@@ -50,13 +50,13 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.input_size[0] != 3:
-            raise DeployError(f"the model takes {self.input_size[0]} channels: choose one for RGB images")
+            raise InputError(f"the model takes {self.input_size[0]} channels: choose one for RGB images")
         for value, known in (
             (self.interpolation, ("bilinear", "bicubic")),
             (self.crop_mode, ("center", "squash", "border")),
         ):
             if value not in known:
-                raise DeployError(f"unknown preprocessing {value!r}: known are {', '.join(known)}")
+                raise InputError(f"unknown preprocessing {value!r}: known are {', '.join(known)}")
 
     def apply(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """From a uint8 RGB image [height, width, 3] to the model's float32 input [3, H, W]."""
@@ -90,7 +90,7 @@ class Preprocessing:
         else:
             size = (int(goal[0] * height / width), goal[0])
         if size[0] * size[1] > MAX_RESIZED:
-            raise DeployError(
+            raise InputError(
                 f"an image of {width} x {height} pixels would be resized to {size[1]} x {size[0]}: cut or shrink it"
             )
         rows, columns = _centre(size[0], box[0]), _centre(size[1], box[1])
@@ -103,11 +103,11 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Preprocessing:
-        """The inverse of `to_json`; raises DeployError for data that does not describe a preprocessing."""
+        """The inverse of `to_json`; raises MvpError for data that does not describe a preprocessing."""
         try:
             return parse(cls, data)
         except Malformed as error:
-            raise DeployError(f"this is not a description of a preprocessing: {error}") from error
+            raise InputError(f"this is not a description of a preprocessing: {error}") from error
 
 
 def _centre(length: int, box: int) -> tuple[slice, slice]:

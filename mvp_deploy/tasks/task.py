@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 
 TEST_FRACTION = 0.2  # of each class, where a source comes without a held-out part
 
@@ -129,7 +129,7 @@ def parse(spec: str) -> tuple[str, tuple[str, ...] | None]:
     """Split ``SOURCE[#class,class,…]``; a class name with a comma in it is quoted as in CSV."""
     source = source_of(spec)
     if not source:
-        raise DeployError(f"the task {spec!r} names no source: write SOURCE or SOURCE#class,class")
+        raise InputError(f"the task {spec!r} names no source: write SOURCE or SOURCE#class,class")
     if source == spec:
         return source, None
     names = unicodedata.normalize("NFC", spec[len(source) + 1 :])
@@ -141,21 +141,21 @@ def choose(source: str, available: Sequence[str], wanted: tuple[str, ...] | None
     """The classes of a task, in the order asked for.
 
     Raises:
-        DeployError: an unknown or repeated class, or fewer than two.
+        MvpError: an unknown or repeated class, or fewer than two.
     """
     chosen = tuple(available) if wanted is None else wanted
     for name in chosen:
         if name not in available:
             close = difflib.get_close_matches(name, available) or available[:5]
             hint = " or ".join(repr(name) for name in close)
-            raise DeployError(f"{source} has no class {name!r}: did you mean {hint}?")
+            raise InputError(f"{source} has no class {name!r}: did you mean {hint}?")
         if not name or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
-            raise DeployError(f"the class name {name!r} of {source} cannot be shown: give it another")
+            raise InputError(f"the class name {name!r} of {source} cannot be shown: give it another")
         if chosen.count(name) > 1:
-            raise DeployError(f"the class {name!r} is named twice for {source}: name each class once")
+            raise InputError(f"the class {name!r} is named twice for {source}: name each class once")
     if len(chosen) < 2:
         have = f"only the class {chosen[0]!r}" if chosen else "no class"
-        raise DeployError(f"the task has {have} of {source}: it needs two at least")
+        raise InputError(f"the task has {have} of {source}: it needs two at least")
     return chosen
 
 
@@ -171,7 +171,7 @@ def held_out(whole: Split, classes: Sequence[str], source: str) -> npt.NDArray[n
     for label, name in enumerate(classes):
         where = np.flatnonzero(whole.labels == label)
         if len(where) < 2:
-            raise DeployError(f"class {name!r} of {source} has one image: add more")
+            raise InputError(f"class {name!r} of {source} has one image: add more")
         distinct = np.unique(digests[where])  # in order
         if len(distinct) == 1:
             mask[where[: _share(len(where))]] = True
@@ -190,7 +190,7 @@ def drawn(whole: Split, classes: Sequence[str], source: str, seed: int) -> npt.N
     for label, name in enumerate(classes):
         where = np.flatnonzero(whole.labels == label)
         if len(where) < 2:
-            raise DeployError(f"class {name!r} of {source} has one image: add more")
+            raise InputError(f"class {name!r} of {source} has one image: add more")
         random = np.random.default_rng([seed, zlib.crc32(name.encode())])
         mask[random.permutation(where)[: _share(len(where))]] = True
     return mask

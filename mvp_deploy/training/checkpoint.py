@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import Amount, Count
 from mvp_deploy.training.config import TrainConfig
 
@@ -84,12 +84,12 @@ class Checkpoint:
         """Put everything back; returns the steps done, the seconds they took, the last loss, and the best state.
 
         Raises:
-            DeployError: the file is damaged, or belongs to another model, task or configuration.
+            MvpError: the file is damaged, or belongs to another model, task or configuration.
         """
         header, sections = tensorfile.load(self.path)
         done = tensorfile.typed(Header, header, self.path)
         if done.training != self._training:
-            raise DeployError(
+            raise InputError(
                 f"the checkpoint {self.path} belongs to another training: delete it, or go back to the "
                 "options it began with"
             )

@@ -7,7 +7,7 @@ from math import inf
 from typing import Literal
 
 from mvp_deploy.base.bounds import LEARNING_RATE, SEED, STEPS, TRAINING_BATCH
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -44,4 +44,4 @@ class TrainConfig:
             ("seed", SEED.holds(self.seed), str(SEED)),
         ):
             if not good:
-                raise DeployError(f"{name} is {getattr(self, name)}: it must be {allowed}")
+                raise InputError(f"{name} is {getattr(self, name)}: it must be {allowed}")

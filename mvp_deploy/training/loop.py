@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.tasks.images import Images
 from mvp_deploy.training.checkpoint import Best, Checkpoint
 from mvp_deploy.training.config import TrainConfig
@@ -25,7 +25,7 @@ JUDGED = 10  # times in a training, and once before it
 PATIENCE = 3  # judgements without a better state, after which a training ends
 
 
-class Diverged(DeployError):
+class Diverged(MvpError):
     """A training whose loss or weights are no longer numbers."""
 
 
@@ -64,10 +64,10 @@ def fit(
 
     Raises:
         Diverged: the loss is no longer a number.
-        DeployError: the checkpoint belongs to another training.
+        MvpError: the checkpoint belongs to another training.
     """
     if config.distill and teacher is None:
-        raise DeployError(f"distill is {config.distill}, but there is no teacher: give one, or set it to 0")
+        raise InputError(f"distill is {config.distill}, but there is no teacher: give one, or set it to 0")
     device = images.device
     cuda = device.type == "cuda"
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -250,7 +250,7 @@ def _precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:
         return None
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if config.amp == "bf16" and not has_bf16:
-        raise DeployError("this GPU has no bf16: choose auto, fp16 or off for amp", ExitCode.ENVIRONMENT)
+        raise EnvironmentMissing("this GPU has no bf16: choose auto, fp16 or off for amp")
     return torch.float16 if config.amp == "fp16" or not has_bf16 else torch.bfloat16
 
 
@@ -261,6 +261,5 @@ def _autocast(precision: torch.dtype | None) -> AbstractContextManager[object]:
 def _diverged(step: int, config: TrainConfig) -> Diverged:
     return Diverged(
         f"training diverged: the loss was not a number at step {step} of {config.steps}. Lower the learning "
-        f"rate (it was {config.lr:g}; try {config.lr / 10:g}), clip gradients harder, or turn amp off",
-        ExitCode.ERROR,
+        f"rate (it was {config.lr:g}; try {config.lr / 10:g}), clip gradients harder, or turn amp off"
     )

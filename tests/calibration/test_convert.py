@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from mvp_deploy.calibration.convert import Measured, convert_fp16, convert_int8, measure
 from mvp_deploy.calibration.guard import Limit, allowed_drop
 from mvp_deploy.calibration.layers import Target
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ExitCode, MvpError
 
 if TYPE_CHECKING:
     from conftest import Trained
@@ -52,7 +52,7 @@ def test_a_sound_model_keeps_all_its_layers_in_int8(trained: Trained, tmp_path: 
 
 
 def test_a_limit_that_cannot_be_met_fails_with_the_numbers(trained: Trained, tmp_path: Path) -> None:
-    with pytest.raises(DeployError, match=r"int8 has \d+\.\d% accuracy on \d+ training images where float32") as error:
+    with pytest.raises(MvpError, match=r"int8 has \d+\.\d% accuracy on \d+ training images where float32") as error:
         convert_int8(trained.measured, tmp_path / "m.onnx", trained.limit(-0.5), target="tensorrt")
     assert error.value.code == ExitCode.ACCURACY
     assert "2 costliest of 4 layers" in str(error.value)
@@ -93,7 +93,7 @@ def test_a_model_too_narrow_for_int8_is_refused(trained: Trained, tmp_path: Path
     for index, node in enumerate(model.graph.node):
         node.name = f"node{index}"
     onnx.save(model, path)
-    with pytest.raises(DeployError, match="wide enough"):
+    with pytest.raises(MvpError, match="wide enough"):
         convert_int8(measure(path, images), tmp_path / "m.onnx", Limit(lambda model: 1.0, 2), target="tensorrt")
 
 

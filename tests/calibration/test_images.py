@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvp_deploy.calibration.images import COUNT, CalibrationImages, choose
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.errors import MvpError
 
 SOME = CalibrationImages(np.random.default_rng(0).standard_normal((5, 3, 4, 4), np.float32), np.arange(5))
 
@@ -46,7 +46,7 @@ def test_saved_images_come_back_and_equal_ones_give_equal_files(tmp_path: Path) 
 
 def test_other_images_under_the_same_checksum_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=SOME.images + 1, labels=SOME.labels, sha256=np.array(SOME.sha256))
-    with pytest.raises(DeployError, match="checksum"):
+    with pytest.raises(MvpError, match="checksum"):
         CalibrationImages.load(tmp_path / "a.npz")
 
 
@@ -54,5 +54,5 @@ def test_a_damaged_file_is_a_sentence(tmp_path: Path) -> None:
     SOME.save(tmp_path / "a.npz")
     content = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(content[: len(content) // 2])
-    with pytest.raises(DeployError, match="export the model again"):
+    with pytest.raises(MvpError, match="export the model again"):
         CalibrationImages.load(tmp_path / "a.npz")

@@ -10,7 +10,7 @@ import pytest
 from fakes.cuda import FakeCuda
 
 from mvp_deploy.exporters import cuda
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ExitCode, InputError, MvpError
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def test_without_a_driver_it_is_one_sentence_with_exit_code_6() -> None:
     with suppress(OSError):
         ctypes.CDLL("libcuda.so.1")
         pytest.skip("this machine has an NVIDIA driver")
-    with pytest.raises(DeployError, match="needs an NVIDIA GPU") as caught:
+    with pytest.raises(MvpError, match="needs an NVIDIA GPU") as caught:
         cuda.select()
     assert caught.value.code == ExitCode.ENVIRONMENT
     assert len(str(caught.value).splitlines()) == 1
@@ -31,14 +31,14 @@ def test_without_a_driver_it_is_one_sentence_with_exit_code_6() -> None:
 
 def test_a_driver_without_a_gpu_is_one_sentence_with_exit_code_6(gpu: FakeCuda) -> None:
     gpu.init_code = 100
-    with pytest.raises(DeployError, match=r"does not start.*no CUDA-capable device.*nvidia-smi") as caught:
+    with pytest.raises(MvpError, match=r"does not start.*no CUDA-capable device.*nvidia-smi") as caught:
         cuda.select()
     assert caught.value.code == ExitCode.ENVIRONMENT
 
 
 def test_a_gpu_that_is_not_there_is_refused(gpu: FakeCuda) -> None:
     assert cuda.select(0) == cuda.Gpu("Orin", "8.7", 16, 8 << 30, "12.6")
-    with pytest.raises(DeployError, match="GPU 1 was asked for and the NVIDIA driver sees 1"):
+    with pytest.raises(MvpError, match="GPU 1 was asked for and the NVIDIA driver sees 1"):
         cuda.select(1)
 
 
@@ -77,9 +77,9 @@ def test_a_recording_that_fails_ends(gpu: FakeCuda) -> None:
     stream = cuda.Stream()
 
     def fail() -> None:
-        raise DeployError("no")
+        raise InputError("no")
 
-    with pytest.raises(DeployError, match="no"):
+    with pytest.raises(MvpError, match="no"):
         cuda.Graph(stream, fail)
     stream.wait()  # refused while a recording is open
     assert gpu.capturing is None
@@ -97,7 +97,7 @@ def test_events_give_seconds(gpu: FakeCuda) -> None:
 def test_memory_that_is_not_there_is_named_and_nothing_is_kept(gpu: FakeCuda) -> None:
     cuda.select()
     gpu.memory = 100
-    with pytest.raises(DeployError, match=r"CUDA_ERROR_OUT_OF_MEMORY .out of memory. in cuMemAlloc_v2") as caught:
+    with pytest.raises(MvpError, match=r"CUDA_ERROR_OUT_OF_MEMORY .out of memory. in cuMemAlloc_v2") as caught:
         cuda.Buffer((1000,), np.dtype(np.float32))
     assert caught.value.code == ExitCode.ENVIRONMENT
     assert gpu.leaks == 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ExitCode, MvpError
 from mvp_deploy.exporters.parity import check_parity
 from mvp_deploy.exporters.protocol import Source
 
@@ -41,7 +41,7 @@ def test_it_computes_what_the_model_does_image_by_image(program: Path, batch_siz
 def test_two_numbers_of_threads_at_a_time_are_refused(program: Path) -> None:
     """The pool would be freed under the feet of the program that runs in it."""
     first = open_runner(program, threads=1)
-    with pytest.raises(DeployError, match="with 1 threads, so 2"):
+    with pytest.raises(MvpError, match="with 1 threads, so 2"):
         open_runner(program, threads=2)
     first.close()
     second = open_runner(program, threads=2)
@@ -57,7 +57,7 @@ def test_nothing_of_this_machine_is_in_the_program(program: Path) -> None:
 
 
 def test_int8_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DeployError, match="does not deliver int8: ask for fp32"):
+    with pytest.raises(MvpError, match="does not deliver int8: ask for fp32"):
         ExecuTorchExporter().export(Source("int8", Path(), model(), (3, 8, 8)), tmp_path / "m.pte")
 
 
@@ -66,15 +66,15 @@ def test_a_model_it_cannot_take_is_an_expected_error(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(DeployError, match="ExecuTorch cannot take this model"):
+    with pytest.raises(MvpError, match="ExecuTorch cannot take this model"):
         ExecuTorchExporter().export(Source("fp32", Path(), Branching(), (3, 8, 8)), tmp_path / "m.pte")
     assert not (tmp_path / "m.pte").exists()
 
 
 def test_what_cannot_be_run_is_an_expected_error(program: Path, tmp_path: Path) -> None:
     (tmp_path / "m.pte").write_bytes(b"no program")
-    with pytest.raises(DeployError, match="ExecuTorch cannot load"):
+    with pytest.raises(MvpError, match="ExecuTorch cannot load"):
         open_runner(tmp_path / "m.pte")
-    with pytest.raises(DeployError, match="--device cpu") as error:
+    with pytest.raises(MvpError, match="--device cpu") as error:
         open_runner(program, device="cuda")
     assert error.value.code == ExitCode.ENVIRONMENT

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.errors import InputError, MvpError
 from mvp_deploy.exporters.formats import (
     Malformed,
     Share,
@@ -44,7 +44,7 @@ class Table:
 
     def __post_init__(self) -> None:
         if self.size[0] > self.size[1]:
-            raise DeployError("size must rise")
+            raise InputError("size must rise")
 
 
 GOOD = Table((Row("x", 0.5), Row("y", 1.0, "b")), (1, 2), {"p": 1.5, "q": None}, False, {"z": [1, "2"]})
@@ -126,7 +126,7 @@ def test_no_name_leads_out_of_its_folder(tmp_path: Path, name: str) -> None:
     folder.mkdir()
     (folder / "link").symlink_to(tmp_path)
     assert inside(folder, "models/pruned.onnx") == folder / "models" / "pruned.onnx"
-    with pytest.raises(DeployError, match="do not trust"):
+    with pytest.raises(MvpError, match="do not trust"):
         inside(folder, name)
 
 
@@ -144,7 +144,7 @@ def test_only_plain_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
         ("x" * 5000, "cannot be read", 6),
         ("a\0b", "is not the name of a file", 2),
     ):
-        with pytest.raises(DeployError) as error:
+        with pytest.raises(MvpError) as error:
             read_bytes(tmp_path / name, 10)
         assert told in str(error.value)
         assert error.value.code == code
@@ -152,6 +152,6 @@ def test_only_plain_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fails_is_a_sentence_of_the_environment() -> None:
-    with pytest.raises(DeployError, match=r"x cannot be read \(Input/output error\)") as error, reading_errors("x"):
+    with pytest.raises(MvpError, match=r"x cannot be read \(Input/output error\)") as error, reading_errors("x"):
         raise OSError(5, "Input/output error")
     assert error.value.code == 6

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ExitCode, MvpError
 from mvp_deploy.exporters.parity import check_parity
 from mvp_deploy.exporters.protocol import Source
 
@@ -41,14 +41,14 @@ def test_a_model_it_cannot_take_is_an_expected_error(tmp_path: Path) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(DeployError, match="LiteRT cannot take this model"):
+    with pytest.raises(MvpError, match="LiteRT cannot take this model"):
         LiteRtExporter().export(Source("fp32", Path(), Branching(), (3, 8, 8)), tmp_path / "m.tflite")
 
 
 def test_what_cannot_be_run_is_an_expected_error(flatbuffer: Path, tmp_path: Path) -> None:
     (tmp_path / "m.tflite").write_bytes(b"no model")
-    with pytest.raises(DeployError, match="LiteRT cannot load"):
+    with pytest.raises(MvpError, match="LiteRT cannot load"):
         open_runner(tmp_path / "m.tflite")
-    with pytest.raises(DeployError, match="--device cpu") as error:
+    with pytest.raises(MvpError, match="--device cpu") as error:
         open_runner(flatbuffer, device="cuda")
     assert error.value.code == ExitCode.ENVIRONMENT

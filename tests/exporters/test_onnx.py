@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from mvp_deploy.backbones.timm_import import timm
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.errors import MvpError
 from mvp_deploy.exporters.onnx import export_onnx, read_metadata, run_onnx
 from mvp_deploy.exporters.parity import check_parity
 
@@ -157,6 +157,6 @@ def test_a_model_that_cannot_be_traced_is_an_expected_error(tmp_path: Path) -> N
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.mean((2, 3)) if x.sum().item() > 0 else x.amax((2, 3))
 
-    with pytest.raises(DeployError, match="Stubborn cannot be exported"):
+    with pytest.raises(MvpError, match="Stubborn cannot be exported"):
         export_onnx(Stubborn(), torch.zeros(1, 3, 8, 8), tmp_path / "s.onnx", {})
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from samples import make_onnx
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ExitCode, MvpError
 from mvp_deploy.exporters.onnx import run_onnx
 from mvp_deploy.exporters.parity import check_parity
 from mvp_deploy.exporters.protocol import Source
@@ -46,21 +46,21 @@ def test_the_artifact_says_what_lies_on_disk_and_nothing_of_this_machine(tmp_pat
 
 
 def test_fp16_is_refused_and_not_computed_in_something_else(tmp_path: Path) -> None:
-    with pytest.raises(DeployError, match="does not deliver fp16"):
+    with pytest.raises(MvpError, match="does not deliver fp16"):
         OpenVinoExporter().export(source(tmp_path / "m.onnx", "fp16"), tmp_path / "m.xml")
 
 
 def test_what_is_no_model_is_an_expected_error(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"no model")
-    with pytest.raises(DeployError, match="OpenVINO cannot take"):
+    with pytest.raises(MvpError, match="OpenVINO cannot take"):
         OpenVinoExporter().export(Source("fp32", tmp_path / "m.onnx", None, (3, 8, 8)), tmp_path / "m.xml")  # type: ignore[arg-type]
     (tmp_path / "m.xml").write_text("no model")
-    with pytest.raises(DeployError, match="OpenVINO cannot load"):
+    with pytest.raises(MvpError, match="OpenVINO cannot load"):
         open_runner(tmp_path / "m.xml")
 
 
 def test_a_gpu_is_not_silently_replaced_by_the_cpu(tmp_path: Path) -> None:
     artifact = OpenVinoExporter().export(source(tmp_path / "m.onnx"), tmp_path / "m.xml")
-    with pytest.raises(DeployError, match="--device cpu") as error:
+    with pytest.raises(MvpError, match="--device cpu") as error:
         open_runner(artifact.path, device="cuda")
     assert error.value.code == ExitCode.ENVIRONMENT

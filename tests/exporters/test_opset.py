@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, version_converter
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ExitCode, MvpError
 from mvp_deploy.exporters.opset import lower_opset, read_opset
 
 
@@ -42,7 +42,7 @@ def test_the_opset_is_read_without_onnx(tmp_path: Path, opset: int) -> None:
 def test_what_is_no_model_is_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("any") / "a.onnx"
     path.write_bytes(content)
-    with suppress(DeployError):  # any other error fails the test
+    with suppress(MvpError):  # any other error fails the test
         assert isinstance(read_opset(path), int)
 
 
@@ -99,7 +99,7 @@ def test_pad_and_split_keep_their_meaning(tmp_path: Path) -> None:
 def test_parts_of_unequal_size_are_refused_not_changed(tmp_path: Path) -> None:
     split = helper.make_node("Split", ["input"], ["x", "b", "c"], name="split", axis=3, num_outputs=3)  # 3, 3, 2
     path = graph_of(tmp_path / "a.onnx", split, MEAN, axes=AXES)
-    with pytest.raises(DeployError):
+    with pytest.raises(MvpError):
         lower_opset(path, tmp_path / "b.onnx", 17)
     assert not (tmp_path / "b.onnx").exists()
 
@@ -116,7 +116,7 @@ def test_what_the_older_opset_cannot_say_is_refused(tmp_path: Path, node: onnx.N
     extra = {"pads": np.array([1, 1]), "side": np.array([3]), "by": np.array([1, 1, 2, 2], np.float32)}
     used = {name: value for name, value in extra.items() if name in node.input}
     path = graph_of(tmp_path / "a.onnx", node, MEAN, axes=AXES, **used)
-    with pytest.raises(DeployError, match=reason):
+    with pytest.raises(MvpError, match=reason):
         lower_opset(path, tmp_path / "b.onnx", 17)
     assert {file.name for file in tmp_path.iterdir()} == {"a.onnx"}
 
@@ -130,7 +130,7 @@ def test_a_result_that_differs_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     pool = helper.make_node("GlobalMaxPool", ["x"], ["pooled"])
     flat = helper.make_node("Flatten", ["pooled"], ["logits"])
     path = graph_of(tmp_path / "a.onnx", helper.make_node("Relu", ["input"], ["x"]), pool, flat)
-    with pytest.raises(DeployError, match="computes something else") as caught:
+    with pytest.raises(MvpError, match="computes something else") as caught:
         lower_opset(path, tmp_path / "b.onnx", 17)
     assert caught.value.code == ExitCode.PARITY
     assert not (tmp_path / "b.onnx").exists()

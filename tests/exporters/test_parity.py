@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ExitCode, MvpError
 from mvp_deploy.exporters.parity import NoParity, check_parity, compare
 
 LOGITS = np.random.default_rng(0).standard_normal((8, 5)).astype(np.float32)
@@ -73,7 +73,7 @@ def test_a_tolerance_that_is_none_allows_nothing(tolerance: float) -> None:
     ids=["off", "not finite", "other shape"],
 )
 def test_disagreement_is_refused_with_its_exit_code(got: np.ndarray) -> None:
-    with pytest.raises(DeployError) as caught:
+    with pytest.raises(MvpError) as caught:
         check_parity(LOGITS, got, 1e-4)
     assert caught.value.code == ExitCode.PARITY
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mvp_deploy.exporters import protocol
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ExitCode, MvpError
 from mvp_deploy.exporters.protocol import Artifact, Exporter, Source, exporter, exporters
 
 PLACE = Source("int8", Path("unused.onnx"), None, (3, 8, 8))  # type: ignore[arg-type]
@@ -51,12 +51,12 @@ def test_another_package_adds_one_by_its_entry_point(monkeypatch: pytest.MonkeyP
 
 
 def test_an_unknown_target_is_told_what_there_is() -> None:
-    with pytest.raises(DeployError, match=r"no target 'coreml'; installed: .*openvino"):
+    with pytest.raises(MvpError, match=r"no target 'coreml'; installed: .*openvino"):
         exporter("coreml")
 
 
 def test_a_missing_package_is_one_sentence_with_the_install_line() -> None:
-    with pytest.raises(DeployError, match="needs no_such_package, which is not installed: pip install something") as e:
+    with pytest.raises(MvpError, match="needs no_such_package, which is not installed: pip install something") as e:
         Tflite().check()
     assert e.value.code == ExitCode.ENVIRONMENT
 
@@ -66,14 +66,14 @@ def test_a_missing_package_is_one_sentence_with_the_install_line() -> None:
 )
 def test_each_runtime_can_be_missing(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "find_spec", lambda wanted: None)
-    with pytest.raises(DeployError, match=f"needs {module}.*pip install") as error:
+    with pytest.raises(MvpError, match=f"needs {module}.*pip install") as error:
         exporter(name).check()
     assert error.value.code == ExitCode.ENVIRONMENT
 
 
 @pytest.mark.parametrize("made", [Tflite()])
 def test_a_precision_that_is_not_delivered_is_refused(made: Exporter) -> None:
-    with pytest.raises(DeployError, match="does not deliver int8: ask for fp32"):
+    with pytest.raises(MvpError, match="does not deliver int8: ask for fp32"):
         made.export(PLACE, Path("m.tflite"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from fakes.models import classifier
 from fakes.tensorrt import VERSIONS
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ExitCode, MvpError
 from mvp_deploy.exporters.tensorrt.build import PRECISIONS, Options, Profile, build
 from mvp_deploy.exporters.tensorrt.probe import probe
 
@@ -47,7 +47,7 @@ def test_every_option_is_passed_on(install, tmp_path: Path, version: str) -> Non
 @pytest.mark.parametrize("option", [{"level": 4}, {"version_compatible": True}, {"hardware_compatible": True}])
 def test_an_option_that_a_version_lacks_is_refused(install, tmp_path: Path, option: dict) -> None:
     install("8.5.3.1")
-    with pytest.raises(DeployError, match=r"TensorRT 8\.5\.3\.1 has no .*leave the option out") as caught:
+    with pytest.raises(MvpError, match=r"TensorRT 8\.5\.3\.1 has no .*leave the option out") as caught:
         build(probe(), classifier(tmp_path / "a.onnx"), Options(**option))
     assert caught.value.code == ExitCode.ENVIRONMENT
 
@@ -55,7 +55,7 @@ def test_an_option_that_a_version_lacks_is_refused(install, tmp_path: Path, opti
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_engine_that_ignores_the_precision_fails_the_build(install, tmp_path: Path, version: str) -> None:
     install(version).ignores_precision = True
-    with pytest.raises(DeployError, match=r"fp16 was asked for.*does not use it") as caught:
+    with pytest.raises(MvpError, match=r"fp16 was asked for.*does not use it") as caught:
         build(probe(), classifier(tmp_path / "a.onnx", "fp16"), Options("fp16"))
     assert caught.value.code == ExitCode.PARITY
 
@@ -63,7 +63,7 @@ def test_an_engine_that_ignores_the_precision_fails_the_build(install, tmp_path:
 def test_float32_onnx_is_no_fp16_engine_where_types_rule(install, tmp_path: Path) -> None:
     """TensorRT 11 gives tools that rely on flags a float32 engine without a word."""
     install("11.4.0.106")
-    with pytest.raises(DeployError, match="ONNX file must be of that precision"):
+    with pytest.raises(MvpError, match="ONNX file must be of that precision"):
         build(probe(), classifier(tmp_path / "a.onnx", "fp32"), Options("fp16"))
     install("10.3.0")
     assert build(probe(), tmp_path / "a.onnx", Options("fp16")).layers["fp16"] == 1
@@ -73,7 +73,7 @@ def test_float32_onnx_is_no_fp16_engine_where_types_rule(install, tmp_path: Path
 def test_parser_errors_become_one_message_that_names_the_node(install, tmp_path: Path, version: str) -> None:
     trt = install(version)
     trt.parser_errors = [(7, "Mish", "block/act", "No importer registered for op: Mish")] * 2
-    with pytest.raises(DeployError) as caught:
+    with pytest.raises(MvpError) as caught:
         build(probe(), classifier(tmp_path / "a.onnx"), Options())
     message = str(caught.value)
     assert "cannot read a.onnx" in message
@@ -86,7 +86,7 @@ def test_parser_errors_become_one_message_that_names_the_node(install, tmp_path:
 def test_builder_errors_become_one_message(install, tmp_path: Path) -> None:
     error = "10: [computeCosts] Could not find any implementation for node {ForeignNode[conv1...fc]}.\nmore"
     install("8.6.0").builder_errors = [error, error]
-    with pytest.raises(DeployError) as caught:
+    with pytest.raises(MvpError) as caught:
         build(probe(), classifier(tmp_path / "a.onnx"), Options("fp16"))
     assert "cannot build a.onnx in fp16" in str(caught.value)
     assert str(caught.value).count("ForeignNode[conv1...fc]") == 1
@@ -95,9 +95,7 @@ def test_builder_errors_become_one_message(install, tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", ["8.5.3.1", "8.6.0"])
 def test_an_opset_that_would_be_misread_is_refused(install, tmp_path: Path, version: str) -> None:
     trt = install(version)
-    with pytest.raises(
-        DeployError, match=r"opset 18 and TensorRT 8.* reads up to 17: export it again with .*--opset 17"
-    ):
+    with pytest.raises(MvpError, match=r"opset 18 and TensorRT 8.* reads up to 17: export it again with .*--opset 17"):
         build(probe(), classifier(tmp_path / "a.onnx", opset=18), Options())
     assert not trt.called("OnnxParser.parse_from_file")
 
@@ -121,7 +119,7 @@ def test_batch_sizes_are_written_as_one_number_or_three(text: str, sizes: tuple[
 
 @pytest.mark.parametrize("text", ["", "0", "8:1:32", "1:8", "1,8,32", "x"])
 def test_other_batch_sizes_are_refused(text: str) -> None:
-    with pytest.raises(DeployError, match="batch size"):
+    with pytest.raises(MvpError, match="batch size"):
         Profile.parse(text)
 
 
@@ -133,7 +131,7 @@ def test_a_fixed_batch_takes_no_other(install, tmp_path: Path) -> None:
         tensor.type.tensor_type.shape.dim[0].dim_value = 4
     onnx.save(model, tmp_path / "a.onnx")
     install("10.3.0")
-    with pytest.raises(DeployError, match="batches of 4 alone: pass --batch 4"):
+    with pytest.raises(MvpError, match="batches of 4 alone: pass --batch 4"):
         build(probe(), tmp_path / "a.onnx", Options())
     assert build(probe(), tmp_path / "a.onnx", Options(profiles=(Profile(4, 4, 4),))).layers
 

@@ -9,7 +9,7 @@ import pytest
 from fakes.cuda import FakeCuda
 from fakes.models import classifier
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ExitCode, MvpError
 from mvp_deploy.exporters.tensorrt import cache
 from mvp_deploy.exporters.tensorrt.build import Built, Options, Profile
 from mvp_deploy.exporters.tensorrt.probe import probe
@@ -54,14 +54,14 @@ def test_a_damaged_engine_is_refused_and_not_reused(kept: Path, damage: bytes | 
         kept.unlink()
     else:
         kept.write_bytes(damage)
-    with pytest.raises(DeployError, match=r"checksum differs.*build it again"):
+    with pytest.raises(MvpError, match=r"checksum differs.*build it again"):
         cache.read(kept, probe())
     assert cache.stored(kept, wanted) is None
 
 
 def test_an_engine_whose_onnx_file_changed_is_stale(kept: Path) -> None:
     classifier(kept.parent.parent / "a.onnx", seed=1)
-    with pytest.raises(DeployError, match=r"stale: a\.onnx has changed.*build it again"):
+    with pytest.raises(MvpError, match=r"stale: a\.onnx has changed.*build it again"):
         cache.read(kept, probe())
 
 
@@ -71,7 +71,7 @@ def test_an_engine_without_a_description_is_refused(kept: Path, content: str | N
         cache.sidecar(kept).unlink()
     else:
         cache.sidecar(kept).write_text(content)
-    with pytest.raises(DeployError, match="build it again"):
+    with pytest.raises(MvpError, match="build it again"):
         cache.read(kept, probe())
 
 
@@ -86,7 +86,7 @@ def test_an_engine_without_a_description_is_refused(kept: Path, content: str | N
 )
 def test_a_foreign_engine_is_refused_with_the_cure(install, kept: Path, version: str, gpu: tuple, reason: str) -> None:
     install(version, FakeCuda(*gpu))
-    with pytest.raises(DeployError, match=reason) as caught:
+    with pytest.raises(MvpError, match=reason) as caught:
         cache.read(kept, probe())
     assert caught.value.code == ExitCode.ENVIRONMENT
     assert "mvp-deploy build" in str(caught.value)
@@ -97,7 +97,7 @@ def test_a_version_compatible_engine_runs_on_later_versions_alone(install, tmp_p
     install("11.4.0.106", FakeCuda(*ORIN))
     assert cache.read(engine, probe())[0] == b"plan"
     install("8.6.0", FakeCuda(*ORIN))
-    with pytest.raises(DeployError):
+    with pytest.raises(MvpError):
         cache.read(engine, probe())
 
 
@@ -106,7 +106,7 @@ def test_a_hardware_compatible_engine_runs_on_other_gpus_from_ampere_on(install,
     install("10.3.0", FakeCuda(*H200))
     assert cache.read(engine, probe())[0] == b"plan"
     install("10.3.0", FakeCuda("Xavier", (7, 2), 8))
-    with pytest.raises(DeployError):
+    with pytest.raises(MvpError):
         cache.read(engine, probe())
 
 

@@ -11,7 +11,7 @@ import pytest
 from fakes.models import classifier, save
 from onnx import TensorProto, helper, numpy_helper
 
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.errors import MvpError
 from mvp_deploy.exporters.tensorrt.check import ERROR, WARNING, Finding, check
 from mvp_deploy.exporters.tensorrt.releases import RELEASES, release_of
 
@@ -230,12 +230,12 @@ def test_errors_come_first(tmp_path: Path) -> None:
 
 def test_what_is_no_model_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"\x08\x99 not a model")
-    with pytest.raises(DeployError, match=r"a\.onnx is no readable ONNX model"):
+    with pytest.raises(MvpError, match=r"a\.onnx is no readable ONNX model"):
         findings(tmp_path / "a.onnx")
     (tmp_path / "empty.onnx").write_bytes(b"")
-    with pytest.raises(DeployError, match=r"empty\.onnx is no readable ONNX model: it has no outputs"):
+    with pytest.raises(MvpError, match=r"empty\.onnx is no readable ONNX model: it has no outputs"):
         findings(tmp_path / "empty.onnx")
-    with pytest.raises(DeployError, match="no file"):
+    with pytest.raises(MvpError, match="no file"):
         findings(tmp_path / "b.onnx")
 
 
@@ -249,5 +249,5 @@ def test_a_version_belongs_to_the_line_before_it(version: str, line: str) -> Non
 
 @pytest.mark.parametrize("version", ["8.4.1", "7.2", "banana"])
 def test_older_versions_and_other_words_are_refused(version: str) -> None:
-    with pytest.raises(DeployError):
+    with pytest.raises(MvpError):
         release_of(version)

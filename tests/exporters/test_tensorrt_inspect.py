@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ExitCode, MvpError
 from mvp_deploy.exporters.tensorrt.inspect import check_precision, layer_precisions
 
 
@@ -67,7 +67,7 @@ def test_a_fused_part_of_tensorrt_8_hides_its_inside() -> None:
 
 @pytest.mark.parametrize("content", ['{"Layers": ["conv1", "fc"]}', '{"Layers": []}', "{}"])
 def test_names_alone_are_no_proof(content: str) -> None:
-    with pytest.raises(DeployError, match="no details of the layers"):
+    with pytest.raises(MvpError, match="no details of the layers"):
         layer_precisions(content)
 
 
@@ -97,6 +97,6 @@ def test_the_asked_precision_in_use_is_accepted(asked: str, layers: dict, shrink
     ],
 )
 def test_another_precision_in_use_is_refused(asked: str, layers: dict, shrink: float | None) -> None:
-    with pytest.raises(DeployError, match=f"{asked} was asked for") as caught:
+    with pytest.raises(MvpError, match=f"{asked} was asked for") as caught:
         check_precision(asked, layers, shrink)
     assert caught.value.code == ExitCode.PARITY

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from fakes.tensorrt import VERSIONS
 
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ExitCode, MvpError
 from mvp_deploy.exporters.tensorrt.probe import probe
 
 
 def refused(match: str) -> None:
-    with pytest.raises(DeployError, match=match) as caught:
+    with pytest.raises(MvpError, match=match) as caught:
         probe()
     assert caught.value.code == ExitCode.ENVIRONMENT
     assert len(str(caught.value).splitlines()) == 1
@@ -60,12 +60,12 @@ def test_tensorrt_that_is_too_old(install) -> None:
 def test_the_driver_is_asked_before_tensorrt_is_imported() -> None:
     """Without a driver some TensorRT calls end the process, and importing it costs seconds."""
     code = (
-        "import sys; from exporters import cuda; from exporters.errors import DeployError\n"
+        "import sys; from exporters import cuda; from exporters.errors import MvpError\n"
         "from exporters.tensorrt.probe import probe\n"
-        "def absent(): raise DeployError('no driver')\n"
+        "def absent(): raise MvpError('no driver')\n"
         "cuda._library = absent\n"
         "try: probe()\n"
-        "except DeployError as error: print(error, 'tensorrt' in sys.modules)"
+        "except MvpError as error: print(error, 'tensorrt' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "no driver False"

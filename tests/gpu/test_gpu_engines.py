@@ -13,7 +13,7 @@ import pytest
 
 from mvp_deploy.benchmark.runner import logits, open_runner
 from mvp_deploy.exporters import cuda
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.errors import MvpError
 from mvp_deploy.exporters.tensorrt import cache
 from mvp_deploy.exporters.tensorrt.build import PRECISIONS, Options, Profile, build
 from mvp_deploy.exporters.tensorrt.probe import Offer, probe
@@ -26,7 +26,7 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.25}  # of the largest logit
 def offer() -> Offer:
     try:
         return probe()
-    except DeployError as error:
+    except MvpError as error:
         pytest.skip(str(error))
 
 
@@ -90,12 +90,12 @@ def test_a_graph_tensorrt_cannot_read_is_a_message_that_names_the_node(offer: Of
         helper.make_node("Identity", ["d"], ["logits"], name="out"),
     ]
     path = save(folder / "det.onnx", nodes, {}, logits=("batch", 3))
-    with pytest.raises(DeployError, match=r"cannot read det\.onnx(.|\n)*(Det|determinant)"):
+    with pytest.raises(MvpError, match=r"cannot read det\.onnx(.|\n)*(Det|determinant)"):
         build(offer, path, Options())
 
 
 def test_an_engine_is_refused_when_its_plan_is_damaged(offer: Offer, folder: Path) -> None:
     from mvp_deploy.exporters.tensorrt.build import load, logger
 
-    with pytest.raises(DeployError, match="does not load the engine"):
+    with pytest.raises(MvpError, match="does not load the engine"):
         load(offer, b"not a plan" * 100, logger(offer))

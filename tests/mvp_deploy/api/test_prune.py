@@ -84,7 +84,7 @@ def test_saved_after_training_on_it_comes_back_to_the_bit(tmp_path: Path, pairs:
 
 def test_a_module_of_ones_own_needs_its_class_to_be_loaded(tmp_path: Path, pairs: TensorDataset) -> None:
     mvp.save(mvp.prune(Net(), pairs, keep=0.5), tmp_path / "small.safetensors")
-    with pytest.raises(mvp.DeployError, match="pass the full-size module"):
+    with pytest.raises(mvp.MvpError, match="pass the full-size module"):
         mvp.load(tmp_path / "small.safetensors")
 
 
@@ -123,7 +123,7 @@ def test_a_name_and_a_task_make_a_classifier() -> None:
     ],
 )
 def test_what_cannot_be_meant_is_a_sentence(arguments: dict[str, float], sentence: str, pairs: TensorDataset) -> None:
-    with pytest.raises(mvp.DeployError, match=sentence):
+    with pytest.raises(mvp.MvpError, match=sentence):
         mvp.prune(Net(), pairs, **arguments)
 
 
@@ -139,7 +139,7 @@ def test_what_cannot_be_meant_is_a_sentence(arguments: dict[str, float], sentenc
     ],
 )
 def test_data_that_cannot_be_used_is_named(data: object, sentence: str) -> None:
-    with pytest.raises(mvp.DeployError, match=sentence):
+    with pytest.raises(mvp.MvpError, match=sentence):
         mvp.prune(Net(), data, macs=0.5)
 
 

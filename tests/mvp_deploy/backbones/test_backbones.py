@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mvp_deploy import backbones
 from mvp_deploy.backbones import Backbone, build, create
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 
 SMALL = "test_resnet"
 
@@ -77,7 +77,7 @@ def test_the_fingerprint_follows_weights_and_preprocessing_not_the_source(tmp_pa
 def test_it_survives_json() -> None:
     backbone, _ = create(SMALL)
     assert Backbone.from_json(backbone.to_json()) == backbone
-    with pytest.raises(DeployError, match="not a description of a backbone"):
+    with pytest.raises(MvpError, match="not a description of a backbone"):
         Backbone.from_json({"name": SMALL})
 
 
@@ -108,7 +108,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
     def refused(content: dict[str, Tensor], says: str) -> None:
         save_file(content, tmp_path / "a.safetensors")
-        with pytest.raises(DeployError, match=says) as caught:
+        with pytest.raises(MvpError, match=says) as caught:
             create(SMALL, weights=tmp_path / "a.safetensors")
         assert caught.value.code == ExitCode.INPUT
         assert str(tmp_path) in str(caught.value)
@@ -120,7 +120,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refused(state | {"extra.weight": torch.zeros(1)}, "they have the unknown extra.weight")
     wide = state["layer1.0.conv1.weight"]
     refused(state | {"layer1.0.conv1.weight": torch.cat([wide, wide])}, r"layer1\.0\.conv1\.weight is \[")
-    with pytest.raises(DeployError, match=f"the backbone {SMALL} do not fit"):
+    with pytest.raises(MvpError, match=f"the backbone {SMALL} do not fit"):
         build(backbone, create("test_vit")[1], 3)
 
 
@@ -140,7 +140,7 @@ def test_unreadable_weights_are_refused_and_no_pickle_runs(tmp_path: Path) -> No
         ("numbers.pth", "holds no state dict"),
         ("nowhere.pth", "there is no weights file"),
     ]:
-        with pytest.raises(DeployError, match=says):
+        with pytest.raises(MvpError, match=says):
             create(SMALL, weights=tmp_path / name)
     assert not ran.exists()
 
@@ -155,13 +155,13 @@ def test_unreadable_weights_are_refused_and_no_pickle_runs(tmp_path: Path) -> No
     ],
 )
 def test_unknown_models_bring_suggestions(name: str, says: str) -> None:
-    with pytest.raises(DeployError, match=says):
+    with pytest.raises(MvpError, match=says):
         create(name)
 
 
 @pytest.mark.parametrize(("name", "size"), [("test_vit", 40), ("test_vit", -4), (SMALL, 0)])
 def test_an_image_size_the_model_cannot_take(name: str, size: int) -> None:
-    with pytest.raises(DeployError, match=f"{name} cannot take images of {size} pixels .* --image-size"):
+    with pytest.raises(MvpError, match=f"{name} cannot take images of {size} pixels .* --image-size"):
         create(name, image_size=size)
 
 
@@ -170,7 +170,7 @@ def test_a_failed_download_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError("Name or service not known\nwith details")
 
     monkeypatch.setattr(backbones.timm().models._builder, "load_state_dict_from_hf", offline)
-    with pytest.raises(DeployError, match=r"\(Name or service not known\).*--weights FILE") as caught:
+    with pytest.raises(MvpError, match=r"\(Name or service not known\).*--weights FILE") as caught:
         create("resnet18", pretrained=True)
     assert caught.value.code == ExitCode.ENVIRONMENT
 
@@ -204,14 +204,14 @@ def test_a_published_model_brings_architecture_weights_and_preprocessing(
 
 def test_a_published_model_made_in_another_way_than_its_name_says_is_refused(tmp_path: Path) -> None:
     published(tmp_path, "test_resnet", global_pool="max")
-    with pytest.raises(DeployError, match="not timm's plain test_resnet"):
+    with pytest.raises(MvpError, match="not timm's plain test_resnet"):
         create(f"local-dir:{tmp_path}", pretrained=True)
 
 
 def test_a_folder_without_a_published_model_is_said_to_be_none(tmp_path: Path) -> None:
-    with pytest.raises(DeployError, match=r"Config file not found.*name a folder with the config.json"):
+    with pytest.raises(MvpError, match=r"Config file not found.*name a folder with the config.json"):
         create(f"local-dir:{tmp_path}", pretrained=True)
-    with pytest.raises(DeployError, match="add --pretrained"):
+    with pytest.raises(MvpError, match="add --pretrained"):
         create(f"local-dir:{tmp_path}")
 
 
@@ -220,13 +220,13 @@ def test_the_hub_out_of_reach_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(backbones.timm().models._hub, "download_from_hf", offline)
-    with pytest.raises(DeployError, match=r"hf-hub:someone/theirs.*\(Name or service not known\).*--weights") as caught:
+    with pytest.raises(MvpError, match=r"hf-hub:someone/theirs.*\(Name or service not known\).*--weights") as caught:
         create("hf-hub:someone/theirs", pretrained=True)
     assert caught.value.code == ExitCode.ENVIRONMENT
 
 
 def test_one_source_of_weights(tmp_path: Path) -> None:
-    with pytest.raises(DeployError, match="choose one source"):
+    with pytest.raises(MvpError, match="choose one source"):
         create(SMALL, pretrained=True, weights=tmp_path / "a.pth")
 
 

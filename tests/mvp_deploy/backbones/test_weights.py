@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mvp_deploy.backbones import build, create
 from mvp_deploy.backbones.timm_import import timm
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 
 SMALL = "test_resnet"
 State = dict[str, Tensor]
@@ -105,10 +105,10 @@ def test_weights_that_would_spoil_the_model_are_refused_by_name(
     content = trained | {name: change(trained[name] + 1)}
     torch.save(content, tmp_path / "a.pth")
     backbone, _ = create(SMALL)
-    with pytest.raises(DeployError, match=says) as caught:
+    with pytest.raises(MvpError, match=says) as caught:
         build(backbone, content, 4)
     if name != "fc.bias":  # a head is not taken over
-        with pytest.raises(DeployError, match=says) as caught:
+        with pytest.raises(MvpError, match=says) as caught:
             create(SMALL, weights=tmp_path / "a.pth")
         assert str(tmp_path / "a.pth") in str(caught.value)
     assert caught.value.code == ExitCode.INPUT
@@ -131,10 +131,10 @@ def test_nothing_but_the_namespace_is_let_in(tmp_path: Path, trained: State) -> 
         {"state_dict": trained, "args": Evil()},
         {"state_dict": trained, "args": argparse.Namespace(x=Evil())},
     ):
-        with pytest.raises(DeployError, match=r"plain tensors \(it holds \w+.mkdir, and .*save the model's state_dict"):
+        with pytest.raises(MvpError, match=r"plain tensors \(it holds \w+.mkdir, and .*save the model's state_dict"):
             loaded(tmp_path / "a.pth", content)
     assert not ran.exists()
     knot: dict[str, Any] = {}
     knot["model"] = knot
-    with pytest.raises(DeployError, match="holds no state dict"):
+    with pytest.raises(MvpError, match="holds no state dict"):
         loaded(tmp_path / "a.pth", knot)

@@ -11,7 +11,7 @@ from mvp_deploy import backbones
 from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.evaluate import ALIKE, ALL, RANDOM, evaluate, judge
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
 from mvp_deploy.pruning.budget import Budget
@@ -102,12 +102,12 @@ def test_every_task_is_left_out_in_turn(bank: Bank) -> None:
 
 
 def test_too_few_tasks_are_refused(bank: Bank) -> None:
-    with pytest.raises(DeployError, match="2 tasks"):
+    with pytest.raises(MvpError, match="2 tasks"):
         evaluate(bank, ("digits#0,1", "digits#2,3"), 3, [0], device=torch.device("cpu"), reporter=Silent())
 
 
 def test_a_recipe_that_asks_nobody_is_refused(bank: Bank) -> None:
-    with pytest.raises(DeployError, match="asks no neighbours"):
+    with pytest.raises(MvpError, match="asks no neighbours"):
         evaluate(bank, (), 3, [0], recipe="own", device=torch.device("cpu"), reporter=Silent())
 
 

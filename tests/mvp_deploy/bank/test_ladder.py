@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from mvp_deploy import runs
 from mvp_deploy.bank import ladder
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.files import locked
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
@@ -101,7 +101,7 @@ def test_a_damaged_rung_is_refused_by_name(built: ladder.Rung, bank: Bank) -> No
     content = built.path.read_bytes()
     try:
         built.path.write_bytes(content[:-100] + bytes(100))
-        with pytest.raises(DeployError, match=r"macs-0\.5"):
+        with pytest.raises(MvpError, match=r"macs-0\.5"):
             ladder.rung_for(bank, BUDGET).weights()  # type: ignore[union-attr]
     finally:
         built.path.write_bytes(content)
@@ -123,6 +123,6 @@ def test_of_two_that_build_at_once_the_second_is_told(bank: Bank, images: Images
     other = Budget(0.6, "macs")
     with locked(bank.folder / ".work/ladder.lock", ""), ThreadPoolExecutor(1) as thread:
         work = thread.submit(ladder.build, bank, images, [other], SHORT, reporter=Silent())
-        with pytest.raises(DeployError, match="another process"):
+        with pytest.raises(MvpError, match="another process"):
             work.result()
     assert ladder.rung_for(bank, other) is None

@@ -14,7 +14,7 @@ import torch
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.bank.signature import Signature
 from mvp_deploy.bank.store import Bank, Record
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Preprocessing
 
@@ -69,7 +69,7 @@ def test_names_that_look_alike_are_different_tasks(bank: Bank) -> None:
 
 def test_a_task_is_replaced_only_when_asked(bank: Bank) -> None:
     bank.add(record("t"))
-    with pytest.raises(DeployError, match="--replace"):
+    with pytest.raises(MvpError, match="--replace"):
         bank.add(record("t", 2.0))
     assert bank.entry("t").weights()["conv.weight"][0, 0] == 1
     bank.add(record("t", 2.0), replace=True)
@@ -77,15 +77,15 @@ def test_a_task_is_replaced_only_when_asked(bank: Bank) -> None:
 
 
 def test_what_is_not_a_bank_is_said_so(tmp_path: Path, bank: Bank) -> None:
-    with pytest.raises(DeployError, match="bank init"):
+    with pytest.raises(MvpError, match="bank init"):
         Bank.open(tmp_path / "nowhere")
-    with pytest.raises(DeployError, match="is a bank already"):
+    with pytest.raises(MvpError, match="is a bank already"):
         Bank.init(bank.folder, BACKBONE, {})
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").touch()
-    with pytest.raises(DeployError, match="not empty"):
+    with pytest.raises(MvpError, match="not empty"):
         Bank.init(tmp_path / "photos", BACKBONE, {})
-    with pytest.raises(DeployError, match="no task 'x'"):
+    with pytest.raises(MvpError, match="no task 'x'"):
         bank.entry("x")
 
 
@@ -100,10 +100,10 @@ def test_somebodys_weights_are_not_taken_for_a_half_started_bank(bank: Bank, tmp
     (tmp_path / "mine").mkdir()
     save_file({"w": torch.ones(2)}, tmp_path / "mine/backbone.safetensors")
     before = (tmp_path / "mine/backbone.safetensors").read_bytes()
-    with pytest.raises(DeployError, match="not empty"):
+    with pytest.raises(MvpError, match="not empty"):
         Bank.init(tmp_path / "mine", BACKBONE, {"w": torch.zeros(4)})
     (bank.folder / "bank.json").unlink()
-    with pytest.raises(DeployError, match="not empty"):  # half started for another backbone
+    with pytest.raises(MvpError, match="not empty"):  # half started for another backbone
         Bank.init(bank.folder, replace(BACKBONE, weights_sha256="1" * 64), {"w": torch.zeros(4)})
     assert (tmp_path / "mine/backbone.safetensors").read_bytes() == before
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["backbone.safetensors"]
@@ -116,7 +116,7 @@ def test_another_backbone_is_refused(bank: Bank, tmp_path: Path) -> None:
     os.rename(path, bank.path("t"))
     assert any("does not belong" in problem for problem in bank.verify())
     (stranger.folder / "backbone.safetensors").replace(bank.folder / "backbone.safetensors")
-    with pytest.raises(DeployError, match="does not belong"):
+    with pytest.raises(MvpError, match="does not belong"):
         bank.state()
 
 
@@ -133,7 +133,7 @@ def test_verify_finds_every_damage_and_names_the_file(bank: Bank) -> None:
     assert len(problems) == 3
     for path in (cut, flipped, renamed.with_name("c.safetensors")):
         assert any(str(path) in problem for problem in problems)
-    with pytest.raises(DeployError, match="damaged"):
+    with pytest.raises(MvpError, match="damaged"):
         bank.entry("b").weights()
 
 
@@ -170,7 +170,7 @@ def _add_same(folder: Path, results: multiprocessing.Queue) -> None:
     try:
         Bank.open(folder).add(record("same"))
         results.put("added")
-    except DeployError as error:
+    except MvpError as error:
         results.put(str(error))
 
 

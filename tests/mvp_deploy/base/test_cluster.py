@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from mvp_deploy import bundle
 from mvp_deploy.base.cluster import Cluster, spread
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, InputError, MvpError, ParityError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.cli import main
 
@@ -53,7 +53,7 @@ def greet(name: str, reporter: Reporter) -> str:
         step(1, 2)
     reporter.warn(f"beware, {name}")
     if name == "bad":
-        raise DeployError("it is bad", ExitCode.PARITY)
+        raise ParityError("it is bad")
     return f"hello {name}"
 
 
@@ -74,7 +74,7 @@ def meet(folder: Path, name: str, others: list[str], reporter: Reporter) -> list
     end = time.monotonic() + 60
     while not all((folder / other).exists() for other in others):
         if time.monotonic() > end:
-            raise DeployError(f"{name} is alone")
+            raise InputError(f"{name} is alone")
         time.sleep(0.02)
     return [str(number) for number in ray.get_gpu_ids()]
 
@@ -83,7 +83,7 @@ def test_results_errors_and_remarks_come_back_under_their_names(address: str) ->
     listener = Listener()
     found = dict(spread(Cluster(address), {name: partial(greet, name) for name in ("good", "bad")}, listener))
     assert found["good"] == "hello good"
-    assert isinstance(found["bad"], DeployError)
+    assert isinstance(found["bad"], MvpError)
     assert (str(found["bad"]), found["bad"].code) == ("it is bad", ExitCode.PARITY)
     assert set(listener.said) == {"good: work: 1/2", "bad: work: 1/2"}
     assert set(listener.warned) == {"good: beware, good", "bad: beware, bad"}
@@ -93,7 +93,7 @@ def test_a_lost_worker_is_replaced_and_one_lost_again_and_again_is_told(address:
     pieces = {"once": partial(die_once, tmp_path / "mark"), "always": die}
     found = dict(spread(Cluster(address), pieces, Listener()))
     assert found["once"] == "done at the second attempt"
-    assert isinstance(found["always"], DeployError)
+    assert isinstance(found["always"], MvpError)
     assert found["always"].code == ExitCode.ERROR
 
 
@@ -107,7 +107,7 @@ def test_two_pieces_share_a_gpu(address: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["127.0.0.1:1", "ray://127.0.0.1:1"])
 def test_where_there_is_no_cluster_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(DeployError, match="ray start --head") as error:
+    with pytest.raises(MvpError, match="ray start --head") as error:
         list(spread(Cluster(where), {"a": partial(greet, "a")}, Listener()))
     assert error.value.code == ExitCode.ENVIRONMENT
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mvp_deploy.base.devices import resolve
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 
 
 @pytest.fixture
@@ -44,6 +44,6 @@ def test_a_device_that_is_there(name: str, device: str) -> None:
 )
 @pytest.mark.usefixtures("gpus")
 def test_a_device_that_is_not_there_is_an_error(name: str, code: ExitCode, says: str) -> None:
-    with pytest.raises(DeployError, match=says) as caught:
+    with pytest.raises(MvpError, match=says) as caught:
         resolve(name)
     assert caught.value.code == code

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kills import posix
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.base.files import atomic_write, locked, remove_leftovers, sha256, write_text
 
 
@@ -69,7 +69,7 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
     ("number", "cure"), [(errno.ENOSPC, "free some space"), (errno.EROFS, "you may write to"), (errno.EIO, "check")]
 )
 def test_whatever_keeps_a_file_from_being_written_is_a_sentence(tmp_path: Path, number: int, cure: str) -> None:
-    with pytest.raises(DeployError, match=cure) as error, atomic_write(tmp_path / "a"):
+    with pytest.raises(MvpError, match=cure) as error, atomic_write(tmp_path / "a"):
         raise OSError(number, os.strerror(number))
     assert error.value.code == ExitCode.ENVIRONMENT
     assert list(tmp_path.iterdir()) == []
@@ -89,7 +89,7 @@ def test_leftovers_of_one_file_are_not_those_of_another(tmp_path: Path) -> None:
 
 def test_a_lock_is_held_by_one_and_leaves_nothing(tmp_path: Path) -> None:
     with locked(tmp_path / "lock", "busy"), locked(tmp_path / "lock", "busy"):
-        with ThreadPoolExecutor(1) as other, pytest.raises(DeployError, match="busy") as error:
+        with ThreadPoolExecutor(1) as other, pytest.raises(MvpError, match="busy") as error:
             other.submit(lambda: locked(tmp_path / "lock", "busy").__enter__()).result()
         assert error.value.code == ExitCode.ENVIRONMENT
     assert list(tmp_path.iterdir()) == []

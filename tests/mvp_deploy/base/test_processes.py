@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError, ParityError
 from mvp_deploy.base.processes import apart
 
 
 def refuse() -> None:
-    raise DeployError("no", ExitCode.PARITY)
+    raise ParityError("no")
 
 
 def noise() -> str:
@@ -27,7 +27,7 @@ def test_it_gives_the_answer_alone() -> None:
 
 
 def test_it_raises_what_the_function_raised() -> None:
-    with pytest.raises(DeployError, match="no") as error:
+    with pytest.raises(MvpError, match="no") as error:
         apart(refuse)
     assert error.value.code == ExitCode.PARITY
 

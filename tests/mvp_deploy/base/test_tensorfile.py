@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_every_changed_byte_is_noticed(file: Path) -> None:
     good = file.read_bytes()
     for place in range(0, len(good), 7):
         file.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-        with pytest.raises(DeployError):
+        with pytest.raises(MvpError):
             tensorfile.load(file)
 
 
@@ -51,19 +51,19 @@ def test_a_damaged_section_does_not_stop_the_reading_of_another(file: Path) -> N
     file.write_bytes(content)
     tensorfile.read_header(file)
     tensorfile.load(file, ["scores"])
-    with pytest.raises(DeployError, match="weights"):
+    with pytest.raises(MvpError, match="weights"):
         tensorfile.load(file, ["weights"])
 
 
 @pytest.mark.parametrize("content", [b"", b"12345678", b"\xff" * 64, b"{}"])
 def test_what_is_no_such_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.safetensors").write_bytes(content)
-    with pytest.raises(DeployError, match=r"bad\.safetensors"):
+    with pytest.raises(MvpError, match=r"bad\.safetensors"):
         tensorfile.load(tmp_path / "bad.safetensors")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DeployError, match="does not exist"):
+    with pytest.raises(MvpError, match="does not exist"):
         tensorfile.read_header(tmp_path / "none.safetensors")
 
 
@@ -83,7 +83,7 @@ def test_what_may_not_be_read_or_written_is_not_told_as_damaged(file: Path, monk
     monkeypatch.setattr("builtins.open", forbidden)
     monkeypatch.setattr(os, "open", forbidden)
     for action in (lambda: tensorfile.read_header(file), lambda: tensorfile.save(file, {}, {})):
-        with pytest.raises(DeployError, match=r"cannot be (read|written)") as error:
+        with pytest.raises(MvpError, match=r"cannot be (read|written)") as error:
             action()
         assert error.value.code == ExitCode.ENVIRONMENT
 

@@ -15,7 +15,7 @@ from samples import make_bundle, make_onnx
 
 from mvp_deploy import bundle
 from mvp_deploy.base.environment import cores, cpu_name, environment, other_work
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.base.processes import apart
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.benchmark import compare, looks, runner
@@ -120,19 +120,19 @@ def test_a_device_that_is_not_there_is_an_error_never_a_fall_back(tmp_path: Path
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
-    with pytest.raises(DeployError, match="onnxruntime-gpu") as caught:
+    with pytest.raises(MvpError, match="onnxruntime-gpu") as caught:
         open_runner(make_onnx(tmp_path / "a.onnx"), device="cuda")
     assert caught.value.code == ExitCode.ENVIRONMENT
 
 
 def test_a_runtime_that_is_not_installed_names_the_cure(tmp_path: Path) -> None:
     (tmp_path / "a.xyz").write_text("x")
-    with pytest.raises(DeployError, match="no model file"):
+    with pytest.raises(MvpError, match="no model file"):
         runtime_of(tmp_path / "a.xyz")
-    with pytest.raises(DeployError) as caught:
+    with pytest.raises(MvpError) as caught:
         open_runner(tmp_path / "a.xyz", "no_such_runtime")
     assert caught.value.code == ExitCode.ENVIRONMENT
-    with pytest.raises(DeployError, match="there is no file"):
+    with pytest.raises(MvpError, match="there is no file"):
         open_runner(tmp_path / "b.onnx")
 
 
@@ -230,7 +230,7 @@ def test_a_process_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise ChildProcessError("the process ended before its work was done")
 
     monkeypatch.setattr(looks, "apart", killed)
-    with pytest.raises(DeployError, match="timing failed"):
+    with pytest.raises(MvpError, match="timing failed"):
         run(of_files([make_onnx(tmp_path / "a.onnx")]))
 
 

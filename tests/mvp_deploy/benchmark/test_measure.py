@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.benchmark.measure import Session, Settings, Timing, session, speed_up, timing
 
 BATCH = np.zeros((4, 3, 8, 8), np.float32)
@@ -146,5 +146,5 @@ def test_one_process_and_senseless_durations_are_refused() -> None:
     with pytest.raises(ValueError, match="one process"):
         Settings(processes=1)
     for duration in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(DeployError, match="the duration must be"):
+        with pytest.raises(MvpError, match="the duration must be"):
             Settings(duration=duration)

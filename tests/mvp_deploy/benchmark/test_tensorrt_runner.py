@@ -13,7 +13,7 @@ from fakes.tensorrt import VERSIONS
 
 from mvp_deploy.benchmark.runner import logits, open_runner
 from mvp_deploy.exporters import cuda
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ExitCode, MvpError
 from mvp_deploy.exporters.tensorrt import cache
 from mvp_deploy.exporters.tensorrt.build import Options, Profile, build
 from mvp_deploy.exporters.tensorrt.probe import probe
@@ -68,7 +68,7 @@ def test_it_uses_the_profile_made_for_the_batch(install, tmp_path: Path, size: i
 def test_a_batch_no_profile_takes_is_refused_with_the_cure(install, tmp_path: Path) -> None:
     install("10.3.0")
     runner = open_runner(engine_of(classifier(tmp_path / "a.onnx")), device="auto")
-    with pytest.raises(DeployError, match=r"takes batches of 1:1:1, 1:8:32 and not of 33.*--batch 33"):
+    with pytest.raises(MvpError, match=r"takes batches of 1:1:1, 1:8:32 and not of 33.*--batch 33"):
         runner.prepare(images(33))
 
 
@@ -76,7 +76,7 @@ def test_an_engine_for_another_gpu_is_refused(install, tmp_path: Path) -> None:
     install("10.3.0")
     engine = engine_of(classifier(tmp_path / "a.onnx"))
     install("10.3.0", FakeCuda("Orin", multiprocessors=8))  # the smaller board has the same name
-    with pytest.raises(DeployError, match=r"8 multiprocessors.*build it again") as caught:
+    with pytest.raises(MvpError, match=r"8 multiprocessors.*build it again") as caught:
         open_runner(engine, device="auto")
     assert caught.value.code == ExitCode.ENVIRONMENT
 
@@ -85,7 +85,7 @@ def test_too_little_memory_is_a_sentence_and_leaves_nothing_behind(install, tmp_
     gpu = install("10.3.0").gpu
     runner = open_runner(engine_of(classifier(tmp_path / "a.onnx")), device="auto")
     gpu.memory = 1000
-    with pytest.raises(DeployError, match="CUDA_ERROR_OUT_OF_MEMORY"):
+    with pytest.raises(MvpError, match="CUDA_ERROR_OUT_OF_MEMORY"):
         runner.prepare(images(32))
     runner.close()
     assert gpu.leaks == 0
@@ -93,7 +93,7 @@ def test_too_little_memory_is_a_sentence_and_leaves_nothing_behind(install, tmp_
 
 def test_the_cpu_is_no_device_for_it(install, tmp_path: Path) -> None:
     install("10.3.0")
-    with pytest.raises(DeployError, match="pass auto, cuda or cuda:N"):
+    with pytest.raises(MvpError, match="pass auto, cuda or cuda:N"):
         open_runner(engine_of(classifier(tmp_path / "a.onnx")), device="cpu")
 
 
@@ -101,12 +101,12 @@ def test_without_a_driver_it_says_so_before_touching_tensorrt(tmp_path: Path) ->
     """For real on a machine without a GPU: the driver is asked first, for TensorRT would end the process."""
     try:
         cuda.select()
-    except DeployError as error:
+    except MvpError as error:
         reason = str(error)
     else:
         pytest.skip("this machine has a GPU")
     (tmp_path / "a.engine").write_bytes(b"")
-    with pytest.raises(DeployError) as caught:
+    with pytest.raises(MvpError) as caught:
         open_runner(tmp_path / "a.engine", device="auto")
     assert caught.value.code == ExitCode.ENVIRONMENT
     assert str(caught.value) == reason

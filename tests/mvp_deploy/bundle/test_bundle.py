@@ -14,7 +14,7 @@ from PIL import Image
 from samples import CLASSES, PREPROCESSING, make_bundle
 
 from mvp_deploy import bundle
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.bundle import example as bundle_example
 from mvp_deploy.tasks.folder import read_image
 from mvp_deploy.tasks.preprocessing import Preprocessing
@@ -70,7 +70,7 @@ def add_link(folder: Path) -> None:
 def test_any_difference_is_found_and_the_bundle_refused(whole: Path, damage, found: str) -> None:
     damage(whole)
     assert bundle.verify(whole) == [found]
-    with pytest.raises(DeployError, match=found):
+    with pytest.raises(MvpError, match=found):
         bundle.read(whole)
 
 
@@ -85,7 +85,7 @@ def test_no_name_leads_out_of_the_folder(name: str) -> None:
     folder = Path("/bundles/one")
     try:
         file = bundle.inside(folder, name)
-    except DeployError:
+    except MvpError:
         return
     assert file != folder
     assert Path(str(file)).resolve().is_relative_to(folder)
@@ -97,21 +97,21 @@ def test_a_manifest_that_names_a_path_outside_is_refused(whole: Path, name: str)
     manifest = json.loads((whole / "manifest.json").read_text())
     manifest["files"][name] = {"sha256": "0" * 64, "bytes": 1}
     (whole / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(DeployError, match="do not trust"):
+    with pytest.raises(MvpError, match="do not trust"):
         bundle.verify(whole)
 
 
 def test_a_listed_link_that_leads_out_is_refused_even_if_its_content_is_right(whole: Path, tmp_path: Path) -> None:
     shutil.move(whole / "labels.json", tmp_path / "labels.json")
     (whole / "labels.json").symlink_to(tmp_path / "labels.json")
-    with pytest.raises(DeployError, match="by a link"):
+    with pytest.raises(MvpError, match="by a link"):
         bundle.verify(whole)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 99, "files": {}}', '{"format": 1}'])
 def test_a_broken_or_foreign_manifest_is_an_expected_error(whole: Path, text: str) -> None:
     (whole / "manifest.json").write_text(text)
-    with pytest.raises(DeployError):
+    with pytest.raises(MvpError):
         bundle.verify(whole)
 
 
@@ -139,7 +139,7 @@ def test_what_a_killed_write_left_does_not_get_into_the_next(whole: Path) -> Non
 
 def test_what_is_no_bundle_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(DeployError, match="is no bundle"), bundle.writing(tmp_path):
+    with pytest.raises(MvpError, match="is no bundle"), bundle.writing(tmp_path):
         pass
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from fakes.bundle import tiny_bundle
 
 from mvp_deploy import bundle
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.base.files import sha256
 from mvp_deploy.bundle import signing
 from mvp_deploy.cli import main
@@ -83,7 +83,7 @@ def test_others_verify_it_without_this_package(signed: Path, keys: Path) -> None
 def test_what_is_no_key_is_refused_before_anything_is_signed(keys: Path) -> None:
     path = tiny_bundle(keys / "bundle", ["fp32"])
     for file in (keys / "ours.pub", keys / "nowhere.pem"):
-        with pytest.raises(DeployError, match="openssl"):
+        with pytest.raises(MvpError, match="openssl"):
             signing.sign(path, file)
     assert not (path / bundle.SIGNATURE).exists()
 

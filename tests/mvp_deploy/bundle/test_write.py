@@ -13,7 +13,7 @@ from kills import each_kill, no_waiting_for_disks, posix  # noqa: F401
 
 from mvp_deploy import bundle
 from mvp_deploy.base import folders
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 
 
 def write(path: Path, text: str) -> None:
@@ -85,7 +85,7 @@ def test_what_is_not_a_bundle_of_ours_alone_is_refused_and_untouched(tmp_path: P
     make(tmp_path / "place")
     before = tree(tmp_path)
     for action in (lambda: write(tmp_path / "place", "new"), lambda: bundle.withdraw(tmp_path / "place")):
-        with pytest.raises(DeployError) as error:
+        with pytest.raises(MvpError) as error:
             action()
         assert error.value.code == ExitCode.INPUT
         assert tree(tmp_path) == before
@@ -99,7 +99,7 @@ def test_what_is_put_into_the_old_bundle_meanwhile_stops_the_swap(tmp_path: Path
             bundle.write_json(folder / "bundle.json", "new")
             (tmp_path / "place/notes.txt").write_text("mine")
 
-    with pytest.raises(DeployError, match=r"notes\.txt"):
+    with pytest.raises(MvpError, match=r"notes\.txt"):
         put()
     assert (tmp_path / "place/notes.txt").read_text() == "mine"
     assert json.loads((tmp_path / "place/bundle.json").read_text()) == "old"
@@ -119,7 +119,7 @@ def test_a_bundle_with_engines_and_a_signature_is_replaced_whole(tmp_path: Path)
 
 def test_a_mount_point_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os.path, "ismount", lambda path: True)
-    with pytest.raises(DeployError, match="mount point"):
+    with pytest.raises(MvpError, match="mount point"):
         write(tmp_path / "place", "new")
     assert os.listdir(tmp_path) == []
 
@@ -183,7 +183,7 @@ def test_a_swap_that_fails_leaves_the_old_bundle(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(folders, "_exchange", lambda one, other: False)
     monkeypatch.setattr(os, "rename", failing)
-    with pytest.raises(DeployError, match="Input/output") as error:
+    with pytest.raises(MvpError, match="Input/output") as error:
         write(tmp_path / "place", "new")
     assert error.value.code == ExitCode.ENVIRONMENT
     assert text(tmp_path / "place") == "old"
@@ -205,7 +205,7 @@ def test_of_two_processes_writing_one_bundle_the_second_is_told(tmp_path: Path) 
     first = context.Process(target=_write_slowly, args=(tmp_path / "place", "first", begun, go_on))
     first.start()
     assert begun.wait(30)
-    with pytest.raises(DeployError, match="another process") as error:
+    with pytest.raises(MvpError, match="another process") as error:
         write(tmp_path / "place", "second")
     assert error.value.code == ExitCode.ENVIRONMENT
     go_on.set()

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from mvp_deploy import __version__
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, error_of
 from mvp_deploy.cli import main
 from mvp_deploy.cli._common import Console, common_options, plain_table
 
@@ -82,7 +82,7 @@ def test_every_command_has_help_with_an_example() -> None:
 
 @pytest.mark.parametrize("code", [code for code in ExitCode if code])
 def test_an_expected_error_is_one_sentence_and_its_exit_code(failing, code: ExitCode) -> None:
-    failing(DeployError("the sky is green: paint it blue.", code))
+    failing(error_of("the sky is green: paint it blue.", code))
     done = CliRunner().invoke(main, ["fail"])
     assert done.exit_code == code
     assert done.output == "Error: the sky is green: paint it blue.\n"

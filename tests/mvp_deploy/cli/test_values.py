@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from mvp_deploy.base import bounds
 from mvp_deploy.base.bounds import Bounds
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.benchmark.measure import Settings
 from mvp_deploy.cli import NAMES, main
 from mvp_deploy.cli._types import Listed, Number
@@ -113,7 +113,7 @@ def test_settings_refuse_what_is_no_sensible_number_however_they_are_made(value:
         lambda: Precision(max_drop=value - 1),
         lambda: Settings(duration=value),
     ):
-        with pytest.raises(DeployError):
+        with pytest.raises(MvpError):
             make()
 
 
@@ -122,7 +122,7 @@ def test_a_criterion_that_is_none_is_refused_when_the_schedule_is_made() -> None
     from mvp_deploy.pruning.recipes import CRITERIA as NAMED
 
     assert set(NAMED) == set(CRITERIA)
-    with pytest.raises(DeployError, match="no importance criterion"):
+    with pytest.raises(MvpError, match="no importance criterion"):
         Schedule(criterion="banana")
 
 

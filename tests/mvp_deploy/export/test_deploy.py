@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from mvp_deploy import backbones, bundle, runs
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
 from mvp_deploy.export import artefacts, deploy
@@ -155,7 +155,7 @@ def test_a_file_that_loses_too_much_is_no_part_of_the_bundle(
     assert error is not None
     assert error.code == ExitCode.ACCURACY
     assert "pruned.int8.onnx is left out: it has" in str(error)
-    with pytest.raises(DeployError, match="no bundle is written") as caught:
+    with pytest.raises(MvpError, match="no bundle is written") as caught:
         deploy.export_run(run.folder, tmp_path / "none", precisions=("int8",), reporter=Silent())
     assert caught.value.code == ExitCode.ACCURACY
     assert not (tmp_path / "none").exists()
@@ -210,7 +210,7 @@ def test_what_no_target_delivers_is_told_before_anything_is_made(
 
 def test_changed_images_are_noticed(run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mvp_deploy.tasks.load.load_task", lambda spec, **options: load_task("digits#0,2"))
-    with pytest.raises(DeployError, match="have changed"):
+    with pytest.raises(MvpError, match="have changed"):
         deploy.export_run(run.folder, tmp_path / "bundle", reporter=Silent())
 
 
@@ -231,10 +231,10 @@ def test_images_are_found_from_another_folder_and_where_they_have_moved(
     monkeypatch.chdir(tmp_path)
     assert deploy.task_of(run).fingerprint == task.fingerprint
     (tmp_path / "project/data.npz").rename(tmp_path / "moved.npz")
-    with pytest.raises(DeployError, match="--data"):
+    with pytest.raises(MvpError, match="--data"):
         deploy.task_of(run)
     assert deploy.task_of(run, "moved.npz#0,1").fingerprint == task.fingerprint
-    with pytest.raises(DeployError, match="have changed"):
+    with pytest.raises(MvpError, match="have changed"):
         deploy.task_of(run, "moved.npz#1,0")
 
 

@@ -18,7 +18,7 @@ from mvp_deploy.base.reporter import Silent
 from mvp_deploy.benchmark.runner import logits, open_runner
 from mvp_deploy.cli import main
 from mvp_deploy.export.engines import build_engines, engines_of
-from mvp_deploy.exporters.errors import DeployError, ExitCode
+from mvp_deploy.exporters.errors import ExitCode, MvpError
 from mvp_deploy.exporters.tensorrt.build import Options, Profile
 
 
@@ -152,7 +152,7 @@ def test_without_a_gpu_it_is_one_sentence_and_exit_code_6(tmp_path: Path) -> Non
     try:
         cuda.select()
         pytest.skip("this machine has a GPU")
-    except DeployError:
+    except MvpError:
         done = CliRunner().invoke(main, ["build", str(tiny_bundle(tmp_path / "b", ["fp32"]))])
     assert done.exit_code == ExitCode.ENVIRONMENT
     assert done.output.startswith("Error: no NVIDIA driver here")

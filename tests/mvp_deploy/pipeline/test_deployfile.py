@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner
 from pydantic.fields import FieldInfo
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.cli import main
 from mvp_deploy.pipeline import config
 from mvp_deploy.pipeline.config import Config, Section
@@ -82,7 +82,7 @@ def test_a_task_takes_over_what_is_set_for_all_key_by_key(tmp_path: Path) -> Non
     ],
 )
 def test_a_mistake_is_told_with_its_line_and_key(tmp_path: Path, old: str, new: str, told: str) -> None:
-    with pytest.raises(DeployError) as error:
+    with pytest.raises(MvpError) as error:
         load(write(tmp_path, GOOD.replace(old, new, 1)))
     assert told in str(error.value)
     assert str(error.value).startswith(str(tmp_path / "deploy.yaml"))
@@ -90,7 +90,7 @@ def test_a_mistake_is_told_with_its_line_and_key(tmp_path: Path, old: str, new: 
 
 
 def test_every_mistake_is_told_once(tmp_path: Path) -> None:
-    with pytest.raises(DeployError) as error:
+    with pytest.raises(MvpError) as error:
         load(write(tmp_path, GOOD.replace("max_drop: 0.02", "max_drop: 7").replace("bank: bank", "bnak: bank")))
     lines = str(error.value).splitlines()
     assert len(lines) == len(set(lines)) == 3  # bank missing, bnak unknown, max_drop
@@ -127,19 +127,19 @@ def test_every_number_has_bounds_on_both_sides(name: str, field: FieldInfo) -> N
 @pytest.mark.parametrize("value", [".nan", ".inf", "nan", "-1", "1e300"])
 def test_no_number_of_the_file_may_be_none_or_beyond_sense(tmp_path: Path, value: str) -> None:
     for key in ("training.lr", "training.steps", "benchmark.duration", "gates.max_drop", "budget.fraction", "seed"):
-        with pytest.raises(DeployError, match=key):
+        with pytest.raises(MvpError, match=key):
             load(write(tmp_path, GOOD), [f"{key}={value}"])
 
 
 @pytest.mark.parametrize("change", ["gates.max_drop", "gates.max_drop=7", "bank.deeper=1", "x=[", "no.such=1"])
 def test_a_wrong_set_is_named_as_such(tmp_path: Path, change: str) -> None:
-    with pytest.raises(DeployError, match="--set"):
+    with pytest.raises(MvpError, match="--set"):
         load(write(tmp_path, GOOD), [change])
 
 
 def test_an_empty_or_absent_file_points_to_init(tmp_path: Path) -> None:
     for path in (write(tmp_path, ""), tmp_path / "nowhere.yaml"):
-        with pytest.raises(DeployError, match="mvp-deploy init"):
+        with pytest.raises(MvpError, match="mvp-deploy init"):
             load(path)
 
 

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from mvp_deploy.cli import main
 from mvp_deploy.exporters import cuda
-from mvp_deploy.exporters.errors import DeployError
+from mvp_deploy.exporters.errors import InputError
 from mvp_deploy.pipeline import doctor
 
 
@@ -21,7 +21,7 @@ def findings() -> dict[str, doctor.Finding]:
 @pytest.fixture
 def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     def select(index: int = 0) -> cuda.Gpu:
-        raise DeployError("no NVIDIA driver here")
+        raise InputError("no NVIDIA driver here")
 
     monkeypatch.setattr(cuda, "select", select)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mvp_deploy import bundle
-from mvp_deploy.base.errors import ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, ExitCode
 from mvp_deploy.pipeline.tracking import Store
 
 
@@ -53,9 +53,8 @@ def test_where_no_engine_can_be_built_that_is_said(run, monkeypatch: pytest.Monk
     from mvp_deploy.export import engines
 
     def refuse(*args: object, **named: object) -> None:
-        from mvp_deploy.base.errors import DeployError
 
-        raise DeployError("there is no GPU", ExitCode.ENVIRONMENT)
+        raise EnvironmentMissing("there is no GPU")
 
     monkeypatch.setattr(engines, "probe", refuse)
     done = run(

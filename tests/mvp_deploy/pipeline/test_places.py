@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import fsspec
 import pytest
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.pipeline.places import content, fetch, local
 
 
@@ -63,7 +63,7 @@ def test_a_remote_file_keeps_its_name_and_a_task_its_classes(remote, tmp_path: P
 
 @pytest.mark.parametrize("url", ["memory://nothing", "nosuchprotocol://x"])
 def test_what_cannot_be_fetched_is_one_sentence(remote, url: str) -> None:
-    with pytest.raises(DeployError, match=url) as error:
+    with pytest.raises(MvpError, match=url) as error:
         fetch(url)
     assert error.value.code == ExitCode.ENVIRONMENT
 

@@ -11,7 +11,7 @@ import pytest
 from kills import each_kill, no_waiting_for_disks, posix  # noqa: F401
 
 from mvp_deploy import bundle
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.pipeline import report
 from mvp_deploy.pipeline.publish import publish, refuse_strangers
 
@@ -75,7 +75,7 @@ def test_what_is_not_ours_is_refused_before_anything_changes(tmp_path: Path, url
     (there / strange).write_text("mine")
     before = {path: path.read_bytes() for path in there.rglob("*") if path.is_file()}
     for action in (lambda: refuse_strangers(url, ("a", "b")), lambda: publish(found, tmp_path / "out", url)):
-        with pytest.raises(DeployError, match=r"move (it|that) away") as error:
+        with pytest.raises(MvpError, match=r"move (it|that) away") as error:
             action()
         assert error.value.code == ExitCode.INPUT
         assert {path: path.read_bytes() for path in there.rglob("*") if path.is_file()} == before
@@ -115,7 +115,7 @@ def test_a_kill_at_any_moment_leaves_what_is_whole_or_refused_and_the_next_run_m
 
 def test_reports_of_another_tool_in_out_are_refused(tmp_path: Path) -> None:
     (tmp_path / "junit.xml").write_text("<testsuites/>")
-    with pytest.raises(DeployError, match="junit") as error:
+    with pytest.raises(MvpError, match="junit") as error:
         report.refuse_strangers(tmp_path)
     assert error.value.code == ExitCode.INPUT
     make(tmp_path, {}, "ours")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mvp_deploy import bundle
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.pipeline.places import fetch
 from mvp_deploy.pipeline.publish import publish
 
@@ -71,6 +71,6 @@ def test_a_bucket_that_is_not_there_is_one_sentence(run, bucket: s3fs.S3FileSyst
     done = run("--set", "bank=s3://nobody/bank")
     assert done.exit_code == ExitCode.ENVIRONMENT
     assert "s3://nobody/bank cannot be fetched" in done.output
-    with pytest.raises(DeployError, match="cannot be written to") as error:
+    with pytest.raises(MvpError, match="cannot be written to") as error:
         publish(json.loads(Path("deploy/report.json").read_text()), Path("deploy"), "s3://nobody/out")
     assert error.value.code == ExitCode.ENVIRONMENT

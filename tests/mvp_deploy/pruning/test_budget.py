@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning.budget import Budget, allowed_counts, counts_for, keep_best, units_kept
 from mvp_deploy.structure import KeepPlan, UnitGroup
@@ -48,7 +48,7 @@ def test_a_budget_is_kept_and_nearly_used_up(
     structure = both.original.structure
     try:
         counts = counts_for(structure, Budget(fraction, of, round_to), profile(scope, structure, seed))
-    except DeployError:
+    except MvpError:
         assert of != "units"
         assert fraction < 0.35
         return
@@ -107,7 +107,7 @@ def test_cutting_further_keeps_only_what_is_left(cnn) -> None:
 
 def test_what_cannot_be_reached_is_refused_with_what_can(vit) -> None:
     structure = vit.original.structure
-    with pytest.raises(DeployError, match=r"cannot shrink to 0\.1% of its params: the smallest it allows is \d"):
+    with pytest.raises(MvpError, match=r"cannot shrink to 0\.1% of its params: the smallest it allows is \d"):
         counts_for(structure, Budget(0.001, "params"), budgets.uniform(structure))
     smallest = counts_for(structure, Budget(0.001), budgets.uniform(structure))
     assert KeepPlan({g.name: np.arange(g.size) < smallest[g.name] for g in structure.groups})
@@ -115,5 +115,5 @@ def test_what_cannot_be_reached_is_refused_with_what_can(vit) -> None:
 
 @pytest.mark.parametrize(("fraction", "round_to"), [(0, 8), (1.1, 8), (-1, 8), (0.5, 0), (float("nan"), 8)])
 def test_impossible_budgets_are_refused(fraction: float, round_to: int) -> None:
-    with pytest.raises(DeployError):
+    with pytest.raises(MvpError):
         Budget(fraction, round_to=round_to)

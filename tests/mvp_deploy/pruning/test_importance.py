@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform
 from mvp_deploy.pruning.importance import CRITERIA, score, taylor
 from mvp_deploy.structure import KeepPlan
@@ -110,5 +110,5 @@ def test_scoring_leaves_the_model_as_it_was(cnn) -> None:
 
 
 def test_an_unknown_criterion_is_refused(cnn) -> None:
-    with pytest.raises(DeployError, match="taylor, activation, magnitude, random"):
+    with pytest.raises(MvpError, match="taylor, activation, magnitude, random"):
         score("gut feeling", cnn.original.structure, cnn.original.model, cnn.original.full, cnn.train)

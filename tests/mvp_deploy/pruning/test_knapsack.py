@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.pruning.budget import Budget, allowed_counts, keep_best
 from mvp_deploy.pruning.knapsack import Units, cheapest, cost_of
 from mvp_deploy.structure import KeepPlan, Structure, analyze
@@ -120,7 +120,7 @@ def test_cutting_further_keeps_within_the_plan(net: Structure) -> None:
 
 
 def test_what_cannot_be_reached_is_refused_with_what_can(net: Structure) -> None:
-    with pytest.raises(DeployError, match=r"cannot shrink to 0\.1% of its macs: the smallest it allows is \d"):
+    with pytest.raises(MvpError, match=r"cannot shrink to 0\.1% of its macs: the smallest it allows is \d"):
         cheapest(net, Budget(0.001, "macs"), drawn(net))
     smallest = cheapest(net, Budget(0.001), drawn(net))
     assert KeepPlan({g.name: np.arange(g.size) < smallest[g.name] for g in net.groups})

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.pruning import moments
 from mvp_deploy.pruning.budget import Budget, keep_best
 from mvp_deploy.pruning.importance import score
@@ -118,7 +118,7 @@ def test_what_is_not_finite_is_refused_by_name(spoilt: str) -> None:
     with torch.no_grad():
         (model[3].weight if spoilt == "weight" else sample[0][0])[0, 0] = torch.nan
     structure = analyze(model, torch.zeros(2, 3, 2, 2))
-    with pytest.raises(DeployError, match=r"[13] has weights, inputs or gradients that are not finite"):
+    with pytest.raises(MvpError, match=r"[13] has weights, inputs or gradients that are not finite"):
         obs(structure, model, KeepPlan.full(structure), sample, 0)
 
 

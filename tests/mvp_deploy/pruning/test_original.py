@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform
 from mvp_deploy.pruning.original import check_exact, suited
 
@@ -25,7 +25,7 @@ def test_a_model_that_computes_something_else_is_not_let_through(both) -> None:
     original, plan = both.original, some_plan(both.original)
     model = original.pruned(plan)
     model.register_forward_hook(lambda module, args, output: 1.001 * output)  # as a wrong attention scale would
-    with pytest.raises(DeployError, match="differs from the silenced original") as caught:
+    with pytest.raises(MvpError, match="differs from the silenced original") as caught:
         check_exact(original, plan, model, both.test)
     assert caught.value.code == ExitCode.PARITY
 

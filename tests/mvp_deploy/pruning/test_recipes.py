@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed, recipe_named
 
 
@@ -21,7 +21,7 @@ def test_recipes_that_ask_nobody_decide_alone() -> None:
 
 
 def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
-    with pytest.raises(DeployError, match="default, paper, one-shot, own"):
+    with pytest.raises(MvpError, match="default, paper, one-shot, own"):
         recipe_named("papper")
 
 
@@ -36,5 +36,5 @@ def test_fields_can_be_changed_by_words() -> None:
     ["colour=red", "own=much", "own=2", "reconstruct=perhaps", "norms=warm", "weights=heavy", "neighbours=-1", "own"],
 )
 def test_a_change_that_makes_no_sense_is_refused(change: str) -> None:
-    with pytest.raises(DeployError):
+    with pytest.raises(MvpError):
         changed(Recipe(), [change])

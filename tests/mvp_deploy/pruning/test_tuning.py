@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.recipes import RECIPES, Recipe
 from mvp_deploy.pruning.tuning import Tuned, judged, set_aside, tune, tune_by
@@ -109,7 +109,7 @@ def test_without_judging_few_steps_end_with_statistics_and_head_solved_anew(cnn)
 
 
 def test_a_training_that_diverges_without_judging_says_so(cnn) -> None:
-    with pytest.raises(DeployError, match="diverged"):
+    with pytest.raises(MvpError, match="diverged"):
         tune_by(RECIPES["paper"], cnn.original.copy(), (), cnn.train, replace(FEW, lr=1e30, clip=None))
 
 

@@ -14,7 +14,7 @@ from fakes.run import info
 from kills import each_kill, no_waiting_for_disks, posix  # noqa: F401
 
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.base.workspaces import workspaces
 from mvp_deploy.runs import folder as folders
 
@@ -62,7 +62,7 @@ def test_a_first_run_is_there_whole_or_said_to_be_unfinished(tmp_path: Path) -> 
     for _ in each_kill(lambda: make(run, 1)):
         try:
             folders.read(run)
-        except DeployError as error:
+        except MvpError as error:
             told = str(error)
         else:
             told = ""
@@ -77,7 +77,7 @@ def test_a_run_with_a_model_of_another_is_refused(tmp_path: Path, name: str) -> 
     make(tmp_path / "a", 1)
     make(tmp_path / "b", 2)
     shutil.copy(tmp_path / "b" / name, tmp_path / "a" / name)
-    with pytest.raises(DeployError, match="not of one run"):
+    with pytest.raises(MvpError, match="not of one run"):
         folders.read(tmp_path / "a")
 
 
@@ -95,7 +95,7 @@ def test_of_two_processes_writing_one_run_the_second_is_told(tmp_path: Path) -> 
     first = context.Process(target=_hold, args=(tmp_path / "run", begun, go_on))
     first.start()
     assert begun.wait(30)
-    with pytest.raises(DeployError, match="another process") as error:
+    with pytest.raises(MvpError, match="another process") as error:
         make(tmp_path / "run", 2)
     assert error.value.code == ExitCode.ENVIRONMENT
     assert says(tmp_path / "run") == 1  # readers are not kept out
@@ -136,7 +136,7 @@ def somebodys_work(place: Path) -> None:
 def test_what_is_not_a_run_is_refused_and_untouched(tmp_path: Path, put) -> None:
     put(tmp_path / "place")
     before = {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(DeployError) as error:
+    with pytest.raises(MvpError) as error:
         make(tmp_path / "place", 1)
     assert error.value.code == ExitCode.INPUT
     assert {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -144,7 +144,7 @@ def test_what_is_not_a_run_is_refused_and_untouched(tmp_path: Path, put) -> None
 
 def test_a_banks_tasks_are_no_place_for_a_run(tmp_path: Path) -> None:
     bank(tmp_path / "bank")
-    with pytest.raises(DeployError, match="of the bank"):
+    with pytest.raises(MvpError, match="of the bank"):
         make(tmp_path / "bank/tasks", 1)
 
 
@@ -162,7 +162,7 @@ def test_a_run_of_an_older_version_is_made_again(tmp_path: Path) -> None:
     make(tmp_path / "run", 1)
     info = json.loads((tmp_path / "run/run.json").read_text())
     (tmp_path / "run/run.json").write_text(json.dumps(info | {"format": 1}))
-    with pytest.raises(DeployError, match="prune` again"):
+    with pytest.raises(MvpError, match="prune` again"):
         folders.read(tmp_path / "run")
     make(tmp_path / "run", 2)
     assert says(tmp_path / "run") == 2

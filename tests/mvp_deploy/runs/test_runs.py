@@ -12,7 +12,7 @@ import torch
 from mvp_deploy import runs
 from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.formats import unsealed
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.pruning import pruned
@@ -149,15 +149,15 @@ def test_a_run_of_which_half_is_new_is_not_trusted(bank: Bank, tmp_path: Path) -
     prune(bank, tmp_path / "a")
     prune(bank, tmp_path / "b", RECIPES["own"])
     (tmp_path / "b" / "pruned.safetensors").replace(tmp_path / "a" / "pruned.safetensors")
-    with pytest.raises(DeployError, match="not of one run"):
+    with pytest.raises(MvpError, match="not of one run"):
         runs.load(tmp_path / "a")
-    with pytest.raises(DeployError, match="not a finished run"):
+    with pytest.raises(MvpError, match="not a finished run"):
         runs.load(tmp_path / "nowhere")
 
 
 def test_a_folder_of_something_else_is_left_alone(bank: Bank, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(DeployError, match="something else"):
+    with pytest.raises(MvpError, match="something else"):
         prune(bank, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -183,5 +183,5 @@ def test_a_model_saved_for_another_structure_is_refused(cnn, tmp_path: Path) -> 
     masks = dict(plan.masks)
     masks.popitem()
     pruned.save(tmp_path / "m.safetensors", state, cnn.backbone, type(plan)(masks), ("0", "1", "2"), {})
-    with pytest.raises(DeployError, match="another structure"):
+    with pytest.raises(MvpError, match="another structure"):
         pruned.load(tmp_path / "m.safetensors")

@@ -11,7 +11,7 @@ from reference import random_plan, randomise, relative_error, silenced
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.structure import Structure, analyze
 from mvp_deploy.structure.graph import TracedModel
 
@@ -159,7 +159,7 @@ def test_it_moves_to_another_device(small: TracedModel) -> None:
 
 
 def test_another_image_size_is_refused_where_sizes_are_written_into_the_program(small: TracedModel) -> None:
-    with pytest.raises(DeployError, match=r"recorded program takes inputs of shape .* 6, 6"):
+    with pytest.raises(MvpError, match=r"recorded program takes inputs of shape .* 6, 6"):
         small(torch.randn(2, 3, 8, 8))
 
 

@@ -10,7 +10,7 @@ from reference import random_plan, randomise
 
 from mvp_deploy import backbones
 from mvp_deploy.backbones import Backbone
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.pruning.original import TOLERANCE, Original, check_exact
 
 
@@ -40,7 +40,7 @@ def test_allowing_inexact_removal_excuses_no_other_mistake() -> None:
     plan = random_plan(original.structure, seed=0)
     small = original.pruned(plan)
     small.layer3[1].drop_path = torch.nn.Softplus()
-    with pytest.raises(DeployError, match="differs from the silenced"):
+    with pytest.raises(MvpError, match="differs from the silenced"):
         check_exact(original, plan, small, Batches(torch.randn(2, 3, 64, 64)))  # type: ignore[arg-type]
 
 

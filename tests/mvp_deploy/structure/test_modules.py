@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from reference import random_plan, randomise, relative_error, silenced
 from torch import Tensor, nn
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.structure import KeepPlan, Structure, analyze
 
 
@@ -540,7 +540,7 @@ def test_an_auxiliary_head_that_only_training_uses_is_cut_along() -> None:
     ],
 )
 def test_an_error_s_cure_is_named_where_it_is_known(forward: Callable[..., Tensor], cure: str) -> None:
-    with pytest.raises(DeployError, match=cure):
+    with pytest.raises(MvpError, match=cure):
         analyze(Net(forward, head=nn.Linear(6, 3)), torch.zeros(1, 6))
 
 
@@ -549,12 +549,12 @@ def test_a_missing_input_is_asked_for() -> None:
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
             return x + y
 
-    with pytest.raises(DeployError, match="one example for each input"):
+    with pytest.raises(MvpError, match="one example for each input"):
         analyze(Two(), torch.zeros(1, 6))
 
 
 def test_a_wrong_input_is_refused_by_name() -> None:
-    with pytest.raises(DeployError, match=r"Sequential cannot be traced .*in 0"):
+    with pytest.raises(MvpError, match=r"Sequential cannot be traced .*in 0"):
         analyze(nn.Sequential(nn.Linear(6, 3)), torch.zeros(1, 7))
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.structure import KeepPlan
 
 MASKS = st.dictionaries(
@@ -39,7 +39,7 @@ def test_plans_differ_by_a_unit_or_a_group() -> None:
 
 
 def test_an_emptied_group_is_refused_by_name() -> None:
-    with pytest.raises(DeployError, match=r"every unit of layer1\.conv"):
+    with pytest.raises(MvpError, match=r"every unit of layer1\.conv"):
         KeepPlan({"layer1.conv": np.zeros(4, bool)})
 
 
@@ -55,5 +55,5 @@ def test_an_emptied_group_is_refused_by_name() -> None:
     ],
 )
 def test_what_is_no_plan_is_refused(data: object) -> None:
-    with pytest.raises(DeployError, match="not a keep plan"):
+    with pytest.raises(MvpError, match="not a keep plan"):
         KeepPlan.from_json(data)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from reference import random_plan, randomise, relative_error, silenced
 from torch import Tensor, nn
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.structure import analyze
 from mvp_deploy.structure.rules.registry import OPERATORS
 
@@ -231,7 +231,7 @@ def never_wrong_in_silence(model: nn.Module, x: Tensor, by_hooks: bool = True) -
                         wanted = silenced(model, structure.tensor_masks(plan), inputs)(inputs)
                         assert relative_error(small(inputs), wanted) < 1e-5
             done.append(type(small).__name__ if structure.groups else "frozen")
-    except DeployError as refusal:
+    except MvpError as refusal:
         print(refusal)
         return str(refusal)
     print(*done)
@@ -255,7 +255,7 @@ def test_norms_are_never_wrong_in_silence(use: Callable[[Any, Tensor], Tensor]) 
 @pytest.mark.parametrize("compiled", [torch.jit.script, lambda model: torch.jit.trace(model, TOKENS)])
 def test_torchscript_modules_are_refused(compiled: Callable[[nn.Module], nn.Module]) -> None:
     model = nn.Sequential(compiled(nn.Sequential(nn.Linear(6, 8), nn.ReLU())), nn.Linear(8, 3))
-    with pytest.raises(DeployError, match="0 is a TorchScript module"):
+    with pytest.raises(MvpError, match="0 is a TorchScript module"):
         analyze(model, TOKENS)
 
 
@@ -265,7 +265,7 @@ def test_a_mistaken_rule_is_caught_by_comparison(monkeypatch: pytest.MonkeyPatch
     model = Net(lambda m, y: y.flip(-1) + y.mean(-1, keepdim=True) if allow_inexact else y.flip(-1)).eval()
     structure = analyze(model, TOKENS, allow_inexact=allow_inexact)
     plan = random_plan(structure, 0)
-    with pytest.raises(DeployError, match="would differ") as refusal:
+    with pytest.raises(MvpError, match="would differ") as refusal:
         structure.prune(model, plan)
     assert refusal.value.code is ExitCode.PARITY
     assert structure.prune(model, plan, check=False)
@@ -286,7 +286,7 @@ def test_weights_that_start_at_zero_hide_no_mistake(monkeypatch: pytest.MonkeyPa
     model = Net(lambda m, y: y.flip(-1)).eval()
     nn.init.zeros_(model.head.weight)
     structure = analyze(model, TOKENS)
-    with pytest.raises(DeployError, match="would differ"):
+    with pytest.raises(MvpError, match="would differ"):
         structure.prune(model, random_plan(structure, 0))
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.structure import KeepPlan, analyze
 from mvp_deploy.structure.axes import Axis, axis_size, fixed
 from mvp_deploy.structure.sizes import Attribute, Formula, Observation, Size, Uses
@@ -152,5 +152,5 @@ def test_a_size_the_forward_computes_otherwise_makes_a_traced_program_that_says_
 def test_a_plan_for_another_model_is_refused_before_anything_is_cut() -> None:
     model = Heads(scale=False)
     structure = analyze(model, torch.zeros(1, 5, 12))
-    with pytest.raises(DeployError, match="another model"):
+    with pytest.raises(MvpError, match="another model"):
         structure.prune(model, KeepPlan({"nothing": torch.ones(3, dtype=torch.bool).numpy()}))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.tasks import load_again, load_task
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -144,7 +144,7 @@ def test_unusable_arrays_are_named(tmp_path: Path, change: Change, says: str) ->
     content = arrays()
     change(content)
     np.savez(tmp_path / "a.npz", **content)  # type: ignore[arg-type]
-    with pytest.raises(DeployError, match=says) as caught:
+    with pytest.raises(MvpError, match=says) as caught:
         load_task(f"{tmp_path}/a.npz")
     assert caught.value.code == ExitCode.INPUT
     assert str(tmp_path) in str(caught.value)
@@ -162,7 +162,7 @@ def test_unusable_arrays_are_named(tmp_path: Path, change: Change, says: str) ->
     ],
 )
 def test_unusable_names_are_explained(spec: str, says: str) -> None:
-    with pytest.raises(DeployError, match=says) as caught:
+    with pytest.raises(MvpError, match=says) as caught:
         load_task(spec)
     assert caught.value.code == ExitCode.INPUT
 
@@ -196,7 +196,7 @@ def plain() -> bytes:
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", promising(), other(), plain()])
 def test_a_broken_npz_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(DeployError, match=r"a\.npz cannot be read"):
+    with pytest.raises(MvpError, match=r"a\.npz cannot be read"):
         load_task(f"{tmp_path}/a.npz")
 
 
@@ -205,7 +205,7 @@ def test_an_npz_cut_short_is_named(tmp_path: Path) -> None:
     whole = bytearray((tmp_path / "a.npz").read_bytes())
     whole[60:90] = bytes(30)  # the directory at the end is fine, a member is not
     (tmp_path / "a.npz").write_bytes(whole)
-    with pytest.raises(DeployError, match=r"a\.npz cannot be read"):
+    with pytest.raises(MvpError, match=r"a\.npz cannot be read"):
         load_task(f"{tmp_path}/a.npz")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvp_deploy.base.errors import DeployError, ExitCode
+from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.tasks import load_again, load_task
 from mvp_deploy.tasks.folder import read_image
 
@@ -102,7 +102,7 @@ def test_data_are_found_again_from_another_folder(tmp_path: Path, monkeypatch: p
         assert Path(task.train.images[0]).is_relative_to(tmp_path / "project")  # type: ignore[arg-type]
         Path(folder).mkdir()
     (tmp_path / "project" / "data").rename(tmp_path / "moved")
-    with pytest.raises(DeployError, match="holds no readable image"):
+    with pytest.raises(MvpError, match="holds no readable image"):
         load_again("data#bee,ant", fingerprint, 0, beside=run)
 
 
@@ -135,7 +135,7 @@ def test_the_fingerprint_follows_the_content_not_the_place(divided: Path) -> Non
 
 
 def refused(spec: Path | str, says: str) -> str:
-    with pytest.raises(DeployError, match=says) as caught:
+    with pytest.raises(MvpError, match=says) as caught:
         load_task(str(spec))
     assert caught.value.code == ExitCode.INPUT
     return str(caught.value)
@@ -161,7 +161,7 @@ def test_an_empty_class_is_named_or_left_out(divided: Path) -> None:
     task = load_task(str(divided), skip_bad=True)
     assert task.classes == ("ant", "bee")
     assert task.skipped == 2  # the folder, and the same class in train/
-    with pytest.raises(DeployError, match="val/cat holds no readable image"):
+    with pytest.raises(MvpError, match="val/cat holds no readable image"):
         load_task(f"{divided}#ant,cat", skip_bad=True)  # asked for by name: not left out in silence
 
 

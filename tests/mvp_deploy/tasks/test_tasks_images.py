@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.tasks import Images, Preprocessing, Split, prepare
 
 PREPROCESSING = Preprocessing((3, 16, 16), "bilinear", 1.0, "center", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -63,7 +63,7 @@ def test_a_stream_left_early_ends(files: Split) -> None:
 def test_a_file_that_breaks_later_is_named(files: Split) -> None:
     path = files.images[5]
     path.write_text("gone")  # type: ignore[union-attr]
-    with pytest.raises(DeployError, match=r"5\.png cannot be read"):
+    with pytest.raises(MvpError, match=r"5\.png cannot be read"):
         prepare(files, PREPROCESSING)
 
 

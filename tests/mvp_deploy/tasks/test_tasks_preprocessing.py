@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mvp_deploy.backbones import timm
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.tasks import Preprocessing
 from mvp_deploy.tasks.images import resize_batch
 
@@ -80,7 +80,7 @@ def test_it_survives_json() -> None:
     [{"interpolation": "lanczos"}, {"crop_mode": "corner"}, {"input_size": [1, 8, 8]}, {"gamma": 2}],
 )
 def test_a_preprocessing_it_cannot_do_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises(DeployError):
+    with pytest.raises(MvpError):
         Preprocessing.from_json(SQUARE.to_json() | change)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mvp_deploy.backbones import build, create
-from mvp_deploy.base.errors import DeployError
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.tasks import Images, Preprocessing, Split, load_task, prepare
 from mvp_deploy.training import TrainConfig, accuracy, fit, learning_rate
 
@@ -127,22 +127,22 @@ def test_a_checkpoint_of_another_training_is_refused(digits: tuple[Images, Image
     with pytest.raises(Killed):
         fit(network(), digits[0], FAST, checkpoint=path, checkpoint_seconds=0, progress=kill)
     for images, config in ((digits[0], replace(FAST, lr=0.01)), (digits[1], FAST)):
-        with pytest.raises(DeployError, match=f"{path} belongs to another training: delete it"):
+        with pytest.raises(MvpError, match=f"{path} belongs to another training: delete it"):
             fit(network(), images, config, checkpoint=path)
     path.write_bytes(path.read_bytes()[:500])
-    with pytest.raises(DeployError, match=str(path)):
+    with pytest.raises(MvpError, match=str(path)):
         fit(network(), digits[0], FAST, checkpoint=path)
 
 
 def test_divergence_is_caught_with_advice(digits: tuple[Images, Images], tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     config = replace(FAST, lr=1e30, clip=None)
-    with pytest.raises(DeployError, match=r"diverged.*Lower the learning rate \(it was 1e\+30; try 1e\+29\)"):
+    with pytest.raises(MvpError, match=r"diverged.*Lower the learning rate \(it was 1e\+30; try 1e\+29\)"):
         fit(network(), digits[0], config, checkpoint=path, checkpoint_seconds=0)
 
 
 def test_divergence_in_the_last_step_is_caught(digits: tuple[Images, Images]) -> None:
-    with pytest.raises(DeployError, match="diverged"):
+    with pytest.raises(MvpError, match="diverged"):
         fit(network(), digits[0], replace(FAST, steps=1, lr=math.inf, clip=None))
 
 
@@ -157,7 +157,7 @@ def test_a_student_comes_to_agree_with_its_teacher(digits: tuple[Images, Images]
     assert accuracy(student, test) > 0.9  # it listened to the teacher alone
     assert torch.equal(weights(teacher), before)
     assert all(value.is_contiguous() for value in teacher.parameters())
-    with pytest.raises(DeployError, match="there is no teacher"):
+    with pytest.raises(MvpError, match="there is no teacher"):
         fit(student, train, replace(FAST, distill=0.5))
 
 
@@ -212,5 +212,5 @@ def test_the_learning_rate_rises_then_falls_towards_zero(schedule: str, steps: i
     ],
 )
 def test_impossible_settings_are_refused(name: str, value: float) -> None:
-    with pytest.raises(DeployError, match=f"{name} is"):
+    with pytest.raises(MvpError, match=f"{name} is"):
         replace(FAST, **{name: value})  # type: ignore[arg-type]
