@@ -158,11 +158,11 @@ def main() -> None:
             (there / name).parent.mkdir(parents=True, exist_ok=True)
             (there / name).write_text("somebody's")
         deploy = ["run", str(folder / "deploy.yaml"), "-q"]
-        write_config(folder, steps=3)
+        write_config(folder, steps=20)
         whole["run"] = finish(*deploy)
         trials["run that publishes"] = []
         for index in times:
-            write_config(folder, steps=4 + index)
+            write_config(folder, steps=21 + index)
             trials["run that publishes"].append(trial(whole["run"], draw, lambda: published_broken(there), *deploy))
         stored = json.loads(call("bank", "list", str(bank), "--json").stdout)["tasks"]
     result = {
@@ -185,7 +185,8 @@ def main() -> None:
 def write_config(folder: Path, steps: int) -> None:
     """A deploy.yaml whose run begins with pruning, since its steps are new."""
     (folder / "deploy.yaml").write_text(
-        f"bank: bank\nout: file://{folder}/there\ndevice: cpu\ntraining: {{steps: {steps}, batch_size: 16}}\n"
+        f"bank: bank\nout: file://{folder}/there\ndevice: cpu\nbudget: {{fraction: 0.5}}\n"
+        f"training: {{steps: {steps}, batch_size: 16}}\n"
         "benchmark: {batches: []}\ntasks:\n  ones: {data: 'digits#1,8'}\n  twos: {data: 'digits#2,3'}\n"
     )
 
