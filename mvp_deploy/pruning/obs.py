@@ -108,8 +108,9 @@ def obs(structure: Structure, model: nn.Module, plan: KeepPlan, sample: Batches,
 class _Known:
     """All that scores need to know of one layer.
 
-    weight: float64 [outputs, columns]. bias: [outputs]. covariance, mean: of its inputs. sensitivity: [outputs].
-    masks: the outputs and inputs of the original that are left, None for all. full: the layer at its original size.
+    weight: float64 [outputs, columns]. bias: [outputs]. covariance, mean: of its inputs, over ``rows``. sensitivity:
+    [outputs]. masks: the outputs and inputs of the original that are left, None for all. full: the layer at its
+    original size.
     """
 
     structure: Structure
@@ -119,6 +120,7 @@ class _Known:
     bias: np.ndarray
     covariance: np.ndarray
     mean: np.ndarray
+    rows: float
     sensitivity: np.ndarray
 
     @classmethod
@@ -136,7 +138,8 @@ class _Known:
         weight = layer.matrix(weights[layer.weight].detach())[0].double().cpu().numpy()
         bias = weights[layer.bias].detach().double().cpu().numpy() if layer.bias else np.zeros(layer.outputs)
         products = inputs.products[0].double().cpu().numpy()
-        products /= max(products[-1, -1], 1.0)
+        rows = max(float(products[-1, -1]), 1.0)
+        products /= rows
         mean = products[-1, :-1]
         covariance = products[:-1, :-1] - np.outer(mean, mean)
         sensitivity = outputs[0].double().cpu().numpy()
@@ -145,7 +148,7 @@ class _Known:
                 f"{layer.weight.removesuffix('.weight')} has weights, inputs or gradients that are not finite, so its "
                 "units cannot be scored: check the backbone's weights and the images for NaN and infinity."
             )
-        return cls(structure, full, masks, weight, bias, covariance, mean, sensitivity)
+        return cls(structure, full, masks, weight, bias, covariance, mean, rows, sensitivity)
 
     def reader(self, group: UnitGroup, units: int) -> Reader | None:
         """What the layer does with the ``units`` of ``group`` that are left; None if it does not read them."""
@@ -156,7 +159,7 @@ class _Known:
         if not len(columns):
             return None
         by_unit = columns[np.argsort(ids[columns], kind="stable")].reshape(units, -1)
-        return Reader(self.weight, self.covariance, self.sensitivity, by_unit)
+        return Reader(self.weight, self.covariance, self.sensitivity, by_unit, self.rows)
 
     def made(self, group: UnitGroup) -> np.ndarray | None:
         """What it costs if the units' outputs are nought, float64 [size]: sum_o F_o E[y_o^2] / 2; None for no maker."""

@@ -13,12 +13,13 @@ channel under a 3x3 kernel or an attention head, is the same with blocks for num
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-PENALTY = 1e-3  # of the mean diagonal of the covariance: what keeps P finite with few images
+PENALTY = 1e-3  # of the mean diagonal of the covariance: what keeps P finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,13 +28,14 @@ class Reader:
 
     weight: float [outputs, columns]. covariance: of its inputs, centred, float [columns, columns]. sensitivity: mean
     over images of the squared gradients of the loss by each output, summed over places, float [outputs]. columns: of
-    each unit, int64 [units, columns of a unit].
+    each unit, int64 [units, columns of a unit]. rows: how many the covariance is of.
     """
 
     weight: np.ndarray
     covariance: np.ndarray
     sensitivity: np.ndarray
     columns: np.ndarray
+    rows: float = math.inf
 
 
 def removal(readers: Sequence[Reader]) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +77,8 @@ class _State:
     @classmethod
     def of(cls, reader: Reader) -> _State:
         covariance = reader.covariance.astype(np.float64)
-        penalty = PENALTY * max(float(np.mean(np.diag(covariance))), 1e-30)
+        share = PENALTY + len(covariance) / reader.rows  # from few rows units seem to follow from others that do not
+        penalty = share * max(float(np.mean(np.diag(covariance))), 1e-30)
         inverse = np.linalg.inv(covariance + penalty * np.eye(len(covariance)))
         columns = reader.columns.ravel()
         weight = np.sqrt(reader.sensitivity / 2)[:, None] * reader.weight[:, columns]

@@ -61,11 +61,11 @@ def test_a_dead_and_a_doubled_unit_go_first() -> None:
         model[1].weight[9], model[1].bias[9] = model[1].weight[2], model[1].bias[2]
     structure = analyze(model, torch.zeros(2, 3, 2, 2))
     hidden = next(group for group in structure.groups if group.kind == "hidden")
-    values = obs(structure, model, KeepPlan.full(structure), batches(8), 0)[hidden.name]
+    values = obs(structure, model, KeepPlan.full(structure), batches(200), 0)[hidden.name]
     first = np.argsort(values)[:2].tolist()
     assert 5 in first
     assert len(set(first) & {2, 9}) == 1  # one of the two, never both
-    assert np.sort(values)[1] < 0.05 * np.sort(values)[2]
+    assert np.sort(values)[1] < 0.1 * np.sort(values)[2]
 
 
 def test_the_price_is_the_rise_in_loss_of_a_net_that_makes_up_for_it() -> None:

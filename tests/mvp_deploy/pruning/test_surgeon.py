@@ -11,7 +11,7 @@ from mvp_deploy.pruning.surgeon import Reader
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surgeon, "PENALTY", 0.0)
+    monkeypatch.setattr(surgeon, "PENALTY", 1e-12)
 
 
 def reader(seed: int, units: int, width: int = 1, outputs: int = 5, others: int = 0) -> tuple[Reader, np.ndarray]:
@@ -109,3 +109,15 @@ def test_inputs_that_are_always_zero_and_constant_ones_go_first(monkeypatch: pyt
 def test_a_single_unit_has_its_price() -> None:
     one, x = reader(5, units=1, others=3)
     assert surgeon.scores([one]) == pytest.approx([rise(one, x, [0])])
+
+
+def test_units_that_only_seem_to_follow_from_each_other_are_not_free() -> None:
+    """Twenty rows of forty independent units: each follows from the others there, and from none of them in truth."""
+    x = np.random.default_rng(0).standard_normal((20, 40))
+    x -= x.mean(0)
+    few = Reader(np.eye(40), x.T @ x / 20, np.ones(40), np.arange(40)[:, None], rows=20)
+    many = Reader(np.eye(40), np.eye(40), np.ones(40), np.arange(40)[:, None], rows=10**6)
+    taken_at_its_word = Reader(np.eye(40), x.T @ x / 20, np.ones(40), np.arange(40)[:, None])
+    total = surgeon.removal([many])[1][:20].sum()
+    assert surgeon.removal([few])[1][:20].sum() > 0.2 * total
+    assert surgeon.removal([few])[1][:20].sum() > 2 * surgeon.removal([taken_at_its_word])[1][:20].sum()
