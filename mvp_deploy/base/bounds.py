@@ -5,7 +5,6 @@ The greatest values are no advice; they tell a slip of the hand from a wish befo
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from mvp_deploy.base.errors import InputError
@@ -20,8 +19,8 @@ class Bounds:
     above: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether the value lies within; NaN lies nowhere."""
-        return math.isfinite(value) and (value > self.low if self.above else value >= self.low) and value <= self.high
+        """Whether the value lies within; NaN lies nowhere, and a whole number may be longer than any float."""
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
 
     def require(self, name: str, value: float) -> None:
         """Raise MvpError where the value does not lie within."""

@@ -73,6 +73,8 @@ def command(
     from mvp_deploy.benchmark.measure import Settings
     from mvp_deploy.export.engines import engines_of
 
+    if not batch:
+        raise InputError("there is nothing to time without a batch size: give --batch 1, or several as 1,8,32.")
     if len(models) == 1 and bundle.is_bundle(models[0]):
         opened = bundle.read(models[0])
         candidates = of_bundle(opened, engines_of(opened, device))

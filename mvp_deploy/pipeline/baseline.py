@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mvp_deploy.base.errors import ExitCode, InputError
+from mvp_deploy.base.formats import damaged, read_json
 from mvp_deploy.benchmark.statistics import Interval, Limit, at_least, at_most, paired_change, unpaired_change
 from mvp_deploy.pipeline.gates import (
     NOISY,
@@ -30,20 +30,19 @@ SCHEMA = 1  # of report.json
 
 def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A report.json. Raises InputError where it is none, or of another schema."""
-    path = Path(path)
+    path, cure = Path(path), "make it again with `mvp-deploy run`"
+    report = read_json(path, dict, cure=cure)
+    if report.get("schema") != SCHEMA:
+        raise InputError(
+            f"{path} is no report.json that this version reads (its schema is {str(report.get('schema'))[:20]} and not "
+            f"{SCHEMA}): {cure}."
+        )
     try:
-        report = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-        found = report["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no report.json of `mvp-deploy run` ({error!r}).") from error
-    if found != SCHEMA:
-        raise InputError(f"{path} has report schema {found}, this version reads {SCHEMA}: make it again.")
-    return dict(report)
-
-
-def _refuse(constant: str) -> float:
-    """NaN and the infinities, which are no JSON: nothing is above or below them."""
-    raise ValueError(f"it holds {constant}")
+        for facts in report["tasks"].values():
+            compare(facts, facts, 0.0)  # what cannot be compared with itself is no report
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, IndexError) as error:
+        raise damaged(path, repr(error)[:200], cure) from error
+    return report
 
 
 def compare(now: Facts, before: Facts, allowed: float) -> list[Verdict]:
