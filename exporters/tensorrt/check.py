@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mvp_deploy.exporters.errors import InputError
+from mvp_deploy.exporters.formats import plain_file, reading_errors
 from mvp_deploy.exporters.tensorrt.graph import Graph, title
 from mvp_deploy.exporters.tensorrt.releases import Release
 
@@ -60,13 +61,13 @@ def read(path: str | os.PathLike[str]) -> Graph:
     """An ONNX file's graph with the types and shapes that can be inferred."""
     import onnx
 
+    with reading_errors(path, f"there is no file {path}: check the path."):
+        plain_file(path)
     try:
         model = onnx.load(os.fspath(path))
         if not model.graph.output:  # to protobuf, an empty file is a model, with nothing in it
             raise ValueError("it has no outputs")
         return Graph(onnx.shape_inference.infer_shapes(model))
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}: check the path.") from None
     except Exception as error:  # whatever protobuf and onnx raise for what is no model
         message = f"{Path(path).name} is no readable ONNX model: {str(error).splitlines()[0]}"
         raise InputError(message) from error

@@ -17,6 +17,7 @@ from typing import Protocol
 import numpy as np
 
 from mvp_deploy.base.errors import EnvironmentMissing, InputError
+from mvp_deploy.base.formats import plain_file, reading_errors
 
 GROUP = "mvp_deploy.runtimes"
 RUNTIMES = {  # the runtime a file is opened with unless another is asked for
@@ -99,6 +100,9 @@ def open_runner(path: Path, runtime: str | None = None, *, threads: int | None =
     if not path.exists():
         raise InputError(f"there is no file {path}: check the path.")
     runtime = runtime or runtime_of(path)
+    if not path.is_dir():  # a RUN is a folder
+        with reading_errors(path):
+            plain_file(path)
     try:
         runner: Runner = module_of(runtime).open_runner(path, threads=threads, device=device)
     except ModuleNotFoundError as error:

@@ -222,8 +222,8 @@ def pack(work: Work, sign_key: Path | None) -> None:
 
 def measured(work: Work) -> bool:
     """Whether the task's times are a result: no other work disturbed them."""
-    environment = json.loads(work.output("benchmark").read_text(encoding="utf-8"))["environment"]
-    return not disturbed(environment)
+    found = read_json(work.output("benchmark"), dict, cure="remove it and run again")
+    return not disturbed(found["environment"])
 
 
 def facts(work: Work) -> dict[str, Any]:

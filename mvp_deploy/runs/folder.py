@@ -131,8 +131,8 @@ def _refuse_strangers(folder: Path) -> None:
         if (bank / "bank.json").exists() and (bank == folder or folder.name in ("tasks", WORK)):
             raise InputError(f"{folder} is of the bank {bank}: name a folder of its own for the run.")
     try:
-        ours = INFO in names and {"format", "inputs"} <= json.loads((folder / INFO).read_text(encoding="utf-8")).keys()
-    except (OSError, ValueError, AttributeError):
+        ours = INFO in names and {"format", "inputs"} <= read_json(folder / INFO, dict, cure=CURE).keys()
+    except MvpError:
         ours = False
     models = {name for name in MODELS if name in names and _is_model(folder / name)}
     strange = [*(names - models - {WORK, LOCK, INFO if models else ""})]  # beside our models, run.json is a damaged one

@@ -6,6 +6,7 @@ Bounded by their numbers; `benchmarks/fuzz/run.py` goes on for as long as one li
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -154,3 +155,11 @@ def test_a_disk_that_cannot_be_read_is_exit_code_6(targets: dict[str, Target], m
         with pytest.raises(MvpError, match="cannot be read") as error:
             targets[name].read()
         assert error.value.code == 6, name
+
+
+@pytest.mark.parametrize("command", [["bench"], ["check"], ["run"], ["verify"]])
+def test_commands_do_not_wait_for_a_pipe(tmp_path: Path, command: list[str]) -> None:
+    os.mkfifo(tmp_path / "model.onnx")
+    done = CliRunner().invoke(main, [*command, str(tmp_path / "model.onnx")])
+    assert done.exit_code in (2, 6), done.output
+    assert "unexpected" not in done.output
