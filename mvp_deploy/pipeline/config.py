@@ -60,7 +60,7 @@ class BudgetSection(Section):
 class RecipeSection(Section):
     """How neighbours vote."""
 
-    name: str = Field("default", description="default, paper, one-shot, own, magnitude or random.")
+    name: str = Field("default", description="default, paper, one-shot, compensated, own, magnitude or random.")
     set: dict[str, str | int | float | bool] = Field(
         {}, description="Fields of the recipe to change, as neighbours: 3."
     )
