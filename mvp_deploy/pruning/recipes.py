@@ -109,8 +109,8 @@ RECIPES: Mapping[str, Recipe] = {
         norms="trained",
         judged=False,
     ),
-    # Asks nobody: one threshold on the rise in loss per cost, then reconstruction. On ImageNet weights and photographs it
-    # is far above every other recipe without a gradient step (benchmarks/pretrained); on small transformers it is not.
+    # Asks nobody: one threshold on the rise in loss per cost, then reconstruction. Best on ImageNet weights and
+    # photographs without a gradient step (docs/pretrained.md); on a small transformer Taylor was.
     "compensated": replace(_ALONE, criterion="obs", scope="global"),
     "own": _ALONE,
     "magnitude": replace(_ALONE, criterion="magnitude"),
