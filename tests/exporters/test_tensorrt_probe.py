@@ -60,8 +60,8 @@ def test_tensorrt_that_is_too_old(install) -> None:
 def test_the_driver_is_asked_before_tensorrt_is_imported() -> None:
     """Without a driver some TensorRT calls end the process, and importing it costs seconds."""
     code = (
-        "import sys; from exporters import cuda; from exporters.errors import MvpError\n"
-        "from exporters.tensorrt.probe import probe\n"
+        "import sys; from mvp_deploy.exporters import cuda; from mvp_deploy.exporters.errors import MvpError\n"
+        "from mvp_deploy.exporters.tensorrt.probe import probe\n"
         "def absent(): raise MvpError('no driver')\n"
         "cuda._library = absent\n"
         "try: probe()\n"

@@ -120,7 +120,7 @@ def test_from_the_command_line(bank: Bank, images: Images) -> None:
 
 
 def test_of_two_that_build_at_once_the_second_is_told(bank: Bank, images: Images) -> None:
-    other = Budget(0.6, "macs")
+    other = Budget(0.65, "macs")
     with locked(bank.folder / ".work/ladder.lock", ""), ThreadPoolExecutor(1) as thread:
         work = thread.submit(ladder.build, bank, images, [other], SHORT, reporter=Silent())
         with pytest.raises(MvpError, match="another process"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_too_few_images_to_judge_by_leave_the_model_untuned(cnn) -> None:
 def test_a_ruinous_learning_rate_leaves_the_untuned_model_with_a_head_of_all_images(both) -> None:
     model, wanted = both.original.copy(), both.original.copy()
     body = copy.deepcopy(model.state_dict())
-    done = tune(model, both.original.classifier, both.train, replace(FEW, lr=1e4, clip=None, optimizer="sgd"))
+    done = tune(model, both.original.classifier, both.train, replace(FEW, lr=100.0, clip=None, optimizer="sgd"))
     solve_head(wanted, both.original.classifier, both.train)
     assert done.kept == 0
     assert all(torch.equal(value, wanted.state_dict()[name]) for name, value in model.state_dict().items())
@@ -109,8 +110,10 @@ def test_without_judging_few_steps_end_with_statistics_and_head_solved_anew(cnn)
 
 
 def test_a_training_that_diverges_without_judging_says_so(cnn) -> None:
+    model = cnn.original.copy()
+    next(model.parameters()).register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(MvpError, match="diverged"):
-        tune_by(RECIPES["paper"], cnn.original.copy(), (), cnn.train, replace(FEW, lr=1e30, clip=None))
+        tune_by(RECIPES["paper"], model, (), cnn.train, replace(FEW, clip=None))
 
 
 def test_what_is_judged_is_loss_and_accuracy(cnn) -> None:

@@ -136,14 +136,21 @@ def test_a_checkpoint_of_another_training_is_refused(digits: tuple[Images, Image
 
 def test_divergence_is_caught_with_advice(digits: tuple[Images, Images], tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    config = replace(FAST, lr=1e30, clip=None)
-    with pytest.raises(MvpError, match=r"diverged.*Lower the learning rate \(it was 1e\+30; try 1e\+29\)"):
-        fit(network(), digits[0], config, checkpoint=path, checkpoint_seconds=0)
+    config = replace(FAST, lr=0.5, clip=None)
+    with pytest.raises(MvpError, match=r"diverged.*Lower the learning rate \(it was 0\.5; try 0\.05\)"):
+        fit(exploding(), digits[0], config, checkpoint=path, checkpoint_seconds=0)
 
 
 def test_divergence_in_the_last_step_is_caught(digits: tuple[Images, Images]) -> None:
     with pytest.raises(MvpError, match="diverged"):
-        fit(network(), digits[0], replace(FAST, steps=1, lr=math.inf, clip=None))
+        fit(exploding(), digits[0], replace(FAST, steps=1, clip=None))
+
+
+def exploding() -> nn.Module:
+    """A network whose gradients overflow."""
+    model = network()
+    next(model.parameters()).register_hook(lambda gradient: gradient * math.inf)
+    return model
 
 
 def test_a_student_comes_to_agree_with_its_teacher(digits: tuple[Images, Images]) -> None:
