@@ -15,19 +15,22 @@ from mvp_deploy.cli._common import Console, output_options
 @click.option("--public-key", type=click.Path(path_type=Path), help="Ask for a signature by this key's owner, too.")
 @output_options
 def command(bundle: Path, public_key: Path | None, console: Console) -> None:
-    """Check every file of BUNDLE against its manifest. Needs numpy and click alone, but for signatures.
+    """Check every file of BUNDLE against its manifest, and what the bundle says of its models. Needs numpy and click
+    alone, but for signatures.
 
-    Changed, missing and added files are listed, and the exit code is then 2, as for a signature that is missing or
-    wrong.
+    Changed, missing and added files are listed, and the exit code is then 2, as for a model outside the bundle, a
+    tolerance that no model needs, and a signature that is missing or wrong.
 
     \b
     Examples:
       mvp-deploy verify bundles/dogs
       mvp-deploy verify bundles/dogs --public-key team.pub
     """
-    from mvp_deploy.bundle import verify
+    from mvp_deploy.bundle import read, verify
 
     problems = verify(bundle)
+    if not problems:
+        read(bundle)  # a manifest that was made anew hides what bundle.json then says
     console.result({"bundle": str(bundle), "whole": not problems, "problems": problems})
     for problem in problems:
         console.show(problem)

@@ -8,9 +8,11 @@ from pathlib import Path
 import onnxruntime
 import pytest
 from click.testing import CliRunner
+from fakes.bundle import tiny_bundle
 from samples import make_bundle, make_onnx
 
 from mvp_deploy.base.errors import ExitCode
+from mvp_deploy.base.files import sha256
 from mvp_deploy.cli import main
 
 QUICK = ["--duration", "0.1", "--threads", "1"]
@@ -103,3 +105,22 @@ def test_only_the_asked_runtimes_and_precisions_of_a_bundle_are_timed(tmp_path: 
 def test_wrong_batch_sizes_are_usage_errors(tmp_path: Path, batch: str) -> None:
     done = CliRunner().invoke(main, ["bench", str(make_onnx(tmp_path / "a.onnx")), "--batch", batch])
     assert done.exit_code == ExitCode.INPUT
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("file", "../outside.onnx"), ("file", "/outside.onnx"), ("tolerance", 1e9)]
+)
+def test_a_bundle_that_says_what_no_bundle_may_is_not_called_whole(tmp_path: Path, field: str, value: object) -> None:
+    """Its manifest was made anew to fit, so no checksum tells."""
+    path = tiny_bundle(tmp_path / "b", ["fp32"])
+    info, manifest = (
+        json.loads((path / name).read_text(encoding="utf-8")) for name in ("bundle.json", "manifest.json")
+    )
+    info["models"][0][field] = value
+    (path / "bundle.json").write_text(json.dumps(info), encoding="utf-8")
+    file = path / "bundle.json"
+    manifest["files"]["bundle.json"] = {"sha256": sha256(file), "bytes": file.stat().st_size}
+    (path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    result = CliRunner().invoke(main, ["verify", str(path)])
+    assert result.exit_code == 2
+    assert "is whole" not in result.output
