@@ -243,7 +243,9 @@ def test_the_command_measures_and_prints_what_it_packed(run: runs.Run, tmp_path:
     done = CliRunner().invoke(main, ["export", str(run.folder), "--out", str(out), "--measure", "1,4", "--json"])
     assert done.exit_code == 0, done.output
     assert {model["model"] for model in json.loads(done.stdout)["models"]} == {"pruned", "unpruned"}
-    rows = bundle.read_measurements(bundle.read(out))["rows"]
+    measurements = bundle.read_measurements(bundle.read(out))
+    assert measurements is not None
+    rows = measurements["rows"]
     assert [(row["model"], row["batch"]) for row in rows] == [
         ("unpruned", 1), ("pruned", 1), ("unpruned", 4), ("pruned", 4),
     ]  # fmt: skip
