@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.tasks import Images, Task, load_task, prepare
 from mvp_deploy.tasks.own import collect
 from mvp_deploy.tasks.preprocessing import Preprocessing
@@ -35,8 +36,6 @@ def held_out_images(data: Any, validation: Any, preprocessing: Preprocessing | N
 
 
 def required(preprocessing: Preprocessing | None) -> Preprocessing:
-    from mvp_deploy.base.errors import InputError
-
     if preprocessing is None:
         raise InputError(
             "A folder or task needs the model's preprocessing, and this module is no timm model: pass a DataLoader or "

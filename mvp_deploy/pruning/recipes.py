@@ -109,8 +109,8 @@ RECIPES: Mapping[str, Recipe] = {
         norms="trained",
         judged=False,
     ),
-    # Asks nobody: one threshold on the rise in loss per cost, then reconstruction. Best on ImageNet weights and
-    # photographs without a gradient step (docs/pretrained.md); on a small transformer Taylor was.
+    # Asks nobody: one threshold on the rise in loss per cost, then reconstruction. Better than Taylor on
+    # one net with ImageNet weights, untuned; on a small transformer Taylor was (docs/pretrained.md).
     "compensated": replace(_ALONE, criterion="obs", scope="global"),
     "own": _ALONE,
     "magnitude": replace(_ALONE, criterion="magnitude"),
