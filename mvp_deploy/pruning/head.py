@@ -65,7 +65,10 @@ def solve_head(model: nn.Module, classifier: Sequence[str], images: Images, *, l
     seen, labels = features(model, classifier, images, limit)
     if any(len(rows) != len(labels) for rows in seen):
         return False
-    fits = [ridge_classifier(rows, labels, len(weight)) for rows, weight in zip(seen, weights, strict=True)]
+    fits = [
+        ridge_classifier(rows, labels, len(weight), intercept=bias is not None)
+        for rows, weight, bias in zip(seen, weights, biases, strict=True)
+    ]
     before = [None if t is None else t.detach().clone() for t in (*weights, *biases)]
     _set([*weights, *biases], [*(fit.weight for fit in fits), *(fit.bias for fit in fits)])
     if _ends_in(model, weights, biases, images):
@@ -98,7 +101,7 @@ class RidgeFit:
     loo_accuracy: float
 
 
-def ridge_classifier(features: Tensor, labels: Tensor, classes: int) -> RidgeFit:
+def ridge_classifier(features: Tensor, labels: Tensor, classes: int, *, intercept: bool = True) -> RidgeFit:
     """Ridge regression on one-hot labels; penalty and scale minimise the leave-one-out cross-entropy.
 
     Leave-one-out predictions need no refit: y_loo = y - residual / (1 - leverage) (PRESS; Allen, 1974).
@@ -106,9 +109,10 @@ def ridge_classifier(features: Tensor, labels: Tensor, classes: int) -> RidgeFit
     Args:
         features: float64 [n, features].
         labels: int64 [n].
+        intercept: Whether the layer has a bias; without, `RidgeFit.bias` is zero.
     """
     y = functional.one_hot(labels, classes).double()
-    x_mean, y_mean = features.mean(0), y.mean(0)
+    x_mean, y_mean = (t.mean(0) if intercept else torch.zeros_like(t[0]) for t in (features, y))
     x_centred, y_centred = features - x_mean, y - y_mean
     eigenvalues, basis = torch.linalg.eigh(x_centred.T @ x_centred)
     eigenvalues = eigenvalues.clamp_min(0)
@@ -118,7 +122,7 @@ def ridge_classifier(features: Tensor, labels: Tensor, classes: int) -> RidgeFit
     for penalty in (eigenvalues.max().clamp_min(1e-12) * PENALTIES).tolist():
         inverse = 1 / (eigenvalues + penalty)
         residual = y_centred - rotated @ (inverse[:, None] * moments)
-        leverage = rotated.square() @ inverse + 1 / len(features)
+        leverage = rotated.square() @ inverse + intercept / len(features)
         y_loo = y - residual / (1 - leverage).clamp_min(1e-6)[:, None]
         for scale in SCALES.tolist():
             loss = functional.cross_entropy(scale * y_loo, labels)

@@ -114,11 +114,13 @@ def test_statistics_of_a_recorded_program_are_recomputed_as_the_module_s_are(cnn
 
 def test_few_steps_count_for_more_once_statistics_and_head_have_caught_up(cnn) -> None:
     model, config = cnn.original.copy(), TrainConfig(steps=5, batch_size=32)
-    solve_head(model, cnn.original.classifier, cnn.train)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()  # running averages of five batches are then far from the images'
     fit(model, cnn.train, config)
-    lagging = accuracy(model, cnn.test)
+    assert accuracy(model, cnn.test) < 0.7
     finish(model, cnn.original.classifier, cnn.train, config)
-    assert accuracy(model, cnn.test) > lagging + 0.05
+    assert accuracy(model, cnn.test) > 0.9
 
 
 def test_a_head_that_was_tuned_for_long_is_kept(both) -> None:
@@ -142,7 +144,7 @@ def test_a_published_recipe_s_model_is_left_as_its_fine_tuning_ends(both) -> Non
 def test_statistics_are_measured_anew_only_where_the_images_favour_it(cnn) -> None:
     model = cnn.original.copy()
     before = copy.deepcopy(model.state_dict())
-    model.bn1.running_var.mul_(1e4)  # as spoilt as statistics can be
+    model.bn1.running_mean.add_(1e3)  # its ReLU now gives zeros for every image
     assert recalibrate_if_better(model, cnn.original.classifier, cnn.train)
     assert not torch.equal(model.bn1.running_mean, before["bn1.running_mean"])
     settled = copy.deepcopy(model.state_dict())
