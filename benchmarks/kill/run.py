@@ -110,8 +110,8 @@ def trial(
         other.wait()
         complaint = complaint or broken()
     done = call(*arguments)
-    finished = done.returncode == 0 or "--replace" in done.stderr  # the kill came after the task was stored
-    result = {"killed_after_s": round(after, 2), "died": died, "broken": complaint or broken(), "finished": finished}
+    left = complaint or broken()
+    result = {"killed_after_s": round(after, 2), "died": died, "broken": left, "finished": done.returncode == 0}
     if other is not None:
         result["other_exit_code"] = other.returncode  # 6 where it was told that the folder is in use
     print(arguments[0], arguments[-1], result, flush=True)

@@ -121,7 +121,8 @@ class Bank:
     ) -> list[Rung]:
         """Make the ladder: models at these budgets, recovered once for all later tasks; see `mvp-deploy bank build`."""
         budgets = [budget_of(None, fraction, None, round_to) for fraction in macs]
-        tasks = ladder.tasks_of(self.store, images)
+        say = reporter or Silent()
+        tasks = ladder.tasks_of(self.store, images, say)
         pooled = ladder.pool(tasks, self.store.backbone.preprocessing, resolve(str(device)))
         config = replace(TUNING, steps=steps, batch_size=batch_size, flip=flip, seed=seed)
-        return ladder.build(self.store, pooled, budgets, config, reporter=reporter or Silent())
+        return ladder.build(self.store, pooled, budgets, config, reporter=say)

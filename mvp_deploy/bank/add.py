@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -13,13 +14,14 @@ from mvp_deploy import __version__
 from mvp_deploy.bank.signature import sign
 from mvp_deploy.bank.store import Bank, Entry, Record
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.base.workspaces import workspaces
+from mvp_deploy.base.workspaces import remove_workspaces, workspaces
 from mvp_deploy.pruning.budget import Budget, counts_for, uniform, units_kept
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.iterative import Schedule, prune_iteratively
 from mvp_deploy.pruning.original import Original, check_exact
 from mvp_deploy.pruning.unpruned import digest, train_unpruned
 from mvp_deploy.tasks import Task, prepare
+from mvp_deploy.tasks.task import lasting
 from mvp_deploy.training import TrainConfig
 
 TRAINING_COST = 3  # forward and backward passes cost about three forward passes
@@ -39,19 +41,25 @@ def add_task(
     """Train the unpruned model on the task, prune it iteratively, store the result.
 
     config: of the unpruned model's training, and of each round's but for its steps. A killed call goes on where it
-    stopped when called again with the same arguments. Raises MvpError where the task is stored already, another
-    process is adding it, or the pruned model is not exact.
+    stopped when called again with the same arguments; what it stored already is not made again. Raises MvpError where
+    the task is stored already, made otherwise (unless ``replace``), another process is adding it, or the pruned model
+    is not exact.
     """
     for note in task.notes:
         reporter.warn(note)
-    with bank.claim(task.name, replace=replace) as folder:
-        settings: dict[str, Any] = {
-            "budget": asdict(budget),
-            "schedule": asdict(schedule),
-            "training": asdict(config),
-            "data": task.fingerprint,
-            "versions": versions(),
-        }
+    settings: dict[str, Any] = {
+        "budget": asdict(budget),
+        "schedule": asdict(schedule),
+        "training": asdict(config),
+        "data": task.fingerprint,
+        "versions": versions(),
+    }
+    with bank.alone(task.name) as folder:
+        if not replace and (known := _stored(bank, task.name, settings)):
+            remove_workspaces(folder)  # of a call that was killed after it had stored the task
+            reporter.say(f"{task.name} is in {bank.folder} already, made from the same images by the same settings")
+            return known
+        bank.require_free(task.name, replace=replace)
         (work,) = workspaces(folder, digest(settings))
         train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
         state = bank.state()
@@ -108,9 +116,18 @@ def add_task(
                 "seconds": whole.done.seconds + sum(r.seconds for r in result.rounds),
                 "macs": TRAINING_COST * config.batch_size * sum(n * macs for n, macs in steps),
             },
-            details=settings | {"rounds": [asdict(r) for r in result.rounds]},
+            details=settings | {"source": lasting(task.name), "rounds": [asdict(r) for r in result.rounds]},
         )
         return bank.add(record, replace=replace)
+
+
+def _stored(bank: Bank, name: str, settings: Mapping[str, Any]) -> Entry | None:
+    """The stored task of that name, where it was made by these settings; versions may differ."""
+    if not bank.path(name).exists():
+        return None
+    entry = bank.entry(name)
+    same = all(entry.details.get(key) == settings[key] for key in ("budget", "schedule", "training", "data"))
+    return entry if same else None
 
 
 def versions() -> dict[str, str]:

@@ -15,8 +15,11 @@ from mvp_deploy.bank.signature import Signature
 from mvp_deploy.base import formats, tensorfile
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import Amount, Classes, Sha256, Share, Within
+from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.iterative import Round, Schedule
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.structure.plan import PackedMask
+from mvp_deploy.training import TrainConfig
 
 FORMAT = 1
 
@@ -44,6 +47,19 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Details:
+    """How it was pruned."""
+
+    budget: Budget
+    schedule: Schedule
+    training: TrainConfig
+    data: str
+    versions: dict[str, str]
+    rounds: tuple[Round, ...]
+    source: str | None = None  # the task's name from whatever folder one asks; older files do not say
+
+
+@dataclass(frozen=True)
 class Header:
     """The JSON header of a stored task's file."""
 
@@ -54,7 +70,7 @@ class Header:
     backbone: Sha256
     metrics: Metrics
     cost: Cost
-    details: dict[str, Any]  # for people: settings, rounds, versions
+    details: Details
     plan: dict[str, PackedMask]
 
 

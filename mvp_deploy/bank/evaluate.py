@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mvp_deploy.bank.entry import Entry
+from mvp_deploy.bank.images import images_of
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.bank.trial import NewTask
 from mvp_deploy.base.errors import InputError
@@ -17,7 +18,6 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.statistics import Interval, mean_interval
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed
-from mvp_deploy.tasks import load_again
 from mvp_deploy.training import TrainConfig
 
 FEWEST = 4  # tasks: with fewer, no interval says anything
@@ -81,7 +81,7 @@ def evaluate(
     """Try the recipe with several numbers of neighbours, nearest and random, and own importance with several numbers
     of steps.
 
-    names: tasks of the bank to leave out, their data still where the names say; none: all. Each is pruned to its
+    names: tasks of the bank to leave out; none: all. Each is pruned to its
     entry's budget by its entry's training, but for ``steps``. Raises InputError for fewer than four tasks, or
     a recipe that asks nobody.
     """
@@ -94,6 +94,8 @@ def evaluate(
     entries = [bank.entry(name) for name in names] if names else everything
     if len(entries) < FEWEST:
         raise InputError(f"{bank.folder} has {len(entries)} tasks to leave out: add tasks until there are {FEWEST}.")
+    for entry in entries:
+        images_of(entry, bank)  # what is not there is said before hours of work
     arms = _arms(RECIPES[recipe], len(everything) - 1, steps)
     table: dict[str, list[float]] = {arm: [] for arm in arms}
     with reporter.progress("left out") as step:
@@ -153,10 +155,7 @@ def _left_out(
 ) -> dict[str, float]:
     """Each arm's accuracy on one task, the mean over the seeds."""
     budget, training = Budget(**entry.details["budget"]), TrainConfig(**entry.details["training"])
-    data = load_again(entry.name, entry.data, training.seed)
-    if data is None:  # it would be asked about itself
-        raise InputError(f"The images of {entry.name} are no longer those it was pruned on: add it anew.")
-    task = NewTask.of(data, bank, device)
+    task = NewTask.of(images_of(entry, bank), bank, device)
 
     def tried(recipe: Recipe, steps: int) -> Iterable[float]:
         for seed in seeds:

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from mvp_deploy.bank.add import versions
+from mvp_deploy.bank.images import images_of
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.base.files import locked
 from mvp_deploy.base.formats import Amount, Count, Sha256, Share, Size
 from mvp_deploy.base.reporter import Reporter
@@ -125,12 +126,6 @@ class Rung:
             "images": self.images,
             "seconds": self.seconds,
         }
-
-
-def rungs(bank: Bank) -> Iterator[Rung]:
-    """The ladder, largest first."""
-    found = (Rung.read(path, bank) for path in (bank.folder / "ladder").glob("*.safetensors") if path.name[0] != ".")
-    yield from sorted(found, key=lambda rung: -rung.macs)
 
 
 def rung_for(bank: Bank, budget: Budget) -> Rung | None:
@@ -295,13 +290,23 @@ def pool(tasks: Sequence[Task], preprocessing: Preprocessing, device: torch.devi
     return Images(torch.stack(pixels).to(place), torch.tensor(labels, device=place), preprocessing, place)
 
 
-def tasks_of(bank: Bank, more: Sequence[str] = ()) -> list[Task]:
-    """The bank's tasks and further ones, loaded again.
+def tasks_of(bank: Bank, more: Sequence[str], reporter: Reporter) -> list[Task]:
+    """The bank's tasks, loaded again, and further ones. Tasks that are damaged or whose images are gone are left out,
+    with a warning.
 
     Raises:
-        MvpError: a task's images are gone; ``--images`` can take their place.
+        MvpError: one of ``more`` cannot be loaded.
     """
-    return [load_task(name) for name in dict.fromkeys([*(entry.name for entry in bank.entries()), *more])]
+    found = {name: load_task(name) for name in more}
+    left_out: list[str] = []
+    for entry in bank.entries(left_out):
+        try:
+            found.setdefault(entry.name, images_of(entry, bank))
+        except MvpError as error:
+            left_out.append(str(error))
+    for sentence in left_out:
+        reporter.warn(f"left out: {sentence}")
+    return list(found.values())
 
 
 def _divided(images: Images, seed: int) -> tuple[Images, Images]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Schedule
-from mvp_deploy.tasks import Task, load_task
+from mvp_deploy.tasks import load_task
 from mvp_deploy.tasks.load import require_source
 from mvp_deploy.training import TrainConfig
 
@@ -34,30 +34,16 @@ class Additions:
 
     def add(self, spec: str, reporter: Reporter) -> Entry:
         """Add one task. Raises MvpError where that cannot be."""
-        bank, device = Bank.open(self.bank), resolve(self.device)
-        task = load_task(spec, skip_bad=self.skip_bad)
-        if not self.replace and (known := self._stored(bank, task)):
-            reporter.say(f"{spec} is in {self.bank} already, made alike: nothing to do")
-            return known
         return add_task(
-            bank,
-            task,
+            Bank.open(self.bank),
+            load_task(spec, skip_bad=self.skip_bad),
             self.budget,
             self.schedule,
             self.config,
-            device=device,
+            device=resolve(self.device),
             replace=self.replace,
             reporter=reporter,
         )
-
-    def _stored(self, bank: Bank, task: Task) -> Entry | None:
-        """The task's entry, where a call that was killed later made it from these images by these settings."""
-        if not bank.path(task.name).exists():
-            return None
-        entry = bank.entry(task.name)
-        asked = {"budget": asdict(self.budget), "schedule": asdict(self.schedule), "training": asdict(self.config)}
-        alike = all(entry.details.get(key) == value for key, value in asked.items())
-        return entry if alike and entry.data == task.fingerprint else None
 
     def add_all(
         self, specs: Sequence[str], cluster: Cluster | None, reporter: Reporter

@@ -123,18 +123,28 @@ class Bank:
         return Entry.read(path)
 
     @contextmanager
-    def claim(self, name: str, *, replace: bool = False) -> Iterator[Path]:
-        """The right to add the task: nobody else may until the block ends. Gives its folder for work on the way.
+    def alone(self, name: str) -> Iterator[Path]:
+        """Keep every other process from adding the task until the block ends. Gives its folder for work on the way.
 
-        Raises MvpError where the task is stored already (unless ``replace``) or another process is adding it.
+        Raises MvpError where another process is adding it.
         """
         work = self.folder / ".work" / _stem(name)
         busy = f"{name!r} is being added to {self.folder} by another process: wait for it."
         with locked(work.with_name(f"{work.name}.lock"), busy):
-            if self.path(name).exists() and not replace:
-                raise InputError(f"{name!r} is in {self.folder} already: give --replace to prune it anew.")
+            yield work
+
+    @contextmanager
+    def claim(self, name: str, *, replace: bool = False) -> Iterator[Path]:
+        """As `alone`; raises MvpError too where the task is stored already (unless ``replace``)."""
+        with self.alone(name) as work:
+            self.require_free(name, replace=replace)
             remove_leftovers(self.path(name))  # of a killed process: the lock is ours, so nobody writes it
             yield work
+
+    def require_free(self, name: str, *, replace: bool = False) -> None:
+        """Raise MvpError where a task of that name is stored (unless ``replace``)."""
+        if self.path(name).exists() and not replace:
+            raise InputError(f"{name!r} is in {self.folder} already, made otherwise: give --replace to prune it again.")
 
     def add(self, record: Record, *, replace: bool = False) -> Entry:
         """Store a task, whole or not at all. Raises MvpError where its name is taken (unless ``replace``)."""

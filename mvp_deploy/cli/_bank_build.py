@@ -55,7 +55,7 @@ def build(
         raise click.BadParameter("write fractions above 0 and at most 1, as 0.6,0.4.", param_hint="--macs")
     budgets = [Budget(fraction, "macs", round_to) for fraction in fractions]
     place, bank = resolve(device), Bank.open(folder)
-    pooled = ladder.pool(ladder.tasks_of(bank, images), bank.backbone.preprocessing, place)
+    pooled = ladder.pool(ladder.tasks_of(bank, images, console), bank.backbone.preprocessing, place)
     config = replace(TUNING, steps=steps, batch_size=batch_size, flip=not no_flip, seed=seed)
     made = ladder.build(bank, pooled, budgets, config, reporter=console)
     console.table(

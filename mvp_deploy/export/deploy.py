@@ -117,19 +117,16 @@ def task_of(run: runs.Run, data: str | None = None) -> Task:
     Raises:
         MvpError: (INPUT) its images are not found, or are not those of the run.
     """
-    before = run.info["task"]  # found where the whole project has moved
-    places = [run.info.get("source", before), before] if data is None else [data]
-    reasons = []
-    for place in dict.fromkeys(places):
-        try:
-            task = load_again(place, run.info["data"], run.info["seed"], skip_bad=True, beside=run.folder)
-        except MvpError as error:
-            reasons.append(f"{error}. Where are they now? Tell with --data.")
-            continue
-        if task is not None:
-            return task
-        reasons.append(f"the images of {place} have changed since {run.folder} was made: run `mvp-deploy prune` again.")
-    raise InputError(reasons[0])
+    name, source = data or run.info["task"], None if data else run.info["source"]
+    try:
+        task = load_again(name, run.info["data"], run.info["seed"], source=source, beside=run.folder)
+    except MvpError as error:
+        raise InputError(f"{error}. Where are they now? Tell with --data.") from error
+    if task is None:
+        raise InputError(
+            f"the images of {source or name} have changed since {run.folder} was made: run `mvp-deploy prune` again."
+        )
+    return task
 
 
 def describe(run: runs.Run, task: Task, models: Sequence[ModelFile], failed: Sequence[Failed]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 
 from mvp_deploy.bank.add import versions
 from mvp_deploy.bank.ask import begin
-from mvp_deploy.bank.ladder import rungs
+from mvp_deploy.bank.ladder import rung_for
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import InputError
@@ -29,7 +29,7 @@ from mvp_deploy.pruning.yardstick import Yardstick, measurable
 from mvp_deploy.runs import folder as folders
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Task, prepare
-from mvp_deploy.tasks.task import source_of
+from mvp_deploy.tasks.task import lasting
 from mvp_deploy.training import TrainConfig, accuracy
 
 COLLAPSE = 0.10  # accuracy lost against unpruned from which advice is due
@@ -104,7 +104,7 @@ def _prune_task(
         "training": asdict(config),
         "versions": versions(),  # another version may train otherwise
     }
-    inputs = common | {"budget": asdict(budget), "recipe": asdict(recipe), "bank": _members(bank)}
+    inputs = common | {"budget": asdict(budget), "recipe": asdict(recipe), "bank": _members(bank, budget)}
     shared, work = workspaces(folder / folders.WORK, digest(common), digest(inputs))
     before = folder / "unpruned.safetensors"
     unpruned = before if made_with(before, digest(common)) else shared / "unpruned.safetensors"
@@ -157,7 +157,7 @@ def _prune_task(
     info = {
         "inputs": key,
         "task": task.name,
-        "source": _source(task.name),
+        "source": lasting(task.name),
         "data": task.fingerprint,
         "classes": list(task.classes),
         "images": {"train": len(train), "test": len(test)},
@@ -201,11 +201,6 @@ def _prune_task(
     return Run(folder, folders.complete(folder, work, info, models))
 
 
-def _source(spec: str) -> str:
-    """Where a task's images are, from whatever folder one asks."""
-    return spec if source_of(spec) == "digits" or spec.startswith("~") else os.path.join(os.getcwd(), spec)
-
-
 def _groups(original: Original, plan: KeepPlan, unanimity: Mapping[str, float]) -> list[dict[str, Any]]:
     return [
         {
@@ -231,7 +226,8 @@ def _advice(unpruned: float, cut: float, final: float, chance: float) -> list[st
     ]
 
 
-def _members(bank: Bank) -> str:
-    """A key for the bank's content, so that a resumed run asks the same bank."""
-    tasks = {entry.name: tensorfile.identity(entry.path) for entry in bank.entries()}
-    return digest(tasks | {rung.path.name: rung.key for rung in rungs(bank)})
+def _members(bank: Bank, budget: Budget) -> str:
+    """A key for the bank's content, so that a resumed run asks the same bank; damaged tasks are not asked."""
+    tasks = {entry.name: tensorfile.identity(entry.path) for entry in bank.entries([])}
+    rung = rung_for(bank, budget)
+    return digest(tasks | ({} if rung is None else {rung.path.name: rung.key}))

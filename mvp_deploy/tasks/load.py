@@ -49,19 +49,20 @@ def require_source(spec: str) -> None:
 
 
 def load_again(
-    spec: str, fingerprint: str, seed: int, *, skip_bad: bool = False, beside: Path | None = None
+    spec: str, fingerprint: str, seed: int, *, source: str | None = None, beside: Path | None = None
 ) -> Task | None:
     """The task whose images had this fingerprint, split by their content or, as it was done before, by the seed.
 
-    None where its images have changed since, or are read otherwise. A relative path is looked for in the current folder
-    and in the three folders above ``beside`` (where a run lies): the fingerprint says which is meant.
+    None where its images have changed since, or are read otherwise. They are looked for where they were (``source``);
+    then, the whole project may have moved, by the relative path in the current folder and in the three folders above
+    ``beside`` (where a run or a bank lies): the fingerprint says which is meant.
     """
     failures: list[MvpError] = []
     loaded = False
-    for place in _places(spec, beside):
+    for place in dict.fromkeys([*([source] if source else []), *_places(spec, beside)]):
         for split_by in (None, seed):
             try:
-                task = load_task(place, skip_bad=skip_bad, seed=split_by)
+                task = load_task(place, skip_bad=True, seed=split_by)  # the fingerprint is of those that were used
             except MvpError as error:
                 failures.append(error)
                 continue

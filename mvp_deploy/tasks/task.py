@@ -125,6 +125,11 @@ def source_of(spec: str, base: Path = Path()) -> str:
     return spec[: next(there, ends[0])]
 
 
+def lasting(spec: str) -> str:
+    """The task's name from whatever folder one asks."""
+    return spec if source_of(spec) == "digits" or spec.startswith("~") else os.path.join(os.getcwd(), spec)
+
+
 def parse(spec: str) -> tuple[str, tuple[str, ...] | None]:
     """Split ``SOURCE[#class,class,…]``; a class name with a comma in it is quoted as in CSV."""
     source = source_of(spec)

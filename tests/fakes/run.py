@@ -6,11 +6,21 @@ from dataclasses import asdict
 from typing import Any
 
 from mvp_deploy.backbones import Backbone
+from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.iterative import Round, Schedule
 from mvp_deploy.tasks import Preprocessing
 from mvp_deploy.training import TrainConfig
 
 PREPROCESSING = Preprocessing((3, 32, 32), "bicubic", 0.95, "center", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 BACKBONE = Backbone("test_resnet", 32, "random", "0" * 64, PREPROCESSING, None)
+DETAILS = {
+    "budget": asdict(Budget(0.3)),
+    "schedule": asdict(Schedule()),
+    "training": asdict(TrainConfig()),
+    "data": "0" * 64,
+    "versions": {"torch": "2.9"},
+    "rounds": [asdict(Round(0.5, 0.5, 10, 100, 0.8, 0.9, 5, 1.0))],
+}  # of a bank's task
 METRICS = {"accuracy": 0.9, "units": 0.3, "params": 10, "macs": 100, "steps": 5, "seconds": 1.0}
 
 

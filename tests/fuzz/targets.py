@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from fakes.bundle import tiny_bundle
-from fakes.run import BACKBONE, info
+from fakes.run import BACKBONE, DETAILS, info
 
 from mvp_deploy import bundle, runs
 from mvp_deploy.backbones.weights import read_weights
@@ -96,7 +96,7 @@ def bank_files(folder: Path) -> list[Target]:
     plan, scores = KeepPlan({"g": np.array([True, False, True])}), {"g": np.ones(3)}
     weights = {"w": torch.ones(5, 5)}
     cost = {"steps": 1, "seconds": 1.0, "macs": 1}
-    entry = bank.add(Record("t", ("a", "b"), "data", plan, weights, scores, signature, metrics, cost, {"rounds": []}))
+    entry = bank.add(Record("t", ("a", "b"), "data", plan, weights, scores, signature, metrics, cost, DETAILS))
 
     def read_entry() -> None:
         found = Bank.open(bank.folder).entry("t")

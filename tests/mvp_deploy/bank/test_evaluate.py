@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import torch
 from click.testing import CliRunner
 
 from mvp_deploy import backbones
+from mvp_deploy.bank import ladder
 from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.evaluate import ALIKE, ALL, RANDOM, evaluate, judge
+from mvp_deploy.bank.images import images_of
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.reporter import Silent
@@ -99,6 +102,30 @@ def test_every_task_is_left_out_in_turn(bank: Bank) -> None:
     own = {"own x1", "own x2", "own x4"}
     assert set(found.accuracy) == {"neighbours=1", ALL, ALIKE, RANDOM} | own  # 3 others: 3 is all
     assert found.gain.low <= found.gain.value <= found.gain.high
+
+
+def test_the_images_are_found_from_any_folder_and_where_the_project_has_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, draw = tmp_path / "project", np.random.default_rng(0)
+    project.mkdir()
+    pixels = draw.integers(0, 256, (40, 8, 8), np.uint8)
+    np.savez(project / "data.npz", images=pixels, labels=np.arange(40) % 2)
+    monkeypatch.chdir(project)
+    made = Bank.init(project / "bank", *backbones.create("test_resnet", image_size=32))
+    task = load_task("data.npz#0,1")
+    config = TrainConfig(steps=1, batch_size=16)
+    entry = add_task(made, task, Budget(0.5), Schedule(1, 1), config, device=torch.device("cpu"), reporter=Silent())
+    monkeypatch.chdir(tmp_path)
+    assert images_of(entry, made).fingerprint == task.fingerprint
+    assert [found.name for found in ladder.tasks_of(made, (), Silent())] == ["data.npz#0,1"]
+    project.rename(tmp_path / "moved")
+    moved = Bank.open(tmp_path / "moved/bank")
+    assert images_of(moved.entry(task.name), moved).fingerprint == task.fingerprint
+    np.savez(tmp_path / "moved/data.npz", images=255 - pixels, labels=np.arange(40) % 2)
+    with pytest.raises(MvpError, match="no longer those"):
+        images_of(moved.entry(task.name), moved)
+    assert ladder.tasks_of(moved, ("digits#0,1",), Silent())[0].name == "digits#0,1"
 
 
 def test_too_few_tasks_are_refused(bank: Bank) -> None:

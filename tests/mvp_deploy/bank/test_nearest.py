@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes.run import DETAILS
 
 from mvp_deploy.bank import nearest
 from mvp_deploy.bank.entry import Entry
@@ -103,7 +104,9 @@ def bank(cnn, tmp_path: Path) -> Bank:
         signature = Signature(own.mean + number * noise, own.count)
         weights = cnn.original.model.state_dict()
         made.add(
-            Record(f"task {number}", ("a", "b", "c"), str(number), plan, weights, scores, signature, METRICS, COST, {})
+            Record(
+                f"task {number}", ("a", "b", "c"), str(number), plan, weights, scores, signature, METRICS, COST, DETAILS
+            )
         )
     return made
 

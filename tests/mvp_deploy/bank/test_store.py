@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fakes.run import DETAILS
 
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.bank.signature import Signature
@@ -34,7 +35,7 @@ def record(name: str, weight: float = 1.0) -> Record:
         metrics={"accuracy": 0.9, "unpruned_accuracy": 0.95, "units": 0.3, "params": 1, "macs": 2,
                  "unpruned_params": 10, "unpruned_macs": 20},
         cost={"steps": 10, "seconds": 1.5, "macs": 99},
-        details={"rounds": []},
+        details=DETAILS,
     )  # fmt: skip
 
 

@@ -84,6 +84,19 @@ def test_a_new_task_is_pruned(bank: Path, tmp_path: Path) -> None:
     assert changed["recipe"]["weighting"] == "similarity"
 
 
+def test_a_damaged_task_of_the_bank_is_left_out_with_a_warning(bank: Path, tmp_path: Path) -> None:
+    path = Bank.open(bank).path("digits#3,4,5")
+    good = path.read_bytes()
+    try:
+        path.write_bytes(b"nonsense")
+        done = call("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", *PRUNE)
+    finally:
+        path.write_bytes(good)
+    assert done.exit_code == 0, done.output
+    assert f"left out: {path}" in done.stderr
+    assert [voter["task"] for voter in runs.load(tmp_path / "run").info["votes"]["voters"]] == ["digits#1,2,3"]
+
+
 def test_one_task_s_failure_neither_stops_nor_hides(bank: Path) -> None:
     result = call("bank", "add", bank, "digits#3,9x", "digits#7,8", *ADD, "--json")
     assert result.exit_code == ExitCode.INPUT
@@ -96,9 +109,12 @@ def test_one_task_s_failure_neither_stops_nor_hides(bank: Path) -> None:
 
 def test_a_task_that_is_there_made_alike_is_done_and_one_made_otherwise_asks_to_replace_it(bank: Path) -> None:
     stored = Bank.open(bank).path("digits#1,2,3").read_bytes()
+    left = bank / ".work" / Bank.open(bank).path("digits#1,2,3").stem / ("0" * 16)
+    left.mkdir(parents=True)  # of a call killed after it had stored the task
     again = call("bank", "add", bank, "digits#1,2,3", *ADD, "--json")
     assert again.exit_code == 0, again.output
     assert [entry["task"] for entry in json.loads(again.stdout)["added"]] == ["digits#1,2,3"]
+    assert not left.exists()
     otherwise = call("bank", "add", bank, "digits#1,2,3", *ADD, "--keep", "0.5")
     assert otherwise.exit_code == ExitCode.INPUT
     assert "--replace" in otherwise.stderr

@@ -21,6 +21,7 @@ from mvp_deploy.exporters.parity import NoParity, compare
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.recipes import recipe_named
 from mvp_deploy.tasks import load_task, prepare
+from mvp_deploy.tasks.task import lasting
 from mvp_deploy.training import TrainConfig, accuracy
 
 
@@ -226,7 +227,7 @@ def test_images_are_found_from_another_folder_and_where_they_have_moved(
     )
     monkeypatch.chdir(tmp_path / "project")
     task = load_task("data.npz#0,1")
-    found = runs.run._source(task.name)
+    found = lasting(task.name)
     run = runs.Run(Path("run"), {"source": found, "task": task.name, "data": task.fingerprint, "seed": 0})
     monkeypatch.chdir(tmp_path)
     assert deploy.task_of(run).fingerprint == task.fingerprint
