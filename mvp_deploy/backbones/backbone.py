@@ -73,7 +73,7 @@ def create(
         if not pretrained:
             raise InputError(f"{name} comes with its weights: add --pretrained, or name timm's architecture alone")
         return _published(name, image_size)
-    _check(name, pretrained)
+    require_known(name, pretrained)
     if image_size is not None and not 1 <= image_size <= MAX_EDGE:
         raise _wrong_size(name, image_size, ValueError(f"edges lie within 1 and {MAX_EDGE}"))
     model = _model(name, image_size, num_classes=0, seed=seed, pretrained=pretrained)
@@ -122,7 +122,7 @@ def build(backbone: Backbone, state: Mapping[str, Tensor] | None, num_classes: i
     Raises:
         MvpError: the state does not fit, or the installed timm has no such model.
     """
-    _check(backbone.name, pretrained=False)
+    require_known(backbone.name)
     model = _model(backbone.name, backbone.image_size, num_classes, seed=seed)
     if state is not None:
         load_weights(model, state, f"the backbone {backbone.name}")
@@ -153,7 +153,8 @@ def _model(name: str, image_size: int | None, num_classes: int, *, seed: int, pr
     return model.eval()
 
 
-def _check(name: str, pretrained: bool) -> None:
+def require_known(name: str, pretrained: bool = False) -> None:
+    """Refuse what timm has no model of (or no pretrained weights), naming the nearest."""
     models = timm().models
     architecture, _, tag = name.partition(".")
     if not models.is_model(architecture):

@@ -24,24 +24,29 @@ INSERTED = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict in a file, out of the wrappings that training scripts put around it.
 
-    A PyTorch file is read without running code from it: tensors, plain values, and the argparse.Namespace in which
-    timm's own train.py keeps its arguments.
+    Raises:
+        MvpError: as `read_file` does, or there is no state dict in it.
+    """
+    return state_in(read_file(path), path)
+
+
+def read_file(path: Path) -> Any:
+    """What a weights file holds, read without running code from it: tensors, plain values, and the argparse.Namespace
+    in which timm's own train.py keeps its arguments.
 
     Raises:
-        MvpError: no such file, not safetensors or a PyTorch file of plain tensors, or no state dict in it.
+        MvpError: no such file, or not safetensors or a PyTorch file of plain tensors.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no weights file {path}: check the path")
     try:
-        content: Any
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            content = load_file(path)
-        else:
-            with torch.serialization.safe_globals([argparse.Namespace]):
-                content = torch.load(path, map_location="cpu", weights_only=True)
+            return load_file(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, zip and unpickler each have errors of their own
         found = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error))
         why = f"it holds {found[1]}, and to read that could run code" if found else repr(error)
@@ -49,6 +54,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} is not a safetensors or PyTorch file of plain tensors ({why}): "
             "save the model's state_dict() alone, best as .safetensors"
         ) from error
+
+
+def state_in(content: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict in what `read_file` gave for ``path``. Raises MvpError where there is none."""
     state = _state_in(content)
     if state is None:
         raise InputError(f"{path} holds no state dict: save the model's state_dict(), best as .safetensors")
