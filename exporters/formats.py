@@ -107,6 +107,23 @@ def read_json(
         raise damaged(path, error, cure) from error
 
 
+def read_as(
+    path: str | os.PathLike[str],
+    kind: type,
+    *,
+    cure: str,
+    missing: str | None = None,
+    versions: Collection[int] = (),
+) -> dict[str, Any]:
+    """The content of a JSON file that is as ``kind`` says, as plain values. Arguments and errors as of `read_json`."""
+    data: dict[str, Any] = read_json(path, dict, cure=cure, missing=missing, versions=versions)
+    try:
+        parse(kind, data)
+    except Malformed as error:
+        raise damaged(path, error, cure) from error
+    return data
+
+
 def damaged(path: str | os.PathLike[str], what: object, cure: str) -> MvpError:
     """The sentence for a file whose content is not what it should be."""
     return InputError(f"{Path(path)} is damaged ({what}): {cure}.")

@@ -17,12 +17,9 @@ from mvp_deploy.exporters.formats import (
     Amount,
     Count,
     Like,
-    Malformed,
     Sha256,
     Within,
-    damaged,
-    parse,
-    read_json,
+    read_as,
     reading_errors,
 )
 from mvp_deploy.exporters.tensorrt.releases import version_number
@@ -144,12 +141,7 @@ def read(engine: Path, offer: Offer) -> tuple[bytes, dict[str, Any]]:
 def _record(engine: Path) -> dict[str, Any]:
     path = sidecar(engine)
     missing = f"{engine.name} has no {path.name} to say what it was built from and for: {CURE}."
-    record: dict[str, Any] = read_json(path, dict, cure=CURE, missing=missing, versions=(FORMAT,))
-    try:
-        parse(Record, record)
-    except Malformed as error:
-        raise damaged(path, error, CURE) from error
-    return record
+    return read_as(path, Record, cure=CURE, missing=missing, versions=(FORMAT,))
 
 
 def _plan(engine: Path, record: Mapping[str, Any]) -> bytes:

@@ -17,6 +17,7 @@ from mvp_deploy.exporters.formats import (
     loads,
     parse,
     plain_file,
+    read_as,
     read_bytes,
     read_json,
     reading_errors,
@@ -26,6 +27,6 @@ from mvp_deploy.exporters.formats import (
 
 __all__ = [
     "MAX_BYTES", "Amount", "Classes", "Count", "Like", "Malformed", "Sha256", "Share", "Size", "Within", "Word",
-    "damaged", "inside", "loads", "parse", "plain_file", "read_bytes", "read_json", "reading_errors", "sealed",
-    "unsealed",
+    "damaged", "inside", "loads", "parse", "plain_file", "read_as", "read_bytes", "read_json", "reading_errors",
+    "sealed", "unsealed",
 ]  # fmt: skip

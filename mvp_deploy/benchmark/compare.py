@@ -12,6 +12,7 @@ import numpy as np
 
 from mvp_deploy.base.environment import cores, environment
 from mvp_deploy.base.errors import ExitCode, MvpError, error_of
+from mvp_deploy.base.formats import Amount, Count, Share, Size
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.looks import Round, disturbed, looks, noise
 from mvp_deploy.benchmark.measure import Settings, Timing, speed_up, timing
@@ -53,17 +54,17 @@ class Row:
     model: str
     precision: str
     runtime: str
-    batch: int
-    size: int  # bytes of the file
-    accuracy: float | None  # as measured when the file was made, on ``tested`` images
-    tested: int | None
+    batch: Size
+    size: Count  # bytes of the file
+    accuracy: Share | None  # as measured when the file was made, on ``tested`` images
+    tested: Count | None
     baseline: str  # the model it is compared with
     details: dict[str, str]
     timing: Timing | None = None
     speed_up: Interval | None = None  # against the baseline; None for a baseline itself
-    parity: float | None = None  # here, on the bundle's samples
-    agreement: float | None = None  # share of the samples that get PyTorch's class here
-    memory: int | None = None  # bytes, as benchmark.memory says
+    parity: Amount | None = None  # here, on the bundle's samples
+    agreement: Share | None = None  # share of the samples that get PyTorch's class here
+    memory: Count | None = None  # bytes, as benchmark.memory says
     error: str | None = None
     code: ExitCode = ExitCode.OK
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mvp_deploy.base.bounds import DURATION
+from mvp_deploy.base.formats import Amount, Count
 from mvp_deploy.benchmark.runner import Runner
 from mvp_deploy.benchmark.statistics import Interval, ratio_interval
 
@@ -62,16 +63,16 @@ class Timing:
     """Latencies of one model in milliseconds, at one batch size."""
 
     median: Interval  # of the processes' medians
-    p50: float  # this and the rest: over all runs
-    p90: float
-    p95: float
-    p99: float
-    mean: float
-    throughput: float  # images per second, from the mean
-    runs: int
-    windows: tuple[tuple[float, ...], ...]  # for each process, the median latency in each turn
+    p50: Amount  # this and the rest: over all runs
+    p90: Amount
+    p95: Amount
+    p99: Amount
+    mean: Amount
+    throughput: Amount  # images per second, from the mean
+    runs: Count
+    windows: tuple[tuple[Amount, ...], ...]  # for each process, the median latency in each turn
     stable: bool  # the processes agree closely enough
-    parts: dict[str, float] = field(default_factory=dict)  # medians of what the runtime tells of its own time
+    parts: dict[str, Amount] = field(default_factory=dict)  # medians of what the runtime tells of its own time
 
 
 def session(

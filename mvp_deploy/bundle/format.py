@@ -37,7 +37,6 @@ from mvp_deploy.base.formats import (
     Classes,
     Count,
     Like,
-    Malformed,
     Sha256,
     Share,
     Within,
@@ -45,6 +44,7 @@ from mvp_deploy.base.formats import (
     damaged,
     inside,
     parse,
+    read_as,
     read_json,
     reading_errors,
 )
@@ -154,25 +154,13 @@ def read(path: str | os.PathLike[str]) -> Bundle:
             f"{path} is not as it was written ({'; '.join(problems[:3])}): copy it again or export it again."
         )
     file, known = path / "bundle.json", listed(path)
-    info = read_json(file, dict, cure=CURE)
-    try:
-        models = parse(Info, info).models
-    except Malformed as error:
-        raise damaged(file, error, CURE) from error
+    info = read_as(file, Info, cure=CURE)
+    models = parse(Info, info).models
     for model in models:
         inside(path, model.file, "its bundle.json")
         if model.file not in known:
             raise InputError(f"{file} names {model.file!r}, which is not of the bundle: do not trust it.")
     return Bundle(path, info, read_json(path / "labels.json", Classes, cure=CURE), models)
-
-
-def read_measurements(bundle: Bundle) -> dict[str, Any] | None:
-    """measurements.json: environment and rows as ``benchmark.compare.Benchmark.to_json`` gives them.
-
-    None where nothing was timed when the bundle was written, or other work disturbed it.
-    """
-    file = bundle.path / "measurements.json"
-    return read_json(file, dict, cure=CURE) if file.is_file() else None
 
 
 def is_bundle(path: Path) -> bool:

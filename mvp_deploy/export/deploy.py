@@ -18,6 +18,7 @@ from mvp_deploy.base.errors import ExitCode, InputError, MvpError, error_of
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.candidates import of_bundle
 from mvp_deploy.benchmark.compare import benchmark
+from mvp_deploy.benchmark.format import write_times
 from mvp_deploy.benchmark.measure import DEFAULT, Settings
 from mvp_deploy.bundle import Bundle, ModelFile
 from mvp_deploy.calibration.images import CalibrationImages, choose
@@ -96,7 +97,7 @@ def export_run(
             if times.disturbed:
                 reporter.warn("the bundle is packed without measurements, for other work disturbed them.")
             else:
-                bundle.write_json(target / "measurements.json", times.to_json())
+                write_times(target / "measurements.json", times.to_json())
     return bundle.read(out)
 
 

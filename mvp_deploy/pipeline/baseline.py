@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mvp_deploy.base.errors import ExitCode, InputError
-from mvp_deploy.base.formats import damaged, read_json
+from mvp_deploy.base.formats import Malformed, damaged, parse, read_json
 from mvp_deploy.benchmark.statistics import Interval, Limit, at_least, at_most, paired_change, unpaired_change
 from mvp_deploy.pipeline.gates import (
     NOISY,
@@ -30,6 +30,8 @@ SCHEMA = 1  # of report.json
 
 def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A report.json. Raises InputError where it is none, or of another schema."""
+    from mvp_deploy.pipeline.reportfile import Report  # imports torch
+
     path, cure = Path(path), "make it again with `mvp-deploy run`"
     report = read_json(path, dict, cure=cure)
     if report.get("schema") != SCHEMA:
@@ -38,10 +40,11 @@ def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{SCHEMA}): {cure}."
         )
     try:
+        parse(Report, report)
         for facts in report["tasks"].values():
             compare(facts, facts, 0.0)  # what cannot be compared with itself is no report
-    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError, IndexError) as error:
-        raise damaged(path, repr(error)[:200], cure) from error
+    except (Malformed, ValueError, ArithmeticError) as error:
+        raise damaged(path, str(error)[:200], cure) from error
     return report
 
 
@@ -52,6 +55,8 @@ def compare(now: Facts, before: Facts, allowed: float) -> list[Verdict]:
     them gets right and the other wrong (McNemar 1947). Size, and latency on the same machine, may grow by the share
     ``allowed``; on another machine latency says nothing, and the speed-up is compared in its place.
     """
+    if not before.get("models"):  # it failed on the way
+        return []
     return [*_models(now, before, allowed), *_times(now, before, allowed)]
 
 

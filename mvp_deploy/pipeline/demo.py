@@ -16,7 +16,7 @@ from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.files import write_text
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.bundle import read_measurements
+from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.export.deploy import export_run
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Schedule

@@ -11,6 +11,7 @@ from typing import Any
 
 from mvp_deploy.base.errors import ExitCode, InputError
 from mvp_deploy.base.files import write_text, writing_errors
+from mvp_deploy.base.formats import Malformed, loads, parse, read_bytes
 from mvp_deploy.pipeline.gates import disturbed
 from mvp_deploy.pipeline.html import report_page
 from mvp_deploy.report.task import accuracy
@@ -21,9 +22,12 @@ NAMES = ("report.json", "report.html", "junit.xml", "summary.md")
 
 def write(report: Report, out: Path) -> None:
     """Write report.json, junit.xml, summary.md and report.html into ``out``; append to $GITHUB_STEP_SUMMARY."""
-    summary = markdown(report)
+    from mvp_deploy.pipeline.reportfile import Report as ReportFile  # imports torch
+
+    summary, text = markdown(report), json.dumps(report, indent=2, allow_nan=False) + "\n"
+    parse(ReportFile, loads(text.encode()))
     texts = {
-        "report.json": json.dumps(report, indent=2, allow_nan=False) + "\n",
+        "report.json": text,
         "junit.xml": junit(report),
         "summary.md": summary,
         "report.html": report_page(report, [row(task) for task in report["tasks"].items()]),
@@ -38,15 +42,15 @@ def write(report: Report, out: Path) -> None:
 def refuse_strangers(out: Path) -> None:
     """Refuse a folder whose reports are not of mvp-deploy: they would be overwritten."""
     there = [name for name in NAMES if (out / name).exists()]
-    if there and not is_report((out / NAMES[0]).read_bytes() if (out / NAMES[0]).is_file() else b""):
+    if there and not is_report(read_bytes(out / NAMES[0]) if (out / NAMES[0]).is_file() else b""):
         raise InputError(f"{out} holds a {there[0]} that is not of mvp-deploy: move it away, or choose another out.")
 
 
 def is_report(text: bytes) -> bool:
     """Whether this is a report.json of ours."""
     try:
-        return {"schema", "tasks"} <= json.loads(text).keys()
-    except (ValueError, AttributeError):
+        return {"schema", "tasks"} <= loads(text).keys()
+    except (Malformed, AttributeError):
         return False
 
 

@@ -163,7 +163,7 @@ def _finish(
         facts = steps.facts(work)
         verdicts = judge(facts, work.task.gates)
         before = (baseline or {"tasks": {}})["tasks"].get(work.name)
-        if before and before.get("models"):
+        if before:
             verdicts += compare(facts, before, work.task.gates.max_regression)
     failed = any(verdict.code for verdict in verdicts)
     if progress.failure is None and not failed:

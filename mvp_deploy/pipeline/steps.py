@@ -222,8 +222,13 @@ def pack(work: Work, sign_key: Path | None) -> None:
 
 def measured(work: Work) -> bool:
     """Whether the task's times are a result: no other work disturbed them."""
-    found = read_json(work.output("benchmark"), dict, cure="remove it and run again")
-    return not disturbed(found["environment"])
+    return not disturbed(_times(work)["environment"])
+
+
+def _times(work: Work) -> dict[str, Any]:
+    from mvp_deploy.benchmark.format import read_times
+
+    return read_times(work.output("benchmark"), cure="remove it and run again")
 
 
 def facts(work: Work) -> dict[str, Any]:
@@ -235,7 +240,7 @@ def facts(work: Work) -> dict[str, Any]:
     exported = work.output("export")
     info = bundle.read(exported).info
     models = [model | {"bytes": size_of(exported / model["file"])} for model in info["models"]]
-    times = read_json(work.output("benchmark"), dict, cure="remove it and run again")
+    times = _times(work)
     shown = ("metrics", "images", "classes", "groups", "votes", "recipe", "budget", "seed")
     return {name: run[name] for name in shown} | {
         "models": models,

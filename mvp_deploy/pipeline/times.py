@@ -24,6 +24,7 @@ def measure(work: Work, reporter: Reporter) -> bool:
     """
     from mvp_deploy.benchmark.candidates import of_bundle
     from mvp_deploy.benchmark.compare import benchmark
+    from mvp_deploy.benchmark.format import write_times
     from mvp_deploy.benchmark.measure import Settings
 
     asked = work.task.benchmark
@@ -53,7 +54,7 @@ def measure(work: Work, reporter: Reporter) -> bool:
         made["environment"]["others"] = max((each for each in others if each is not None), default=None)
         times |= {"environment": made["environment"], "rows": [*times["rows"], *made["rows"]]}
     with atomic_write(work.output("benchmark")) as temporary:
-        bundle.write_json(temporary, times)
+        write_times(temporary, times)
     return not disturbed(times["environment"])
 
 

@@ -12,13 +12,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mvp_deploy.base.files import atomic_write
+from mvp_deploy.base.files import write_text
+from mvp_deploy.base.formats import Count, Within, read_json
 from mvp_deploy.pruning.head import finish, recalibrate, solve_head
 from mvp_deploy.pruning.norms import has_batch_norms
 from mvp_deploy.pruning.recipes import Recipe
@@ -44,11 +45,19 @@ class Judgement:
 class Choice:
     """What the trials found best: the highest learning rate, and whether batch norms keep their statistics."""
 
-    lr: float
+    lr: Annotated[float, Within(0, 1e6)]
     frozen_norms: bool
 
     def applied(self, config: TrainConfig) -> TrainConfig:
         return replace(config, lr=self.lr, norms="frozen" if self.frozen_norms else "trained")
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What a killed call goes on from: the choice, and the steps that its trials took."""
+
+    choice: Choice
+    steps: Count
 
 
 @dataclass(frozen=True)
@@ -125,13 +134,12 @@ def tune(
 
     memory = checkpoint.with_suffix(".choice.json") if checkpoint else None
     if memory and memory.exists():
-        found = json.loads(memory.read_text(encoding="utf-8"))
-        choice, tried = Choice(**found["choice"]), found["steps"]
+        found = read_json(memory, Trials, cure="remove it and run again")
+        choice, tried = found.choice, found.steps
     else:
         choice, tried = _try(model, part, aside, config, norms)
         if memory:
-            with atomic_write(memory) as temporary:
-                temporary.write_text(json.dumps({"choice": asdict(choice), "steps": tried}), encoding="utf-8")
+            write_text(memory, json.dumps(asdict(Trials(choice, tried))))
     chosen = choice.applied(config)
     untuned = copy.deepcopy(model.state_dict())
     try:

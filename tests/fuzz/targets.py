@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from fakes import report as reports
 from fakes.bundle import tiny_bundle
+from fakes.report import TIMES
 from fakes.run import BACKBONE, DETAILS, info
 
 from mvp_deploy import bundle, runs
@@ -22,6 +24,7 @@ from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.base.files import sha256
 from mvp_deploy.base.formats import sealed
 from mvp_deploy.base.workspaces import workspaces
+from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.calibration.images import CalibrationImages
 from mvp_deploy.exporters.tensorrt import cache
 from mvp_deploy.pipeline import deployfile
@@ -58,10 +61,11 @@ def refused(read: Callable[[], Any]) -> bool:
 
 def bundle_files(folder: Path) -> list[Target]:
     path = tiny_bundle(folder / "bundle", ["fp32"])
+    (path / "measurements.json").write_text(json.dumps(TIMES))
 
     def read() -> None:
         opened = bundle.read(path)
-        _ = opened.samples
+        _ = opened.samples, read_measurements(opened)
 
     def settle() -> None:
         files = {
@@ -71,7 +75,8 @@ def bundle_files(folder: Path) -> list[Target]:
         }
         (path / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
 
-    names = ("bundle.json", "labels.json", "samples.npz")
+    settle()
+    names = ("bundle.json", "labels.json", "samples.npz", "measurements.json")
     return [Target(path / "manifest.json", read), *(Target(path / name, read, settle) for name in names)]
 
 
@@ -117,7 +122,7 @@ def other_files(folder: Path) -> list[Target]:
         "benchmark: {batches: [1, 8], duration: 1.5}\ngates: {min_accuracy: 0.5, latency: [{at_most_ms: 5}]}\n"
         "tasks:\n  a: {data: digits}\n  b: {data: 'x#a,b', export: {targets: [onnx], precisions: [fp32]}}\n"
     )
-    report.write_text(json.dumps({"schema": 1, "tasks": {}}))
+    report.write_text(json.dumps(reports.report()))
     from safetensors.torch import save_file
 
     save_file({"w": torch.ones(3, 3)}, weights)

@@ -23,9 +23,11 @@ from mvp_deploy.base.formats import Malformed, loads
 from mvp_deploy.cli import main
 from mvp_deploy.pipeline.yamlfile import NotYaml, parse
 
-FILES = ("manifest.json", "bundle.json", "labels.json", "samples.npz", "run.json", "bank.json", "backbone.safetensors",
-         "task", "deploy.yaml", "report.json", "weights.safetensors", "weights.pth", "calibration.npz", "data.npz",
-         "a.engine.json")  # fmt: skip
+FILES = (
+    "manifest.json", "bundle.json", "labels.json", "samples.npz", "measurements.json", "run.json", "bank.json",
+    "backbone.safetensors", "task", "deploy.yaml", "report.json", "weights.safetensors", "weights.pth",
+    "calibration.npz", "data.npz", "a.engine.json",
+)  # fmt: skip
 JSON = [name for name in FILES if name.endswith((".json", ".yaml"))]
 
 

@@ -15,6 +15,7 @@ from samples import CLASSES, PREPROCESSING, make_bundle
 
 from mvp_deploy import bundle
 from mvp_deploy.base.errors import MvpError
+from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.bundle import example as bundle_example
 from mvp_deploy.tasks.folder import read_image
 from mvp_deploy.tasks.preprocessing import Preprocessing
@@ -195,4 +196,4 @@ def test_a_bundle_without_measurements_has_none(tmp_path: Path) -> None:
     """Other work disturbed its timing, or nothing was timed: a demo on a busy machine still ends well."""
     from fakes.bundle import tiny_bundle
 
-    assert bundle.read_measurements(bundle.read(tiny_bundle(tmp_path / "b", ["fp32"]))) is None
+    assert read_measurements(bundle.read(tiny_bundle(tmp_path / "b", ["fp32"]))) is None

@@ -13,6 +13,7 @@ from mvp_deploy import backbones, bundle, runs
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.base.reporter import Silent
+from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.cli import main
 from mvp_deploy.export import artefacts, deploy
 from mvp_deploy.export.graphs import Precision
@@ -244,7 +245,7 @@ def test_the_command_measures_and_prints_what_it_packed(run: runs.Run, tmp_path:
     done = CliRunner().invoke(main, ["export", str(run.folder), "--out", str(out), "--measure", "1,4", "--json"])
     assert done.exit_code == 0, done.output
     assert {model["model"] for model in json.loads(done.stdout)["models"]} == {"pruned", "unpruned"}
-    measurements = bundle.read_measurements(bundle.read(out))
+    measurements = read_measurements(bundle.read(out))
     assert measurements is not None
     rows = measurements["rows"]
     assert [(row["model"], row["batch"]) for row in rows] == [
