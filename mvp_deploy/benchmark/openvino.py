@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ class OpenVinoRunner:
     Computed in float32 (what is not int8): on CPUs that have bfloat16 OpenVINO would else use that in silence.
     """
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, threads: int | None, *, traced: bool = False) -> None:
+        """traced: each kernel's time is noted."""
         settings = {
+            "PERF_COUNT": traced,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": threads or cores(),
@@ -49,6 +52,14 @@ class OpenVinoRunner:
     def run(self) -> None:
         self._request.infer()
 
+    def kernels(self) -> list[tuple[str, float]]:
+        """Of a traced model: the kernels of the last run and their seconds, in order."""
+        return [
+            (info.node_name, info.real_time.total_seconds())
+            for info in self._request.profiling_info
+            if info.status == openvino.ProfilingInfo.Status.EXECUTED
+        ]
+
     def output(self) -> np.ndarray:
         logits: np.ndarray = self._request.get_output_tensor().data
         return logits
@@ -61,3 +72,19 @@ def open_runner(path: Path, *, threads: int | None, device: str) -> OpenVinoRunn
     if device.partition(":")[0] not in ("auto", "cpu"):
         raise EnvironmentMissing(f"{device} was asked for, and OpenVINO runs on the CPU here: pass --device cpu.")
     return OpenVinoRunner(path, threads)
+
+
+def kernel_times(path: Path, batch: np.ndarray, *, runs: int, threads: int, device: str) -> list[tuple[str, float]]:
+    """What each kernel takes within the running model: its name and the lower quartile of its seconds, in order.
+
+    From OpenVINO's own counters, whose unit is a microsecond. The first run is left out, and other work can
+    only lengthen the rest.
+    """
+    seconds: dict[str, list[float]] = {}
+    with closing(OpenVinoRunner(path, threads, traced=True)) as runner:
+        runner.prepare(batch)
+        for _ in range(runs + 1):
+            runner.run()
+            for name, value in runner.kernels():
+                seconds.setdefault(name, []).append(value)
+    return [(name, float(np.percentile(values[1:] or values, 25))) for name, values in seconds.items()]

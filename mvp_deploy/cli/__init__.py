@@ -20,7 +20,7 @@ from mvp_deploy import __version__
 from mvp_deploy.base.errors import ExitCode, MvpError, of_system
 
 NAMES = (
-    "demo", "doctor", "bank", "prune", "export", "predict", "evaluate", "bench", "verify", "build", "check",
+    "demo", "doctor", "bank", "prune", "export", "predict", "evaluate", "profile", "bench", "verify", "build", "check",
     "structure", "init", "run", "schema",
 )  # fmt: skip
 DEVICE = ("click", "filelock", "numpy", "onnxruntime", "PIL")  # what the base install brings; [train] brings the rest

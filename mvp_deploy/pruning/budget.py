@@ -30,7 +30,7 @@ class Budget:
     """
 
     fraction: float
-    of: Literal["units", "macs", "params"] = "units"
+    of: Literal["units", "macs", "params", "latency"] = "units"
     round_to: int = 8
 
     def __post_init__(self) -> None:

@@ -76,7 +76,7 @@ def cheapest(
     cost = cost or cost_of(structure, budget.of)
     whole = cost.total({group.name: group.size for group in structure.groups})
     limit = budget.fraction * whole * (1 + 1e-9)
-    ladders = {ladder.group: ladder for ladder in _ladders(structure, budget, scores, within)}
+    ladders = {ladder.group: ladder for ladder in ladders_of(structure, budget, scores, within)}
     counts = {name: ladder.sizes[0] for name, ladder in ladders.items()}
     amount = cost.total(counts)
     steps: list[tuple[float, float, str, int]] = []  # rise per saving; at equal rates the group that kept most
@@ -108,7 +108,7 @@ def cheapest(
 
 
 @dataclass(frozen=True)
-class _Ladder:
+class Ladder:
     """The sizes that a group may take, largest first, and what it costs to go from one to another."""
 
     group: str
@@ -127,7 +127,8 @@ class _Ladder:
         return float(self.lost[self.sizes[0] - fewer] - self.lost[self.sizes[0] - size])
 
 
-def _ladders(structure: Structure, budget: Budget, scores: Scores, within: KeepPlan | None) -> list[_Ladder]:
+def ladders_of(structure: Structure, budget: Budget, scores: Scores, within: KeepPlan | None) -> list[Ladder]:
+    """For each group, the sizes that rounding allows, and what its worst units are worth."""
     ladders = []
     for group in structure.groups:
         kept = np.ones(group.size, bool) if within is None else within.masks[group.name]
@@ -135,11 +136,11 @@ def _ladders(structure: Structure, budget: Budget, scores: Scores, within: KeepP
         sizes = np.append(sizes[sizes < kept.sum()], kept.sum())[::-1]
         values = np.nan_to_num(np.asarray(scores.get(group.name, np.zeros(group.size)), np.float64))[kept]
         lost = np.append(0, np.cumsum(np.sort(values)))
-        ladders.append(_Ladder(group.name, sizes.tolist(), lost))
+        ladders.append(Ladder(group.name, sizes.tolist(), lost))
     return ladders
 
 
-def _given_back(cost: Cost, ladders: Mapping[str, _Ladder], counts: dict[str, int], left: float) -> dict[str, int]:
+def _given_back(cost: Cost, ladders: Mapping[str, Ladder], counts: dict[str, int], left: float) -> dict[str, int]:
     """Grow what is worth most of all that fits into the ``left`` of the budget, until nothing does."""
     while True:
         best: tuple[float, str, int, float] | None = None

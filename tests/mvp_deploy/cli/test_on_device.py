@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes.bundle import tiny_bundle
+from fakes.profiles import tiny_pieces
 from PIL import Image
 
 TESTS = Path(__file__).parents[2]
@@ -67,6 +68,14 @@ def test_build_verify_and_bench_run_there(tmp_path: Path) -> None:
     named = [(row["model"], row["precision"], row["runtime"]) for row in json.loads(together.stdout)["rows"]]
     assert ("pruned", "fp32", "onnxruntime CPU") in named
     assert ("pruned", "int8", "tensorrt CUDA") in named
+
+
+def test_a_profile_is_timed_there_from_pieces(tmp_path: Path) -> None:
+    pieces = tiny_pieces(tmp_path / "pieces")
+    timed = on_device("profile", str(pieces), "--out", "board.json", "--json", home=tmp_path, also="filelock")
+    assert timed.returncode == 0, timed.stderr
+    assert json.loads(timed.stdout)["full_ms"] > 0
+    assert len(json.loads((tmp_path / "board.json").read_text(encoding="utf-8"))["kernels"]) == 2
 
 
 def test_predict_and_evaluate_need_pillow_besides(tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""mvp-deploy profile: what a backbone's layers take on this machine, at several widths."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mvp_deploy.base.bounds import BATCH, IMAGE_SIZE, THREADS
+from mvp_deploy.base.errors import InputError
+from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._types import PRECISIONS, Number
+
+if TYPE_CHECKING:
+    from mvp_deploy.latency.format import Form, Precision, Subject
+
+
+@click.command()
+@click.argument("subject")
+@click.option("--out", required=True, type=click.Path(path_type=Path),
+              help="The profile to write (.json), or the pieces for a device (.zip).")  # fmt: skip
+@click.option("--image-size", type=Number(IMAGE_SIZE), help="Height and width.  [default: the backbone's own]")
+@click.option("--runtime", default="onnxruntime", show_default=True, help="onnxruntime or openvino.")
+@click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS))
+@click.option("--threads", default=1, show_default=True, type=Number(THREADS), help="CPU threads of the runtime.")
+@click.option("--batch", default=1, show_default=True, type=Number(BATCH), help="Images in a batch.")
+@output_options
+def command(
+    subject: str,
+    out: Path,
+    image_size: int | None,
+    runtime: str,
+    precision: Precision,
+    threads: int,
+    batch: int,
+    console: Console,
+) -> None:
+    """Measure what SUBJECT takes in milliseconds, layer by layer, for --latency to prune by.
+
+    SUBJECT is a timm backbone, or a file of pieces (.zip) that a workstation made of one. Whole models of several
+    widths are timed, and within them each layer with all that the runtime fuses with it. Killed and called again, it
+    goes on where it stopped. On a device without torch, time the pieces: the profile then prunes on the workstation.
+
+    \b
+    Examples:
+      mvp-deploy profile resnet18 --image-size 128 --out resnet18.json
+      mvp-deploy profile resnet18 --image-size 128 --out pieces.zip      on the workstation
+      mvp-deploy profile pieces.zip --threads 4 --out board.json         on the device
+    """
+    from mvp_deploy.latency import files, pack
+    from mvp_deploy.latency.format import Conditions
+
+    pack.check_suffix(out)
+    start = time.monotonic()
+    conditions = Conditions(runtime, "cpu", threads, batch)
+    if subject.endswith(pack.SUFFIX):
+        if out.suffix == pack.SUFFIX:
+            raise InputError(f"{subject} holds pieces already: time them with --out PROFILE.json.")
+        found = files.profile(out, conditions, source=Path(subject), reporter=console)
+    else:
+        make = _maker(subject, image_size, precision, console)
+        if out.suffix == pack.SUFFIX:
+            made = files.make_pieces(out, make, runtime)
+            console.result({"pieces": str(out), "variants": len(made.variants), "layers": len(made.layers)})
+            console.show(f"{out}: {len(made.variants)} variants of {subject}, {out.stat().st_size / 1e6:.1f} MB.")
+            return
+        found = files.profile(out, conditions, source=make, reporter=console)
+    seconds = time.monotonic() - start
+    console.result(
+        {
+            "profile": str(out),
+            "of": str(found),
+            "full_ms": found.full_ms,
+            "smallest_ms": min(run.ms for run in found.runs),
+            "kernels": len(found.kernels),
+            "noise": found.noise,
+            "stable": found.stable,
+            "loud": list(found.loud),
+            "seconds": round(seconds, 1),
+        }
+    )
+    console.show(
+        f"{found}: {found.full_ms:.3f} ms unpruned, {min(run.ms for run in found.runs):.3f} ms at its smallest here; "
+        f"{len(found.layers)} layers, {len(found.kernels)} kinds, {len(found.runs)} widths in {seconds:.0f} s -> {out}"
+    )
+
+
+def _maker(
+    name: str, image_size: int | None, precision: Precision, console: Console
+) -> Callable[[Path, Form], Subject]:
+    from mvp_deploy import backbones
+    from mvp_deploy.latency import files
+
+    backbone, _ = backbones.create(name, image_size=image_size)
+    size = backbone.preprocessing.input_size
+    return files.maker(
+        name,
+        lambda classes: backbones.build(backbone, None, classes),
+        size,
+        precision,
+        console,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,86 @@
+"""Milliseconds as the cost of a plan, beside MACs and parameters (`mvp_deploy.pruning.knapsack.Cost`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from mvp_deploy.base.errors import InputError
+from mvp_deploy.latency.format import Profile, Shape
+from mvp_deploy.latency.model import LatencyModel, fit
+from mvp_deploy.latency.pieces import layout
+from mvp_deploy.structure import Structure
+from mvp_deploy.structure.axes import Axis, atoms_in, fixed, kept_size
+
+
+class Milliseconds:
+    """What a profile says a model takes, as a function of how many units each group keeps.
+
+    Raises:
+        MvpError: the profile is of another backbone or image size; the sentence names both.
+    """
+
+    def __init__(self, structure: Structure, profile: Profile) -> None:
+        fits(structure, profile)
+        self.model: LatencyModel = fit(profile)
+        names = {atom: name for name, atom in structure._atoms.items()}
+        self._atoms = dict(structure._atoms)
+        self._axes = [_matrix(structure.axes[weight]) for weight in self.model.weights]
+        self.groups = [  # of each layer, those its shape depends on
+            sorted({names[atom] for axis in pair for atom in atoms_in(axis)}) for pair in self._axes
+        ]
+        self._layers: dict[str, list[int]] = {name: [] for name in structure._atoms}
+        for number, groups in enumerate(self.groups):
+            for name in groups:
+                self._layers[name].append(number)
+
+    def total(self, counts: Mapping[str, int]) -> float:
+        """Milliseconds of the whole model."""
+        return self.model.total(self.shapes(counts))
+
+    def saving(self, counts: Mapping[str, int], group: str, fewer: int) -> float:
+        """Milliseconds saved if ``group`` keeps ``fewer`` units than ``counts`` says and all others stay."""
+        layers = self._layers[group]
+        return self._sum(layers, counts) - self._sum(layers, {**counts, group: fewer})
+
+    def neighbours(self, group: str) -> set[str]:
+        """The groups whose savings change with this group's size, itself included."""
+        return {group}.union(*(self.groups[number] for number in self._layers[group]))
+
+    def layer(self, number: int, counts: Mapping[str, int]) -> float:
+        """Milliseconds that one layer adds."""
+        return self.model.layer(number, *self._shape(number, counts))
+
+    def shapes(self, counts: Mapping[str, int]) -> list[Shape]:
+        return [self._shape(number, counts) for number in range(len(self._axes))]
+
+    def _shape(self, number: int, counts: Mapping[str, int]) -> Shape:
+        by_atom = {self._atoms[name]: counts[name] for name in self.groups[number] if name in counts}
+        rows, columns = (kept_size(axis, by_atom) for axis in self._axes[number])
+        return rows, columns
+
+    def _sum(self, layers: Iterable[int], counts: Mapping[str, int]) -> float:
+        return sum(self.layer(number, counts) for number in layers)
+
+
+def _matrix(axes: tuple[Axis, ...]) -> tuple[Axis, Axis]:
+    """Rows and columns of a weight; one without columns has one."""
+    return (axes[0], axes[1]) if len(axes) > 1 else (axes[0], fixed(1))
+
+
+def fits(structure: Structure, profile: Profile) -> None:
+    """Raise MvpError where the profile is of another backbone or image size than the structure."""
+    found = tuple(structure.example[0].shape[1:])
+    if found != profile.input_size:
+        raise InputError(
+            f"the profile is of images of {_size(profile.input_size)}, and this model takes {_size(found)}: profile "
+            f"the backbone at that size (`mvp-deploy profile {profile.backbone} --image-size {found[-1]}`)."
+        )
+    if layout(structure) != profile.layout:
+        raise InputError(
+            f"the profile is of {profile.backbone}, and this is another backbone: profile the one you prune with "
+            "`mvp-deploy profile`."
+        )
+
+
+def _size(input_size: tuple[int, ...]) -> str:
+    return "x".join(map(str, input_size[1:]))

@@ -1,0 +1,110 @@
+"""From a backbone or its pieces to a profile on disk, going on after a kill; and reading one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.files import locked, write_text
+from mvp_deploy.base.formats import read_json
+from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.latency import pack, pieces
+from mvp_deploy.latency.format import CURE, FORMAT, Conditions, Form, Precision, Profile, Subject
+from mvp_deploy.latency.measure import NOISE, measure, runtime_version
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def read(path: Path) -> Profile:
+    """A profile's file. Raises MvpError where it is damaged or not there."""
+    return read_json(path, Profile, cure=CURE, versions=(FORMAT,))
+
+
+def parts_of(out: Path) -> Path:
+    """Where the pieces of an unfinished profile lie."""
+    return out.with_name(f"{out.name}.parts")
+
+
+def profile(
+    out: Path,
+    conditions: Conditions,
+    *,
+    source: Path | Callable[[Path, Form], Subject],
+    reporter: Reporter,
+) -> Profile:
+    """Time a backbone and write its profile; called again after a kill, it goes on.
+
+    Args:
+        source: a file of pieces, or what makes them: called with a folder and int8's form.
+
+    Raises:
+        MvpError: the runtime is missing or tells no times of its kernels, or the pieces are damaged.
+    """
+    runtime_version(conditions.runtime)  # before minutes of work
+    folder = parts_of(out)
+    with locked(folder.with_suffix(".lock"), f"another process is writing {out}: wait for it."):
+        if isinstance(source, Path):
+            pack.unpack(source, folder)
+        else:
+            source(folder, _form(conditions.runtime))
+        found = measure(folder, conditions, reporter=reporter)
+        write_text(out, json.dumps(asdict(found)) + "\n")
+        pack.remove(folder, len(found.runs))
+    if not found.stable:
+        reporter.warn(noisy(found))
+    return found
+
+
+def maker(
+    name: str,
+    build: Callable[[int], nn.Module],
+    input_size: tuple[int, int, int],
+    precision: Precision,
+    reporter: Reporter,
+) -> Callable[[Path, Form], Subject]:
+    """What `profile` makes a backbone's pieces with."""
+
+    def make(folder: Path, form: Form) -> Subject:
+        return pieces.make(name, build, input_size, folder, precision=precision, form=form, reporter=reporter)
+
+    return make
+
+
+def make_pieces(out: Path, make: Callable[[Path, Form], Subject], runtime: str) -> Subject:
+    """Write the file of pieces that a device times."""
+    folder = parts_of(out)
+    with locked(folder.with_suffix(".lock"), f"another process is writing {out}: wait for it."):
+        subject = make(folder, _form(runtime))
+        pack.pack(folder, len(subject.variants), out)
+        pack.remove(folder, len(subject.variants))
+    return subject
+
+
+def _form(runtime: str) -> Form:
+    """How the runtime takes int8."""
+    return "cpu" if runtime == "onnxruntime" else "tensorrt"
+
+
+def noisy(found: Profile) -> str:
+    """What to tell of a profile that was taken on a machine that was not quiet."""
+    who = f" ({', '.join(found.loud)})" if found.loud else ""
+    return (
+        f"the machine was not quiet{who}: times of one model differ by {found.noise:.1%}, more than {NOISE:.0%}. Plans "
+        "made with this profile may miss their time; profile again when nothing else runs."
+    )
+
+
+def check_conditions(found: Profile, asked: Conditions) -> None:
+    """Raise MvpError where a profile was taken in another runtime, with other threads or another batch than asked."""
+    for name in ("runtime", "device", "threads", "batch"):
+        have, want = getattr(found.conditions, name), getattr(asked, name)
+        if have != want:
+            raise InputError(
+                f"the profile was taken with {name} {have}, and {name} {want} is asked for: profile that, or ask for "
+                f"{have}."
+            )

@@ -1,0 +1,164 @@
+"""What a model of any widths takes: a sum over its kernels, fitted to a profile. NumPy alone.
+
+Kernels are timed inside whole running models, so that caches, memory layouts and fusion are as they are when the model
+is used. A kernel with r rows and c columns (a convolution's outputs and inputs) takes
+
+    t(r, c) = a + b r' + d c' + e r' c',    a, b, d, e >= 0,    r' = r rounded up to a multiple of the step
+
+for a start, writing, reading and multiplying. Runtimes compute in blocks, of 8 or 16 channels on most CPUs, so that a
+width of 33 takes as long as 40: the step is the one that fits all kernels best. Off the multiples of another number,
+the alignment, some leave their fast kernels altogether (a convolution of 14 channels in ONNX Runtime takes twice the
+time of one of 16): such widths cost a factor more, and no plan chooses them.
+
+The whole model takes an overhead and a scale of the kernels' sum, both fitted to the whole models' own times. The
+overhead may be negative: tracing adds something to each kernel, which a model that is not traced does not pay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from mvp_deploy.latency.format import Profile, Shape
+
+STEPS = (1, 2, 4, 8, 16, 32)
+ALIGNMENTS = (1, 2, 4, 8)
+AS_GOOD = 1.3  # a coarser step or a finer alignment is taken for the best one's error times this
+FEW = 4  # shapes that a kernel is fitted to, at least
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """One kernel: coefficients of 1, r', c' and r'c', the shape it has unpruned, and the factor off the alignment."""
+
+    coefficients: np.ndarray
+    full: Shape
+    off: float
+
+    def ms(self, shapes: np.ndarray, step: int, alignment: int) -> np.ndarray:
+        """Milliseconds at shapes int [n, 2]."""
+        aligned = _aligned(shapes, self.full, alignment)
+        found: np.ndarray = _features(shapes, step) @ self.coefficients * np.where(aligned, 1.0, self.off)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class LatencyModel:
+    """Predicts milliseconds. weights: the layers' names, in order, and ``fits`` of their kernels."""
+
+    weights: tuple[str, ...]
+    fits: tuple[Fit, ...]
+    step: int
+    alignment: int
+    overhead: float
+    scale: float
+
+    def layer(self, number: int, rows: int, columns: int) -> float:
+        """The milliseconds that one layer adds to a model: on the alignment, never fewer for more rows or columns."""
+        shapes = np.array([[rows, columns]])
+        return float(self.scale * self.fits[number].ms(shapes, self.step, self.alignment)[0])
+
+    def total(self, shapes: Sequence[Shape]) -> float:
+        """Milliseconds of a model whose layers have these shapes."""
+        return self.overhead + sum(self.layer(number, *shape) for number, shape in enumerate(shapes))
+
+
+def fit(profile: Profile) -> LatencyModel:
+    """The model of a profile; the same every time."""
+    kernels = []
+    for kernel in profile.kernels:
+        shapes = np.array([sample.shape for sample in kernel.samples])
+        kernels.append((shapes, np.array([sample.ms for sample in kernel.samples])))
+    step, alignment = _grid(kernels)
+    fitted = [_kernel(shapes, ms, step, alignment)[0] for shapes, ms in kernels]
+    fits = tuple(fitted[layer.kernel] for layer in profile.layers)
+    sums = np.array([
+        sum(one.ms(np.array([shape]), step, alignment)[0] for one, shape in zip(fits, run.shapes, strict=True))
+        for run in profile.runs
+    ])  # fmt: skip
+    measured = np.array([run.ms for run in profile.runs])
+    overhead, scale = _whole(sums, measured, np.array([_on(run.shapes, fits, alignment) for run in profile.runs]))
+    weights = tuple(layer.weight for layer in profile.layers)
+    return LatencyModel(weights, fits, step, alignment, overhead, scale)
+
+
+def _grid(kernels: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[int, int]:
+    """The step and the alignment of widths: the finest alignment, then the coarsest step, that fit as well as any."""
+    errors = {
+        (step, alignment): sum(_kernel(shapes, ms, step, alignment)[1] for shapes, ms in kernels)
+        for alignment in ALIGNMENTS
+        for step in STEPS
+    }
+    limit = AS_GOOD * min(errors.values()) + 1e-12
+    good = [grid for grid, error in errors.items() if error <= limit]
+    alignment = min(alignment for _, alignment in good)
+    return max(step for step, other in good if other == alignment), alignment
+
+
+def _kernel(shapes: np.ndarray, ms: np.ndarray, step: int, alignment: int) -> tuple[Fit, float]:
+    """A kernel's fit to what lies on the alignment, and its mean squared relative error there."""
+    full: Shape = (int(shapes[0, 0]), int(shapes[0, 1]))
+    on = _aligned(shapes, full, alignment)
+    if on.sum() < FEW:
+        on = np.ones(len(ms), bool)
+    coefficients, error = _fitted(_features(shapes[on], step), ms[on])
+    ratios = ms[~on] / np.maximum(_features(shapes[~on], step) @ coefficients, 1e-9)
+    off = max(1.0, float(np.median(ratios))) if (~on).any() else 1.0
+    return Fit(coefficients, full, off), error / on.sum()
+
+
+def _aligned(shapes: np.ndarray, full: Shape, alignment: int) -> np.ndarray:
+    """Which shapes lie on the alignment: an image's channels and a depthwise layer's one column, uncut, always do."""
+    aligned: np.ndarray = ((shapes % alignment == 0) | (shapes == np.array(full))).all(1)
+    return aligned
+
+
+def _on(shapes: Sequence[Shape], fits: Sequence[Fit], alignment: int) -> bool:
+    """Whether most of a model's layers lie on the alignment."""
+    on = [_aligned(np.array([shape]), one.full, alignment)[0] for shape, one in zip(shapes, fits, strict=True)]
+    return float(np.mean(on)) > 0.75
+
+
+def _features(shapes: np.ndarray, step: int) -> np.ndarray:
+    """[1, r', c', r'c'] of shapes int [n, 2]: float [n, 4]. What has one column, as depthwise layers have, keeps it."""
+    padded = np.where(shapes > 1, -(-shapes // step) * step, shapes).astype(float)
+    rows, columns = padded.T
+    return np.stack([np.ones_like(rows), rows, columns, rows * columns], 1)
+
+
+def _fitted(features: np.ndarray, ms: np.ndarray) -> tuple[np.ndarray, float]:
+    """Least squares of relative errors with no negative coefficient, and the sum of their squares.
+
+    Few enough features to try every set of them: the best whose plain solution has no negative coefficient is the
+    solution of the bounded problem.
+    """
+    weight = 1 / np.maximum(ms, max(ms.max() * 0.05, 1e-9))
+    size = features.max(0)
+    scaled, wanted = features / size * weight[:, None], ms * weight
+    products, sides = scaled.T @ scaled, scaled.T @ wanted
+    best, error = np.zeros(features.shape[1]), float(wanted @ wanted)
+    for number in range(1, features.shape[1] + 1):
+        for chosen in map(list, combinations(range(features.shape[1]), number)):
+            part = products[np.ix_(chosen, chosen)]
+            if np.linalg.matrix_rank(part) < number:
+                continue  # says no more than fewer features do
+            found = np.linalg.solve(part, sides[chosen])
+            missed = float(np.square(scaled[:, chosen] @ found - wanted).sum())
+            if (found >= 0).all() and missed < error * (1 - 1e-9):
+                best, error = np.zeros(features.shape[1]), missed
+                best[chosen] = found / size[chosen]
+    return best, error
+
+
+def _whole(sums: np.ndarray, measured: np.ndarray, on: np.ndarray) -> tuple[float, float]:
+    """Overhead and scale that make the kernels' sums the whole models' times, by least squares of relative errors."""
+    chosen = on if on.sum() >= 2 and np.ptp(sums[on]) > 0 else np.ones(len(sums), bool)
+    sums, measured = sums[chosen], measured[chosen]
+    features = np.stack([np.ones_like(sums), sums], 1) / measured[:, None]
+    overhead, scale = np.linalg.lstsq(features, np.ones(len(sums)), rcond=None)[0]
+    if scale <= 0:  # times that do not grow with what is computed: nothing but noise
+        return 0.0, float(np.median(measured / np.maximum(sums, 1e-9)))
+    return float(overhead), float(scale)

@@ -1,0 +1,229 @@
+"""What a device times to be profiled: the whole model at a few widths of every unit group, as ONNX files.
+
+Made on a workstation (this needs torch). Each file's weights repeat after a few values, so that the pieces of a
+backbone pack into a few MB; kernels take no less time for that.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mvp_deploy.base.errors import InputError, StructureError
+from mvp_deploy.base.files import write_text
+from mvp_deploy.base.formats import read_json
+from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.latency.format import CURE, FORMAT, Form, Precision, Shape, Subject, Variant
+from mvp_deploy.latency.pack import SUBJECT
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mvp_deploy.structure import Structure
+
+VARIANTS = 14
+LEAST = 0.1  # of a group's units
+GRAINS = (8, 4, 8, 16)  # what the widths of successive variants are multiples of
+ODD = (1, 2)  # of the last variants: there runtimes fall off their fast paths
+CLASSES = (1000, 100, 10)
+PERIOD = 1021  # values after which weights repeat: a prime, so that no width meets it
+HEAVY = ("Conv", "Gemm", "MatMul")
+
+
+def layout(structure: Structure) -> str:
+    """SHA-256 of the structure's unit groups: equal where profiles fit, whatever the weights and classes."""
+    groups = [
+        (group.name, group.kind, group.size, [(member.tensor, member.dim) for member in group.members])
+        for group in structure.groups
+    ]
+    return hashlib.sha256(repr(groups).encode()).hexdigest()
+
+
+def draw(structure: Structure, variants: int = VARIANTS, seed: int = 0) -> tuple[dict[str, int], ...]:
+    """Widths to time: all units, a quarter of each group, then a Latin hypercube over the groups."""
+    from mvp_deploy.pruning.budget import WHOLE
+
+    rng = np.random.default_rng(seed)
+    drawn = variants - 2
+    grains = [1, 8, *(GRAINS * variants)[: drawn - len(ODD)], *ODD]
+    found: list[dict[str, int]] = [{} for _ in range(variants)]
+    for group in structure.groups:
+        shares = [1.0, 0.25, *(LEAST + (1 - LEAST) * (rng.permutation(drawn) + rng.random(drawn)) / drawn)]
+        for number, share in enumerate(shares):
+            grain = 1 if group.kind in ("head", "group") else min(grains[number], 4 if group.size < 32 else 16)
+            count = max(1, round(share * group.size / grain)) * grain
+            found[number][group.name] = group.size if group.kind in WHOLE or share == 1 else min(count, group.size)
+    return tuple(found)
+
+
+def make(
+    name: str,
+    build: Callable[[int], nn.Module],
+    input_size: tuple[int, int, int],
+    folder: Path,
+    *,
+    precision: Precision = "fp32",
+    form: Form = "cpu",
+    variants: int = VARIANTS,
+    reporter: Reporter,
+) -> Subject:
+    """Write the pieces into ``folder``; those that are there already stay.
+
+    Args:
+        name: the backbone's. build: makes it with so many classes.
+
+    Raises:
+        MvpError: the folder holds the pieces of another subject, or the model cannot be exported.
+    """
+    import torch
+
+    from mvp_deploy.pruning.linear import linear_layers
+    from mvp_deploy.structure import analyze
+
+    model = build(CLASSES[0])
+    structure = analyze(model, torch.zeros(1, *input_size))
+    layers = tuple(layer for layer in linear_layers(model, structure.example) if layer in structure.axes)
+    if not layers:
+        raise StructureError(f"{name} has no convolution and no linear layer, so there is nothing to profile.")
+    subject = Subject(
+        FORMAT,
+        name,
+        layout(structure),
+        input_size,
+        precision,
+        form,
+        layers,
+        draw(structure, variants),
+    )
+    begin(folder, subject)
+    with reporter.progress("writing pieces") as step:
+        for number, counts in enumerate(subject.variants):
+            step(number, len(subject.variants))
+            if not (folder / f"{number:02}.json").exists():
+                full = build(CLASSES[number % len(CLASSES)])
+                found = _export(full, subject, counts, folder / f"{number:02}.onnx")
+                write_text(folder / f"{number:02}.json", json.dumps(asdict(found)))
+        step(len(subject.variants), len(subject.variants))
+    return subject
+
+
+def begin(folder: Path, subject: Subject) -> None:
+    """Make ``folder`` the subject's; go on in one that is."""
+    file = folder / SUBJECT
+    if file.exists():
+        if read_json(file, Subject, cure=CURE, versions=(FORMAT,)) != subject:
+            raise InputError(f"{folder} holds the unfinished profile of something else: finish that, or remove it.")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(asdict(subject)))
+
+
+def _export(full: nn.Module, subject: Subject, counts: Mapping[str, int], path: Path) -> Variant:
+    """One variant of the model, exported."""
+    import onnx
+    import torch
+
+    from mvp_deploy.exporters.onnx import export_onnx
+    from mvp_deploy.structure import KeepPlan, analyze
+
+    example = torch.zeros(1, *subject.input_size)
+    structure = analyze(full, example)
+    plan = KeepPlan({group.name: np.arange(group.size) < counts[group.name] for group in structure.groups})
+    small = _repeating(structure.prune(full, plan, check=False))
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        fp32 = export_onnx(small, example, Path(folder) / "fp32.onnx", {})
+        graph = onnx.load(fp32).graph
+        made = fp32 if subject.precision == "fp32" else _converted(fp32, subject, Path(folder) / "other.onnx")
+        made.replace(path)
+    sizes = shapes_of(structure, subject.layers, counts)
+    numbers = {name: int(np.prod(_sizes(structure, name, counts))) for name in subject.layers}
+    owners = _owners(graph, subject.layers, numbers)
+    return Variant(sizes, _kinds(graph, owners, len(sizes)), {label: owner for label, owner in _labels(graph, owners)})
+
+
+def shapes_of(structure: Structure, layers: tuple[str, ...], counts: Mapping[str, int]) -> tuple[Shape, ...]:
+    """Rows and columns of each layer's weight when the groups keep so many units."""
+    sizes = (_sizes(structure, name, counts) for name in layers)
+    return tuple((size[0], size[1] if len(size) > 1 else 1) for size in sizes)
+
+
+def _sizes(structure: Structure, name: str, counts: Mapping[str, int]) -> tuple[int, ...]:
+    from mvp_deploy.structure.axes import kept_size
+
+    by_atom = {structure._atoms[group]: count for group, count in counts.items()}
+    return tuple(kept_size(axis, by_atom) for axis in structure.axes[name])
+
+
+def _repeating(model: nn.Module) -> nn.Module:
+    """The model with weights that repeat after a few values: as fast, and they pack to almost nothing."""
+    import torch
+
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.numel() > PERIOD:
+                values = weight.flatten()[:PERIOD]
+                weight.copy_(values.repeat(-(-weight.numel() // PERIOD))[: weight.numel()].view_as(weight))
+    return model
+
+
+def _converted(fp32: Path, subject: Subject, out: Path) -> Path:
+    """The file in the subject's precision; accuracy is not asked for, since the weights say nothing."""
+    from mvp_deploy.calibration.convert import convert_fp16, convert_int8, measure
+    from mvp_deploy.calibration.guard import Limit
+    from mvp_deploy.calibration.images import CalibrationImages
+
+    rng = np.random.default_rng(0)
+    images = CalibrationImages(rng.standard_normal((2, *subject.input_size), np.float32), np.zeros(2, np.int64))
+    measured = measure(fp32, images)
+    if subject.precision == "fp16":
+        return convert_fp16(measured, out).path
+    return convert_int8(measured, out, Limit(lambda model: 1.0, 1), target=subject.form, method="minmax").path
+
+
+def _owners(graph: Any, layers: tuple[str, ...], numbers: Mapping[str, int]) -> list[int]:
+    """For each node, the layer whose kernel computes it: the last one that began, in the order of the graph."""
+    weights = {each.name: int(np.prod(each.dims)) for each in graph.initializer if len(each.dims) > 1}
+    owners, current, following = [], 0, 0
+    for node in graph.node:
+        sizes = [weights[name] for name in node.input if name in weights] if node.op_type in HEAVY else []
+        if sizes and following < len(layers) and sizes[0] == numbers[layers[following]]:
+            current, following = following, following + 1
+        owners.append(current)
+    if following < len(layers):
+        raise StructureError(f"{layers[following]} is not found in the exported graph, so it cannot be profiled.")
+    return owners
+
+
+def _labels(graph: Any, owners: list[int]) -> list[tuple[str, int]]:
+    names = [
+        (name, owner) for node, owner in zip(graph.node, owners, strict=True) for name in (node.name, *node.output)
+    ]
+    return [(name, owner) for name, owner in names if name]
+
+
+def _kinds(graph: Any, owners: list[int], layers: int) -> tuple[str, ...]:
+    """What each layer is but for its widths: its operators, attributes that are no widths, and the places computed."""
+    places = {
+        value.name: "x".join(str(dim.dim_value) for dim in value.type.tensor_type.shape.dim[2:])
+        for value in graph.value_info
+    }
+    kinds = [""] * layers
+    for node, owner in zip(graph.node, owners, strict=True):
+        details = [
+            str(list(attribute.ints))
+            for attribute in node.attribute
+            if node.op_type == "Conv" and attribute.name in ("kernel_shape", "strides", "dilations")
+        ]
+        grouped = any(attribute.name == "group" and attribute.i > 1 for attribute in node.attribute)
+        where = places.get(node.output[0], "") if node.op_type == "Conv" else ""
+        kinds[owner] += " ".join(filter(None, [node.op_type, "grouped" * grouped, *details, where])) + "; "
+    return tuple(kind[:2000] for kind in kinds)

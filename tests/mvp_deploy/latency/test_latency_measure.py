@@ -1,0 +1,174 @@
+"""Profiling: pieces of a real small net in the real runtimes, and a machine whose times are made up."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from fakes.profiles import blocks_of, chain, profile_by, structure_of
+
+from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.reporter import Silent
+from mvp_deploy.cli import main
+from mvp_deploy.latency import files, measure, pack, pieces
+from mvp_deploy.latency.format import Conditions, Subject, Variant
+from mvp_deploy.latency.model import fit
+
+SIZE = (3, 8, 8)
+ORT = Conditions("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Subject]:
+    folder = tmp_path_factory.mktemp("made") / "parts"
+    subject = pieces.make("chain", lambda classes: chain(16, 32), SIZE, folder, variants=4, reporter=Silent())
+    return folder, subject
+
+
+@pytest.fixture
+def parts(made: tuple[Path, Subject], tmp_path: Path) -> Path:
+    """A folder of the same pieces that a test may spoil."""
+    pack.pack(made[0], 4, tmp_path / "pieces.zip")
+    pack.unpack(tmp_path / "pieces.zip", tmp_path / "p.json.parts")
+    return tmp_path / "p.json.parts"
+
+
+def look(path: Path, variant: Variant, conditions: Conditions, size: object) -> tuple[float, tuple[float, ...]]:
+    """A machine that computes in eights, without noise."""
+    layers = tuple(blocks_of(8)(*shape) for shape in variant.shapes)
+    return 0.1 + sum(layers), layers
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_each_layer_of_a_real_runtime_gets_its_kernels(made: tuple[Path, Subject], runtime: str) -> None:
+    pytest.importorskip(runtime)
+    variant = Variant(**json.loads((made[0] / "00.json").read_text(encoding="utf-8")))
+    whole, layers = measure.timed(made[0] / "00.onnx", variant, Conditions(runtime), SIZE)
+    assert whole > 0
+    assert len(layers) == len(made[1].layers) == 3
+    assert all(ms > 0 for ms in layers)
+
+
+def test_variants_differ_in_widths_and_the_first_is_whole(made: tuple[Path, Subject]) -> None:
+    variants = [json.loads((made[0] / f"{n:02}.json").read_text(encoding="utf-8"))["shapes"] for n in range(4)]
+    assert variants[0] == [[16, 3], [32, 16], [4, 32]]
+    assert variants[1] == [[4, 3], [8, 4], [4, 8]]
+
+
+def test_a_kernel_belongs_to_the_longest_name_it_begins_with_or_follows() -> None:
+    labels = {"act": 0, "act_1": 1, "fc": 2}
+    kernels = [("act_nchwc", 1e-3), ("Reorder_token_3", 2e-3), ("act_1_nchwc", 4e-3), ("fc/MatMul", 8e-3)]
+    assert measure.by_layer(kernels, labels, 3) == (3.0, 4.0, 8.0)
+
+
+def test_a_killed_profile_goes_on_with_the_next_turn(parts: Path) -> None:
+    turns: list[str] = []
+
+    def dies_once(path: Path, *rest: object) -> tuple[float, tuple[float, ...]]:
+        turns.append(path.stem)
+        if len(turns) == 6:
+            raise KeyboardInterrupt
+        return look(path, *rest)  # type: ignore[arg-type]
+
+    with pytest.raises(KeyboardInterrupt):
+        measure.measure(parts, ORT, rounds=(3, 3), look=dies_once, reporter=Silent())
+    found = measure.measure(parts, ORT, rounds=(3, 3), look=dies_once, reporter=Silent())
+    assert turns == ["00", "01", "02", "03", "03", "02", "02", "01", "00", "00", "01", "02", "03"]
+    assert found.stable
+    assert fit(found).total([(16, 3), (32, 16), (4, 32)]) == pytest.approx(found.full_ms, rel=0.02)
+
+
+def test_half_timed_under_other_conditions_is_not_mixed(parts: Path) -> None:
+    def dies(*arguments: object) -> tuple[float, tuple[float, ...]]:
+        if (parts / "visits.json").exists():
+            raise KeyboardInterrupt
+        return look(*arguments)  # type: ignore[arg-type]
+
+    with pytest.raises(KeyboardInterrupt):
+        measure.measure(parts, ORT, look=dies, reporter=Silent())
+    with pytest.raises(InputError, match="half timed in onnxruntime on cpu, 1 thread, batch 1"):
+        measure.measure(parts, replace(ORT, threads=2), look=look, reporter=Silent())
+
+
+def test_a_noisy_machine_is_looked_at_longer_and_then_named(parts: Path) -> None:
+    turns = iter(range(1000))
+
+    def noisy(*arguments: object) -> tuple[float, tuple[float, ...]]:
+        ms, layers = look(*arguments)  # type: ignore[arg-type]
+        return ms * (1 + next(turns) % 7), layers
+
+    found = measure.measure(parts, ORT, rounds=(3, 5), look=noisy, reporter=Silent())
+    assert next(turns) == 5 * 4
+    assert not found.stable
+    assert "the machine was not quiet" in files.noisy(found)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda data: data | {"noise": float("nan")}, "damaged"),
+        (lambda data: data | {"layers": [{"weight": "x", "kernel": 99}]}, "a kernel that is not there"),
+        (lambda data: data | {"runs": [run | {"ms": -1.0} for run in data["runs"]]}, "must lie within"),
+        (lambda data: data | {"runs": [run | {"shapes": []} for run in data["runs"]]}, "one shape for each layer"),
+        (lambda data: data | {"format": 2}, "has format 2"),
+        (lambda data: data | {"more": 1}, "no version wrote"),
+    ],
+)
+def test_a_damaged_profile_is_refused_with_what_is_wrong(tmp_path: Path, spoil, told: str) -> None:
+    model = chain(16, 32)
+    data = spoil(asdict(profile_by(model, structure_of(model), blocks_of(8))))
+    (tmp_path / "p.json").write_text(json.dumps(data), encoding="utf-8")
+    with pytest.raises(InputError, match=told):
+        files.read(tmp_path / "p.json")
+
+
+def test_a_profile_survives_its_file(tmp_path: Path) -> None:
+    model = chain(16, 32)
+    profile = profile_by(model, structure_of(model), blocks_of(8))
+    (tmp_path / "p.json").write_text(json.dumps(asdict(profile)), encoding="utf-8")
+    assert files.read(tmp_path / "p.json") == profile
+
+
+def test_damaged_pieces_are_refused(parts: Path, tmp_path: Path) -> None:
+    whole = (tmp_path / "pieces.zip").read_bytes()
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("readme.txt", "nothing")
+    for name in ("cut.zip", "other.zip"):
+        with pytest.raises(InputError, match="damaged"):
+            pack.unpack(tmp_path / name, tmp_path / "out")
+    assert not (tmp_path / "out" / "subject.json").exists()
+
+
+def test_the_command_times_pieces_and_leaves_the_profile_alone(
+    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "timed", look)
+    out = tmp_path / "q.json"
+    result = CliRunner().invoke(main, ["profile", str(tmp_path / "pieces.zip"), "--out", str(out), "--json", "-q"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["full_ms"] == pytest.approx(files.read(out).full_ms)
+    assert {path.name for path in tmp_path.iterdir()} == {"pieces.zip", "q.json", "p.json.parts"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["resnet18", "--out", "profile.txt"], "must end in .json"),
+        (["pieces.zip", "--out", "more.zip"], "holds pieces already"),
+        (["nothing.zip", "--out", "p.json"], "does not exist"),
+        (["resnet18", "--out", "p.json", "--runtime", "abacus"], "no runtime 'abacus'"),
+        (["resnet18", "--out", "p.json", "--runtime", "litert"], "cannot be profiled|not installed"),
+    ],
+)
+def test_wrong_usage_is_told_before_any_work(arguments: list[str], told: str, tmp_path: Path, monkeypatch) -> None:
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["profile", *arguments])
+    assert result.exit_code in (2, 6)
+    assert re.search(told, result.output)
