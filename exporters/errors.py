@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
     LATENCY = 4  # a latency or size gate not met
     PARITY = 5  # an exported model disagrees with the one it came from
     ENVIRONMENT = 6  # a device, library or permission the machine lacks
+    DEVICE = 7  # a machine that is reached by ssh is away
 
 
 class MvpError(Exception):
@@ -57,11 +58,17 @@ class EnvironmentMissing(MvpError):
     code = ExitCode.ENVIRONMENT
 
 
+class DeviceAway(MvpError):
+    """A device is not reached, or the line to it broke."""
+
+    code = ExitCode.DEVICE
+
+
 class Busy(EnvironmentMissing):
     """Another process is at the same work."""
 
 
-_KINDS = (MvpError, InputError, AccuracyError, LatencyError, ParityError, EnvironmentMissing)
+_KINDS = (MvpError, InputError, AccuracyError, LatencyError, ParityError, EnvironmentMissing, DeviceAway)
 
 
 def error_of(message: str, code: int) -> MvpError:

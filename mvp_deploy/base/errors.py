@@ -3,6 +3,7 @@
 from mvp_deploy.exporters.errors import (
     AccuracyError,
     Busy,
+    DeviceAway,
     EnvironmentMissing,
     ExitCode,
     InputError,
@@ -16,6 +17,7 @@ from mvp_deploy.exporters.errors import (
 __all__ = [
     "AccuracyError",
     "Busy",
+    "DeviceAway",
     "EnvironmentMissing",
     "ExitCode",
     "InputError",

@@ -25,7 +25,8 @@ def of_bundle(bundle: Bundle, built: Sequence[ModelFile] = ()) -> list[Candidate
 
     def candidate(file: ModelFile) -> Candidate:
         path = bundle.path / file.file
-        expected = Expected(samples["images"], samples[file.model], file.tolerance, exact=file.precision == "fp32")
+        exact = file.precision == "fp32"
+        expected = Expected(samples["images"], samples[file.model], file.tolerance, exact, samples["labels"])
         return Candidate(
             file.model,
             file.precision,

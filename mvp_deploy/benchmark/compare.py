@@ -19,7 +19,7 @@ from mvp_deploy.benchmark.measure import Settings, Timing, speed_up, timing
 from mvp_deploy.benchmark.memory import memory
 from mvp_deploy.benchmark.runner import Runner, logits, open_runner
 from mvp_deploy.benchmark.statistics import Interval
-from mvp_deploy.exporters.parity import Parity, check_parity, compare
+from mvp_deploy.exporters.parity import check_parity, compare
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,7 @@ class Expected:
     logits: np.ndarray
     tolerance: float
     exact: bool = True  # of every image; reduced precisions may have strays (exporters.parity)
+    labels: np.ndarray | None = None  # int64 [n], where they are known
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,8 @@ class Row:
     speed_up: Interval | None = None  # against the baseline; None for a baseline itself
     parity: Amount | None = None  # here, on the bundle's samples
     agreement: Share | None = None  # share of the samples that get PyTorch's class here
+    accuracy_here: Share | None = None  # on the bundle's samples, measured here
+    samples: Count | None = None  # how many those are
     memory: Count | None = None  # bytes, as benchmark.memory says
     error: str | None = None
     code: ExitCode = ExitCode.OK
@@ -72,7 +75,7 @@ class Row:
 @dataclass(frozen=True)
 class Benchmark:
     rows: tuple[Row, ...]
-    environment: dict[str, object]  # the machine; ``others``: cores that other processes kept busy, None where not told
+    environment: dict[str, Any]  # the machine; ``others``: cores that other processes kept busy, None where not told
 
     @property
     def disturbed(self) -> bool:
@@ -135,10 +138,8 @@ def _checked(
     row = _row(candidate, candidates[candidate.baseline], size)
     try:
         with closing(open_runner(candidate.path, candidate.runtime, threads=threads, device=device)) as runner:
-            parity = _parity(runner, candidate, size, seed)
             named = replace(row, runtime=runner.name, details=dict(runner.details))
-            if parity is not None:
-                named = replace(named, parity=parity.relative, agreement=parity.agreement)
+            named = replace(named, **_checks(runner, candidate, size, seed))
         took = memory(candidate.path, candidate.runtime, batch_size=size, threads=threads, device=device)
         return replace(named, memory=took)
     except Exception as error:  # whatever a runtime raises; it must not look like success
@@ -176,15 +177,20 @@ def _row(candidate: Candidate, baseline: Candidate, size: int) -> Row:
     )
 
 
-def _parity(runner: Runner, candidate: Candidate, size: int, seed: int) -> Parity | None:
-    """Refuse a model that does not give what it should; gives its parity, where there is a reference."""
+def _checks(runner: Runner, candidate: Candidate, size: int, seed: int) -> dict[str, Any]:
+    """Refuse a model that does not give what it should; gives what a row says of it, where there is a reference."""
     expected = candidate.expected
     if expected is None:
-        found = logits(runner, noise(runner, size, seed), size)
-        compare(found, found)  # refuses what is not finite
-        return None
+        given = logits(runner, noise(runner, size, seed), size)
+        compare(given, given)  # refuses what is not finite
+        return {}
     got = logits(runner, expected.images, size)
-    return check_parity(expected.logits, got, expected.tolerance, exact=expected.exact)
+    parity = check_parity(expected.logits, got, expected.tolerance, exact=expected.exact)
+    found = {"parity": parity.relative, "agreement": parity.agreement}
+    if expected.labels is None:
+        return found
+    right = float((got.argmax(1) == expected.labels).mean())
+    return {**found, "accuracy_here": right, "samples": len(expected.labels)}
 
 
 def size_of(path: Path) -> int:

@@ -2,29 +2,36 @@
 
 from mvp_deploy.bundle.format import (
     BUILT,
+    DEVICES,
     MANIFEST,
     MAX_SAMPLES,
     SIGNATURE,
     Bundle,
     ModelFile,
+    digest,
     inside,
     is_bundle,
+    listed,
     read,
     verify,
     write_arrays,
     write_json,
 )
-from mvp_deploy.bundle.write import own_names, withdraw, writing
+from mvp_deploy.bundle.write import add, own_names, withdraw, writing
 
 __all__ = [
     "BUILT",
+    "DEVICES",
     "MANIFEST",
     "MAX_SAMPLES",
     "SIGNATURE",
     "Bundle",
     "ModelFile",
+    "add",
+    "digest",
     "inside",
     "is_bundle",
+    "listed",
     "own_names",
     "read",
     "verify",

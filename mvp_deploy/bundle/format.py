@@ -9,6 +9,7 @@
     calibration.npz     training images, prepared: what the ranges of fp16 and int8 models were measured on
     samples.npz         held-out images, prepared, with labels and the PyTorch models' logits, for parity
     measurements.json   latencies measured before the bundle was written
+    devices/NAME.json   what was measured on a device later
     example.py          classifies an image with numpy, Pillow and onnxruntime alone
     model.sig           the owner's signature of all this, where it was signed; not in the manifest
     built/              what was built from it on the machine where it lies (engines); not in the manifest
@@ -18,6 +19,7 @@ Needs numpy alone: a device reads and verifies bundles.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
@@ -55,6 +57,7 @@ CURE = "copy the bundle again, or export it again"
 MANIFEST = "manifest.json"
 SIGNATURE = "model.sig"  # OpenSSF Model Signing's usual name
 BUILT = "built"
+DEVICES = "devices"  # the folder of what was measured on devices, a file for each
 MAX_SAMPLES = 64
 # How far logits may be from PyTorch's at most, whatever a bundle says: exporters' and engines' tolerances lie within.
 LOOSEST = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.3}
@@ -161,6 +164,16 @@ def read(path: str | os.PathLike[str]) -> Bundle:
         if model.file not in known:
             raise InputError(f"{file} names {model.file!r}, which is not of the bundle: do not trust it.")
     return Bundle(path, info, read_json(path / "labels.json", Classes, cure=CURE), models)
+
+
+def digest(path: Path) -> str:
+    """A checksum of what a bundle is made of: its files, but for what was measured with it."""
+    files = {
+        name: file.sha256
+        for name, file in listed(path).items()
+        if name != "measurements.json" and not name.startswith(f"{DEVICES}/")
+    }
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def is_bundle(path: Path) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -38,11 +39,40 @@ def writing(path: str | os.PathLike[str], seal: Callable[[Path], None] | None = 
         with writing_errors(path):
             (fresh / "example.py").write_text(_example(), encoding="utf-8")
             files = {
-                name: {"sha256": sha256(fresh / name), "bytes": (fresh / name).stat().st_size} for name in names(fresh)
+                name: {"sha256": sha256(fresh / name), "bytes": (fresh / name).stat().st_size}
+                for name in names(fresh)
+                if not name.startswith(f"{BUILT}/")
             }
             write_json(fresh / MANIFEST, {"format": FORMAT, "files": files})
         if seal is not None:
             seal(fresh)
+
+
+def add(path: Path, files: Mapping[str, bytes], seal: Callable[[Path], None] | None = None) -> None:
+    """Put more files, named with slashes, into a bundle and its manifest: all of them or none.
+
+    What was built in it stays. A signature goes, unless ``seal`` signs again.
+
+    Raises:
+        MvpError: as `writing` does.
+    """
+    path = Path(os.path.realpath(path))
+    with writing(path, seal) as fresh, writing_errors(path):
+        made = shutil.ignore_patterns(MANIFEST, SIGNATURE, "example.py")  # by ``writing``
+        shutil.copytree(path, fresh, dirs_exist_ok=True, copy_function=_link, ignore=made)
+        for name, content in files.items():
+            target = inside(fresh, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)  # the old bundle may share it
+            target.write_bytes(content)
+
+
+def _link(source: str, target: str) -> None:
+    """The same content under another name; a copy where the file system has no links."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _example() -> str:

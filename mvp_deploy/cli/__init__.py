@@ -21,7 +21,7 @@ from mvp_deploy.base.errors import ExitCode, MvpError, of_system
 
 NAMES = (
     "demo", "doctor", "bank", "prune", "export", "predict", "evaluate", "profile", "bench", "verify", "build", "check",
-    "structure", "init", "run", "schema",
+    "structure", "init", "run", "devices", "schema",
 )  # fmt: skip
 DEVICE = ("click", "filelock", "numpy", "onnxruntime", "PIL")  # what the base install brings; [train] brings the rest
 
@@ -87,5 +87,5 @@ def main(debug: bool) -> None:
     mvp-deploy predict BUNDLE photo.jpg
 
     Exit codes: 0 done, 1 unexpected error, 2 usage or input, 3 accuracy, 4 latency or size, 5 parity,
-    6 environment.
+    6 environment, 7 a device is away.
     """

@@ -10,6 +10,7 @@ import click
 from mvp_deploy.base.bounds import DURATION, THREADS
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._on import Fleet, forwarded, on_options
 from mvp_deploy.cli._types import BATCHES, PRECISION, Number
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
     help="Of ONNX Runtime; one row for each.  [default: as --device]",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write the result as JSON to this file as well.")
+@click.option(
+    "--sign-key", type=click.Path(path_type=Path), help="With --on: sign the bundle and what was measured (PEM)."
+)
+@on_options
 @common_options
 def command(
     models: tuple[Path, ...],
@@ -46,6 +51,8 @@ def command(
     precision: tuple[str, ...],
     provider: tuple[str, ...],
     out: Path | None,
+    sign_key: Path | None,
+    fleet: Fleet | None,
     device: str,
     seed: int,
     console: Console,
@@ -58,11 +65,15 @@ def command(
     outputs are not what they should be is not timed; a row without a time says why, and the exit code is then not 0.
     Times taken while other processes were busy are marked as disturbed.
 
+    With --on the models of BUNDLE are timed on those devices, all at once, and what is found goes into the bundle as
+    devices/NAME.json. The exit code is 7 where a device is away.
+
     \b
     Examples:
       mvp-deploy bench bundles/dogs --batch 1,8,32
       mvp-deploy bench bundles/dogs --runtime onnxruntime --precision int8 --provider cpu --provider cuda
       mvp-deploy bench unpruned.onnx pruned.onnx other.onnx --threads 1 --json
+      mvp-deploy bench bundles/dogs --on pi5,orin
     """
     import json
 
@@ -75,6 +86,9 @@ def command(
 
     if not batch:
         raise InputError("there is nothing to time without a batch size: give --batch 1, or several as 1,8,32.")
+    if fleet is not None:
+        _on_devices(models, fleet, out, sign_key, console)
+        return
     if len(models) == 1 and bundle.is_bundle(models[0]):
         opened = bundle.read(models[0])
         candidates = of_bundle(opened, engines_of(opened, device))
@@ -102,6 +116,35 @@ def command(
         write_text(out, json.dumps(result.to_json(), indent=2) + "\n")
     if error := result.failure():
         raise error
+
+
+def _on_devices(
+    models: tuple[Path, ...], fleet: Fleet, out: Path | None, sign_key: Path | None, console: Console
+) -> None:
+    import json
+    from dataclasses import asdict
+
+    from mvp_deploy.base.files import write_text
+    from mvp_deploy.remote.measured import keep, measure, require_key
+    from mvp_deploy.report.devices import side_by_side
+
+    if len(models) > 1:
+        raise InputError("--on times the models of one bundle: give its folder alone.")
+    (bundle,) = models
+    require_key(bundle, sign_key)
+    options = forwarded(but=("out", "sign_key"))
+    found = fleet.each(lambda name, device: measure(name, device, bundle, options, console), console)
+    measured = {name: each for name, (each, _) in found.results.items()}
+    keep(bundle, measured, sign_key)
+    columns = side_by_side(measured, found.gaps)
+    console.table(*columns.table())
+    for line in columns.remarks():
+        console.show(line)
+    result = {"devices": {name: asdict(each) for name, each in measured.items()}, "missing": found.gaps}
+    console.result(result)
+    if out is not None:
+        write_text(out, json.dumps(result, indent=2) + "\n")
+    found.end([error for _, error in found.results.values() if error])
 
 
 def show(result: Benchmark, console: Console) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from mvp_deploy.base import yamlfile
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.pipeline import config, yamlfile
+from mvp_deploy.pipeline import config
 from mvp_deploy.pipeline.config import SHARED, Config, Section
 
 Location = tuple[str | int, ...]
@@ -60,7 +61,7 @@ def _told(path: Path, root: yaml.Node, changed: Sequence[Location], data: Any, p
     """A validation error as 'FILE, line N: key: what is wrong'."""
     where = _own(data, tuple(part for part in problem["loc"] if part != "[key]"))
     key = ".".join(map(str, where)) or "the file"
-    place = f"{path}, line {_line(root, where)}"
+    place = f"{path}, line {yamlfile.line_of(root, where)}"
     if any(where[: len(at)] == at[: len(where)] for at in changed):
         place = "--set"
     message = problem["msg"].removeprefix("Value error, ")
@@ -83,23 +84,6 @@ def _own(data: Any, where: Location) -> Location:
         if not isinstance(own, dict) or where[3] not in own:
             return where[2:]
     return where
-
-
-def _line(node: yaml.Node, where: Location) -> int:
-    """The line of the deepest key on the way that the file has."""
-    line = node.start_mark.line
-    for part in where:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
-            if found is None:
-                break
-            line, node = found[0].start_mark.line, found[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line
-        else:
-            break
-    return int(line) + 1
 
 
 def _known() -> set[str]:

@@ -20,6 +20,7 @@ T = TypeVar("T")
 WORST = (
     ExitCode.ERROR,
     ExitCode.ENVIRONMENT,
+    ExitCode.DEVICE,
     ExitCode.INPUT,
     ExitCode.PARITY,
     ExitCode.ACCURACY,

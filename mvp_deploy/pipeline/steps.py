@@ -143,10 +143,10 @@ def is_done(work: Work, step: str, step_key: str) -> bool:
 
 
 def _given(output: Path) -> str:
-    """A checksum of what a step gave. A bundle's is that of its manifest: what is built in it later does not count."""
+    """A checksum of what a step gave. Of a bundle, what is built or measured with it later does not count."""
     if not (output / bundle.MANIFEST).is_file():
         return content(str(output))
-    return key(manifest=sha256(output / bundle.MANIFEST), signed=signing.is_signed(output), wrong=bundle.verify(output))
+    return key(files=bundle.digest(output), signed=signing.is_signed(output), wrong=bundle.verify(output))
 
 
 def once(work: Work, step: str, step_key: str, action: Callable[[], bool | None]) -> Done:

@@ -20,8 +20,8 @@ from fuzz.mutate import contents, fields, odd_files, remove
 from fuzz.targets import Target, all_targets, refused, reseal
 from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.formats import Malformed, loads
+from mvp_deploy.base.yamlfile import NotYaml, parse
 from mvp_deploy.cli import main
-from mvp_deploy.pipeline.yamlfile import NotYaml, parse
 
 FILES = (
     "manifest.json", "bundle.json", "labels.json", "samples.npz", "measurements.json", "run.json", "bank.json",

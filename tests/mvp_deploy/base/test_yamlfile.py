@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mvp_deploy.pipeline.yamlfile import NotYaml, parse
+from mvp_deploy.base.yamlfile import NotYaml, parse
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,23 @@ def parse(text: str) -> tuple[yaml.Node | None, Any]:
         raise NotYaml(told, None if mark is None else mark.line + 1) from error
     except Exception as error:  # dates, numbers and tags without sense raise whatever they meet
         raise NotYaml(f"this is not YAML ({str(error).splitlines()[0][:200]})", None) from error
+
+
+def line_of(node: yaml.Node, where: Sequence[str | int]) -> int:
+    """The line of the deepest key on the way that the file has."""
+    line = node.start_mark.line
+    for part in where:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            break
+    return int(line) + 1
 
 
 class NotYaml(ValueError):

@@ -1,0 +1,110 @@
+"""--on: the same command, carried out on devices of devices.yaml."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from mvp_deploy.base.errors import DeviceAway, MvpError, error_of
+from mvp_deploy.cli._common import Console
+from mvp_deploy.cli._types import Listed
+
+if TYPE_CHECKING:
+    from mvp_deploy.remote.inventory import Device, Inventory
+
+T = TypeVar("T")
+LOCAL = ("on", "inventory", "allow_missing", "as_json", "quiet")  # what is not passed on
+
+
+@dataclass(frozen=True)
+class Found(Generic[T]):
+    """What work on several devices came to: results, and why the others have none."""
+
+    results: dict[str, T]
+    errors: dict[str, MvpError]
+    allow_missing: bool
+
+    @property
+    def gaps(self) -> dict[str, str]:
+        return {name: str(error) for name, error in self.errors.items()}
+
+    def end(self, more: Iterable[MvpError] = ()) -> None:
+        """Raise what the command ends with: any error, but of a device that is away and may be."""
+        away = [error for error in self.errors.values() if self.allow_missing and isinstance(error, DeviceAway)]
+        failed = [*(error for error in self.errors.values() if error not in away), *more]
+        if failed:
+            raise error_of("\n".join(map(str, failed)), failed[0].code)
+        if not self.results:
+            raise DeviceAway("no device was there: nothing was done.")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The devices a command is for."""
+
+    devices: Inventory
+    allow_missing: bool
+
+    def each(self, work: Callable[[str, Device], T], console: Console) -> Found[T]:
+        """What the work gives on each device, at once on all."""
+        from mvp_deploy.remote.session import on_each
+
+        came_to = on_each(self.devices, work)
+        errors = {name: each for name, each in came_to.items() if isinstance(each, MvpError)}
+        if self.allow_missing:
+            for error in errors.values():
+                console.warn(str(error))
+        results = {name: each for name, each in came_to.items() if not isinstance(each, MvpError)}
+        return Found(results, errors, self.allow_missing)
+
+
+def on_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --on, --devices and --allow-missing; the command receives ``fleet: Fleet | None``."""
+
+    @click.option("--on", default="", type=Listed(click.STRING), metavar="NAME,TAG,…",
+                  help="Do it on these devices of devices.yaml, reached by ssh.  [default: here]")  # fmt: skip
+    @inventory_option
+    @click.option("--allow-missing", is_flag=True, help="A device that is away is a named gap, and no failure.")
+    @functools.wraps(function)
+    def command(on: tuple[str, ...], inventory: Path, allow_missing: bool, **arguments: Any) -> Any:
+        fleet = None
+        if on:
+            from mvp_deploy.remote.inventory import chosen, load
+
+            fleet = Fleet(chosen(load(inventory), on), allow_missing)
+        return function(fleet=fleet, **arguments)
+
+    return command
+
+
+def inventory_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    option = click.option(
+        "--devices", "inventory", default="devices.yaml", show_default=True, envvar="MVP_DEVICES",
+        type=click.Path(path_type=Path), help="The file that says how devices are reached.",
+    )  # fmt: skip
+    return option(function)
+
+
+def forwarded(but: Collection[str] = ()) -> list[str]:
+    """The options of the running command as they were given, for the same command elsewhere; arguments are left out."""
+    context = click.get_current_context()
+    found: list[str] = []
+    for option in context.command.params:
+        name = str(option.name)
+        given = context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        if not isinstance(option, click.Option) or not given or name in (*LOCAL, *but):
+            continue
+        value, flag = context.params[name], option.opts[0]
+        if option.is_flag:
+            found += [flag] if value else []
+        elif option.multiple:
+            found += [part for each in value for part in (flag, str(each))]
+        else:
+            found += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return found

@@ -1,0 +1,99 @@
+"""mvp-deploy devices: the machines that --on reaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._on import inventory_option
+
+
+@click.group()
+def command() -> None:
+    """Devices that are reached by ssh, for --on: which there are, and what they lack.
+
+    \b
+    Examples:
+      mvp-deploy devices add pi5 pi@pi5.local --tag arm
+      mvp-deploy devices doctor pi5
+      mvp-deploy bench bundles/dogs --on pi5
+    """
+
+
+@command.command()
+@click.argument("name")
+@click.argument("address")
+@click.option("--port", type=int, help="ssh's.  [default: ssh's own]")
+@click.option("--python", help="The Python there that has the runtime, as ~/venv/bin/python.  [default: python3]")
+@click.option("--workdir", help="Where files are kept there.  [default: ~/.cache/mvp-deploy-device]")
+@click.option("--threads", type=int, help="CPU threads of each runtime there.  [default: one per core]")
+@click.option("--tag", "tags", multiple=True, help="A name for several devices (may be given again).")
+@inventory_option
+def add(name: str, address: str, inventory: Path, tags: tuple[str, ...], **given: Any) -> None:
+    """Write the device NAME, reached as ADDRESS (user@host, or a Host of ~/.ssh/config), into devices.yaml.
+
+    Nothing is asked of it yet: `mvp-deploy devices doctor NAME` does that.
+    """
+    from mvp_deploy.remote.inventory import add
+
+    told = {key: value for key, value in given.items() if value is not None}
+    add(inventory, name, {"address": address, **told, **({"tags": list(tags)} if tags else {})})
+    click.echo(f"{name} is in {inventory}. Next: mvp-deploy devices doctor {name}")
+
+
+@command.command("list")
+@inventory_option
+@output_options
+def list_(inventory: Path, console: Console) -> None:
+    """The devices of devices.yaml; none of them is reached for it."""
+    from mvp_deploy.remote.inventory import load
+
+    found = load(inventory)
+    rows = [
+        (name, each.address + (f":{each.port}" if each.port else ""), each.python, ", ".join(each.tags))
+        for name, each in found.items()
+    ]
+    console.table(("device", "address", "python", "tags"), rows)
+    console.result({name: each.model_dump(mode="json") for name, each in found.items()})
+
+
+@command.command()
+@click.argument("names", nargs=-1, required=True)
+@inventory_option
+@output_options
+def doctor(names: tuple[str, ...], inventory: Path, console: Console) -> None:
+    """Say what the devices NAMES (or tags) are, and the line to run there for what they lack. Installs nothing.
+
+    The exit code is 6 where a device lacks what every command needs, and 7 where one is away.
+    """
+    from dataclasses import asdict
+
+    from mvp_deploy.base.errors import MvpError, error_of
+    from mvp_deploy.remote.doctor import examine
+    from mvp_deploy.remote.inventory import chosen, load
+    from mvp_deploy.remote.session import on_each
+
+    found = on_each(chosen(load(inventory), names), lambda name, device: examine(name, device, console))
+    wrong: list[MvpError] = []
+    for name, findings in found.items():
+        if isinstance(findings, MvpError):
+            wrong.append(findings)
+            continue
+        width = max(len(finding.name) for finding in findings)
+        console.show(name)
+        for finding in findings:
+            console.show(f"  {finding.state:<7}  {finding.name:<{width}}  {finding.detail}")
+            if finding.cure:
+                console.show(f"  {'':<7}  {'':<{width}}  -> {finding.cure}")
+        wrong += [error for finding in findings if (error := finding.error(name))]
+    console.result(
+        {
+            name: {"error": str(each)} if isinstance(each, MvpError) else {"findings": [asdict(one) for one in each]}
+            for name, each in found.items()
+        }
+    )
+    if wrong:
+        raise error_of("\n".join(map(str, wrong)), wrong[0].code)

@@ -1,0 +1,137 @@
+"""What was measured with a bundle on a device: the file devices/NAME.json in the bundle."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from mvp_deploy import bundle as bundles
+from mvp_deploy.base.board import Board, State
+from mvp_deploy.base.errors import InputError, MvpError
+from mvp_deploy.base.formats import Count, Malformed, Sha256, Within, Word, parse, read_json
+from mvp_deploy.base.reporter import Named, Reporter
+from mvp_deploy.benchmark.format import Times
+from mvp_deploy.bundle import DEVICES, signing
+from mvp_deploy.remote.command import carry_out
+from mvp_deploy.remote.inventory import Device
+from mvp_deploy.remote.session import Session, session
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A benchmark of a bundle's models on one device, and how the board was before and after."""
+
+    format: int
+    device: Word
+    bundle: Annotated[str, Within(0, 4096)]  # its name
+    digest: Sha256  # of what it is made of, as `bundle.digest` has it
+    time: str  # by the workstation's clock
+    board: Board
+    before: State
+    after: State
+    throttled: tuple[str, ...]  # what lowered the clocks meanwhile, in the last of ``tries``
+    tries: Count
+    times: Times
+
+
+def measure(
+    name: str, device: Device, bundle: Path, options: Sequence[str], reporter: Reporter
+) -> tuple[Measured, MvpError | None]:
+    """Time the bundle's models on the device, and what the command ended with where a model failed.
+
+    Args:
+        options: of `mvp-deploy bench`.
+
+    Raises:
+        MvpError: (DEVICE) it is away; (ENVIRONMENT) it cannot do it; or whatever ended the command before it timed.
+    """
+    with session(name, device, reporter) as there:
+        return measure_in(there, bundle, options, reporter)
+
+
+def measure_in(
+    there: Session, bundle: Path, options: Sequence[str], reporter: Reporter
+) -> tuple[Measured, MvpError | None]:
+    """The same in a session that is there."""
+    name, files, digest = there.name, files_of(bundle), bundles.digest(bundle)
+    arguments = ["bench", "bundle", *defaults(there.device, options), *options, "--json"]
+    done = carry_out(there, arguments, files, reporter=Named(reporter, name, bars=False), repeat=True, power=True)
+    if done.output is None:
+        raise done.error or MvpError(f"{name} timed nothing and says nothing: run again with --debug.")
+    try:
+        times = parse(Times, done.output)
+    except Malformed as error:
+        raise MvpError(f"{name} gave a benchmark that is not ours ({error}): run again.") from error
+    answer = done.answer
+    measured = Measured(
+        FORMAT,
+        name,
+        bundle.resolve().name,
+        digest,
+        time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        answer.board,
+        answer.before,
+        answer.after,
+        answer.throttled,
+        answer.tries,
+        times,
+    )
+    if answer.throttled:
+        reporter.warn(
+            f"{name}: its clocks were lowered while it was timed, {answer.tries} times over "
+            f"({', '.join(answer.throttled)}): the times are no result. Give it cooling or more power."
+        )
+    return measured, done.error
+
+
+def defaults(device: Device, options: Sequence[str]) -> list[str]:
+    """What devices.yaml says of a device's threads and --device, unless the options do."""
+    said = {"--threads": device.threads, "--device": device.device}
+    return [
+        part for key, value in said.items() if value is not None and key not in options for part in (key, str(value))
+    ]
+
+
+def files_of(bundle: Path) -> dict[str, Path | bytes]:
+    """A bundle's files as a session sends them, under ``bundle/``; what was built in it too.
+
+    Raises:
+        MvpError: it is no bundle, or not as it was written.
+    """
+    bundles.read(bundle)
+    built = (file.relative_to(bundle).as_posix() for file in sorted((bundle / bundles.BUILT).rglob("*")))
+    names = [bundles.MANIFEST, *bundles.listed(bundle), *(name for name in built if not name.endswith("/.lock"))]
+    return {f"bundle/{name}": bundle / name for name in names if (bundle / name).is_file()}
+
+
+def keep(bundle: Path, found: Mapping[str, Measured], key: Path | None) -> None:
+    """Put what was measured into the bundle, and sign it again where there is a key."""
+    files = {f"{DEVICES}/{name}.json": content(each) for name, each in found.items()}
+    if files:
+        bundles.add(bundle, files, None if key is None else partial(signing.sign, private_key=key))
+
+
+def require_key(bundle: Path, key: Path | None) -> None:
+    """Refuse to measure what could then not be signed."""
+    if key is not None:
+        signing.public_half(key)
+    elif signing.is_signed(bundle):
+        raise InputError(f"{bundle} is signed: give --sign-key, so that it is signed with what is measured.")
+
+
+def content(measured: Measured) -> bytes:
+    return json.dumps(asdict(measured), indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+
+def kept(bundle: Path) -> dict[str, Measured]:
+    """What was measured with a bundle on devices, by their names."""
+    files = sorted((bundle / DEVICES).glob("*.json"))
+    found = [read_json(file, Measured, cure="measure again", versions=(FORMAT,)) for file in files]
+    return {each.device: each for each in found}
