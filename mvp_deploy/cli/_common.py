@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,7 +103,14 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str
 
 
 def _lines(label: str) -> Step:
-    return quarters(lambda done, total, loss: click.echo(f"{label}: {done}/{total}{_loss(loss)}", err=True))
+    began = time.monotonic()
+
+    def tell(done: int, total: int, loss: float | None) -> None:
+        left = (time.monotonic() - began) * (total - done) / done if done else 0.0
+        soon = f", about {left:.0f} s left" if left > 1 else ""
+        click.echo(f"{label}: {done}/{total}{_loss(loss)}{soon}", err=True)
+
+    return quarters(tell)
 
 
 def _loss(loss: float | None) -> str:
@@ -118,9 +126,10 @@ def _rich() -> bool:
 @contextmanager
 def _bar(label: str) -> Iterator[Step]:
     from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    times = TimeElapsedColumn(), TimeRemainingColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
     with Progress(*columns, TextColumn("{task.fields[loss]}"), console=RichConsole(stderr=True)) as progress:
         bar = progress.add_task(label, total=None, loss="")
 
