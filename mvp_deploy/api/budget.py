@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+from torch import nn
+
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.base.reporter import Silent
+from mvp_deploy.latency import files
+from mvp_deploy.latency.format import Profile
+from mvp_deploy.latency.meet import Meeting, Met, Target, timer
+from mvp_deploy.pruning.budget import Budget, Scores, keep_best
+from mvp_deploy.structure import KeepPlan, Structure
+
+Timed = tuple[Target, Profile]
 
 
 def budget_of(keep: float | None, macs: float | None, params: float | None, round_to: int) -> Budget:
@@ -13,3 +25,34 @@ def budget_of(keep: float | None, macs: float | None, params: float | None, roun
         raise InputError("Say how much stays by one of macs=, params= and keep=, a fraction above 0 and at most 1.")
     ((of, fraction),) = asked.items()
     return Budget(fraction, of, round_to)  # type: ignore[arg-type]
+
+
+def target_of(
+    latency: float | None,
+    speed_up: float | None,
+    on: str | os.PathLike[str] | Profile | None,
+    *others: float | None,
+) -> Timed | None:
+    """How fast, and by which profile; None where no time is asked for. Raises MvpError for what excludes each other."""
+    if latency is None and speed_up is None:
+        if on is not None:
+            raise InputError("A profile (on=) needs a time: give latency= in milliseconds, or speed_up=.")
+        return None
+    if any(other is not None for other in others):
+        raise InputError("Say how much stays by one of macs=, params=, keep=, latency= and speed_up=.")
+    target = Target(latency, speed_up)
+    if on is None:
+        raise InputError(
+            "A time needs a profile of the backbone: write one with `mvp-deploy profile`, and give it as on=."
+        )
+    return target, on if isinstance(on, Profile) else files.read(Path(on))
+
+
+def in_time(
+    full: nn.Module, parts: Structure, scores: Scores, timed: Timed, round_to: int, seed: int
+) -> tuple[KeepPlan, Met | None]:
+    """The plan that meets a time, and how it was met."""
+    target, profile = timed
+    found = timer(parts, full, profile)
+    meeting = Meeting(parts, profile, target, round_to=round_to, timer=found, reporter=Silent())
+    return keep_best(parts, scores, meeting(scores), seed=seed), meeting.met

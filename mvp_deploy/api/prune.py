@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from mvp_deploy import backbones, structure
-from mvp_deploy.api.budget import budget_of
+from mvp_deploy.api.budget import budget_of, in_time, target_of
 from mvp_deploy.api.data import as_task, held_out_images, training_images
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.backbones.backbone import preprocessing_of, recognise
 from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base.devices import resolve
 from mvp_deploy.base.errors import InputError
+from mvp_deploy.latency.format import Profile
+from mvp_deploy.latency.meet import Met
 from mvp_deploy.pruning import knapsack, reconstruction
 from mvp_deploy.pruning.budget import Budget, keep_best, units_kept
 from mvp_deploy.pruning.head import classifier, solve_head
@@ -35,7 +37,7 @@ class Report:
 
     params, macs: of the smaller model; full_params, full_macs: of the one it was made from; macs for one image.
     units: the fraction of units kept. accuracy, full_accuracy: on the held-out images, 0..1, untuned; None without
-    any. frozen: the share of weights that could not shrink.
+    any. frozen: the share of weights that could not shrink. latency: how a budget of time was met; None without one.
     """
 
     params: int
@@ -46,9 +48,10 @@ class Report:
     frozen: float
     accuracy: float | None
     full_accuracy: float | None
+    latency: Met | None = None
 
     def __str__(self) -> str:
-        sizes = (
+        sizes = (f"{self.latency}; " if self.latency else "") + (
             f"{self.macs / self.full_macs:.0%} of the MACs, {self.params / self.full_params:.0%} of the parameters, "
             f"{self.units:.0%} of the units"
         )
@@ -81,6 +84,9 @@ def prune(
     macs: float | None = None,
     params: float | None = None,
     keep: float | None = None,
+    latency: float | None = None,
+    speed_up: float | None = None,
+    on: str | os.PathLike[str] | Profile | None = None,
     validation: Any = None,
     pretrained: bool = False,
     weights: Any = None,
@@ -104,6 +110,9 @@ def prune(
         data: what to prune for: a DataLoader, a Dataset, tensors ``(x, y)``, a folder, a task's name, or a task.
         macs, params, keep: how much stays, a fraction in (0, 1] of multiply-accumulates, parameters or units: one of
             them.
+        latency, speed_up, on: or milliseconds, or how many times faster, as measured on the device, runtime and
+            precision of a profile that `mvp-deploy profile` wrote; on the profile's machine the smaller model is
+            timed, and chosen again where it misses.
         validation: images that judge the result, in any of the forms of ``data``; a task has its own.
         criterion: what a unit is worth: 'obs' (the rise in loss that its removal brings when the rest makes up for
             it), 'taylor', 'activation', 'magnitude' or 'random'.
@@ -125,7 +134,7 @@ def prune(
         >>> result.model(x).shape, result.report.macs <= 0.5 * result.report.full_macs
         (torch.Size([64, 4]), True)
     """
-    budget = budget_of(keep, macs, params, round_to)
+    budget = target_of(latency, speed_up, on, keep, macs, params) or budget_of(keep, macs, params, round_to)
     place = resolve(str(device))
     task = as_task(data)
     backbone = None
@@ -151,13 +160,18 @@ def prune(
         train = replace(train, labels=torch.cat([full(x).argmax(1) for x, _ in train.batches(64)]).detach())
     example = next(iter(train.batches(2)))[0]
     parts = analyze(full, example)
-    plan = choose(full, parts, train, budget, criterion=criterion, seed=seed)
+    met = None
+    if isinstance(budget, Budget):
+        plan = choose(full, parts, train, budget, criterion=criterion, seed=seed)
+    else:
+        scores = score(criterion, parts, full, KeepPlan.full(parts), train, seed=seed)
+        plan, met = in_time(full, parts, scores, budget, round_to, seed)
     small = cut(full, plan, parts)
     if reconstruct:
         make_up(small, full, plan, train, parts, seed=seed)
     if isinstance(model, str):
         solve_head(small, classifier(full), train)
-    report = _report(parts, plan, full, small, test)
+    report = _report(parts, plan, full, small, test, met)
     return Result(small, plan, report, backbone, task.classes if task else (), tuple(example.shape[1:]))
 
 
@@ -249,12 +263,18 @@ def reconstruct(
 make_up = reconstruct  # `prune` has an argument of that name
 
 
-def _report(parts: Structure, plan: KeepPlan, full: nn.Module, small: nn.Module, test: Images | None) -> Report:
+def _report(
+    parts: Structure, plan: KeepPlan, full: nn.Module, small: nn.Module, test: Images | None, met: Met | None
+) -> Report:
     before, after = parts.cost(), parts.cost(plan)
-    scores: Mapping[str, float | None] = {
-        "accuracy": accuracy(small, test) if test else None,
-        "full_accuracy": accuracy(full, test) if test else None,
-    }
     return Report(
-        after.params, after.macs, before.params, before.macs, units_kept(parts, plan), parts.frozen_share, **scores
+        after.params,
+        after.macs,
+        before.params,
+        before.macs,
+        units_kept(parts, plan),
+        parts.frozen_share,
+        accuracy=accuracy(small, test) if test else None,
+        full_accuracy=accuracy(full, test) if test else None,
+        latency=met,
     )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.formats import Amount, Share, Within
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.mvp import Decision, cut, decide, mend
 from mvp_deploy.pruning.original import Original, check_exact
 from mvp_deploy.pruning.recipes import Recipe
@@ -27,6 +27,15 @@ from mvp_deploy.pruning.yardstick import Yardstick, measurable
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.structure.plan import PackedMask
 from mvp_deploy.tasks import Images, Task
+
+
+class Meeting(Protocol):
+    """Allots units under a budget of time (`latency.meet.Meeting`)."""
+
+    def __call__(self, scores: Scores) -> Mapping[str, int]: ...
+
+    def told(self) -> dict[str, Any]:
+        """What run.json says of it."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +95,13 @@ def begin(
     seed: int,
     device: torch.device,
     reporter: Reporter,
+    *,
+    meeting: Meeting | None = None,
 ) -> Begun:
-    """Ask, vote, cut and prepare; kept in ``work``, so that a resumed run fine-tunes the very same model."""
+    """Ask, vote, cut and prepare; kept in ``work``, so that a resumed run fine-tunes the very same model.
+
+    meeting: allots the units under a budget of time, and tells how that went.
+    """
     file = work / "start.safetensors"
     if not file.exists():
         clock = time.perf_counter()
@@ -101,8 +115,19 @@ def begin(
             found = neighbours(
                 bank, signature, recipe, original, train, data=task.fingerprint, name=task.name, seed=seed
             )
-            decision = decide(original, train, found.voters, recipe, budget, too_distant=found.too_distant, seed=seed)
+            decision = decide(
+                original,
+                train,
+                found.voters,
+                recipe,
+                budget,
+                too_distant=found.too_distant,
+                allocate=meeting,
+                seed=seed,
+            )
             model, steps = _made(original, train, decision, recipe, seed)
+            if meeting is not None:
+                steps["latency"] = meeting.told()
         told = _told(decision, found, time.perf_counter() - clock) | {"steps": steps}
         tensorfile.save(file, {"plan": decision.plan.to_json(), "info": told}, {"weights": model.state_dict()})
     header, sections = tensorfile.load(file)

@@ -63,7 +63,7 @@ def command(
     else:
         make = _maker(subject, image_size, precision, console)
         if out.suffix == pack.SUFFIX:
-            made = files.make_pieces(out, make, runtime)
+            made = files.make_pieces(out, make, conditions)
             console.result({"pieces": str(out), "variants": len(made.variants), "layers": len(made.layers)})
             console.show(f"{out}: {len(made.variants)} variants of {subject}, {out.stat().st_size / 1e6:.1f} MB.")
             return

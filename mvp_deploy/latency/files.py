@@ -51,7 +51,7 @@ def profile(
         if isinstance(source, Path):
             pack.unpack(source, folder)
         else:
-            source(folder, _form(conditions.runtime))
+            source(folder, conditions.form)
         found = measure(folder, conditions, reporter=reporter)
         write_text(out, json.dumps(asdict(found)) + "\n")
         pack.remove(folder, len(found.runs))
@@ -75,19 +75,14 @@ def maker(
     return make
 
 
-def make_pieces(out: Path, make: Callable[[Path, Form], Subject], runtime: str) -> Subject:
+def make_pieces(out: Path, make: Callable[[Path, Form], Subject], conditions: Conditions) -> Subject:
     """Write the file of pieces that a device times."""
     folder = parts_of(out)
     with locked(folder.with_suffix(".lock"), f"another process is writing {out}: wait for it."):
-        subject = make(folder, _form(runtime))
+        subject = make(folder, conditions.form)
         pack.pack(folder, len(subject.variants), out)
         pack.remove(folder, len(subject.variants))
     return subject
-
-
-def _form(runtime: str) -> Form:
-    """How the runtime takes int8."""
-    return "cpu" if runtime == "onnxruntime" else "tensorrt"
 
 
 def noisy(found: Profile) -> str:

@@ -60,6 +60,11 @@ class Conditions:
     threads: Annotated[int, Within(1, 4096)] = 1
     batch: Annotated[int, Within(1, 65_536)] = 1
 
+    @property
+    def form(self) -> Form:
+        """How the runtime takes int8."""
+        return "cpu" if self.runtime == "onnxruntime" else "tensorrt"
+
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         return f"{self.runtime} on {self.device}, {threads}, batch {self.batch}"

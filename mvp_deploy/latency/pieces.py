@@ -141,8 +141,8 @@ def _export(full: nn.Module, subject: Subject, counts: Mapping[str, int], path: 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fp32 = export_onnx(small, example, Path(folder) / "fp32.onnx", {})
         graph = onnx.load(fp32).graph
-        made = fp32 if subject.precision == "fp32" else _converted(fp32, subject, Path(folder) / "other.onnx")
-        made.replace(path)
+        other = Path(folder) / "other.onnx"
+        converted(fp32, subject.precision, subject.form, subject.input_size, other).replace(path)
     sizes = shapes_of(structure, subject.layers, counts)
     numbers = {name: int(np.prod(_sizes(structure, name, counts))) for name in subject.layers}
     owners = _owners(graph, subject.layers, numbers)
@@ -175,18 +175,19 @@ def _repeating(model: nn.Module) -> nn.Module:
     return model
 
 
-def _converted(fp32: Path, subject: Subject, out: Path) -> Path:
-    """The file in the subject's precision; accuracy is not asked for, since the weights say nothing."""
+def converted(fp32: Path, precision: Precision, form: Form, input_size: tuple[int, int, int], out: Path) -> Path:
+    """The file in another precision, for its time: accuracy is not asked for, and all that can be int8 is."""
     from mvp_deploy.calibration.convert import convert_fp16, convert_int8, measure
     from mvp_deploy.calibration.guard import Limit
     from mvp_deploy.calibration.images import CalibrationImages
 
-    rng = np.random.default_rng(0)
-    images = CalibrationImages(rng.standard_normal((2, *subject.input_size), np.float32), np.zeros(2, np.int64))
-    measured = measure(fp32, images)
-    if subject.precision == "fp16":
+    if precision == "fp32":
+        return fp32
+    images = np.random.default_rng(0).standard_normal((2, *input_size), np.float32)
+    measured = measure(fp32, CalibrationImages(images, np.zeros(2, np.int64)))
+    if precision == "fp16":
         return convert_fp16(measured, out).path
-    return convert_int8(measured, out, Limit(lambda model: 1.0, 1), target=subject.form, method="minmax").path
+    return convert_int8(measured, out, Limit(lambda model: 1.0, 1), target=form, method="minmax").path
 
 
 def _owners(graph: Any, layers: tuple[str, ...], numbers: Mapping[str, int]) -> list[int]:

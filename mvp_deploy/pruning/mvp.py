@@ -25,6 +25,7 @@ from mvp_deploy.pruning.votes import Voter
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images
 
+Allocation = Callable[[Scores], Mapping[str, int]]  # what units are worth -> how many each group keeps
 ENOUGH_VOTERS = 2  # fewer neighbours than this are too few to outvote one bad one
 
 
@@ -54,18 +55,20 @@ def decide(
     *,
     too_distant: bool = False,
     importance: Callable[[], Scores] | None = None,
+    allocate: Allocation | None = None,
     seed: int = 0,
 ) -> Decision:
     """Choose which units stay.
 
     voters: nearest first, already chosen; too_distant: they are farther than the bank's tasks are from each other.
     importance: gives the target's own by the recipe's criterion; by default worked out by `own_importance`.
+    allocate: how many units each group keeps, from the target's own importance; by default as the recipe's scope says.
     Where there is no neighbour to ask, the target's own importance decides, with a warning.
     """
     structure = original.structure
     voters = tuple(voters) if recipe.asks_neighbours else ()
     own, initial, warnings = _trust(recipe, voters, too_distant)
-    if own == 0 and recipe.scope != "global":
+    if own == 0 and recipe.scope != "global" and allocate is None:
         known: Scores = {group.name: np.zeros(group.size) for group in structure.groups}
     else:
         known = importance() if importance else own_importance(original, train, recipe.criterion, seed=seed)
@@ -77,7 +80,10 @@ def decide(
         wishes = votes.perturb(wishes, seed)
     if voters and own > 0:
         wishes = votes.blend(wishes, known, own)
-    if recipe.scope == "global":
+    counts: Mapping[str, int]
+    if allocate is not None:
+        counts = allocate(known)
+    elif recipe.scope == "global":
         counts = knapsack.cheapest(structure, budget, known)
     elif recipe.scope == "neighbours" and voters:
         profile = budgets.proportional(structure, votes.shares(structure, voters))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mvp_deploy.bank.add import versions
-from mvp_deploy.bank.ask import begin
+from mvp_deploy.bank.ask import Meeting, begin
 from mvp_deploy.bank.ladder import rung_for
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
@@ -71,18 +71,19 @@ def prune_task(
     recipe_name: str,
     device: torch.device,
     reporter: Reporter,
+    meet: Callable[[Original], Meeting] | None = None,
 ) -> Run:
     """Make a RUN folder: unpruned model, neighbours, votes, keep plan, surgery, fine-tuning.
 
-    config: of both models' fine-tuning; its seed is the run's. A killed call goes on where it stopped when called
-    again with the same arguments; the unpruned model is reused by every later call that would train it alike. An older
-    run in the folder stays whole until this one is.
+    config: of both models' fine-tuning; its seed is the run's. meet: makes what allots units under a budget of time.
+    A killed call goes on where it stopped when called again with the same arguments; the unpruned model is reused by
+    every later call that would train it alike. An older run in the folder stays whole until this one is.
 
     Raises:
         MvpError: (INPUT) the folder holds something else than a run; (ENVIRONMENT) another process is writing it.
     """
     with folders.writing(Path(out)):
-        return _prune_task(task, bank, Path(out), budget, recipe, config, recipe_name, device, reporter)
+        return _prune_task(task, bank, Path(out), budget, recipe, config, recipe_name, device, reporter, meet)
 
 
 def _prune_task(
@@ -95,6 +96,7 @@ def _prune_task(
     recipe_name: str,
     device: torch.device,
     reporter: Reporter,
+    meet: Callable[[Original], Meeting] | None,
 ) -> Run:
     for note in task.notes:
         reporter.warn(note)
@@ -111,7 +113,10 @@ def _prune_task(
     train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
     state = bank.state()
     original = Original.create(bank.backbone, state, len(task.classes), device=device, seed=config.seed)
-    begun = begin(work, task, bank, state, original, train, recipe, budget, config.seed, device, reporter)
+    meeting = None if meet is None else meet(original)
+    begun = begin(
+        work, task, bank, state, original, train, recipe, budget, config.seed, device, reporter, meeting=meeting
+    )
     whole = train_unpruned(
         original,
         train,

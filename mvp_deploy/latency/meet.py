@@ -1,0 +1,229 @@
+"""A plan that meets a time: chosen by a profile, built, timed, and where it misses chosen again."""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mvp_deploy.base.environment import environment
+from mvp_deploy.base.errors import InputError, LatencyError
+from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.benchmark.measure import Settings, session
+from mvp_deploy.benchmark.runner import open_runner
+from mvp_deploy.latency.cost import Milliseconds
+from mvp_deploy.latency.files import noisy
+from mvp_deploy.latency.format import Profile
+from mvp_deploy.latency.measure import runtime_version
+from mvp_deploy.latency.pieces import converted
+from mvp_deploy.latency.plan import Solution, solve
+from mvp_deploy.pruning.budget import Budget, Scores
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mvp_deploy.structure import Structure
+
+Counts = Mapping[str, int]
+Timer = Callable[[Counts], tuple[float, float]]  # units kept -> milliseconds of that model, and of the unpruned one
+
+CORRECTIONS = 2
+TOLERANCE = 0.02  # of the time asked for: what a measurement cannot tell apart
+SLACK = 0.05  # a model that is faster than asked by more than this is chosen again, with more kept
+WINDOWS = Settings(duration=2.0, processes=2, window=0.05, warm_up=0.2)
+
+
+@dataclass(frozen=True)
+class Target:
+    """How fast: in milliseconds, or so many times faster than unpruned."""
+
+    milliseconds: float | None = None
+    speed_up: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.milliseconds is None) == (self.speed_up is None):
+            raise InputError("--latency and --speed-up exclude each other: give one.")
+        if self.milliseconds is not None and not 0 < self.milliseconds < math.inf:
+            raise InputError(f"--latency must be milliseconds above 0, as 4ms, not {self.milliseconds}.")
+        if self.speed_up is not None and not 1 <= self.speed_up < math.inf:
+            raise InputError(f"--speed-up must be 1 or more, as 2x, not {self.speed_up}.")
+
+    def of(self, full: float) -> float:
+        """Milliseconds, where the unpruned model takes ``full``."""
+        return self.milliseconds if self.milliseconds is not None else full / (self.speed_up or 1.0)
+
+    def __str__(self) -> str:
+        return f"{self.milliseconds:g} ms" if self.milliseconds is not None else f"{self.speed_up:g} times faster"
+
+
+def quantity(text: str, unit: str) -> float:
+    """The number in «4ms», «4 ms» or «4» (unit 'ms'), «2x» or «2» (unit 'x'). Raises InputError for anything else."""
+    found = re.fullmatch(rf"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:{unit})?\s*", text)
+    if not found:
+        raise InputError(f"{text!r} is not a number of {unit}: write it as 4{unit}.")
+    return float(found[1])
+
+
+@dataclass(frozen=True)
+class Met:
+    """How a budget was met. ms, full_ms: measured, None where the profile is of another machine."""
+
+    target: str
+    profile: str
+    predicted_ms: float
+    predicted_full_ms: float
+    gap: float | None
+    ms: float | None = None
+    full_ms: float | None = None
+    plans: int = 1
+
+    def __str__(self) -> str:
+        proved = "" if self.gap is None else f", at most {self.gap:.1%} of the lost importance above the optimum"
+        if self.ms is None or self.full_ms is None:
+            return f"{self.predicted_ms:.3f} ms by the profile of {self.profile}, not timed here{proved}"
+        faster = f"{self.full_ms / self.ms:.2f}x faster than unpruned"
+        return f"{self.ms:.3f} ms measured ({self.predicted_ms:.3f} predicted), {faster}{proved}"
+
+
+class Meeting:
+    """Chooses how many units each group keeps from what they are worth: what `pruning.mvp.decide` asks for counts.
+
+    timer: times a plan's real model; None where the profile is of another machine. ``met`` afterwards says how it
+    went. The target is fixed in milliseconds by ``budget``, whose fraction is of the profile's unpruned time.
+    """
+
+    def __init__(
+        self,
+        structure: Structure,
+        profile: Profile,
+        target: Target,
+        *,
+        round_to: int,
+        timer: Timer | None,
+        reporter: Reporter,
+    ) -> None:
+        self.structure, self.profile, self.target = structure, profile, target
+        self.cost = Milliseconds(structure, profile)
+        self.round_to = max(round_to, self.cost.model.alignment)
+        self.timer, self.reporter = timer, reporter
+        self.full = self.cost.total({group.name: group.size for group in structure.groups})
+        self.met: Met | None = None
+
+    @property
+    def budget(self) -> Budget:
+        """The budget as a fraction of the unpruned model's milliseconds, by the profile."""
+        return Budget(min(1.0, self.target.of(self.full) / self.full), "latency", self.round_to)
+
+    def told(self) -> dict[str, Any]:
+        """What files say of it."""
+        return {} if self.met is None else asdict(self.met)
+
+    def __call__(self, scores: Scores) -> dict[str, int]:
+        """The counts. Raises LatencyError where no plan's real model meets the target."""
+        limit = self.target.of(self.full)
+        found: list[tuple[Solution, Met]] = []
+        for number in range(1 + CORRECTIONS):
+            try:
+                solution = solve(self.structure, self.cost, scores, limit, round_to=self.round_to)
+            except InputError:
+                if not found:
+                    raise
+                break  # what would make up for the profile's error is below what cutting reaches
+            met = Met(str(self.target), str(self.profile), solution.ms, self.full, solution.gap, plans=number + 1)
+            if self.timer is None:
+                found.append((solution, met))
+                break
+            ms, full = self.timer(solution.counts)
+            found.append((solution, replace(met, ms=ms, full_ms=full)))
+            self.reporter.say(f"plan {number + 1}: {found[-1][1]}")
+            miss = ms / self.target.of(full)
+            everything = all(solution.counts[group.name] == group.size for group in self.structure.groups)
+            if 1 - SLACK <= miss <= 1 + TOLERANCE or (everything and miss < 1):
+                break
+            limit = min(self.full, max(solution.ms, limit if miss > 1 else 0.0) / miss * (1 - TOLERANCE / 2))
+        good = [pair for pair in found if _missed(self.target, pair[1]) <= 1 + TOLERANCE]
+        if not good:
+            _, met = min(found, key=lambda pair: _missed(self.target, pair[1]))
+            raise LatencyError(
+                f"{self.target} is asked for, and the best of {len(found)} plans takes {met.ms:.3f} ms, "
+                f"{_missed(self.target, met) - 1:.1%} too long: ask for a little less time, or profile this machine "
+                "again when it is quiet."
+            )
+        solution, self.met = min(good, key=lambda pair: pair[0].lost)
+        return solution.counts
+
+
+def _missed(target: Target, met: Met) -> float:
+    """The time that a model takes, over the time asked for."""
+    if met.ms is None or met.full_ms is None:
+        return 1.0
+    return met.ms / target.of(met.full_ms)
+
+
+def timer(structure: Structure, full: nn.Module, profile: Profile) -> Timer | None:
+    """What times a plan's model beside the unpruned one, in turns; None where the profile is of another machine.
+
+    Raises:
+        MvpError: the machine is the profile's, and the runtime is of another version, or missing.
+    """
+    if environment()["cpu"] != profile.machine.cpu:
+        return None
+    version = runtime_version(profile.conditions.runtime)
+    if version != profile.version:
+        raise InputError(
+            f"the profile was taken with {profile.conditions.runtime} {profile.version}, and {version} is installed: "
+            "profile the backbone again."
+        )
+
+    def time_plan(counts: Counts) -> tuple[float, float]:
+        from mvp_deploy.structure import KeepPlan
+
+        masks = {group.name: np.arange(group.size) < counts[group.name] for group in structure.groups}
+        with tempfile.TemporaryDirectory() as folder:
+            small = structure.prune(full, KeepPlan(masks), check=False)
+            ms, full_ms = time_models((small, full), profile, Path(folder))
+            return ms, full_ms
+
+    return time_plan
+
+
+def time_models(models: tuple[nn.Module, ...], profile: Profile, folder: Path) -> tuple[float, ...]:
+    """Milliseconds of several models under a profile's conditions, taken in turns."""
+    import torch
+
+    from mvp_deploy.exporters.onnx import export_onnx
+
+    conditions = profile.conditions
+    batch = np.random.default_rng(0).standard_normal((conditions.batch, *profile.input_size), np.float32)
+    with ExitStack() as stack:
+        runners = []
+        for number, model in enumerate(models):
+            file = export_onnx(model, torch.zeros(1, *profile.input_size), folder / f"{number}.fp32.onnx", {})
+            made = converted(file, profile.precision, conditions.form, profile.input_size, folder / f"{number}.onnx")
+            opened = open_runner(made, conditions.runtime, threads=conditions.threads, device=conditions.device)
+            runners.append(stack.enter_context(closing(opened)))
+        return tuple(found.median for found in session(runners, batch, WINDOWS))
+
+
+def profile_on(path: Path, make: Callable[[], Profile], reporter: Reporter) -> Profile:
+    """The profile at ``path``; where there is none, of this machine, which takes minutes and is said."""
+    from mvp_deploy.latency import files
+
+    if path.exists():
+        found = files.read(path)
+        if not found.stable:
+            reporter.warn(noisy(found))
+        return found
+    reporter.say(f"there is no profile {path}: this machine is profiled first, which takes some minutes.")
+    start = time.monotonic()
+    found = make()
+    reporter.say(f"profiled in {time.monotonic() - start:.0f} s: {found} -> {path}")
+    return found

@@ -1,0 +1,124 @@
+"""A budget of time is met by the real model, or the sentence says by how much it is not. The clock is made up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes.profiles import blocks_of, chain, profile_by, structure_of
+
+import mvp_deploy as mvp
+from mvp_deploy.base.errors import InputError, LatencyError
+from mvp_deploy.base.reporter import Silent
+from mvp_deploy.latency import meet
+from mvp_deploy.latency.meet import Meeting, Target, quantity
+
+MODEL = chain(64, 64, 64)
+STRUCTURE = structure_of(MODEL)
+PROFILE = profile_by(MODEL, STRUCTURE, blocks_of(1))
+SCORES = {group.name: np.random.default_rng(0).gamma(0.5, size=group.size) for group in STRUCTURE.groups}
+
+
+def meeting(target: Target, factor: float | None) -> tuple[Meeting, list[Mapping[str, int]]]:
+    """On a machine on which pruned models take ``factor`` times what the profile says; None: another machine."""
+    asked: list[Mapping[str, int]] = []
+
+    def timer(counts: Mapping[str, int]) -> tuple[float, float]:
+        asked.append(counts)
+        return (factor or 1) * made.cost.total(counts), made.full
+
+    made = Meeting(STRUCTURE, PROFILE, target, round_to=1, timer=timer if factor else None, reporter=Silent())
+    return made, asked
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.15])
+def test_where_the_profile_is_wrong_the_plan_is_made_again_until_the_model_meets_the_time(factor: float) -> None:
+    made, asked = meeting(Target(speed_up=2.0), factor)
+    counts = made(SCORES)
+    took = factor * made.cost.total(counts)
+    assert 0.9 * made.full / 2 <= took <= 1.02 * made.full / 2
+    assert len(asked) == (1 if factor == 1.0 else 2)
+    assert made.met is not None
+    assert made.met.ms == pytest.approx(took)
+    assert json.dumps(made.told())
+
+
+def test_a_time_that_is_missed_after_two_corrections_ends_with_by_how_much() -> None:
+    made, _ = meeting(Target(speed_up=2.0), 1.0)
+    made.timer = lambda counts: (0.9 * made.full, made.full)  # whatever is cut
+    with pytest.raises(LatencyError, match=r"2 times faster is asked for.* best of 3 plans takes .* 80\.0% too long"):
+        made(SCORES)
+    assert LatencyError.code == 4
+
+
+def test_with_the_profile_of_another_machine_nothing_is_timed_here() -> None:
+    made, asked = meeting(Target(milliseconds=0.5 * PROFILE.full_ms), None)
+    counts = made(SCORES)
+    assert asked == []
+    assert made.cost.total(counts) <= 0.5 * PROFILE.full_ms
+    assert "not timed here" in str(made.met)
+    assert meet.timer(STRUCTURE, MODEL, PROFILE) is None
+
+
+def test_a_time_below_the_floor_names_the_floor() -> None:
+    made, _ = meeting(Target(milliseconds=1e-3), 1.0)
+    with pytest.raises(InputError, match=r"the smallest this backbone gets takes 0\.\d+ ms.*smaller backbone"):
+        made(SCORES)
+
+
+def test_a_profile_of_another_version_of_the_runtime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meet, "environment", lambda: {"cpu": PROFILE.machine.cpu})
+    monkeypatch.setattr(meet, "runtime_version", lambda runtime: "2.0")
+    with pytest.raises(InputError, match=r"onnxruntime 1\.0, and 2\.0 is installed"):
+        meet.timer(STRUCTURE, MODEL, PROFILE)
+
+
+@pytest.mark.parametrize("ms", [0.0, -1.0, float("nan"), float("inf")])
+def test_milliseconds_that_are_none_are_refused(ms: float) -> None:
+    with pytest.raises(InputError, match="must be milliseconds above 0"):
+        Target(milliseconds=ms)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.0, -2.0, float("nan"), float("inf")])
+def test_a_speed_up_below_one_is_refused(factor: float) -> None:
+    with pytest.raises(InputError, match="must be 1 or more"):
+        Target(speed_up=factor)
+
+
+@pytest.mark.parametrize("text", ["4ms", "4 ms", "4", "4.0ms"])
+def test_milliseconds_are_written_with_or_without_their_unit(text: str) -> None:
+    assert quantity(text, "ms") == 4.0
+
+
+@pytest.mark.parametrize("text", ["-4ms", "nan", "4s", "", "1e400", "ms"])
+def test_what_is_no_number_of_milliseconds_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="not a number of ms"):
+        quantity(text, "ms")
+
+
+def test_a_model_is_pruned_to_a_time_from_python(tmp_path: Path) -> None:
+    file = tmp_path / "board.json"
+    file.write_text(json.dumps(asdict(PROFILE)), encoding="utf-8")
+    data = torch.randn(32, 3, 8, 8), torch.arange(32) % 4
+    result = mvp.prune(MODEL, data, speed_up=2, on=file, criterion="magnitude", round_to=1, reconstruct=False)
+    assert result.report.latency is not None
+    assert result.report.latency.predicted_ms <= 0.5 * result.report.latency.predicted_full_ms
+    assert result.report.macs < result.report.full_macs
+    assert "by the profile of made" in str(result.report)
+
+
+def test_from_python_too_a_time_needs_a_profile_and_excludes_other_budgets() -> None:
+    data = torch.randn(8, 3, 8, 8), torch.arange(8) % 4
+    with pytest.raises(InputError, match="mvp-deploy profile"):
+        mvp.prune(MODEL, data, latency=1.0)
+    with pytest.raises(InputError, match="one of macs="):
+        mvp.prune(MODEL, data, latency=1.0, macs=0.5, on=PROFILE)
+    with pytest.raises(InputError, match="needs a time"):
+        mvp.prune(MODEL, data, macs=0.5, on=PROFILE)
+    with pytest.raises(InputError, match="this is another backbone"):
+        mvp.prune(chain(64, 48), data, latency=1.0, on=replace(PROFILE, backbone="other"))
