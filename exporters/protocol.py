@@ -18,9 +18,12 @@ OWN = {
     "executorch": "mvp_deploy.exporters.executorch:ExecuTorchExporter",
     "litert": "mvp_deploy.exporters.litert:LiteRtExporter",
     "onnx": "mvp_deploy.exporters.graph:OnnxExporter",
+    "onnx-uint8": "mvp_deploy.exporters.uint8:Uint8Exporter",
     "openvino": "mvp_deploy.exporters.openvino:OpenVinoExporter",
     "tensorrt": "mvp_deploy.exporters.graph:TensorRTExporter",
+    "torch": "mvp_deploy.exporters.torch_program:TorchExporter",
 }
+BESIDE = {".xml": ".bin", ".pt2": ".safetensors"}  # what some formats keep beside their file
 Int8Form = Literal["cpu", "tensorrt"]  # as calibration.layers.Target
 
 
@@ -32,6 +35,8 @@ class Source:
     onnx: Path  # in that precision; int8 as Q/DQ in the exporter's ``int8_form``
     model: torch.nn.Module  # float32, in eval mode, on the CPU
     image_shape: tuple[int, int, int]  # channels, height, width
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # images scaled to 0..1 are normalised as (x - mean) / std
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,11 @@ class OnnxRunner:
                 "it was built for (`mvp-deploy doctor`), or time it on the CPU.",
             )
         self._binding = self._session.io_binding()
-        (self._input, *_), (self._output, *_) = self._session.get_inputs(), self._session.get_outputs()
-        self.image_shape: tuple[int, int, int] = tuple(self._input.shape[1:])
+        (self._input, *_), (first, *_) = self._session.get_inputs(), self._session.get_outputs()
+        self._output = next((each for each in self._session.get_outputs() if each.name == "logits"), first)
+        self._normalisation = _normalisation(self._session, path) if self._input.type == "tensor(uint8)" else None
+        shape = self._input.shape[1:]
+        self.image_shape: tuple[int, int, int] = tuple(shape if self._normalisation is None else shape[2:] + shape[:2])
         self.name = f"onnxruntime {provider.removesuffix('ExecutionProvider')}"
         self.details: Mapping[str, str] = {
             "runtime": f"onnxruntime {onnxruntime.__version__}",
@@ -55,6 +58,8 @@ class OnnxRunner:
         }
 
     def prepare(self, batch: np.ndarray) -> None:
+        if self._normalisation is not None:
+            batch = _bytes(batch, *self._normalisation)
         self._binding.bind_cpu_input(self._input.name, np.ascontiguousarray(batch))
         self._binding.bind_output(self._output.name, "cpu")
 
@@ -95,6 +100,26 @@ def kernel_times(path: Path, batch: np.ndarray, *, runs: int, threads: int, devi
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL):
             seconds.setdefault(event["name"].removesuffix(KERNEL), []).append(event["dur"] / 1e6)
     return [(name, float(np.percentile(values[1:], 25))) for name, values in seconds.items()]
+
+
+def _normalisation(session: onnxruntime.InferenceSession, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation, float32 [3] each, of a file that takes bytes and normalises them itself."""
+    try:
+        told = json.loads(session.get_modelmeta().custom_metadata_map["normalisation"])
+        mean, std = np.array(told["mean"], np.float32), np.array(told["std"], np.float32)
+        if mean.shape != (3,) or std.shape != (3,):
+            raise ValueError("not three channels")
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path.name} takes bytes and does not say how it normalises them: export it with --with-preprocessing."
+        ) from error
+    return mean, std
+
+
+def _bytes(batch: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """The images uint8 [b, H, W, 3] that `batch`, float32 [b, 3, H, W], was normalised from."""
+    pixels: np.ndarray = np.rint((batch.transpose(0, 2, 3, 1) * std + mean) * 255).clip(0, 255).astype(np.uint8)
+    return pixels
 
 
 def _provider(device: str) -> tuple[str, dict[str, str]]:

@@ -27,6 +27,7 @@ RUNTIMES = {  # the runtime a file is opened with unless another is asked for
     ".xml": "openvino",
     ".pte": "executorch",
     ".tflite": "litert",
+    ".pt2": "torch_program",
     ".safetensors": "pytorch",
 }
 

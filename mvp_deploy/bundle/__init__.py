@@ -3,6 +3,7 @@
 from mvp_deploy.bundle.format import (
     BUILT,
     DEVICES,
+    EXTRA,
     MANIFEST,
     MAX_SAMPLES,
     SIGNATURE,
@@ -13,6 +14,7 @@ from mvp_deploy.bundle.format import (
     is_bundle,
     listed,
     read,
+    uncovered,
     verify,
     write_arrays,
     write_json,
@@ -22,6 +24,7 @@ from mvp_deploy.bundle.write import add, own_names, withdraw, writing
 __all__ = [
     "BUILT",
     "DEVICES",
+    "EXTRA",
     "MANIFEST",
     "MAX_SAMPLES",
     "SIGNATURE",
@@ -34,6 +37,7 @@ __all__ = [
     "listed",
     "own_names",
     "read",
+    "uncovered",
     "verify",
     "withdraw",
     "write_arrays",

@@ -1,15 +1,16 @@
-"""Classify images with this bundle: needs numpy, Pillow and onnxruntime, nothing else.
+"""Classify images with this bundle: needs numpy, Pillow and the runtime of one of its models, nothing else.
 
-python example.py IMAGE …
+python example.py [--model models/FILE] IMAGE …
 """
 
+import argparse
+import importlib
 import json
 import math
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from PIL import Image
 
 from mvp_deploy.tasks.picture import Unreadable, decode, read
@@ -19,6 +20,13 @@ HERE = Path(__file__).parent
 
 def prepare(image: Image.Image, how: dict) -> np.ndarray:
     """From an image to the model's input, float32 [1, 3, H, W]: resize, centre, scale to 0..1, normalise."""
+    pixels = fit(image, how).astype(np.float32) / 255
+    normalised = (pixels - np.float32(how["mean"])) / np.float32(how["std"])
+    return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2), np.float32)
+
+
+def fit(image: Image.Image, how: dict) -> np.ndarray:
+    """The part that keeps bytes: an image resized and centred, uint8 [1, H, W, 3]."""
     _, height, width = how["input_size"]
     goal = (math.floor(width / how["crop_pct"]), math.floor(height / how["crop_pct"]))
     image = Image.fromarray(decode(image).pixels)
@@ -35,9 +43,7 @@ def prepare(image: Image.Image, how: dict) -> np.ndarray:
     canvas = Image.new("RGB", (width, height), fill)
     resized = image.resize(size, Image.Resampling[how["interpolation"].upper()])
     canvas.paste(resized, (offset(width, size[0]), offset(height, size[1])))
-    pixels = np.asarray(canvas, np.float32) / 255
-    normalised = (pixels - np.float32(how["mean"])) / np.float32(how["std"])
-    return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None], np.float32)
+    return np.asarray(canvas)[None]
 
 
 def offset(box: int, edge: int) -> int:
@@ -45,20 +51,96 @@ def offset(box: int, edge: int) -> int:
     return (box - edge) // 2 if edge < box else -round((edge - box) / 2)
 
 
+def with_onnxruntime(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(["logits"], {name: x})[0]
+
+
+def with_openvino(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import openvino
+
+    # CPUs with bfloat16 would otherwise compute in that
+    model = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda x: model(x)[0]
+
+
+def with_executorch(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import torch
+    from executorch.runtime import Runtime
+
+    program = Runtime.get().load_program(file)
+    method = program.load_method("forward")
+    return lambda x: method.execute([torch.from_numpy(x)])[0].numpy()
+
+
+def with_litert(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_path=str(file)).get_signature_runner()
+    (name,) = runner.get_input_details()
+    return lambda x: next(iter(runner(**{name: x}).values()))
+
+
+def with_torch(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import torch
+
+    model = torch.export.load(file).module()
+    return lambda x: model(torch.from_numpy(x)).detach().numpy()
+
+
+RUNTIMES = {  # by a file's suffix: what opens it, the module which that needs, and what the model takes
+    ".uint8.onnx": (with_onnxruntime, "onnxruntime", fit),
+    ".onnx": (with_onnxruntime, "onnxruntime", prepare),
+    ".xml": (with_openvino, "openvino", prepare),
+    ".tflite": (with_litert, "ai_edge_litert.interpreter", prepare),
+    ".pte": (with_executorch, "executorch.runtime", prepare),
+    ".pt2": (with_torch, "torch", prepare),
+}
+
+
+def suffix_of(file: str) -> str:
+    """The suffix by which `RUNTIMES` knows a file; empty where nothing here runs it."""
+    return next((suffix for suffix in RUNTIMES if file.endswith(suffix)), "")
+
+
+def choose() -> str:
+    """The first pruned model that this machine can run; fp32 before reduced precisions."""
+    models = json.loads((HERE / "bundle.json").read_text(encoding="utf-8"))["models"]
+    pruned = [each for each in models if each["model"] == "pruned" and suffix_of(each["file"])]
+    missing = []
+    for each in sorted(pruned, key=lambda each: ("fp32", "fp16", "int8").index(each["precision"])):
+        try:
+            importlib.import_module(RUNTIMES[suffix_of(each["file"])][1])
+            return each["file"]
+        except ImportError as error:
+            missing.append(f"{each['file']} ({error})")
+    raise SystemExit(f"No model of this bundle runs here: {', '.join(missing)}. Install what one of them needs.")
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Classify images with a model of this bundle.")
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("--model", help="a file of the bundle, such as models/pruned.int8.onnx")
+    asked = parser.parse_args()
     labels = json.loads((HERE / "labels.json").read_text(encoding="utf-8"))
     how = json.loads((HERE / "preprocessing.json").read_text(encoding="utf-8"))
-    session = onnxruntime.InferenceSession(
-        str(HERE / "models" / "pruned.fp32.onnx"), providers=["CPUExecutionProvider"]
-    )
-    for path in sys.argv[1:]:
+    file = HERE / (asked.model or choose())
+    suffix = suffix_of(file.name)
+    if not suffix or not file.is_file():
+        raise SystemExit(f"{file} is not a model of this bundle that runs as it is: bundle.json lists those there are.")
+    open_model, _, prepared = RUNTIMES[suffix]
+    logits_of = open_model(file)
+    for path in asked.images:
         try:
             image = Image.fromarray(read(path).pixels)
         except Unreadable as error:
             print(f"{path}: cannot be read as an image ({error})")
             continue
-        (logits,) = session.run(["logits"], {"input": prepare(image, how)})
-        chances = np.exp(logits[0] - logits[0].max())
+        logits = np.asarray(logits_of(prepared(image, how)))[0]
+        chances = np.exp(logits - logits.max())
         chances /= chances.sum()
         best = int(chances.argmax())
         print(f"{path}: {labels[best]} ({chances[best]:.1%})")

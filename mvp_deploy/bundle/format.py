@@ -13,6 +13,7 @@
     example.py          classifies an image with numpy, Pillow and onnxruntime alone
     model.sig           the owner's signature of all this, where it was signed; not in the manifest
     built/              what was built from it on the machine where it lies (engines); not in the manifest
+    extra/              the user's own files: in the manifest if they came with --extra, free for more afterwards
 
 Needs numpy alone: a device reads and verifies bundles.
 """
@@ -58,6 +59,7 @@ MANIFEST = "manifest.json"
 SIGNATURE = "model.sig"  # OpenSSF Model Signing's usual name
 BUILT = "built"
 DEVICES = "devices"  # the folder of what was measured on devices, a file for each
+EXTRA = "extra"
 MAX_SAMPLES = 64
 # How far logits may be from PyTorch's at most, whatever a bundle says: exporters' and engines' tolerances lie within.
 LOOSEST = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.3}
@@ -199,9 +201,15 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
                 problems.append(f"{name} is missing")
             elif file.stat().st_size != expected.bytes or sha256(file) != expected.sha256:
                 problems.append(f"{name} is changed")
-    extra = (name for name in names(path) if name != SIGNATURE and not name.startswith(f"{BUILT}/"))
-    added = [name for name in extra if name not in expected_files]
-    return problems + [f"{name} is added" for name in added]
+    free = f"{BUILT}/", f"{EXTRA}/"
+    added = [name for name in names(path) if name not in expected_files and name != SIGNATURE]
+    return problems + [f"{name} is added" for name in added if not name.startswith(free)]
+
+
+def uncovered(path: str | os.PathLike[str]) -> list[str]:
+    """The files in ``extra/`` that came after the bundle was written: neither manifest nor signature covers them."""
+    known = listed(Path(path))
+    return [name for name in names(Path(path)) if name.startswith(f"{EXTRA}/") and name not in known]
 
 
 def write_json(path: Path, data: object) -> None:

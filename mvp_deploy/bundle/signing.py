@@ -1,6 +1,7 @@
 """Signing a bundle, so that who receives it knows whose it is: OpenSSF Model Signing with an elliptic-curve key.
 
-The signature lies in the bundle as ``model.sig`` and speaks of every other file but what is ``built`` on a machine.
+The signature lies in the bundle as ``model.sig`` and covers every other file but what is ``built`` on a machine and the
+user's ``extra`` files. The manifest, which it covers, lists the checksums of those that came with --extra.
 Keys are PEM files as openssl writes them (prime256v1, secp384r1 or secp521r1). Needs the extra ``signing``; anybody
 can verify without mvp-deploy, with the command ``model_signing verify key``.
 """
@@ -13,14 +14,16 @@ from typing import Any
 
 from mvp_deploy.base.errors import EnvironmentMissing, InputError
 from mvp_deploy.base.files import atomic_write
-from mvp_deploy.bundle import BUILT, SIGNATURE
+from mvp_deploy.bundle import BUILT, EXTRA, SIGNATURE
+
+UNSIGNED = [SIGNATURE, BUILT, EXTRA]
 
 
 def sign(bundle: Path, private_key: Path) -> None:
     """Sign the bundle as it is. Raises InputError for a key that is none, (ENVIRONMENT) without the extra."""
     public_half(private_key)
     package = _package()
-    hashing = package.hashing.Config().set_ignored_paths(paths=[SIGNATURE, BUILT], ignore_git_paths=False)
+    hashing = package.hashing.Config().set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)
     config = package.signing.Config().set_hashing_config(hashing).use_elliptic_key_signer(private_key=private_key)
     with atomic_write(bundle / SIGNATURE) as temporary:
         hashing.add_ignored_paths(model_path=bundle, paths=[temporary.name])
@@ -36,7 +39,7 @@ def verify(bundle: Path, public_key: Path) -> None:
     if not is_signed(bundle):
         raise InputError(f"{bundle} is not signed: make it with --sign-key.")
     package = _package()
-    hashing = package.hashing.Config().set_ignored_paths(paths=[SIGNATURE, BUILT], ignore_git_paths=False)
+    hashing = package.hashing.Config().set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)
     config = package.verifying.Config().set_hashing_config(hashing)
     try:
         config.use_elliptic_key_verifier(public_key=public_key).verify(bundle, bundle / SIGNATURE)

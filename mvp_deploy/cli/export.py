@@ -34,6 +34,10 @@ from mvp_deploy.cli._types import BATCHES, PRECISION, Number
 @click.option("--max-drop", default=1.0, show_default=True, type=Number(POINTS),
               help="Points of accuracy (of 100) fp16 and int8 may lose.")  # fmt: skip
 @click.option("--opset", type=Number(OPSET), help="Newest opset of the target tensorrt's files.  [default: any]")
+@click.option("--with-preprocessing", is_flag=True,
+              help="Also ONNX files that take bytes and give probabilities (the target onnx-uint8).")  # fmt: skip
+@click.option("--pruned-only", is_flag=True, help="Leave the unpruned model's files out of the bundle.")
+@click.option("--extra", type=click.Path(path_type=Path), help="A folder of your own to put into the bundle's extra/.")
 @common_options
 def command(
     run: Path,
@@ -45,14 +49,18 @@ def command(
     method: str,
     max_drop: float,
     opset: int | None,
+    with_preprocessing: bool,
+    pruned_only: bool,
+    extra: Path | None,
     device: str,
     seed: int,
     console: Console,
 ) -> None:
     """Export the pruned and the unpruned model of RUN, check them, and pack a bundle.
 
-    Targets: onnx, openvino, executorch, litert, tensorrt, and those that other packages add. Precisions: fp32, fp16,
-    int8. A target leaves out the precisions it does not deliver, and says so.
+    Targets: onnx, onnx-uint8, openvino, executorch, litert, tensorrt, torch (a .pt2 that loads with torch alone), and
+    those that other packages add. Precisions: fp32, fp16, int8. A target leaves out the precisions it does not deliver,
+    and says so.
 
     Every file is compared with PyTorch on the task's held-out images, in its own runtime, one by one and in
     batches. A file without parity is left out, the others are packed, and the exit code is 5; it is 3 where a file is
@@ -73,12 +81,14 @@ def command(
         run,
         out,
         data=data,
-        targets=target,
+        targets=[*target, "onnx-uint8"] if with_preprocessing else target,
         precisions=precision,
         reduced=Precision(method, max_drop / 100, opset),
         measure=measure,
         device=resolve(device),
         seed=seed,
+        pruned_only=pruned_only,
+        extra=extra,
         reporter=console,
     )
     console.table(

@@ -18,6 +18,8 @@ def command(bundle: Path, public_key: Path | None, console: Console) -> None:
     """Check every file of BUNDLE against its manifest, and what the bundle says of its models. Needs numpy and click
     alone, but for signatures.
 
+    Files of your own in extra/ may change and come, but for those that --extra of `export` put there.
+
     Changed, missing and added files are listed, and the exit code is then 2, as for a model outside the bundle, a
     tolerance that no model needs, and a signature that is missing or wrong.
 
@@ -26,14 +28,17 @@ def command(bundle: Path, public_key: Path | None, console: Console) -> None:
       mvp-deploy verify bundles/dogs
       mvp-deploy verify bundles/dogs --public-key team.pub
     """
-    from mvp_deploy.bundle import read, verify
+    from mvp_deploy.bundle import read, uncovered, verify
 
     problems = verify(bundle)
     if not problems:
         read(bundle)  # a manifest that was made anew hides what bundle.json then says
-    console.result({"bundle": str(bundle), "whole": not problems, "problems": problems})
+    added = uncovered(bundle)
+    console.result({"bundle": str(bundle), "whole": not problems, "problems": problems, "uncovered": added})
     for problem in problems:
         console.show(problem)
+    if added:
+        console.show(f"Neither manifest nor signature covers {len(added)} of the files in extra/, such as {added[0]}.")
     if problems:
         raise InputError(f"{bundle} is not as it was written: copy it again, or export it again.")
     if public_key is not None:

@@ -21,7 +21,7 @@ from mvp_deploy.calibration.images import CalibrationImages
 from mvp_deploy.export.graphs import Graphs, Precision
 from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.exporters.parity import TOLERANCE, NoParity, Parity, check_parity
-from mvp_deploy.exporters.protocol import Exporter, Source, exporter
+from mvp_deploy.exporters.protocol import BESIDE, Exporter, Source, exporter
 from mvp_deploy.pruning.pruned import PrunedModel
 from mvp_deploy.tasks import Images
 from mvp_deploy.tasks.task import Split
@@ -138,6 +138,8 @@ def make(
                 files.append(_made(subject, exporter, precision, file, graphs, folder, held_out, reporter))
             except MvpError as error:
                 (folder / file).unlink(missing_ok=True)
+                if beside := BESIDE.get(exporter.suffix):
+                    (folder / file).with_suffix(beside).unlink(missing_ok=True)
                 told = f"{file} is left out: {error}"
                 reporter.warn(told)
                 failed.append(Failed(subject.name, exporter.name, precision, told, error.code))
@@ -239,7 +241,8 @@ def numbered(images: Images, index: np.ndarray) -> np.ndarray:
 
 
 def _source(subject: Subject, precision: str, onnx: Path) -> Source:
-    return Source(precision, onnx, subject.loaded.model.cpu(), subject.loaded.backbone.preprocessing.input_size)
+    how = subject.loaded.backbone.preprocessing
+    return Source(precision, onnx, subject.loaded.model.cpu(), how.input_size, how.mean, how.std)
 
 
 def _limit(exporter: Exporter, subject: Subject, graphs: Graphs) -> Limit:

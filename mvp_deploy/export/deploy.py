@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +44,8 @@ def export_run(
     settings: Settings = DEFAULT,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    pruned_only: bool = False,
+    extra: Path | None = None,
     reporter: Reporter,
 ) -> Bundle:
     """Export a finished run's pruned and unpruned model, check them, and write the bundle ``out``.
@@ -55,6 +58,8 @@ def export_run(
             this machine disturbed it.
         device: where PyTorch computes the reference logits of the held-out part.
         seed: chooses the sample images that go into the bundle.
+        pruned_only: leave the unpruned model's files out; its accuracy and sample logits stay, to compare with.
+        extra: a folder of the user's own that is copied into the bundle as extra/, with its checksums.
 
     Files that do not pass their checks are left out, and `failure` says which of the bundle's are.
 
@@ -64,6 +69,8 @@ def export_run(
             passed.
     """
     wanted = plan(targets, precisions, reporter)
+    if extra is not None and not extra.is_dir():
+        raise InputError(f"{extra} is not a folder: --extra takes the folder whose files go into the bundle's extra/.")
     run = runs.load(folder)
     task = task_of(run, data)
     unpruned, pruned = run.unpruned(), run.pruned()
@@ -73,7 +80,8 @@ def export_run(
     with bundle.writing(out) as target:
         (target / "models").mkdir()
         subjects = [_subject(name, model, run, test) for name, model in (("unpruned", unpruned), ("pruned", pruned))]
-        made = [make(subject, wanted, reduced, target, images, held_out, reporter) for subject in subjects]
+        shipped = [subject for subject in subjects if subject.name == "pruned" or not pruned_only]
+        made = [make(subject, wanted, reduced, target, images, held_out, reporter) for subject in shipped]
         models = tuple(file for files, _ in made for file in files)
         failed = [each for _, failures in made for each in failures]
         if all(file.model != "pruned" for file in models):
@@ -85,6 +93,8 @@ def export_run(
         arrays = {"images": numbered(test, held_out.samples), "labels": held_out.labels[held_out.samples]}
         arrays |= {subject.name: subject.logits[held_out.samples] for subject in subjects}
         bundle.write_arrays(target / "samples.npz", arrays)
+        if extra is not None:
+            _copy(extra, target / bundle.EXTRA)
         bundle.write_json(target / "labels.json", list(pruned.classes))
         bundle.write_json(target / "preprocessing.json", pruned.backbone.preprocessing.to_json())
         bundle.write_json(target / "keep_plan.json", pruned.plan.to_json())
@@ -150,6 +160,13 @@ def describe(run: runs.Run, task: Task, models: Sequence[ModelFile], failed: Seq
         "failed": [asdict(each) for each in failed],
         "versions": versions(),
     }
+
+
+def _copy(extra: Path, target: Path) -> None:
+    try:
+        shutil.copytree(extra, target)  # what links lead to is copied
+    except (OSError, shutil.Error) as error:
+        raise InputError(f"{extra} cannot be copied into the bundle: {str(error)[:300]}") from error
 
 
 def _fingerprint(test: Split) -> str:

@@ -94,9 +94,10 @@ def _put(system: Any, root: str, files: Mapping[str, Path], out: Path) -> None:
 
 
 def _files(bundle: Path) -> list[str]:
-    """The files of a bundle, but of what was built here."""
-    names = (file.relative_to(bundle).as_posix() for file in sorted(bundle.rglob("*")) if file.is_file())
-    return [name for name in names if not name.startswith("built/")]
+    """The files of a bundle, but of what was built here, and what others put into extra/."""
+    names = [file.relative_to(bundle).as_posix() for file in sorted(bundle.rglob("*")) if file.is_file()]
+    own = own_names(bundle, names)
+    return [name for name in names if name in own and not name.startswith("built/")]
 
 
 def _make_folder(system: Any, file: str) -> None:

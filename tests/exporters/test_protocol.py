@@ -46,7 +46,7 @@ def test_another_package_adds_one_by_its_entry_point(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "their_package", module)
     entry = EntryPoint("tflite", "their_package:Tflite", protocol.GROUP)
     monkeypatch.setattr(protocol, "entry_points", lambda **of: EntryPoints([entry]).select(**of))
-    assert exporters() == ("executorch", "litert", "onnx", "openvino", "tensorrt", "tflite")
+    assert exporters() == ("executorch", "litert", "onnx", "onnx-uint8", "openvino", "tensorrt", "tflite", "torch")
     assert isinstance(exporter("tflite"), Tflite)
 
 

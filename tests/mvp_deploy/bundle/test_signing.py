@@ -91,3 +91,18 @@ def test_what_is_no_key_is_refused_before_anything_is_signed(keys: Path) -> None
 def test_a_copy_is_signed_as_the_original_is(signed: Path, keys: Path) -> None:
     shutil.copytree(signed, keys / "device" / "dogs")
     assert verify(keys / "device" / "dogs", keys / "ours.pub") == 0
+
+
+def test_files_of_ones_own_are_covered_where_the_manifest_lists_them_and_may_come_later(keys: Path) -> None:
+    path = tiny_bundle(keys / "bundle", ["fp32"])
+    (path / "extra").mkdir()
+    file = path / "extra" / "camera.txt"
+    file.write_text("f/2.8")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["extra/camera.txt"] = {"sha256": sha256(file), "bytes": 5}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    signing.sign(path, keys / "ours.pem")
+    (path / "extra" / "later.txt").write_text("mine")
+    assert verify(path, keys / "ours.pub") == 0
+    file.write_text("f/1.4")
+    assert verify(path, keys / "ours.pub") == ExitCode.INPUT

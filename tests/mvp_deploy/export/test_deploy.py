@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -265,3 +268,49 @@ def test_what_is_no_run_is_an_expected_error(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["export", str(tmp_path), "--out", str(tmp_path / "b")])
     assert done.exit_code == ExitCode.INPUT
     assert "not a finished run" in done.output
+
+
+def test_a_bundle_of_the_pruned_model_alone_with_files_of_ones_own(run: runs.Run, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "notes").mkdir(parents=True)
+    (tmp_path / "mine" / "notes" / "camera.txt").write_text("f/2.8")
+    out = tmp_path / "bundle"
+    command = ["export", str(run.folder), "--out", str(out), "--pruned-only", "--extra", str(tmp_path / "mine")]
+    command += ["--target", "torch", "--with-preprocessing", "--measure", ""]
+    done = CliRunner().invoke(main, command)
+    assert done.exit_code == 0, done.output
+    opened = bundle.read(out)
+    assert [file.file for file in opened.models] == ["models/pruned.fp32.pt2", "models/pruned.fp32.uint8.onnx"]
+    assert all(file.accuracy == opened.models[0].accuracy for file in opened.models)
+    assert (out / "models" / "pruned.fp32.safetensors").is_file()
+    (out / "extra" / "later.txt").write_text("came afterwards")
+    assert bundle.verify(out) == []
+    assert bundle.uncovered(out) == ["extra/later.txt"]
+    assert "extra/later.txt" in CliRunner().invoke(main, ["verify", str(out)]).output
+    (out / "extra" / "notes" / "camera.txt").write_text("f/1.4")
+    assert bundle.verify(out) == ["extra/notes/camera.txt is changed"]
+
+
+def test_the_example_classifies_with_whatever_the_bundle_holds(
+    run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    there = [name for name in ("openvino", "executorch") if find_spec(name)]
+    targets = ["torch", "onnx-uint8", "tensorrt", *there]
+    opened = deploy.export_run(run.folder, tmp_path / "b", targets=targets, pruned_only=True, reporter=Silent())
+    images = [np.asarray(image) for image in load_task("digits#0,1").test.images[:6]]
+    names = [str(tmp_path / f"{number}.png") for number in range(6)]
+    for name, image in zip(names, images, strict=True):
+        Image.fromarray(image).save(name)
+    batch = np.stack([run.pruned().backbone.preprocessing.apply(image) for image in images])
+    expected = [opened.classes[k] for k in run.pruned().model(torch.from_numpy(batch)).argmax(1).tolist()]
+    for asked in ([], *(["--model", file.file] for file in opened.models)):
+        monkeypatch.setattr(sys, "argv", ["example.py", *asked, *names])
+        runpy.run_path(str(opened.path / "example.py"), run_name="__main__")
+        said = [line.rpartition(": ")[2][0] for line in capsys.readouterr().out.splitlines()]
+        assert said == expected, asked
+
+
+def test_a_folder_of_ones_own_that_is_not_there_is_refused_before_the_work(run: runs.Run, tmp_path: Path) -> None:
+    with pytest.raises(MvpError, match="--extra takes the folder"):
+        deploy.export_run(run.folder, tmp_path / "bundle", extra=tmp_path / "nowhere", reporter=Silent())
