@@ -34,7 +34,7 @@ def apart(function: Callable[..., T], *arguments: Any, quiet: bool = False) -> T
         with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as child:
             question, answer = cast(IO[bytes], child.stdin), cast(IO[bytes], child.stdout)
             try:
-                pickle.dump((function, arguments), question)
+                pickle.dump(pickle.dumps((function, arguments)), question)
                 question.flush()
                 failed, found = pickle.load(answer)
             finally:
@@ -50,9 +50,10 @@ def _serve() -> None:
     """The child: read the call, make it, write its result."""
     with os.fdopen(os.dup(1), "wb") as answer:
         os.dup2(2, 1)  # what the function prints is no answer
-        function, arguments = pickle.load(sys.stdin.buffer)
-        threading.Thread(target=_follow, daemon=True).start()
+        call = pickle.load(sys.stdin.buffer)
+        threading.Thread(target=_follow, daemon=True).start()  # before what the call needs is imported
         try:
+            function, arguments = pickle.loads(call)
             found = pickle.dumps((False, function(*arguments)))
         except Exception as error:
             found = _raised(error)

@@ -19,7 +19,8 @@ from mvp_deploy.structure.axes import (
     fixed,
     reasons,
 )
-from mvp_deploy.structure.calls import tensors_in
+from mvp_deploy.structure.caches import caches_restored
+from mvp_deploy.structure.calls import PLAIN, leaves_in, tensors_in
 from mvp_deploy.structure.collector import collector_paused
 from mvp_deploy.structure.fakes import named_tensors
 from mvp_deploy.structure.graph import Recorder
@@ -29,6 +30,7 @@ from mvp_deploy.structure.trace import RECORDED_BATCH, MacTerm, OverWhatStays, T
 
 
 @collector_paused()
+@caches_restored()
 def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, allow_inexact: bool = False) -> Structure:
     """Find what can be removed from `model`, from one run on fake tensors shaped like `example`.
 
@@ -80,10 +82,12 @@ def _analyze(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> Stru
             f"{type(error).__name__} in {trace.module or 'the model'}: {str(error).rstrip('.')}.{_cure(error)}"
         ) from error
     results = list(tensors_in(outputs))
-    if not results:
+    strange = [type(leaf).__name__ for leaf in leaves_in(outputs) if not isinstance(leaf, (Tensor, *PLAIN))]
+    if strange or not results:
+        found = f"{type(outputs).__name__}, in which no tensor is found"
         raise StructureError(
-            f"The forward of {type(model).__name__} returns {type(outputs).__name__}, in which no tensor is found. "
-            "Let it return a tensor, or tuples, lists, dictionaries or dataclasses of tensors."
+            f"The forward of {type(model).__name__} returns {f'a {strange[0]}' if strange else found}. Let it return a "
+            "tensor, or tuples, lists, dictionaries or dataclasses of tensors."
         )
     _freeze_outputs(trace, results)
     by_name = dict(trace.initial)

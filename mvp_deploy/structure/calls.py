@@ -7,7 +7,7 @@ numbers or other calls in the smaller model, which `SameCalls` sees before anyth
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from numbers import Number
 from typing import Any
 
@@ -47,17 +47,27 @@ class CallMode(TorchFunctionMode):
         raise NotImplementedError
 
 
+PLAIN = (Number, str, bytes, type(None), torch.dtype, torch.device)
+"""What a forward may return besides tensors."""
+
+
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """The tensors in nested tuples, lists, dictionaries and dataclasses."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
+    return (leaf for leaf in leaves_in(value) if isinstance(leaf, Tensor))
+
+
+def leaves_in(value: Any) -> Iterator[Any]:
+    """What lies in nested tuples, lists, dictionaries (keys included) and dataclasses."""
+    if isinstance(value, (tuple, list)):
         for part in value:
-            yield from tensors_in(part)
+            yield from leaves_in(part)
     elif isinstance(value, Mapping):
-        yield from tensors_in(list(value.values()))
+        for item in value.items():
+            yield from leaves_in(item)
     elif is_dataclass(value) and not isinstance(value, type):
-        yield from tensors_in(vars(value))
+        yield from leaves_in({field.name: getattr(value, field.name) for field in fields(value)})
+    else:
+        yield value
 
 
 def numbers_given(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

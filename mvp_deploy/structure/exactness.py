@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mvp_deploy.base.errors import MvpError, ParityError, StructureError
-from mvp_deploy.structure.calls import tensors_in
+from mvp_deploy.structure.caches import Noted, caches_restored
+from mvp_deploy.structure.calls import leaves_in
 from mvp_deploy.structure.cut import gather
 from mvp_deploy.structure.fakes import copy_with, named_tensors
 from mvp_deploy.structure.graph import TracedModel
@@ -27,10 +28,13 @@ if TYPE_CHECKING:
 
 LIMITS = {torch.float64: 1e-6, torch.float32: 1e-3}
 """The largest difference taken for rounding, relative to the largest output, per number format of the comparison."""
+THUMBNAIL = 72
+"""Edge in pixels up to which another image size costs next to nothing."""
 LARGE = 100_000_000
 """From so many parameters on models are compared in float32, to save memory."""
 
 
+@caches_restored()
 def check(structure: Structure, model: nn.Module, plan: KeepPlan, small: nn.Module) -> None:
     """Compare `small`, which `plan` made of `model`, with the silenced model; nothing is changed.
 
@@ -58,6 +62,7 @@ def check(structure: Structure, model: nn.Module, plan: KeepPlan, small: nn.Modu
     )
 
 
+@caches_restored()
 def takes_other_sizes(structure: Structure, model: nn.Module, plan: KeepPlan, small: nn.Module) -> bool:
     """Whether a recorded program computes the same at other image sizes than the example's, which the model takes."""
     own = [tuple(t.shape[1:]) for t in structure.example]
@@ -100,20 +105,21 @@ def _difference(
             failure = error
             continue
         differences.append(_compare(twin, inputs, wanted))
-        if len(differences) == 2:
+        if len(differences) == 2 and max(tried[0][2:], default=0) > THUMBNAIL:
             break
     if not differences:
         raise _CannotRun(f"{type(failure).__name__}: {failure}.") from failure
     return max(differences)
 
 
-def _run(model: Any, inputs: list[Tensor]) -> list[Tensor]:
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+def _run(model: Any, inputs: list[Tensor]) -> list[Any]:
+    """What lies in its output: tensors, and numbers and texts beside them."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), Noted():
         torch.manual_seed(0)
-        return list(tensors_in(model(*(t.clone() for t in inputs))))
+        return list(leaves_in(model(*(t.clone() for t in inputs))))
 
 
-def _compare(small: nn.Module, inputs: list[Tensor], wanted: list[Tensor]) -> float:
+def _compare(small: nn.Module, inputs: list[Tensor], wanted: list[Any]) -> float:
     try:
         got = _run(small.forward if isinstance(small, TracedModel) else small, inputs)  # called, fx prints its failures
     except Exception as error:
@@ -121,12 +127,16 @@ def _compare(small: nn.Module, inputs: list[Tensor], wanted: list[Tensor]) -> fl
         raise StructureError(
             f"The smaller model fails on an input of shape {shape}, the full one does not: {error}"
         ) from error
-    if [t.shape for t in got] != [t.shape for t in wanted]:
+    if len(got) != len(wanted):
         return torch.inf
     return max((_relative(a, b) for a, b in zip(got, wanted, strict=True)), default=torch.inf)
 
 
-def _relative(got: Tensor, wanted: Tensor) -> float:
+def _relative(got: Any, wanted: Any) -> float:
+    if not isinstance(got, Tensor) or not isinstance(wanted, Tensor):
+        return 0.0 if type(got) is type(wanted) and got == wanted else torch.inf
+    if got.shape != wanted.shape:
+        return torch.inf
     got, wanted = (t.double() if not t.is_complex() else torch.view_as_real(t).double() for t in (got, wanted))
     usual = wanted.isfinite()
     if not torch.equal(got[~usual].nan_to_num(), wanted[~usual].nan_to_num()) or not usual.any():
@@ -163,13 +173,14 @@ def _input(shape: tuple[int, ...], own: torch.dtype, dtype: torch.dtype, generat
 
 
 def _shapes(example: tuple[Tensor, ...], any_size: bool) -> Iterator[list[tuple[int, ...]]]:
-    """Shapes of the inputs to try: small images first, then the example's own; batches of two and three first."""
+    """Shapes of the inputs to try: small images first, then the example's own, in batches of several sizes."""
     own = [tuple(t.shape) for t in example]
     image = next((s[-2:] for s, t in zip(own, example, strict=True) if len(s) == 4 and t.is_floating_point()), None)
     sizes: list[tuple[int, ...]] = []
     if image is not None and any_size:
-        sizes = [(64, 64), (96, 96)] if min(image) > 96 else [image, (image[0] * 3 // 2, image[1] * 3 // 2)]
-    for batch, size in enumerate([*sizes, *([image] if image not in sizes else [])] or [None], start=2):
+        smaller = [(64, 64), (96, 96)]
+        sizes = smaller if min(image) > 96 else [image, *((image[0] * n // 2, image[1] * n // 2) for n in (3, 5))]
+    for batch, size in zip((5, 2, 3), [*sizes, *([image] if image not in sizes else [])] or [None], strict=False):
         yield [(batch, *_resized(shape, image, size)[1:]) if shape else shape for shape in own]
     yield own
 

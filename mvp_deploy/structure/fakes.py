@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mvp_deploy.structure.caches import note
+
 _LIKE_THEIR_INPUT = {"gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "relu", "sigmoid"}
 
 
@@ -56,7 +58,9 @@ class QuickOperators(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return call(func, args, kwargs or {})
+        out = call(func, args, kwargs or {})
+        note(out)
+        return out
 
 
 def fake_copy(model: nn.Module, mode: FakeTensorMode | None, shapes: Callable[[str, Tensor], list[int]]) -> nn.Module:
@@ -92,7 +96,9 @@ def fake_inputs(example: tuple[Tensor, ...], model: nn.Module, mode: FakeTensorM
     """Fakes of `example` on the device of `model`."""
     device = device_of(model)
     with mode or nullcontext():
-        return [torch.empty_like(t, device=device) for t in example]
+        inputs = [torch.empty_like(t, device=device) for t in example]
+    note(inputs)
+    return inputs
 
 
 def device_of(model: nn.Module) -> torch.device:

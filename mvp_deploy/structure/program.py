@@ -41,7 +41,10 @@ def prune_program(structure: Structure, model: nn.Module, plan: KeepPlan, why: s
     not_saved = {
         f"{path}.{name}".strip(".") for path, m in model.named_modules() for name in m._non_persistent_buffers_set
     }
-    program = assemble(recorder.graph, state | recorder.tensors, not_saved | recorder.tensors.keys())
+    try:
+        program = assemble(recorder.graph, state | recorder.tensors, not_saved | recorder.tensors.keys())
+    except SyntaxError as error:  # fx writes Python
+        raise StructureError(f"the forward hands an object to {error.text}, which a program cannot hold.") from error
     program.why = why
     rehearse(structure, program, {}, lambda fake: None, None)
     return program.train(model.training)

@@ -8,6 +8,7 @@ from torch import nn
 
 from mvp_deploy.base.errors import MvpError, error_of
 from mvp_deploy.structure import exactness
+from mvp_deploy.structure.caches import caches_restored
 from mvp_deploy.structure.collector import collector_paused
 from mvp_deploy.structure.graph import TracedModel
 from mvp_deploy.structure.module import prune_module
@@ -37,7 +38,8 @@ def prune(structure: Structure, model: nn.Module, plan: KeepPlan, *, check: bool
     if isinstance(model, TracedModel):
         return _program(structure, model, plan, model.why, check)
     try:
-        small = prune_module(structure, model, plan)
+        with caches_restored():
+            small = prune_module(structure, model, plan)
         if check:
             exactness.check(structure, model, plan, small)
         return small
@@ -49,7 +51,8 @@ def prune(structure: Structure, model: nn.Module, plan: KeepPlan, *, check: bool
 
 
 def _program(structure: Structure, model: nn.Module, plan: KeepPlan, why: str, check: bool) -> nn.Module:
-    small = prune_program(structure, model, plan, why)
+    with caches_restored():
+        small = prune_program(structure, model, plan, why)
     if check:
         exactness.check(structure, model, plan, small)
     if not (check and exactness.takes_other_sizes(structure, model, plan, small)):

@@ -41,8 +41,8 @@ def silence(structure: Structure, model: nn.Module, plan: KeepPlan, *, inexact: 
     silenced = scatter(structure, gather(structure, state, plan), plan)
     memo: dict[int, Any] = {}
     for name, tensor in named_tensors(model):
-        is_parameter = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(silenced[name], requires_grad=False) if is_parameter else silenced[name]
+        own = silenced[name] if silenced[name] is not state[name] else state[name].clone()  # a forward may change it
+        memo[id(tensor)] = nn.Parameter(own, requires_grad=False) if isinstance(tensor, nn.Parameter) else own
     full = copy_with(model, memo).eval()
     masks = structure.masks(plan)
 

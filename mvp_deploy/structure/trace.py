@@ -24,11 +24,12 @@ from mvp_deploy.structure import rules
 from mvp_deploy.structure.atoms import Atoms
 from mvp_deploy.structure.axes import Axis, axis_size, fixed
 from mvp_deploy.structure.bind import bound
-from mvp_deploy.structure.calls import Call, CallMode, numbers_given, tensors_in
+from mvp_deploy.structure.caches import note
+from mvp_deploy.structure.calls import Call, CallMode, leaves_in, numbers_given, tensors_in
 from mvp_deploy.structure.fakes import call, fake_copy, fake_inputs, named_tensors
 from mvp_deploy.structure.graph import Recorder
 from mvp_deploy.structure.observe import observe, sized_shape
-from mvp_deploy.structure.sizes import Observation, Uses, tag_sizes
+from mvp_deploy.structure.sizes import Observation, Size, Uses, tag_sizes
 
 RECORDED_BATCH = 7
 """Batch size of a run that is recorded: a number that is no size of anything else."""
@@ -162,6 +163,7 @@ class _Operators(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = call(func, args, kwargs)
+        note(out)
         if not self.paused and func.namespace != "prim":
             trace = self.trace
             trace.why = f"{func._schema.name.removeprefix('aten::')} in {trace.module or 'the model'}"
@@ -284,6 +286,7 @@ def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace, *, tra
     operators = _Operators(trace)
     with torch.no_grad(), mode, module_paths(fake, enter), open_functionals(), operators, _Functions(trace, operators):
         out = fake(*inputs)
+    trace.uses.quantities.extend(leaf.origin for leaf in leaves_in(out) if isinstance(leaf, Size))
     if recorder is not None:
         recorder.output(out)
     return out

@@ -13,7 +13,8 @@ import torch
 from fakes import report as reports
 from fakes.bundle import tiny_bundle
 from fakes.report import TIMES
-from fakes.run import BACKBONE, DETAILS, info
+from fakes.run import BACKBONE, DETAILS, PREPROCESSING, info
+from PIL import Image
 
 from mvp_deploy import bundle, runs
 from mvp_deploy.backbones.weights import read_weights
@@ -31,7 +32,8 @@ from mvp_deploy.pipeline import deployfile
 from mvp_deploy.pipeline.baseline import read_report
 from mvp_deploy.runs import folder as folders
 from mvp_deploy.structure import KeepPlan
-from mvp_deploy.tasks import load_task
+from mvp_deploy.tasks import load_task, prepare
+from mvp_deploy.tasks.picture import ORIENTATION
 
 EXPECTED = {ExitCode.INPUT, ExitCode.ENVIRONMENT}
 
@@ -154,9 +156,37 @@ def engine_files(folder: Path) -> list[Target]:
     return [Target(cache.sidecar(engine), lambda: cache._record(engine))]
 
 
+IMAGES = ("a.png", "a.jpg", "a.gif", "a.tif", "a.webp", "a.bmp")
+
+
+def image_files(folder: Path) -> list[Target]:
+    """Of each format one image, the only training image of its class."""
+    draw = np.random.default_rng(0)
+
+    def image(path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        exif = Image.Exif()
+        exif[ORIENTATION] = 6
+        Image.fromarray(draw.integers(0, 256, (9, 12, 3), np.uint8)).save(path, exif=exif)
+        return path
+
+    def target(name: str) -> Target:
+        data = folder / f"images-{name[2:]}"
+        for place in ("train/b", "val/a", "val/b"):
+            image(data / place / "whole.png")
+
+        def read() -> None:
+            task = load_task(str(data))
+            _ = next(prepare(task.train, PREPROCESSING).batches(4)), task.notes
+
+        return Target(image(data / "train/a" / name), read)
+
+    return [target(name) for name in IMAGES]
+
+
 def all_targets(folder: Path) -> list[Target]:
     """One of each kind, in a new folder."""
-    makers = (bundle_files, run_files, bank_files, other_files, engine_files)
+    makers = (bundle_files, run_files, bank_files, other_files, engine_files, image_files)
     return [target for make in makers for target in make(folder)]
 
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzz.mutate import contents, fields, odd_files, remove
-from fuzz.targets import Target, all_targets, refused, reseal
+from fuzz.targets import IMAGES, Target, all_targets, refused, reseal
 from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.formats import Malformed, loads
 from mvp_deploy.base.yamlfile import NotYaml, parse
@@ -26,7 +26,7 @@ from mvp_deploy.cli import main
 FILES = (
     "manifest.json", "bundle.json", "labels.json", "samples.npz", "measurements.json", "run.json", "bank.json",
     "backbone.safetensors", "task", "deploy.yaml", "report.json", "weights.safetensors", "weights.pth",
-    "calibration.npz", "data.npz", "a.engine.json",
+    "calibration.npz", "data.npz", "a.engine.json", *IMAGES,
 )  # fmt: skip
 JSON = [name for name in FILES if name.endswith((".json", ".yaml"))]
 

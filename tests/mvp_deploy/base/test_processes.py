@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,29 @@ def test_it_raises_what_the_function_raised() -> None:
 def test_its_death_is_told() -> None:
     with pytest.raises(ChildProcessError):
         apart(os._exit, 9)
+
+
+def wait(file: Path) -> None:
+    file.write_text(str(os.getpid()))
+    time.sleep(300)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="tells by /proc which processes there are")
+def test_it_ends_with_its_parent(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    code = f"from test_processes import *; apart(wait, Path({str(file)!r}))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment) as parent:
+        while not (file.exists() and file.read_text()):
+            assert parent.poll() is None
+            time.sleep(0.05)
+        parent.kill()
+    child = Path("/proc", file.read_text())
+    for _ in range(600):
+        if not child.exists() or "zombie" in (child / "status").read_text():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it goes on")
 
 
 def test_code_in_the_current_folder_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.structure import analyze
+from mvp_deploy.structure.calls import leaves_in
 from mvp_deploy.structure.rules.registry import OPERATORS
 
 TOKENS = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
@@ -209,6 +212,48 @@ NORMS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
+class Returns(nn.Module):
+    """Gives `what(units, logits)`, where the 12 units come before the 3 logits."""
+
+    def __init__(self, what: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(6, UNITS), nn.Linear(UNITS, 3)
+        self.what = what
+
+    def forward(self, x: Tensor) -> Any:
+        units = self.embed(x)
+        return self.what(units, self.head(units))
+
+
+class Holder:
+    def __init__(self, **content: Any) -> None:
+        self.__dict__.update(content)
+
+
+@dataclass(slots=True)
+class Slotted:
+    units: Any
+    logits: Tensor
+
+
+OUTPUTS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "an object": lambda y, z: (z, Holder(units=y)),
+    "a dataclass with slots": lambda y, z: Slotted(y, z),
+    "a generator": lambda y, z: (z, (t for t in [y])),
+    "a set": lambda y, z: (z, {y}),
+    "a function": lambda y, z: (z, lambda: y),
+    "an array": lambda y, z: (z, np.array(y.shape)),
+    "a size": lambda y, z: {"logits": z, "units": y.shape[-1]},
+    "a shape": lambda y, z: (z, y.shape),
+    "a quotient": lambda y, z: (z, 1 / y.shape[-1]),
+    "a text": lambda y, z: (z, f"{y.shape[-1]} units"),
+    "a key": lambda y, z: {y.shape[-1]: z},
+    "a key of text": lambda y, z: {f"from {y.shape[-1]}": z},
+    "None": lambda y, z: (None, z),
+    "a number format": lambda y, z: (z, y.dtype, y.device),
+}
+
+
 def heads(y: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
     return attend(y.unflatten(-1, (3, 4)).transpose(1, 2)).transpose(1, 2).flatten(2)
 
@@ -250,6 +295,104 @@ def test_never_wrong_in_silence(use: Callable[[Any, Tensor], Tensor]) -> None:
 @cases(NORMS)
 def test_norms_are_never_wrong_in_silence(use: Callable[[Any, Tensor], Tensor]) -> None:
     never_wrong_in_silence(Net(use), TOKENS, by_hooks=False)
+
+
+@cases(OUTPUTS)
+def test_nothing_that_is_returned_changes_in_silence(use: Callable[[Tensor, Tensor], Any]) -> None:
+    model = Returns(use).eval()
+    try:
+        structure = analyze(model, TOKENS)
+        small = structure.prune(model, random_plan(structure, 0))
+    except MvpError as refusal:
+        print(refusal)
+        return
+    for got, wanted in zip(leaves_in(small(TOKENS)), leaves_in(model(TOKENS)), strict=True):
+        assert got.shape == wanted.shape if isinstance(wanted, Tensor) else got == wanted
+
+
+CACHE: dict[Any, Any] = {}
+
+
+@functools.lru_cache
+def positions(count: int) -> Tensor:
+    return torch.arange(count).float().unsqueeze(-1)
+
+
+class Keeps(Net):
+    last: Any = None
+
+
+CACHES: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "lru_cache": lambda m, y: y * positions(y.shape[1]),
+    "a dictionary": lambda m, y: y * CACHE.setdefault(y.shape[1], torch.arange(y.shape[1])).unsqueeze(-1),
+    "a list in a dictionary": lambda m, y: y * CACHE.setdefault("ones", [y.new_ones(5, 1), y.new_ones(5, 1)])[1],
+    "an attribute of its class": lambda m, y: kept(type(m), y),
+}
+
+
+def kept(owner: Any, y: Tensor) -> Tensor:
+    if owner.last is None:
+        owner.last = y.new_ones(5, 1)
+    return y * owner.last
+
+
+@cases(CACHES)
+def test_a_cache_outside_the_model_keeps_no_fake_tensors(use: Callable[[Any, Tensor], Tensor]) -> None:
+    CACHE.clear()
+    positions.cache_clear()
+    Keeps.last = None
+    model = Keeps(use).eval()
+    structure = analyze(model, TOKENS)
+    assert model(TOKENS).norm() > 0  # on fakes it would have no value
+    CACHE.clear()
+    positions.cache_clear()
+    Keeps.last = None
+    small = structure.prune(model, random_plan(structure, 0))
+    assert small(TOKENS).norm() > 0
+    assert model(TOKENS).norm() > 0
+
+
+def test_silencing_leaves_the_model_s_state_alone() -> None:
+    def count(m: Any, y: Tensor) -> Tensor:
+        m.runs.add_(1)
+        return y / m.runs
+
+    model = Net(count).eval()
+    model.register_buffer("runs", torch.zeros(()))
+    structure = analyze(model, TOKENS)
+    structure.silence(model, random_plan(structure, 0))(TOKENS)
+    assert model.runs == 0
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda y: y * (1 / y.shape[1] if y.shape[2] > 32 else 1.0),
+        lambda y: y * (1 / y.shape[1] if len(y) > 3 else 1.0),
+    ],
+    ids=["larger images", "larger batches"],
+)
+def test_a_size_that_only_other_images_use_as_a_number_is_seen(use: Callable[[Tensor], Tensor]) -> None:
+    class Images(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(use(self.conv(x)).mean((2, 3)))
+
+    model = Images().eval()
+    structure = analyze(model, torch.zeros(1, 3, 16, 16))
+    with pytest.raises(MvpError, match="would differ|takes inputs of shape"):
+        structure.prune(model, random_plan(structure, 0))(torch.zeros(5, 3, 40, 40))
+
+
+def test_an_object_that_no_program_can_hold_is_refused() -> None:
+    generator = torch.Generator()
+    model = Net(lambda m, y: y * (1.0 / y.shape[-1]) + torch.zeros(1).normal_(generator=generator.manual_seed(1)))
+    structure = analyze(model.eval(), TOKENS)
+    with pytest.raises(MvpError, match="a program cannot hold"):
+        structure.prune(model, random_plan(structure, 0))
 
 
 @pytest.mark.parametrize("compiled", [torch.jit.script, lambda model: torch.jit.trace(model, TOKENS)])
