@@ -6,11 +6,12 @@ import errno
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mvp_deploy.exporters.errors import EnvironmentMissing, MvpError
+from mvp_deploy.exporters.errors import EnvironmentMissing, InputError, MvpError
 
 TOKEN = "[0-9a-f]{16}"  # what makes the name of unfinished work ours alone
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -83,6 +84,8 @@ def writing_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Tell an OSError of the block as the sentence that ``path`` cannot be written, and why."""
     try:
         yield
+    except RecursionError as error:  # Python makes parent folders one call deeper each
+        raise InputError(f"{str(path)[:100]}… has too many folders in each other: choose another place.") from error
     except OSError as error:
         raise unwritable(path, error.errno, error.strerror or str(error)) from error
 
@@ -99,7 +102,7 @@ def unwritable(path: str | os.PathLike[str], number: int | None, why: str) -> Mv
 
 def _short(stem: str) -> str:
     """So much of a name that what is added to it stays within the 255 bytes that a name may have."""
-    return stem.encode()[:100].decode(errors="ignore")
+    return os.fsencode(stem)[:100].decode(sys.getfilesystemencoding(), errors="ignore")
 
 
 def _create(path: Path) -> int:

@@ -62,6 +62,11 @@ def _end(error: Exception, debug: bool) -> NoReturn:
         package = "mvp-deploy" if missing.split(".")[0] in DEVICE else "mvp-deploy[train]"
         message = f"this needs {missing}, which is not installed: pip install '{package}'"
         code = ExitCode.ENVIRONMENT
+    elif isinstance(error, UnicodeEncodeError):
+        message = f"{error.object[error.start]!r} is not in this locale ({error.encoding}): set PYTHONUTF8=1, try again"
+        code = ExitCode.ENVIRONMENT
+    elif isinstance(error, ValueError) and str(error) == "embedded null byte":
+        message, code = "a path has a NUL in it, which no path may have: check the paths you gave.", ExitCode.INPUT
     elif isinstance(error, OSError):
         message, code = str(of_system(error)), ExitCode.ENVIRONMENT
     else:

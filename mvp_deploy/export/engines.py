@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mvp_deploy.base.errors import InputError, MvpError
-from mvp_deploy.base.files import atomic_write
+from mvp_deploy.base.files import atomic_write, locked
 from mvp_deploy.base.formats import inside, read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.runner import logits
@@ -56,9 +56,17 @@ def build_engines(
     An engine that is there and made from the same is kept. One that fails does not stop the others.
 
     Raises:
-        MvpError: (ENVIRONMENT) no GPU or no TensorRT.
+        MvpError: (ENVIRONMENT) no GPU or no TensorRT, or another process is building there.
     """
     offer = probe(gpu_index(device))
+    folder = _folder(bundle, offer)
+    with locked(folder / ".lock", f"another process is building engines in {folder}: wait for it."):
+        return _build_engines(bundle, precisions, options, offer, reporter)
+
+
+def _build_engines(
+    bundle: Bundle, precisions: Sequence[str], options: Options, offer: Offer, reporter: Reporter
+) -> list[Engine]:
     onnx = [file for file in bundle.models if _may_be_built(file)]
     chosen = precisions or tuple(dict.fromkeys(file.precision for file in onnx))
     wanted = [(model, precision) for model in dict.fromkeys(file.model for file in onnx) for precision in chosen]

@@ -31,7 +31,7 @@ def local(place: str, base: Path, reporter: Reporter | None = None) -> str:
     source = source_of(place, base)
     if source == "digits":
         return place
-    return os.path.relpath(base / Path(source).expanduser()) + place[len(source) :]
+    return os.path.relpath(base / Path(os.path.expanduser(source))) + place[len(source) :]
 
 
 def is_url(place: str) -> bool:
@@ -75,7 +75,7 @@ def fetch(url: str, reporter: Reporter | None = None) -> Path:
 
 def cache() -> Path:
     """Where fetched files are kept; $MVP_DEPLOY_CACHE moves it."""
-    return Path(os.environ.get("MVP_DEPLOY_CACHE", "~/.cache/mvp-deploy")).expanduser()
+    return Path(os.path.expanduser(os.environ.get("MVP_DEPLOY_CACHE", "~/.cache/mvp-deploy")))
 
 
 def _relative(name: str, root: str) -> str:

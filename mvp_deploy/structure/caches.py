@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -50,35 +51,46 @@ def caches_restored() -> Iterator[None]:
     token = _MADE.set(noted)
     try:
         yield
+    except Exception as error:
+        _let_go(error)
+        raise
     finally:
         _MADE.reset(token)
         if any(made() is not None for made in noted):
             gc.collect()
-            for made in noted:
-                if (left := made()) is not None:
-                    _take_out(left, _DEPTH)
+            _take_out([left for made in noted if (left := made()) is not None], _DEPTH)
 
 
-def _take_out(value: Any, depth: int) -> None:
-    for holder in gc.get_referrers(value):
+def _let_go(error: BaseException | None) -> None:
+    """Let the frames that an error came through hold no tensors."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _take_out(values: list[Any], depth: int) -> None:
+    between: list[Any] = []  # what holds them, and is itself held
+    for holder in gc.get_referrers(*values) if values else ():
         if isinstance(holder, functools._lru_cache_wrapper):
             holder.cache_clear()
-        elif type(holder) in (tuple, list) and depth:
-            _take_out(holder, depth - 1)
+        elif type(holder) in (tuple, list) and holder is not values:
+            between.append(holder)
         elif type(holder) is dict:
             owner = next((o for o in gc.get_referrers(holder) if _is_namespace(holder, o)), None)
-            for key in _keys(holder, value):
+            for key in _keys(holder, values):
                 if owner is None:
                     del holder[key]
                 else:
                     setattr(owner, key, None)  # as a forward that fills it once expects it
         else:
-            for key in _keys(getattr(holder, "__dict__", {}), value):
+            for key in _keys(getattr(holder, "__dict__", {}), values):
                 setattr(holder, key, None)
+    if depth:
+        _take_out(between, depth - 1)
 
 
-def _keys(table: Mapping[Any, Any], value: Any) -> list[Any]:
-    return [key for key, held in table.items() if held is value]
+def _keys(table: Mapping[Any, Any], values: list[Any]) -> list[Any]:
+    return [key for key, held in table.items() if any(held is value for value in values)]
 
 
 def _is_namespace(table: dict[str, Any], owner: Any) -> bool:

@@ -26,7 +26,7 @@ def load_task(spec: str, *, skip_bad: bool = False, seed: int | None = None) -> 
     """
     require_source(spec)
     source, wanted = parse(spec)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if source == "digits":
         return read_digits(spec, wanted, seed)
     try:
@@ -40,7 +40,7 @@ def load_task(spec: str, *, skip_bad: bool = False, seed: int | None = None) -> 
 def require_source(spec: str) -> None:
     """Raise MvpError where a task's name cannot be one, or its source is not there; reads no image."""
     source, _ = parse(spec)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if source != "digits" and not path.is_dir() and not (path.suffix == ".npz" and path.is_file()):
         raise InputError(
             f"there is no image folder or .npz file {source!r}: give the path of one, or 'digits' for the embedded "

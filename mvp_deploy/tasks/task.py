@@ -121,7 +121,7 @@ def source_of(spec: str, base: Path = Path()) -> str:
     Its path may have a # in it: it is the longest part before a # that is a file or folder (below ``base``).
     """
     ends = [k for k, letter in enumerate(spec) if letter == "#"] + [len(spec)]
-    there = (k for k in reversed(ends) if k and os.path.exists(base / Path(spec[:k]).expanduser()))
+    there = (k for k in reversed(ends) if k and os.path.exists(base / os.path.expanduser(spec[:k])))
     return spec[: next(there, ends[0])]
 
 

@@ -107,6 +107,13 @@ def test_a_missing_package_is_the_environments_fault_and_comes_with_its_install_
     assert done.output == f"Error: this needs {missing}, which is not installed: pip install {line}\n"
 
 
+def test_a_letter_that_the_locale_lacks_is_told_with_the_cure(failing) -> None:
+    failing(UnicodeEncodeError("ascii", "für", 1, 2, "ordinal not in range(128)"))
+    done = CliRunner().invoke(main, ["fail"])
+    assert done.exit_code == ExitCode.ENVIRONMENT
+    assert "set PYTHONUTF8=1" in done.output
+
+
 @pytest.mark.parametrize("arguments", [["no-such-command"], ["--no-such-option"]])
 def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
     assert CliRunner().invoke(main, arguments).exit_code == ExitCode.INPUT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fakes.cuda import FakeCuda
 from fakes.tensorrt import VERSIONS
 
 from mvp_deploy import bundle
+from mvp_deploy.base.files import locked
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.benchmark.runner import logits, open_runner
 from mvp_deploy.cli import main
@@ -60,6 +62,18 @@ def test_fp16_is_built_from_float32_where_flags_decide(install, tmp_path: Path, 
     built(tiny_bundle(tmp_path / "b"), "fp16")
     read = [Path(call["model"]).name for call in trt.called("OnnxParser.parse_from_file")]
     assert read == [f"unpruned.{source}.onnx", f"pruned.{source}.onnx"]
+
+
+def test_of_two_that_build_at_once_the_second_is_told(install, tmp_path: Path) -> None:
+    install(VERSIONS[0])
+    path = tiny_bundle(tmp_path / "b", ["fp32"])
+    built(path)
+    (folder,) = (path / "built").iterdir()
+    with locked(folder / ".lock", ""), ThreadPoolExecutor(1) as thread:
+        second = thread.submit(built, path)
+        with pytest.raises(MvpError, match="another process is building engines"):
+            second.result()
+    assert len(engines_of(bundle.read(path))) == 2
 
 
 def test_a_missing_source_names_the_cure_and_the_rest_goes_on(install, tmp_path: Path) -> None:
