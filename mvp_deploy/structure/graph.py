@@ -13,6 +13,7 @@ import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from torch.fx.node import map_aggregate
 from torch.utils._pytree import tree_leaves
 
 from mvp_deploy.base.errors import StructureError
-from mvp_deploy.structure.axes import Axis
+from mvp_deploy.structure.axes import Axis, atoms_in
 from mvp_deploy.structure.bind import bound
 from mvp_deploy.structure.observe import sizes_given
 from mvp_deploy.structure.sizes import Attribute, Formula, Size, Uses, attributes
@@ -131,15 +132,16 @@ class Recorder:
                 self._format = tensor.dtype, self.graph.call_function(getattr, (node, "dtype"))
                 self._device = tensor.device, self.graph.call_function(getattr, (node, "device"))
 
-    def output(self, out: Any) -> None:
-        self.graph.output(torch.utils._pytree.tree_map(self._argument, out))
+    def output(self, trace: Trace, out: Any) -> None:
+        self.graph.output(torch.utils._pytree.tree_map(partial(self._argument, trace), out))
         self.graph.eliminate_dead_code(_changes_its_input)
 
     def call(self, trace: Trace, func: Any, name: str, args: Any, kwargs: dict[str, Any], out: Any) -> None:
         """Note one call; those that neither give nor change a tensor only told the forward something."""
         if name != "__setitem__" and not any(isinstance(t, Tensor) for t in tree_leaves(out)):
             return
-        given = map_aggregate(args, self._argument), map_aggregate(kwargs, self._argument)
+        argument = partial(self._argument, trace)
+        given = map_aggregate(args, argument), map_aggregate(kwargs, argument)
         if name in ("to", "type"):
             given = map_aggregate(given, self._number_format)
         if name == "__get__":  # x.T and its like
@@ -162,6 +164,8 @@ class Recorder:
             nonlocal place
             place += 1
             is_number = isinstance(value, int) and not isinstance(value, bool)
+            if isinstance(value, Size) and self._is_free(trace, value):
+                return int(value)
             return Size.of(int(value), Attribute("", "constant", place), uses) if is_number else value
 
         numbered = map_aggregate(args, number), map_aggregate(kwargs, number)
@@ -179,9 +183,9 @@ class Recorder:
                 if isinstance(part, (Tensor, tuple, list)):
                     self._bind(part, self.graph.call_function(operator.getitem, (node, place)))
 
-    def _argument(self, value: Any) -> Any:
+    def _argument(self, trace: Trace, value: Any) -> Any:
         if isinstance(value, Size):
-            return int(value)
+            return self._asked(value) if self._is_free(trace, value) else int(value)
         if self._device and isinstance(value, torch.device) and value == self._device[0]:
             return self._device[1]  # where the weights lie, wherever the program is moved to
         if not isinstance(value, Tensor):
@@ -191,6 +195,25 @@ class Recorder:
             self.tensors[name] = value
             self._bind(value, self.graph.get_attr(name))
         return self._nodes[id(value)][1]
+
+    def _is_free(self, trace: Trace, size: int) -> bool:
+        """Whether a size has nothing to do with units: a program asks its input for it, and follows other images."""
+        if not isinstance(size, Size) or not size.told_by:
+            return not isinstance(size, Size)
+        if len(size.told_by) == 3:
+            return all(self._is_free(trace, operand) for operand in size.told_by[1:])
+        tensor, dim = size.told_by
+        return id(tensor) in self._nodes and set(atoms_in(trace.axis(tensor, dim))) <= set(atoms_in(trace.batch))
+
+    def _asked(self, size: int) -> Any:
+        """A size as the program computes it."""
+        if not isinstance(size, Size):
+            return size
+        if len(size.told_by) == 3:
+            function, *operands = size.told_by
+            return self.graph.call_function(function, tuple(map(self._asked, operands)))
+        tensor, dim = size.told_by
+        return self.graph.call_method("size", (self._nodes[id(tensor)][1], dim))
 
     def _number_format(self, value: Any) -> Any:
         """A cast to the weights' own format, as in `.to(x.dtype)`, goes along when the program is moved to another."""

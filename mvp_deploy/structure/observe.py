@@ -41,9 +41,16 @@ def sizes_given(trace: Trace, function: str, args: tuple[Any, ...], kwargs: dict
 def sized_shape(trace: Trace, tensor: Tensor, shape: torch.Size | int, dim: int | None = None) -> Any:
     """What `Tensor.shape` or `Tensor.size(dim)` gave, as `Size`s that know their axes."""
     axes = trace.axes(tensor)
+
+    def size(number: int, dim: int) -> Size:
+        found = Size.of(number, axes[dim], trace.uses)
+        if trace.recorder is not None:
+            found.told_by = tensor, dim
+        return found
+
     if isinstance(shape, int):
-        return Size.of(shape, axes[dim or 0], trace.uses)
-    return torch.Size(Size.of(n, axis, trace.uses) for n, axis in zip(shape, axes, strict=True))
+        return size(shape, dim or 0)
+    return torch.Size(size(number, dim) for dim, number in enumerate(shape))
 
 
 def _flat(args: tuple[Any, ...]) -> list[Any]:

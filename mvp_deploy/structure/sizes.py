@@ -70,6 +70,7 @@ class Size(int):
 
     origin: Origin
     uses: Uses
+    told_by: tuple[Any, ...] = ()  # what it was read from: a tensor and a dimension; or a function and its two operands
 
     @classmethod
     def of(cls, value: int, origin: Origin, uses: Uses) -> Size:
@@ -123,8 +124,9 @@ def _remember(function: Callable[[Any, Any], Any], swapped: bool) -> Callable[[S
         if not isinstance(other, int):
             return function(other, int(self)) if swapped else function(int(self), other)
         left, right = (other, self) if swapped else (self, other)
-        value = function(int(left), int(right))
-        return Size.of(value, Formula(function, origin_of(left), origin_of(right)), self.uses)
+        size = Size.of(function(int(left), int(right)), Formula(function, origin_of(left), origin_of(right)), self.uses)
+        size.told_by = function, left, right
+        return size
 
     return method
 

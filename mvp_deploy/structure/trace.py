@@ -288,5 +288,5 @@ def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace, *, tra
         out = fake(*inputs)
     trace.uses.quantities.extend(leaf.origin for leaf in leaves_in(out) if isinstance(leaf, Size))
     if recorder is not None:
-        recorder.output(out)
+        recorder.output(trace, out)
     return out

@@ -240,6 +240,24 @@ def test_a_program_runs_for_any_batch_size_and_can_be_pruned_again() -> None:
         assert relative_error(again.prune(small, plan)(TOKENS), again.silence(small, plan)(TOKENS)) < 1e-5
 
 
+def test_a_program_follows_other_image_sizes() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        y = m.conv(x)
+        batch, _, height, width = y.shape
+        y = y.view(batch, 12, 2, height * width).amax(2)  # 12 is written into it, so no eager module runs
+        return m.head(y.view(batch, 12, height, width).mean((2, 3)))
+
+    model = Net(forward, conv=nn.Conv2d(6, 24, 3, padding=1), head=nn.Linear(12, 3)).eval()
+    structure = analyze(model, torch.randn(1, 6, 8, 8))
+    plan = random_plan(structure, 0)
+    small = structure.prune(model, plan)
+    assert isinstance(small, torch.fx.GraphModule)
+    with torch.no_grad():
+        for shape in ((2, 6, 8, 8), (3, 6, 10, 14)):
+            x = torch.randn(shape)
+            assert relative_error(small(x), structure.silence(model, plan)(x)) < 1e-5
+
+
 def test_rotary_halves_lose_the_same_places() -> None:
     def forward(m: Net, x: Tensor) -> Tensor:
         q = m.q(x)
