@@ -58,6 +58,7 @@ def command(
     Example:
       mvp-deploy run deploy.yaml --jobs 2 --baseline accepted/report.json
     """
+    from mvp_deploy.bundle import signing
     from mvp_deploy.pipeline import deployfile, report, tracking
     from mvp_deploy.pipeline.baseline import read_report
     from mvp_deploy.pipeline.html import OVERVIEW
@@ -67,13 +68,15 @@ def command(
     from mvp_deploy.pipeline.run import alone, folder, run
 
     config = deployfile.load(file, changes)
+    before = None if baseline is None else read_report(baseline)
+    if sign_key is not None:
+        signing.public_half(sign_key)
+    out = folder(config, file.parent)
+    report.refuse_strangers(out)
     if dry_run:
         _show_plan(config, file.parent, only, console)
         return
-    before = None if baseline is None else read_report(baseline)
     store = None if mlflow is None else tracking.Store.open(mlflow)
-    out = folder(config, file.parent)
-    report.refuse_strangers(out)
     if is_url(config.out):
         refuse_strangers(config.out, only or config.tasks)
     with alone(out):

@@ -116,7 +116,7 @@ def folder(config: Config, base: Path) -> Path:
 
 def _refuse_inside(out: Path, source: Path) -> None:
     """Refuse results in a bank or among images: they would change what they are made of."""
-    if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
+    if source.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
         raise InputError(f"{out} lies in {source}, which the results are made from: choose another out.")
 
 

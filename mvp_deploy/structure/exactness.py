@@ -8,7 +8,8 @@ sizes that they take, so that the comparison costs about as much as a few small 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,25 +42,20 @@ def check(structure: Structure, model: nn.Module, plan: KeepPlan, small: nn.Modu
     Raises:
         MvpError: (PARITY) they differ, or cannot be run.
     """
-    large = sum(p.numel() for p in model.parameters()) >= LARGE
-    for dtype in (torch.float32,) if large else (torch.float64, torch.float32):
-        try:
-            shapes = _shapes(structure.example, any_size=not isinstance(small, TracedModel))
-            error = _difference(structure, model, plan, small, dtype, shapes)
-        except _CannotRun as failure:
-            why = str(failure)
-            continue
-        if error < LIMITS[dtype]:
-            return
+    shapes = list(_shapes(structure.example, any_size=not isinstance(small, TracedModel)))
+    try:
+        error, limit = _compared(structure, model, plan, small, shapes)
+    except _CannotRun as failure:
+        raise ParityError(
+            f"The smaller {type(model).__name__} cannot be compared with the full one, which fails on random inputs: "
+            f"{failure} If you know that it is right, prune with check=False.",
+        ) from failure
+    if not error < limit:
         raise ParityError(
             f"The smaller {type(model).__name__} would differ from the full one with those units silenced, by "
             f"{error:.1e} of the largest output, so it is not returned. Its forward does something with sizes or "
             "silent units that the analysis does not see: please report it.",
         )
-    raise ParityError(
-        f"The smaller {type(model).__name__} cannot be compared with the full one, which fails on random inputs: {why} "
-        "If you know that it is right, prune with check=False.",
-    )
 
 
 @caches_restored()
@@ -68,13 +64,25 @@ def takes_other_sizes(structure: Structure, model: nn.Module, plan: KeepPlan, sm
     own = [tuple(t.shape[1:]) for t in structure.example]
     others = [s for s in _shapes(structure.example, any_size=True) if [shape[1:] for shape in s] != own]
     try:
-        return _difference(structure, model, plan, small, torch.float32, others) < LIMITS[torch.float32]
+        error, limit = _compared(structure, model, plan, small, others)
     except (_CannotRun, MvpError):
         return False
+    return error < limit
 
 
 class _CannotRun(Exception):
     """The full model cannot be run so."""
+
+
+def _compared(
+    structure: Structure, model: nn.Module, plan: KeepPlan, small: nn.Module, shapes: Sequence[list[tuple[int, ...]]]
+) -> tuple[float, float]:
+    """The largest difference between outputs, and the largest that rounding explains: in float64 where that runs."""
+    large = sum(p.numel() for p in model.parameters()) >= LARGE
+    if not large:
+        with suppress(_CannotRun):
+            return _difference(structure, model, plan, small, torch.float64, shapes), LIMITS[torch.float64]
+    return _difference(structure, model, plan, small, torch.float32, shapes), LIMITS[torch.float32]
 
 
 def _difference(

@@ -153,7 +153,9 @@ class _Finder:
     def _follow(self, node: fx.Node, inputs: list[fx.Node]) -> None:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         name = name.removesuffix("_") if not name.startswith("__") else name
-        if name in ("conv1d", "conv2d", "conv3d", "linear"):
+        if name == "size":
+            pass  # a number of positions
+        elif name in ("conv1d", "conv2d", "conv3d", "linear"):
             self._linear(node, name)
         elif name == "batch_norm":
             self._batch_norm(node)

@@ -51,6 +51,8 @@ def read(path: str | os.PathLike[str], *, glance: bool = False) -> Picture:
         Unreadable: it is damaged, too large, of a format that is not read, or of numbers without a known range.
     """
     Image.init()
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for, a device never ends
+        raise Unreadable("it is not a file")
     try:
         with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
             check_size(*image.size)

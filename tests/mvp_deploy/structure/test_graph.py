@@ -158,7 +158,21 @@ def test_it_moves_to_another_device(small: TracedModel) -> None:
     assert torch.equal(outputs(small, X), outputs(copy.deepcopy(small), X))
 
 
-def test_another_image_size_is_refused_where_sizes_are_written_into_the_program(small: TracedModel) -> None:
+def test_another_image_size_is_followed(model: nn.Module, structure: Structure, small: TracedModel) -> None:
+    images = torch.randn(2, 3, 8, 10)
+    wanted = structure.silence(model, random_plan(structure, seed=SEED))(images)
+    assert relative_error(outputs(small, images), wanted) < 1e-5
+
+
+def test_another_image_size_is_refused_where_one_is_written_into_the_program_as_a_number() -> None:
+    class Scaled(Mixed):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x * (1.0 / x.shape[2]))
+
+    model = randomise(Scaled().eval())
+    structure = analyze(model, X[:1])
+    small = structure.prune(model, random_plan(structure, seed=SEED))
+    assert small(X).shape == (4, 5)
     with pytest.raises(MvpError, match=r"recorded program takes inputs of shape .* 6, 6"):
         small(torch.randn(2, 3, 8, 8))
 

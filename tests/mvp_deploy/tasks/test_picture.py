@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -196,6 +197,13 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path: Path, form
             continue
         assert found.pixels.dtype == np.uint8
         assert found.pixels.shape[2:] == (3,)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", tmp_path):
+        with pytest.raises(Unreadable, match="not a file"):
+            read(path)
 
 
 @pytest.mark.parametrize(
