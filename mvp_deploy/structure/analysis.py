@@ -43,6 +43,9 @@ def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, allow_ine
         MvpError: the model cannot be run on such an input.
     """
     inputs = example if isinstance(example, tuple) else (example,)
+    if not inputs or not all(isinstance(each, Tensor) for each in inputs):
+        found = ", ".join(type(each).__name__ for each in inputs) or "nothing"
+        raise StructureError(f"The example is {found}: pass a tensor, or a tuple of one tensor for each input.")
     return _analyze(model, inputs, Trace(allow_inexact=allow_inexact))
 
 
@@ -109,6 +112,8 @@ def _cure(error: Exception) -> str:
         return " Its forward looks at the values of tensors, which this run has not: let it depend on shapes alone."
     if isinstance(error, TypeError) and "argument" in said:
         return " Pass a tuple of one example for each input of the forward."
+    if "deepcopy protocol" in said:
+        return " Take away what makes a weight anew each time (torch.nn.utils: remove_weight_norm, prune.remove)."
     return (
         " Check the input size." if any(word in said for word in ("size", "shape", "channels", "reduction dim")) else ""
     )

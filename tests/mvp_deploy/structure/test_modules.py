@@ -562,6 +562,17 @@ def test_an_error_s_cure_is_named_where_it_is_known(forward: Callable[..., Tenso
         analyze(Net(forward, head=nn.Linear(6, 3)), torch.zeros(1, 6))
 
 
+@pytest.mark.parametrize("example", ["x", None, (), np.ones((2, 6)), {"x": torch.ones(2, 6)}])
+def test_an_example_that_is_no_tensor_is_refused(example: object) -> None:
+    with pytest.raises(MvpError, match="pass a tensor"):
+        analyze(nn.Linear(6, 3), example)  # type: ignore[arg-type]
+
+
+def test_a_weight_that_a_hook_makes_anew_is_refused_with_the_cure() -> None:
+    with pytest.raises(MvpError, match="remove_weight_norm"):
+        analyze(nn.Sequential(nn.utils.weight_norm(nn.Linear(6, 8)), nn.Linear(8, 3)), torch.ones(2, 6))
+
+
 def test_a_missing_input_is_asked_for() -> None:
     class Two(nn.Module):
         def forward(self, x: Tensor, y: Tensor) -> Tensor:
