@@ -186,8 +186,8 @@ def _shapes(example: tuple[Tensor, ...], any_size: bool) -> Iterator[list[tuple[
     image = next((s[-2:] for s, t in zip(own, example, strict=True) if len(s) == 4 and t.is_floating_point()), None)
     sizes: list[tuple[int, ...]] = []
     if image is not None and any_size:
-        smaller = [(64, 64), (96, 96)]
-        sizes = smaller if min(image) > 96 else [image, *((image[0] * n // 2, image[1] * n // 2) for n in (3, 5))]
+        sizes = [image, *((image[0] * n // 2, image[1] * n // 2) for n in (3, 5))]
+        sizes = [(64, 64), (96, 96)] if min(image) > 96 else sizes
     for batch, size in zip((5, 2, 3), [*sizes, *([image] if image not in sizes else [])] or [None], strict=False):
         yield [(batch, *_resized(shape, image, size)[1:]) if shape else shape for shape in own]
     yield own
