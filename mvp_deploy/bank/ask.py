@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mvp_deploy.bank.ladder import Rung, rung_for
 from mvp_deploy.bank.ladder import start as on_rung
@@ -20,10 +20,10 @@ from mvp_deploy.base import tensorfile
 from mvp_deploy.base.formats import Amount, Share, Within
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning.budget import Budget, Scores
-from mvp_deploy.pruning.mvp import Decision, cut, decide, mend
+from mvp_deploy.pruning.making import make
+from mvp_deploy.pruning.mvp import Decision, cut
 from mvp_deploy.pruning.original import Original, check_exact
 from mvp_deploy.pruning.recipes import Recipe
-from mvp_deploy.pruning.yardstick import Yardstick, measurable
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.structure.plan import PackedMask
 from mvp_deploy.tasks import Images, Task
@@ -111,11 +111,8 @@ def begin(
             decision, model = _of_rung(rung), on_rung(original, rung, train)
             steps: dict[str, Any] = {"exactness": check_exact(original, decision.plan, model, train)}
         else:
-            signature = sign(bank.backbone, state, train, len(task.classes), device)
-            found = neighbours(
-                bank, signature, recipe, original, train, data=task.fingerprint, name=task.name, seed=seed
-            )
-            decision = decide(
+            found = _asked(task, bank, state, original, train, recipe, seed, device)
+            made = make(
                 original,
                 train,
                 found.voters,
@@ -125,7 +122,8 @@ def begin(
                 allocate=meeting,
                 seed=seed,
             )
-            model, steps = _made(original, train, decision, recipe, seed)
+            decision, model = made.decision, made.model
+            steps = made.steps | {"exactness": check_exact(original, decision.plan, cut(original, decision), train)}
             if meeting is not None:
                 steps["latency"] = meeting.told()
         told = _told(decision, found, time.perf_counter() - clock) | {"steps": steps}
@@ -138,6 +136,9 @@ def begin(
     for voter in votes["voters"]:
         near = f"{votes.get('measure', 'similarity')}: {voter['similarity']:.3f}"
         reporter.say(f"voter {voter['task']}: {near}; weight {voter['weight']:.2f}")
+    ways = header["info"]["steps"].get("ways", {})
+    for way, loss in ways.items():
+        reporter.say(f"{way}: leave-one-out loss {loss:.3f}{', the least' if loss == min(ways.values()) else ''}")
     for name in ("unpruned", "cut", "reconstruction"):
         step = header["info"]["steps"].get(name, {})
         if "loo_accuracy" in step:
@@ -146,21 +147,21 @@ def begin(
     return Begun(KeepPlan.from_json(header["plan"]), sections["weights"], header["info"])
 
 
-def _made(
-    original: Original, train: Images, decision: Decision, recipe: Recipe, seed: int
-) -> tuple[nn.Module, dict[str, Any]]:
-    """The model that was decided on, cut and mended, and what each of these steps did."""
-    model = cut(original, decision)
-    steps: dict[str, Any] = {"exactness": check_exact(original, decision.plan, model, train)}
-    yardstick = Yardstick(original, train) if measurable(original) else None
-    if yardstick:
-        steps |= {"unpruned": asdict(yardstick.unpruned), "cut": asdict(yardstick.measure(model, decision.plan))}
-    reconstruction = mend(model, original, train, decision, recipe, seed=seed)
-    if reconstruction:
-        steps["reconstruction"] = asdict(reconstruction)
-        if yardstick:
-            steps["reconstruction"] |= asdict(yardstick.measure(model, decision.plan))
-    return model, steps
+def _asked(
+    task: Task,
+    bank: Bank,
+    state: Mapping[str, Tensor],
+    original: Original,
+    train: Images,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+) -> Neighbours:
+    """The neighbours of the task, where the recipe asks any and there are some."""
+    if not recipe.asks_neighbours or not any(bank.entries([])):
+        return Neighbours((), False)
+    signature = sign(bank.backbone, state, train, len(task.classes), device)
+    return neighbours(bank, signature, recipe, original, train, data=task.fingerprint, name=task.name, seed=seed)
 
 
 def _of_rung(rung: Rung) -> Decision:

@@ -36,7 +36,7 @@ def sign(
     total: Tensor | None = None
     count = torch.zeros(num_classes, dtype=torch.int64)
     with torch.no_grad():
-        for x, y in train.batches(256):
+        for x, y in train.passes():
             features = model(x).flatten(1).double().cpu()
             if total is None:
                 total = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)

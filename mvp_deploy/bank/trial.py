@@ -10,11 +10,12 @@ from typing import Any, TypeVar, cast
 import torch
 
 from mvp_deploy.bank.entry import Entry
-from mvp_deploy.bank.nearest import neighbours, run_model
+from mvp_deploy.bank.nearest import Neighbours, neighbours, run_model
 from mvp_deploy.bank.signature import Signature, sign
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.mvp import Decision, decide, own_importance, start
+from mvp_deploy.pruning.budget import Budget, Scores
+from mvp_deploy.pruning.making import make
+from mvp_deploy.pruning.mvp import Decision, decide, own_importance
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.tuning import tune_by
@@ -56,7 +57,41 @@ class NewTask:
 
     def decide(self, recipe: Recipe, budget: Budget, seed: int = 0) -> Decision:
         """Ask the neighbours that the recipe names, and choose the units that stay."""
-        found = neighbours(
+        found = self._asked(recipe, seed)
+        return decide(
+            self.original,
+            self.train,
+            found.voters,
+            recipe,
+            budget,
+            too_distant=found.too_distant,
+            importance=lambda: self._importance(recipe.criterion, seed),
+            seed=seed,
+        )
+
+    def attempt(
+        self, recipe: Recipe, budget: Budget, config: TrainConfig, *, teacher: torch.nn.Module | None = None
+    ) -> Trial:
+        """Prune by the recipe and fine-tune; teacher: the unpruned model, where the recipe distils."""
+        begun, self._spared = time.perf_counter(), 0.0
+        found = self._asked(recipe, config.seed)
+        made = make(
+            self.original,
+            self.train,
+            found.voters,
+            recipe,
+            budget,
+            too_distant=found.too_distant,
+            importance=lambda criterion: self._importance(criterion, config.seed),
+            seed=config.seed,
+        )
+        before = accuracy(made.model, self.test)
+        tune_by(made.recipe, made.model, self.original.classifier, self.train, config, teacher=teacher)
+        after = accuracy(made.model, self.test)
+        return Trial(made.decision, before, after, time.perf_counter() - begun + self._spared)
+
+    def _asked(self, recipe: Recipe, seed: int) -> Neighbours:
+        return neighbours(
             self.bank,
             self.signature,
             recipe,
@@ -67,29 +102,9 @@ class NewTask:
             seed=seed,
             score=self._run_model,
         )
-        return decide(
-            self.original,
-            self.train,
-            found.voters,
-            recipe,
-            budget,
-            too_distant=found.too_distant,
-            importance=lambda: self._once(
-                (recipe.criterion, seed), lambda: own_importance(self.original, self.train, recipe.criterion, seed=seed)
-            ),
-            seed=seed,
-        )
 
-    def attempt(
-        self, recipe: Recipe, budget: Budget, config: TrainConfig, *, teacher: torch.nn.Module | None = None
-    ) -> Trial:
-        """Prune by the recipe and fine-tune; teacher: the unpruned model, where the recipe distils."""
-        begun, self._spared = time.perf_counter(), 0.0
-        decision = self.decide(recipe, budget, config.seed)
-        model = start(self.original, self.train, decision, recipe, seed=config.seed)
-        before = accuracy(model, self.test)
-        tune_by(recipe, model, self.original.classifier, self.train, config, teacher=teacher)
-        return Trial(decision, before, accuracy(model, self.test), time.perf_counter() - begun + self._spared)
+    def _importance(self, criterion: str, seed: int) -> Scores:
+        return self._once((criterion, seed), lambda: own_importance(self.original, self.train, criterion, seed=seed))
 
     def _run_model(self, kind: str, entry: Entry, original: Original, train: Images) -> float:
         return self._once((kind, entry.name), lambda: run_model(kind, entry, original, train))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from mvp_deploy.base.bounds import NEIGHBOURS
+from mvp_deploy.base.bounds import IMAGE_SIZE, NEIGHBOURS
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, common_options
 from mvp_deploy.cli._pruning import budget_options, make_budget, training_options
 from mvp_deploy.cli._types import Number
@@ -17,7 +18,11 @@ FOLDER = click.Path(path_type=Path)
 
 @click.command(name="prune")
 @click.argument("task")
-@click.option("--bank", "bank_folder", required=True, type=FOLDER, help="The bank whose tasks vote.")
+@click.option("--bank", "bank_folder", type=FOLDER, help="The bank whose tasks vote; without one give --backbone.")
+@click.option("--backbone", "name", help="Without a bank: the timm model to prune, by the task's own images alone.")
+@click.option("--pretrained", is_flag=True, help="With --backbone: timm's pretrained weights (downloads them).")
+@click.option("--weights", type=FOLDER, help="With --backbone: the weights in this .safetensors or .pth file.")
+@click.option("--image-size", type=Number(IMAGE_SIZE), help="With --backbone: edge of the input in pixels.")
 @click.option("--out", required=True, type=FOLDER, help="The RUN folder to write.")
 @budget_options
 @click.option("--recipe", default="default", show_default=True, type=click.Choice([*RECIPES]),
@@ -31,7 +36,11 @@ FOLDER = click.Path(path_type=Path)
 @common_options
 def command(
     task: str,
-    bank_folder: Path,
+    bank_folder: Path | None,
+    name: str | None,
+    pretrained: bool,
+    weights: Path | None,
+    image_size: int | None,
     out: Path,
     keep: float | None,
     macs: float | None,
@@ -48,27 +57,41 @@ def command(
 ) -> None:
     """Prune the bank's backbone for TASK by Meta-Vote Pruning, beside the unpruned model tuned alike.
 
-    Killed and called again, it goes on where it stopped.
+    Without a bank, prune --backbone by the task's own images: its linear streams are first turned into their principal
+    directions, which changes no output. Killed and called again, it goes on where it stopped.
 
     \b
-    Example:
+    Examples:
       mvp-deploy prune digits#7,8,9 --bank BANK --keep 0.3 --out RUN
+      mvp-deploy prune PHOTOS --backbone mobilenetv2_100 --pretrained --macs 0.6 --out RUN
     """
-    from mvp_deploy import runs
+    from mvp_deploy import backbones, runs
+    from mvp_deploy.bank.alone import alone
     from mvp_deploy.bank.store import Bank
     from mvp_deploy.base.devices import resolve
     from mvp_deploy.cli._pruning import train_config
     from mvp_deploy.pruning.recipes import changed, recipe_named
     from mvp_deploy.tasks import load_task
 
-    bank = Bank.open(bank_folder)
+    given = load_task(task, skip_bad=skip_bad)
+    if bank_folder is not None:
+        if name is not None or pretrained or weights is not None or image_size is not None:
+            raise InputError(
+                "--bank has its own backbone: leave out --backbone, --pretrained, --weights, --image-size."
+            )
+        bank: Bank = Bank.open(bank_folder)
+    elif name is not None:
+        start = backbones.create(name, pretrained=pretrained, weights=weights, image_size=image_size, seed=seed)
+        bank = alone(given, *start, seed=seed)
+    else:
+        raise InputError("Name the --bank to ask, or the --backbone to prune without one.")
     place = resolve(device)
     budget = make_budget(keep, macs, params, round_to)
     asked = [*changes, *([] if neighbours is None else [f"neighbours={neighbours}"])]
     voting = changed(recipe_named(recipe), asked)
     tuning = train_config(bank.backbone, training, seed)
     run = runs.prune_task(
-        load_task(task, skip_bad=skip_bad),
+        given,
         bank,
         out,
         budget,

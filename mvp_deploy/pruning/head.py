@@ -223,7 +223,7 @@ def features(model: nn.Module, classifier: Sequence[str], images: Images, limit:
     model.eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad(), _Inputs(weights) as inputs:
-        for x, y in images.batches(256, shuffle=True, generator=generator):
+        for x, y in images.passes(shuffle=True, generator=generator):
             model(x)
             labels.append(y.cpu())
             if sum(map(len, labels)) >= limit:

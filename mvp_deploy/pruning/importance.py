@@ -19,6 +19,7 @@ from mvp_deploy.pruning.obs import obs
 from mvp_deploy.structure import KeepPlan, Structure
 from mvp_deploy.tasks import Images
 
+AT_ONCE = 16  # images that gradients are worked out for at once: what they hold of each is the most of the memory
 Batches = Iterable[tuple[Tensor, Tensor]]  # normalised images float32 [b, 3, H, W], labels int64 [b]
 Criterion = Callable[..., dict[str, np.ndarray]]
 
@@ -37,10 +38,13 @@ def score(
     """Importance of every unit, as group name -> float64 [size], 0 for units ``plan`` has removed.
 
     model: the eager model that ``plan`` describes, with its head. images: of the task, of which ``batches``
-    random batches are used. Raises MvpError for an unknown criterion.
+    random batches are used. Raises MvpError for an unknown criterion, or weights that are not finite.
     """
     if criterion not in CRITERIA:
         raise InputError(f"There is no importance criterion '{criterion}'. Choose from: {', '.join(CRITERIA)}.")
+    for name, value in model.named_parameters():
+        if not bool(value.isfinite().all()):
+            raise InputError(f"The weights {name} hold NaN or infinity: restore them from a good copy.")
     generator = torch.Generator().manual_seed(seed)
     sample = islice(images.batches(min(batch_size, len(images)), shuffle=True, generator=generator), batches)
     was_training = model.training
@@ -61,13 +65,13 @@ def taylor(structure: Structure, model: nn.Module, plan: KeepPlan, sample: Batch
     total: dict[str, Tensor] = {}
     count = 0
     for x, y in sample:
-        loss = functional.cross_entropy(model(x), y)
-        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-        values = {
-            name: weight.detach() * gradient
-            for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
-            if gradient is not None
-        }
+        values: dict[str, Tensor] = {}
+        for few, theirs in zip(x.split(AT_ONCE), y.split(AT_ONCE), strict=True):
+            loss = functional.cross_entropy(model(few), theirs, reduction="sum") / len(y)
+            gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+            for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+                if gradient is not None:
+                    values[name] = values.get(name, 0) + weight.detach() * gradient
         for group, rows in _per_unit(structure, plan, values).items():
             total[group] = total.get(group, 0) + rows.square().sum(0)
         count += 1

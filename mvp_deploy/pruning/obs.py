@@ -22,6 +22,7 @@ from mvp_deploy.pruning.surgeon import Reader
 from mvp_deploy.structure import KeepPlan, Structure, UnitGroup
 from mvp_deploy.structure.axes import axis_size
 
+AT_ONCE = 16  # images whose gradients are worked out at once
 Batches = Iterable[tuple[Tensor, Tensor]]  # normalised images float32 [b, 3, H, W], labels int64 [b]
 
 
@@ -42,7 +43,8 @@ def sensitivities(model: nn.Module, layers: Mapping[str, LinearLayer], batches: 
         y.register_hook(add)
 
     seen = 0
-    for x, y in batches:
+    few = ((x, y) for xs, ys in batches for x, y in zip(xs.split(AT_ONCE), ys.split(AT_ONCE), strict=True))
+    for x, y in few:
         x = x.detach().requires_grad_()
         with torch.enable_grad(), LinearCalls(model, layers, visit):
             loss = functional.cross_entropy(model(x.clone()).float(), y, reduction="sum")

@@ -39,6 +39,9 @@ class Recipe:
     judged: a part of the training images is set aside; on it the learning rate is found, and the best state of
         fine-tuning is kept, the untuned one included. Without it all images train, and the last state is kept.
     distill: weight of distillation from the unpruned model during fine-tuning (0: none).
+    rivals: the task's own importance by taylor and by obs, under one threshold and re-solved, takes the votes' place
+        where nobody can be asked ('alone'), or stands beside them ('always'); of these ways the one goes on whose head
+        in closed form has the least leave-one-out loss on the training images. 'never': the recipe as it is.
     ladder: where the bank has a ladder with a rung of the very budget, start from its model, and ask nobody.
     lean: with too few or too distant neighbours, raise ``own`` to this share (0: never, only warn).
 
@@ -60,6 +63,7 @@ class Recipe:
     judged: bool = True
     distill: float = 0.0
     lean: float = 0.0
+    rivals: Literal["never", "alone", "always"] = "never"
     ladder: bool = False
 
     def __post_init__(self) -> None:
@@ -77,11 +81,31 @@ class Recipe:
     def asks_neighbours(self) -> bool:
         return self.votes != "none"
 
+    @property
+    def way(self) -> str:
+        """Who decides what stays, in a few words."""
+        if self.asks_neighbours:
+            return "votes"
+        return self.criterion if self.scope == "uniform" else f"{self.criterion} under one threshold"
+
+    def ways(self, neighbours: bool) -> tuple[Recipe, ...]:
+        """The recipes to choose from by the training images; this one alone unless it has rivals.
+
+        neighbours: whether there are any to ask.
+        """
+        asked = neighbours and self.asks_neighbours
+        itself = replace(self, rivals="never")
+        if self.rivals == "never" or (self.rivals == "alone" and asked):
+            return (itself,)
+        alone = replace(itself, votes="none", neighbours=0, own=1.0, weights="pretrained", scope="global")
+        others = tuple(replace(alone, criterion=criterion) for criterion in ("taylor", "obs"))
+        return (itself, *others) if asked else others
+
 
 _ALONE = Recipe(votes="none", neighbours=0, own=1.0, weights="pretrained")
 
 RECIPES: Mapping[str, Recipe] = {
-    "default": Recipe(ladder=True),
+    "default": Recipe(ladder=True, rivals="alone"),
     # Zhao et al. 2023 (arXiv 2301.11560): LEEP neighbours, units sampled from the softmax of plain votes per layer,
     # weights averaged over the neighbours that kept the unit, a new head, fine-tuning.
     "paper": Recipe(

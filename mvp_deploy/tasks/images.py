@@ -19,6 +19,7 @@ from mvp_deploy.tasks.task import Split
 
 MEMORY_LIMIT = 2 << 30  # bytes of prepared images kept in memory
 CHUNK = 64  # images prepared at once
+CACHED = 1 << 18  # pixels of a batch whose activations stay in a CPU's caches
 SHIFT = 1 / 8  # of the edge: how far augmentation moves an image at most
 
 
@@ -84,6 +85,20 @@ class Images:
                 pixels = _augment(pixels, flip, torch.Generator().manual_seed(seed))
             x = pixels if pixels.is_floating_point() else pixels.float().div_(255).sub_(mean).div_(std)
             yield x, self.labels[part.to(self.device)]
+
+    def passes(
+        self, *, shuffle: bool = False, generator: torch.Generator | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """`batches` for forward passes alone, of a size and memory layout that their device is quick with.
+
+        On a CPU activations should stay in its caches: lite2 at 128 pixels takes a sixth of the time in batches of 16
+        and channels last that it takes in batches of 256 (benchmarks/pretrained/cost.py).
+        """
+        size = 256
+        if self.device.type == "cpu":
+            size = min(256, max(16, CACHED // self.preprocessing.input_size[1] ** 2))
+        for x, y in self.batches(size, shuffle=shuffle, generator=generator):
+            yield x.contiguous(memory_format=torch.channels_last), y
 
     def _pixels(self, parts: list[Tensor]) -> Iterator[Tensor]:
         """The uint8 images of each list of indices, on the device."""

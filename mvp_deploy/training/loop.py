@@ -23,6 +23,7 @@ Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]  # of model, images an
 Judge = Callable[[nn.Module], float]  # how bad a model in eval mode is: of several, the one with the least is kept
 JUDGED = 10  # times in a training, and once before it
 PATIENCE = 3  # judgements without a better state, after which a training ends
+FAIR = 0.6  # of the steps; before, the learning rate is so high that a good training may look worse than its start
 
 
 class Diverged(MvpError):
@@ -95,7 +96,7 @@ def fit(
             done, now = step + 1, time.monotonic()
             if judge is not None and (done % -(-config.steps // JUDGED) == 0 or done == config.steps):
                 best = _judged(model, judge, done, best, config)
-            last = done == config.steps or best.disappointed >= PATIENCE
+            last = done == config.steps or (best.disappointed >= PATIENCE and done >= FAIR * config.steps)
             save = saved is not None and not last and now - last_saved >= checkpoint_seconds
             if save or done % every == 0 or last:
                 loss = value.item()
@@ -146,11 +147,11 @@ def freeze_norms(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: Images, batch_size: int = 256) -> float:
+def accuracy(model: nn.Module, images: Images) -> float:
     """The share of the images that the model classifies rightly (0..1), in eval mode and float32."""
     training = model.training
     model.to(images.device).eval()
-    hits = sum(int((model(x).argmax(1) == y).sum()) for x, y in images.batches(batch_size))
+    hits = sum(int((model(x).argmax(1) == y).sum()) for x, y in images.passes())
     model.train(training)
     return hits / len(images)
 

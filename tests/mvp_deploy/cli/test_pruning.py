@@ -208,3 +208,23 @@ def test_a_run_killed_is_finished_by_the_next(bank: Path, tmp_path: Path, moment
     assert "reused" in finished.stderr
     assert runs.load(out).pruned().classes == ("0", "2")
     assert sorted(path.name for path in out.iterdir()) == ["pruned.safetensors", "run.json", "unpruned.safetensors"]
+
+
+def test_without_a_bank_a_backbone_is_pruned_by_the_task_s_own_images(cnn, tmp_path: Path) -> None:
+    start = ("--backbone", "test_resnet", "--weights", cnn.weights, "--image-size", 32)
+    done = call("prune", "digits#0,1,2", *start, "--out", tmp_path / "run", "--macs", 0.5, *PRUNE[2:])
+    assert done.exit_code == 0, done.output
+    info = runs.load(tmp_path / "run").info
+    assert info["votes"]["voters"] == []
+    assert info["metrics"]["pruned"]["macs"] <= 0.5 * info["metrics"]["unpruned"]["macs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [((), "Name the --bank"), (("--bank", "BANK", "--backbone", "resnet18"), "has its own backbone")],
+)
+def test_a_bank_or_a_backbone_is_named(bank: Path, tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    named = [str(bank) if argument == "BANK" else argument for argument in arguments]
+    refused = call("prune", "digits#0,1", *named, "--out", tmp_path / "run")
+    assert refused.exit_code == ExitCode.INPUT
+    assert sentence in refused.stderr

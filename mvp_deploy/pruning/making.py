@@ -1,0 +1,80 @@
+"""A task's pruned model before fine-tuning, and the best of several ways to it by the training images alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from mvp_deploy.pruning.budget import Budget, Scores
+from mvp_deploy.pruning.mvp import Allocation, Decision, cut, decide, mend, own_importance
+from mvp_deploy.pruning.original import Original
+from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.pruning.votes import Voter
+from mvp_deploy.pruning.yardstick import Yardstick, measurable
+from mvp_deploy.tasks import Images
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A pruned model before fine-tuning.
+
+    recipe: how it was made. steps: what each step gave. loss: leave-one-out cross-entropy of a head in closed form on
+    the training images, in nats; None where the classifier is not one linear layer.
+    """
+
+    recipe: Recipe
+    decision: Decision
+    model: nn.Module
+    steps: dict[str, Any]
+    loss: float | None
+
+
+def make(
+    original: Original,
+    train: Images,
+    voters: Sequence[Voter],
+    recipe: Recipe,
+    budget: Budget,
+    *,
+    too_distant: bool = False,
+    importance: Callable[[str], Scores] | None = None,
+    allocate: Allocation | None = None,
+    seed: int = 0,
+) -> Made:
+    """Decide which units stay, cut, and mend; of the recipe's ways (`Recipe.ways`) the one with the least loss.
+
+    Args:
+        voters, too_distant: see `mvp.decide`.
+        allocate: see `mvp.decide`; there is one way then, since it measures each.
+        importance: gives the target's own by a criterion; by default worked out by `mvp.own_importance`.
+    """
+    yardstick = Yardstick(original, train) if measurable(original) else None
+    known = importance or (lambda criterion: own_importance(original, train, criterion, seed=seed))
+
+    def one(way: Recipe) -> Made:
+        decision = decide(
+            original, train, voters, way, budget, too_distant=too_distant,
+            importance=lambda: known(way.criterion), allocate=allocate, seed=seed,
+        )  # fmt: skip
+        model, steps = cut(original, decision), {}
+        if yardstick:
+            steps["cut"] = asdict(yardstick.measure(model, decision.plan))
+        done = mend(model, original, train, decision, way, seed=seed)
+        found = yardstick.measure(model, decision.plan) if yardstick else None
+        if done:
+            steps["reconstruction"] = asdict(done) | (asdict(found) if found else {})
+        return Made(way, decision, model, steps, found.loo_loss if found else None)
+
+    ways = recipe.ways(bool(voters))
+    if yardstick is None or allocate is not None:
+        ways = ways[:1]
+    made = [one(way) for way in ways]
+    best = min(made, key=lambda each: each.loss or 0.0)
+    if yardstick:
+        best.steps["unpruned"] = asdict(yardstick.unpruned)
+    if len(made) > 1:
+        best.steps["ways"] = {each.recipe.way: each.loss for each in made}
+    return best
