@@ -61,7 +61,7 @@ def command(
     directions, which changes no output. Killed and called again, it goes on where it stopped.
 
     \b
-    Examples:
+    Example:
       mvp-deploy prune digits#7,8,9 --bank BANK --keep 0.3 --out RUN
       mvp-deploy prune PHOTOS --backbone mobilenetv2_100 --pretrained --macs 0.6 --out RUN
     """

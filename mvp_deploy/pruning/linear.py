@@ -92,6 +92,10 @@ class LinearLayer:
             return (rows if at is None else rows[:, at]).reshape(1, -1, x.shape[-1])
         x = functional.pad(_plane(x), self.window.padding)
         items, channels, height, width = x.shape
+        if self.groups == 1 and self.window.kernel == (1, 1):  # a view where channels are last in memory
+            down, across = self.window.stride
+            rows = x[:, :, ::down, ::across].permute(0, 2, 3, 1).flatten(1, 2)
+            return (rows if at is None else rows[:, at]).reshape(1, -1, channels)
         reads = self.window.reads(height, width).to(x.device)
         patches = x.flatten(2)[:, :, reads if at is None else reads[at]]  # [items, channels, places, kernel]
         places = patches.shape[2]
