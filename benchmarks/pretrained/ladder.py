@@ -116,7 +116,7 @@ def main(tar: Path, work: Path, steps: int, targets: int, alone: int, seed: int,
     turned, weights = rotate(made, state, pooled, seed=seed)
     rungs = {
         name: built(work / f"ladder-{seed}-{n}", turned, weights, pooled, n)
-        for name, n in (("re-solved", 1), (f"imitated for {steps} steps", steps))
+        for name, n in (("re-solved", 0), (f"imitated for {steps} steps", steps))
     }
     told = {
         "photographs": len(pooled), "classes": len(bank_classes), 

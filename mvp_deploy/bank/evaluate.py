@@ -24,6 +24,7 @@ FEWEST = 4  # tasks: with fewer, no interval says anything
 NEIGHBOURS = (1, 3, 5, 10, 20)  # how many voters are tried, besides all; among them what the recipes have
 ALL, ALIKE = "neighbours=0", "neighbours=0 weighting=plain"  # arms are named by the recipe's fields that they set
 RANDOM = "nearest_by=random"
+EVEN = (10.0, 30.0, 100.0, 300.0, 1000.0)  # images at which own and lent importance are tried to count the same
 FURTHER = 1.5
 LONGER = (1, 2, 4)  # the target's own importance is also given this many times the steps
 
@@ -78,8 +79,8 @@ def evaluate(
     device: torch.device,
     reporter: Reporter,
 ) -> Verdict:
-    """Try the recipe with several numbers of neighbours, nearest and random, and own importance with several numbers
-    of steps.
+    """Try the recipe with several numbers of neighbours, nearest and random, where it blends own and lent importance
+    with several weights, and own importance with several numbers of steps.
 
     names: tasks of the bank to leave out; none: all. Each is pruned to its
     entry's budget by its entry's training, but for ``steps``. Raises InputError for fewer than four tasks, or
@@ -112,7 +113,7 @@ def judge(table: Mapping[str, np.ndarray], recipe: str, steps: int) -> Verdict:
     own = table["own x1"]
     usual = f"neighbours={RECIPES[recipe].neighbours}"
     usual = usual if usual in table else ALL  # as many as there are
-    chosen = _best([arm for arm in table if arm.startswith("neighbours=")], usual, table)
+    chosen = _best([arm for arm in table if arm.startswith(("neighbours=", "even="))], usual, table)
     gain = mean_interval(table[chosen] - own)
     helps = gain.surely_above(0)
     needed = _steps_to(float(table[chosen].mean()), table, steps)
@@ -146,6 +147,7 @@ def _best(arms: Sequence[str], usual: str, table: Mapping[str, np.ndarray]) -> s
 def _arms(recipe: Recipe, others: int, steps: int) -> dict[str, tuple[Recipe, int]]:
     tried = [*(f"neighbours={n}" for n in NEIGHBOURS if n < others), ALL, RANDOM]
     tried += [ALIKE] if recipe.weighting != "plain" else []
+    tried += [f"even={images:g}" for images in EVEN] if recipe.votes == "lent" else []
     voting = {arm: (changed(recipe, arm.split()), steps) for arm in tried}
     return voting | {f"own x{times}": (RECIPES["own"], times * steps) for times in LONGER}
 

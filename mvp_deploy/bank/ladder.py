@@ -239,7 +239,7 @@ def _make(
         done = imitate(original, plan, model, learned, config, checkpoint=work / "imitation.checkpoint", progress=step)
     errors["imitated"] = error()
     reporter.say(f"{name}: features off by {errors['imitated']:.3f} after {done.steps} steps")
-    if errors["imitated"] >= errors["re-solved"]:
+    if config.steps and errors["imitated"] >= errors["re-solved"]:
         reporter.warn(f"{name}: imitation did not help, so the re-solved weights stay: try more --steps")
         model.load_state_dict(sections["weights"], strict=True)
         errors["imitated"] = errors["re-solved"]

@@ -38,6 +38,7 @@ ROUND_TO = Bounds(1, 4096)  # channels
 ROUNDS = Bounds(1, 1000)
 NEIGHBOURS = Bounds(0, 1_000_000)
 STEPS = Bounds(1, 10_000_000)
+TUNING_STEPS = Bounds(0, 10_000_000)  # 0: leave the model as it was made
 TRAINING_BATCH = Bounds(2, 65_536)  # images; batch norms need two
 LEARNING_RATE = Bounds(0.0, 100.0, above=True)
 IMAGE_SIZE = Bounds(8, 8192)  # pixels

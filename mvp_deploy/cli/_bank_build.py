@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mvp_deploy.base.bounds import FRACTION, ROUND_TO, STEPS, TRAINING_BATCH
+from mvp_deploy.base.bounds import FRACTION, ROUND_TO, TRAINING_BATCH, TUNING_STEPS
 from mvp_deploy.cli._common import Console, common_options
 from mvp_deploy.cli._types import Listed, Number
 
@@ -17,7 +17,13 @@ from mvp_deploy.cli._types import Listed, Number
               type=Listed(Number(FRACTION)),
               help="Fractions of multiply-accumulates, one model each.")  # fmt: skip
 @click.option("--images", multiple=True, metavar="TASK", help="Labelled images besides the bank's own tasks.")
-@click.option("--steps", default=1600, show_default=True, type=Number(STEPS), help="Of imitation, per model.")
+@click.option(
+    "--steps",
+    default=1600,
+    show_default=True,
+    type=Number(TUNING_STEPS),
+    help="Of imitation, per model; 0: re-solved alone.",
+)
 @click.option("--batch-size", default=64, show_default=True, type=Number(TRAINING_BATCH), help="Images per step.")
 @click.option("--round-to", default=8, show_default=True, type=Number(ROUND_TO), help="Channels in multiples of this.")
 @click.option("--no-flip", is_flag=True, help="Do not mirror images (for digits and letters).")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mvp_deploy.base.bounds import FRACTION, LEARNING_RATE, ROUND_TO, STEPS, TRAINING_BATCH
+from mvp_deploy.base.bounds import FRACTION, LEARNING_RATE, ROUND_TO, TRAINING_BATCH, TUNING_STEPS
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._types import Number
 
@@ -56,7 +56,9 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--batch-size", default=64, show_default=True, type=Number(TRAINING_BATCH), help="Images per step."
         ),
-        click.option("--steps", default=200, show_default=True, type=Number(STEPS), help="Fine-tuning steps."),
+        click.option(
+            "--steps", default=200, show_default=True, type=Number(TUNING_STEPS), help="Fine-tuning steps; 0: none."
+        ),
     ):
         function = option(function)
     return function

@@ -15,9 +15,9 @@ from mvp_deploy.base.bounds import (
     ROUND_TO,
     SEED,
     SHARE,
-    STEPS,
     THREADS,
     TRAINING_BATCH,
+    TUNING_STEPS,
     Bounds,
 )
 from mvp_deploy.base.errors import MvpError
@@ -81,7 +81,7 @@ class RecipeSection(Section):
 class TrainingSection(Section):
     """Fine-tuning of the pruned and of the unpruned model."""
 
-    steps: int = Field(200, **within(STEPS), description="Of each model.")
+    steps: int = Field(200, **within(TUNING_STEPS), description="Of each model; 0: none.")
     batch_size: int = Field(64, **within(TRAINING_BATCH))
     lr: Number | None = Field(
         None, **within(LEARNING_RATE), description="Highest learning rate; by the optimizer if left out."

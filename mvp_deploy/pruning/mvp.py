@@ -68,17 +68,21 @@ def decide(
     structure = original.structure
     voters = tuple(voters) if recipe.asks_neighbours else ()
     own, initial, warnings = _trust(recipe, voters, too_distant)
-    if own == 0 and recipe.scope != "global" and allocate is None:
+    lent = recipe.votes == "lent" and bool(voters)
+    if own == 0 and recipe.scope != "global" and allocate is None and not lent:
         known: Scores = {group.name: np.zeros(group.size) for group in structure.groups}
     else:
         known = importance() if importance else own_importance(original, train, recipe.criterion, seed=seed)
+    if lent:
+        own = len(train) / (len(train) + recipe.even)
+        known = votes.beside(known, votes.lent(structure, voters, recipe.weighting), own)
     wishes = known
-    if voters:
+    if voters and not lent:
         tally = votes.sum_scores if recipe.votes == "score" else votes.count
         wishes = tally(structure, voters, recipe.weighting)
     if recipe.select == "sample" and (voters or not recipe.asks_neighbours):
         wishes = votes.perturb(wishes, seed)
-    if voters and own > 0:
+    if voters and own > 0 and not lent:
         wishes = votes.blend(wishes, known, own)
     counts: Mapping[str, int]
     if allocate is not None:

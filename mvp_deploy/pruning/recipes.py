@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from math import inf
 from typing import Any, Literal, get_args, get_type_hints
 
 from mvp_deploy.base.bounds import NEIGHBOURS
@@ -17,7 +18,8 @@ CRITERIA: tuple[str, ...] = get_args(Criterion)
 class Recipe:
     """How a new task's model is made from its neighbours'.
 
-    votes: neighbours say what they kept ('mask') or how important it was ('score'); 'none' asks nobody.
+    votes: neighbours say what they kept ('mask') or how important it was ('score'), or lend their importances, which
+        then count beside the target's own ('lent'); 'none' asks nobody.
     nearest_by: how neighbours are chosen: similarity of class prototypes; over a short list of these, LEEP or how
         well a neighbour's features tell the target's classes apart (where the classifier is a linear layer, else
         prototypes); or the controls 'random' and 'farthest'.
@@ -26,6 +28,8 @@ class Recipe:
     select: in each group the best units stay, or units are sampled from the softmax of their votes.
     own: share of the target's own importance in the score, 0 (votes alone) to 1 (own alone).
     criterion: the target's own importance: taylor, obs, activation, magnitude or random.
+    even: with 'lent', the number of training images at which own and lent importance count the same: of n images, own
+        has n / (n + even) of the say. `bank evaluate` finds what suits a bank.
     scope: each group keeps the same fraction, one threshold for all groups on own importance per cost, or fractions
         proportional to what the neighbours kept.
     weights: initial weights of kept units: averaged over the neighbours that kept them, the nearest
@@ -48,13 +52,14 @@ class Recipe:
     The defaults follow docs/voting.md.
     """
 
-    votes: Literal["mask", "score", "none"] = "mask"
+    votes: Literal["mask", "score", "lent", "none"] = "mask"
     nearest_by: Literal["prototypes", "leep", "features", "random", "farthest"] = "features"
     neighbours: int = 20
     weighting: Literal["plain", "similarity", "lead"] = "lead"
     select: Literal["top", "sample"] = "top"
     own: float = 0.0
     criterion: Criterion = "taylor"
+    even: float = 100.0
     scope: Literal["uniform", "global", "neighbours"] = "uniform"
     weights: Literal["average", "nearest", "pretrained"] = "average"
     head: Literal["fresh", "closed-form"] = "closed-form"
@@ -73,6 +78,8 @@ class Recipe:
             if allowed and value not in allowed:
                 raise InputError(f"A recipe's {field.name} is one of {', '.join(allowed)}, not {value!r}.")
         NEIGHBOURS.require("a recipe's neighbours", self.neighbours)
+        if not 0 < self.even < inf:
+            raise InputError(f"A recipe's even is a number of images above 0, not {self.even}.")
         for name in ("own", "lean", "distill"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"A recipe's {name} is a share between 0 and 1, not {getattr(self, name)}.")
@@ -84,6 +91,8 @@ class Recipe:
     @property
     def way(self) -> str:
         """Who decides what stays, in a few words."""
+        if self.votes == "lent":
+            return "lent importance"
         if self.asks_neighbours:
             return "votes"
         return self.criterion if self.scope == "uniform" else f"{self.criterion} under one threshold"
@@ -99,7 +108,8 @@ class Recipe:
             return (itself,)
         alone = replace(itself, votes="none", neighbours=0, own=1.0, weights="pretrained", scope="global")
         others = tuple(replace(alone, criterion=criterion) for criterion in ("taylor", "obs"))
-        return (itself, *others) if asked else others
+        lent = replace(itself, votes="lent", weights="pretrained", scope="global")
+        return (itself, lent, *others) if asked else others
 
 
 _ALONE = Recipe(votes="none", neighbours=0, own=1.0, weights="pretrained")
@@ -136,6 +146,8 @@ RECIPES: Mapping[str, Recipe] = {
     # Asks nobody: one threshold on the rise in loss per cost, then reconstruction. Better than Taylor on
     # one net with ImageNet weights, untuned; on a small transformer Taylor was (docs/pretrained.md).
     "compensated": replace(_ALONE, criterion="obs", scope="global"),
+    # The neighbours' importances and the target's own, under one threshold, then reconstruction.
+    "lent": Recipe(votes="lent", weights="pretrained", scope="global"),
     "own": _ALONE,
     "magnitude": replace(_ALONE, criterion="magnitude"),
     "random": replace(_ALONE, criterion="random"),

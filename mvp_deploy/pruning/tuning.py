@@ -28,6 +28,7 @@ from mvp_deploy.training import Diverged, FitResult, Progress, TrainConfig, fit
 
 SET_ASIDE = 0.2  # of each class
 LEAST_ASIDE = 5  # images; fewer say nothing
+TOO_FEW = f"fewer than {LEAST_ASIDE} images could be set aside to judge tuning by"
 RATES = (1.0, 0.25, 0.0625)  # of the configured learning rate
 TRIAL = 0.1  # of the steps, for each learning rate
 LEAST_TRIAL = 8  # steps; fewer say little
@@ -64,7 +65,8 @@ class Trials:
 @dataclass(frozen=True)
 class Tuned:
     """What tuning did. steps: all that were taken, trials included; kept: the step whose state was kept, 0 being the
-    untuned one. before, after: judged on the images set aside; None where too few could be."""
+    untuned one. before, after: judged on the images set aside; None where none were. untuned: why, where no choice was
+    made."""
 
     steps: int
     kept: int
@@ -73,6 +75,7 @@ class Tuned:
     choice: Choice | None
     before: Judgement | None
     after: Judgement | None
+    untuned: str = ""
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Tuned:
@@ -91,7 +94,7 @@ class Tuned:
     def told(self) -> str:
         """What to say of it after an accuracy."""
         if self.choice is None:
-            return f"untuned: fewer than {LEAST_ASIDE} images could be set aside to judge tuning by"
+            return f"untuned: {self.untuned}"
         if self.kept == 0:
             return "untuned: tuning did not help on images set aside"
         norms = "frozen norms, " if self.choice.frozen_norms else ""
@@ -119,11 +122,12 @@ def tune(
         solved_head: start from the classifier in closed form, and end with it where it is better than the tuned one.
         checkpoint: see `training.fit`.
     """
-    parts = set_aside(images, config.seed)
+    parts = set_aside(images, config.seed) if config.steps else None
     if parts is None:
         if solved_head:
             solve_head(model, classifier, images)
-        return Tuned(0, 0, 0.0, None, None, None, None)
+        reason = TOO_FEW if config.steps else "no steps were asked for"
+        return Tuned(0, 0, 0.0, None, None, None, None, reason)
     part, aside = parts
     if solved_head:
         solve_head(model, classifier, part)

@@ -73,6 +73,28 @@ def sum_scores(structure: Structure, voters: Sequence[Voter], weighting: str = "
     return result
 
 
+def lent(structure: Structure, voters: Sequence[Voter], weighting: str = "plain") -> dict[str, np.ndarray]:
+    """The voters' importances of all units, each voter's normalised over the whole model: their (weighted) mean."""
+    weight = weights(voters, weighting)
+    each = [normalised(voter.scores) for voter in voters]
+    return {
+        group.name: np.average([scores[group.name] for scores in each], axis=0, weights=weight)
+        for group in structure.groups
+    }
+
+
+def normalised(scores: Scores) -> dict[str, np.ndarray]:
+    """Importances that sum to 1 over all groups: of one unit of measure whatever the task's loss was."""
+    total = max(float(sum(np.sum(values) for values in scores.values())), 1e-30)
+    return {group: values / total for group, values in scores.items()}
+
+
+def beside(own: Scores, others: Scores, share: float) -> dict[str, np.ndarray]:
+    """share x own importance + (1 - share) x the others', comparable across groups as both are."""
+    own = normalised(own)
+    return {group: share * own[group] + (1 - share) * others[group] for group in own}
+
+
 def perturb(votes: Scores, seed: int) -> dict[str, np.ndarray]:
     """Add Gumbel noise, so that keeping the best k is a sample of k units without replacement, p = softmax(votes).
 

@@ -151,7 +151,7 @@ def _prune_task(
         reporter.say(f"tuned: leave-one-out accuracy {tuned['loo_accuracy']:.1%}")
     error = begun.info["steps"]["exactness"]
     warnings = [*task.notes, *begun.info["warnings"], *_advice(whole.accuracy, cut, final, 1 / len(task.classes))]
-    if recipe.judged and done.choice is None:
+    if recipe.judged and config.steps and done.choice is None:
         warnings.append(f"the pruned model was left {done.told}")
     if original.structure.inexact:
         warnings.append(f"units were removed inexactly: the model differs from the silenced one by {error:.1e}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-from mvp_deploy.base.bounds import LEARNING_RATE, SEED, STEPS, TRAINING_BATCH
+from mvp_deploy.base.bounds import LEARNING_RATE, SEED, TRAINING_BATCH, TUNING_STEPS
 from mvp_deploy.base.errors import InputError
 
 
@@ -33,7 +33,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, good, allowed in (
-            ("steps", STEPS.holds(self.steps), str(STEPS)),
+            ("steps", TUNING_STEPS.holds(self.steps), str(TUNING_STEPS)),
             ("batch_size", TRAINING_BATCH.holds(self.batch_size), f"{TRAINING_BATCH} (batch norms need two images)"),
             ("lr", LEARNING_RATE.holds(self.lr), str(LEARNING_RATE)),
             ("clip", self.clip is None or 0 < self.clip < inf, "above 0, or none"),

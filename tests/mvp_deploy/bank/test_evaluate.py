@@ -49,6 +49,12 @@ def test_what_is_recommended_can_be_asked_for_as_it_is_written() -> None:
     assert changed(RECIPES[found.recipe], found.settings).weighting == "plain"
 
 
+def test_how_much_own_importance_counts_is_fitted_to_the_bank() -> None:
+    found = judge(table({ALL: OWN + 0.1, "even=30": OWN + 0.2, "even=300": OWN}), "lent", 100)
+    assert found.settings == ("even=30",)
+    assert changed(RECIPES[found.recipe], found.settings).even == 30
+
+
 def test_the_random_control_is_compared_with_and_never_recommended() -> None:
     better = judge(table({ALL: OWN + 0.2}, random=0.1), "default", 100)
     assert better.nearness.value == pytest.approx(0.1)

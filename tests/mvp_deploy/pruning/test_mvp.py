@@ -30,6 +30,17 @@ def voters_of(setting, number: int, *, scale: float = 1.0) -> list[Voter]:
     return voters
 
 
+@pytest.mark.parametrize(("even", "wanted"), [(1e-9, "own"), (1e9, "lent")])
+def test_few_images_leave_the_say_to_lent_importance(cnn, even: float, wanted: str) -> None:
+    structure, recipe = cnn.original.structure, Recipe(votes="lent", weights="pretrained", even=even)
+    own = {group.name: np.arange(group.size, dtype=float)[::-1] for group in structure.groups}
+    decision = decide(cnn.original, cnn.train, voters_of(cnn, 3), recipe, BUDGET, importance=lambda: own)
+    for group in structure.groups:
+        kept = np.flatnonzero(decision.plan.masks[group.name])
+        rest = np.setdiff1d(np.arange(group.size), kept)
+        assert not len(rest) or (kept.max() < rest.min() if wanted == "own" else kept.min() > rest.max())
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_makes_an_exact_model_of_the_size_asked_for(both, name: str) -> None:
     recipe, original = RECIPES[name], both.original

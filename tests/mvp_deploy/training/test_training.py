@@ -209,7 +209,7 @@ def test_the_learning_rate_rises_then_falls_towards_zero(schedule: str, steps: i
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("steps", 0),
+        ("steps", -1),
         ("batch_size", 1),
         ("lr", 0.0),
         ("clip", 0.0),
