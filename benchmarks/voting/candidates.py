@@ -33,11 +33,12 @@ RESULTS = Path(__file__).parent / "results"
 VOTED = Recipe()
 ARMS: Mapping[str, Recipe] = {
     "old": changed(VOTED, ["judged=false", "norms=recomputed"]),  # the study's default
-    "voted, not judged": changed(VOTED, ["judged=false"]),
     "voted": VOTED,
     "own": RECIPES["own"],
-    "taylor": changed(RECIPES["own"], ["scope=global"]),
-    "obs": RECIPES["compensated"],
+    "obs": changed(RECIPES["own"], ["criterion=obs"]),
+    "lent": changed(RECIPES["lent"], ["scope=uniform"]),
+    "taylor under one threshold": changed(RECIPES["own"], ["scope=global"]),
+    "obs under one threshold": RECIPES["compensated"],
 }
 KEY = ("keep", "of", "target", "seed", "arm", "steps")
 

@@ -158,8 +158,9 @@ def _asked(
     device: torch.device,
 ) -> Neighbours:
     """The neighbours of the task, where the recipe asks any and there are some."""
-    if not recipe.asks_neighbours or not any(bank.entries([])):
-        return Neighbours((), False)
+    damaged: list[str] = []
+    if not recipe.asks_neighbours or not any(bank.entries(damaged)):
+        return Neighbours((), False, damaged=tuple(damaged))
     signature = sign(bank.backbone, state, train, len(task.classes), device)
     return neighbours(bank, signature, recipe, original, train, data=task.fingerprint, name=task.name, seed=seed)
 

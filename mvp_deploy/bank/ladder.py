@@ -235,14 +235,26 @@ def _make(
     errors: dict[str, float] = header["errors"]
     model.load_state_dict(sections["weights"], strict=True)
     reporter.say(f"{name}: features off by {errors['cut']:.3f} when cut, {errors['re-solved']:.3f} re-solved")
-    with reporter.progress(f"imitation at {name}") as step:
-        done = imitate(original, plan, model, learned, config, checkpoint=work / "imitation.checkpoint", progress=step)
+    taken, seconds = 0, 0.0
+    for rate in (config.lr, config.lr / 4, config.lr / 16) if config.steps else ():
+        with reporter.progress(f"imitation at {name}") as step:
+            done = imitate(
+                original,
+                plan,
+                model,
+                learned,
+                replace(config, lr=rate),
+                left_out=left_out,
+                checkpoint=work / f"imitation-{rate:g}.checkpoint",
+                progress=step,
+            )
+        taken, seconds = taken + done.steps, seconds + done.seconds
+        if done.kept:
+            break  # else the state is still the re-solved one: more slowly
     errors["imitated"] = error()
-    reporter.say(f"{name}: features off by {errors['imitated']:.3f} after {done.steps} steps")
+    reporter.say(f"{name}: features off by {errors['imitated']:.3f} after {taken} steps")
     if config.steps and errors["imitated"] >= errors["re-solved"]:
         reporter.warn(f"{name}: imitation did not help, so the re-solved weights stay: try more --steps")
-        model.load_state_dict(sections["weights"], strict=True)
-        errors["imitated"] = errors["re-solved"]
     cost = original.cost(plan)
     body = {n: value for n, value in model.state_dict().items() if n not in original.head}
     whole = {
@@ -255,7 +267,7 @@ def _make(
         "macs": cost.macs,
         "errors": errors,
         "images": len(images),
-        "seconds": float(header["seconds"]) + done.seconds,
+        "seconds": float(header["seconds"]) + seconds,
         "training": asdict(config),
         "versions": versions(),
     }

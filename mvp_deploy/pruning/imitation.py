@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from mvp_deploy.pruning.linear import LinearCalls, LinearLayer, linear_layers
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images
-from mvp_deploy.training import FitResult, Objective, Progress, TrainConfig, fit
+from mvp_deploy.training import FitResult, Judge, Objective, Progress, TrainConfig, fit
 
 TUNING = TrainConfig(
     steps=1600,
@@ -64,12 +65,16 @@ def imitate(
     images: Images,
     config: TrainConfig = TUNING,
     *,
+    left_out: Images | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> FitResult:
     """Train ``model``, which ``plan`` describes, to give the features of the unpruned one that it has kept; in place.
 
     The loss is the mean squared difference, of the unpruned features' variance. Labels are not read.
+
+    Args:
+        left_out: images by which the best state is kept, that before the first step included.
     """
     teacher = original.copy().eval()
     theirs, kept = Features(original, teacher), kept_features(original, plan)
@@ -81,7 +86,14 @@ def imitate(
 
     ours = Features(original, model)
     loss: Objective = objective
-    return fit(model, images, config, objective=loss, checkpoint=checkpoint, progress=progress)
+    judge: Judge | None = None
+    if left_out is not None:
+        judge = partial(_error, original, plan, left_out)
+    return fit(model, images, config, objective=loss, judge=judge, checkpoint=checkpoint, progress=progress)
+
+
+def _error(original: Original, plan: KeepPlan, images: Images, model: nn.Module) -> float:
+    return feature_error(original, plan, model, images)
 
 
 @torch.no_grad()
@@ -89,7 +101,7 @@ def feature_error(original: Original, plan: KeepPlan, model: nn.Module, images: 
     """How far the features are from the unpruned model's: the squared difference, of their variance (0: equal)."""
     model.to(images.device).eval()
     theirs, ours, kept = Features(original, original.model), Features(original, model), kept_features(original, plan)
-    pairs = [(ours(x), theirs(x)[:, kept]) for x, _ in images.batches(64)]
+    pairs = [(ours(x), theirs(x)[:, kept]) for x, _ in images.passes()]
     found, wanted = (torch.cat(part) for part in zip(*pairs, strict=True))
     return float(distance(found, wanted))
 

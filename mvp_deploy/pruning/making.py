@@ -68,7 +68,7 @@ def make(
             steps["reconstruction"] = asdict(done) | (asdict(found) if found else {})
         return Made(way, decision, model, steps, found.loo_loss if found else None)
 
-    ways = recipe.ways(bool(voters))
+    ways = recipe.ways(bool(voters), budget.of)
     if yardstick is None or allocate is not None:
         ways = ways[:1]
     made = [one(way) for way in ways]

@@ -40,12 +40,13 @@ class Recipe:
         (where initial weights are the pretrained backbone's).
     norms: batch norms keep the pretrained statistics ('frozen'), have them measured anew before fine-tuning and after
         it ('recomputed'), or let them follow the batches ('trained'); 'auto': whichever the training images favour.
-    judged: a part of the training images is set aside; on it the learning rate is found, and the best state of
-        fine-tuning is kept, the untuned one included. Without it all images train, and the last state is kept.
+    judged: two trainings of half the length, a bold and a careful one, are judged by training images set aside; the
+        better one's way is gone on all images, and where neither helps the model stays untuned. Without it the bold
+        one is taken.
     distill: weight of distillation from the unpruned model during fine-tuning (0: none).
-    rivals: the task's own importance by taylor and by obs, under one threshold and re-solved, takes the votes' place
-        where nobody can be asked ('alone'), or stands beside them ('always'); of these ways the one goes on whose head
-        in closed form has the least leave-one-out loss on the training images. 'never': the recipe as it is.
+    rivals: the task's own importance by taylor and by obs, re-solved (one threshold if the budget is a cost), takes the
+        votes' place where nobody can be asked ('alone'), or stands beside them ('always'); of these ways the one goes
+        on whose head in closed form has the least leave-one-out loss on the training images. 'never': none do.
     ladder: where the bank has a ladder with a rung of the very budget, start from its model, and ask nobody.
     lean: with too few or too distant neighbours, raise ``own`` to this share (0: never, only warn).
 
@@ -97,18 +98,20 @@ class Recipe:
             return "votes"
         return self.criterion if self.scope == "uniform" else f"{self.criterion} under one threshold"
 
-    def ways(self, neighbours: bool) -> tuple[Recipe, ...]:
+    def ways(self, neighbours: bool, of: str) -> tuple[Recipe, ...]:
         """The recipes to choose from by the training images; this one alone unless it has rivals.
 
-        neighbours: whether there are any to ask.
+        neighbours: whether there are any to ask. of: what the budget counts; one of units is shared alike among groups,
+        since the units that bring least are those that cost most.
         """
         asked = neighbours and self.asks_neighbours
         itself = replace(self, rivals="never")
         if self.rivals == "never" or (self.rivals == "alone" and asked):
             return (itself,)
-        alone = replace(itself, votes="none", neighbours=0, own=1.0, weights="pretrained", scope="global")
+        scope: Literal["uniform", "global"] = "uniform" if of == "units" else "global"
+        alone = replace(itself, votes="none", neighbours=0, own=1.0, weights="pretrained", scope=scope)
         others = tuple(replace(alone, criterion=criterion) for criterion in ("taylor", "obs"))
-        lent = replace(itself, votes="lent", weights="pretrained", scope="global")
+        lent = replace(itself, votes="lent", weights="pretrained", scope=scope)
         return (itself, lent, *others) if asked else others
 
 
