@@ -1,0 +1,143 @@
+"""Write the numbers of docs/pretrained.md, and its plot, from the cells.
+
+    python benchmarks/pretrained/report.py
+
+Everything above the line "## Numbers" of the page is prose and stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ladder import EACH, RESULTS, read
+
+from mvp_deploy.base.files import write_text
+from mvp_deploy.benchmark.statistics import mean_interval
+
+PAGE = Path(__file__).parents[2] / "docs" / "pretrained.md"
+NUMBERS = "## Numbers\n"
+TOY = Path(__file__).parents[1] / "voting" / "results" / "candidates-disjoint-resnet.jsonl"
+
+Cell = Mapping[str, Any]
+Table = Mapping[tuple[str, int | None], Mapping[int, float]]  # by arm and photographs a class: accuracy by target
+
+
+def ladder_table(cells: Sequence[Cell]) -> Table:
+    arms = dict.fromkeys(cell["arm"] for cell in cells)
+    return {
+        (arm, each): {c["target"]: 100 * c["accuracy"] for c in cells if (c["arm"], c["each"]) == (arm, each)}
+        for arm in arms
+        for each in EACH
+    }
+
+
+def ladder(table: Table) -> Iterator[str]:
+    yield "\n### Few images: the ladder\n"
+    yield "Held-out accuracy in per cent, the mean over targets and its 95 % interval (Student); nothing is tuned.\n"
+    yield "| | " + " | ".join("all" if each is None else f"k = {each}" for each in EACH) + " | targets |"
+    yield "| --- " * (len(EACH) + 2) + "|"
+    arms = dict.fromkeys(arm for arm, _ in table)
+    for arm in arms:
+        row = [list(table[arm, each].values()) for each in EACH]
+        yield f"| {arm} | " + " | ".join(map(_mean, row)) + f" | {len(row[0])} |"
+    best = [arm for arm in arms if arm.startswith("imitated")]
+    for rival in [arm for arm in arms if arm not in best] if best else []:
+        apart = [_apart(table[best[-1], each], table[rival, each]) for each in EACH]
+        yield f"| {best[-1]} minus {rival}, points | " + " | ".join(map(_mean, apart)) + f" | {len(apart[0])} |"
+
+
+def candidates(cells: Sequence[Cell]) -> Iterator[str]:
+    yield "\n### Without a bank: which score\n"
+    yield "One run a line; loss: leave-one-out cross-entropy on the training photographs, which decides.\n"
+    yield "| net, pixels, classes | MACs kept | streams | who decides | loss | untuned | tuned, 100 steps |"
+    yield "| --- " * 7 + "|"
+    for c in sorted(cells, key=lambda c: (c["net"], c["classes"], -c["macs"])):
+        tuned = f"{100 * c['tuned']:.1f}" if "tuned" in c else ""
+        yield (
+            f"| {c['net']}, {c['size']}, {c['classes']} | {c['macs']:.0%} | {c['streams']} | {c['arm']} "
+            f"| {c['loo_loss']:.3f} | {100 * c['untuned']:.1f} | {tuned} |"
+        )
+
+
+def toy(cells: Sequence[Cell]) -> Iterator[str]:
+    """The study's nets: each candidate, and what the least leave-one-out loss would take, minus the old default."""
+    yield "\n### On the nets of the voting study\n"
+    yield "ResNet, `disjoint`, 30 % of the units, a bank of ten tasks: points of accuracy minus the study's default.\n"
+    steps = sorted({c["steps"] for c in cells})
+    yield "| | " + " | ".join(f"{n} steps" for n in steps) + " | targets |"
+    yield "| --- " * (len(steps) + 2) + "|"
+    found = {(c["arm"], c["steps"], c["target"]): c for c in cells}
+    arms = [arm for arm in dict.fromkeys(c["arm"] for c in cells) if arm != "old"]
+    targets = [
+        t for t in dict.fromkeys(c["target"] for c in cells)
+        if all((arm, n, t) in found for arm in (*arms, "old") for n in steps)
+    ]  # fmt: skip
+    if len(targets) < 2:
+        return
+
+    def row(name: str, choose: Sequence[str]) -> str:
+        columns = []
+        for n in steps:
+            cells = [min((found[arm, n, t] for arm in choose), key=lambda c: c["loo_loss"]) for t in targets]
+            apart = [
+                100 * (c["accuracy"] - found["old", n, t]["accuracy"]) for c, t in zip(cells, targets, strict=True)
+            ]
+            columns.append(_mean(apart, signed=True))
+        return f"| {name} | " + " | ".join(columns) + f" | {len(targets)} |"
+
+    for arm in arms:
+        yield row(arm, [arm])
+    yield row("whichever has the least leave-one-out loss", arms)
+
+
+def plot(table: Table) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "pretrained"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 3.6))
+    places = np.arange(len(EACH))
+    for arm in dict.fromkeys(arm for arm, _ in table):
+        axes.plot(places, [np.mean(list(table[arm, each].values())) for each in EACH], marker="o", label=arm)
+    axes.set_xticks(places, ["all (about 34)" if each is None else str(each) for each in EACH])
+    axes.set_xlabel("photographs a class")
+    axes.set_ylabel("held-out accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(PAGE.with_name("pretrained-ladder.svg"), metadata={"Date": None})
+
+
+def _apart(one: Mapping[int, float], other: Mapping[int, float]) -> list[float]:
+    return [one[target] - other[target] for target in one.keys() & other.keys()]
+
+
+def _mean(values: Sequence[float], *, signed: bool = False) -> str:
+    if len(values) < 2:
+        return ""
+    found = mean_interval(values)
+    sign = "+" if signed else ""
+    return f"{found.value:{sign}.1f} ({found.low:{sign}.1f} to {found.high:{sign}.1f})"
+
+
+def main() -> None:
+    cells = read(RESULTS / "ladder.jsonl")
+    table = ladder_table(cells)
+    lines: list[str] = []
+    if cells:
+        lines += ladder(table)
+        lines += ["\n![Accuracy against photographs a class](pretrained-ladder.svg)"]
+        plot(table)
+    lines += candidates(read(RESULTS / "default.jsonl"))
+    lines += toy(read(TOY))
+    prose = PAGE.read_text(encoding="utf-8").partition(NUMBERS)[0]
+    write_text(PAGE, prose + NUMBERS + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
