@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,15 +175,14 @@ def build(
         "versions": versions(),
     }
     busy = f"another process is building the ladder of {bank.folder}: wait for it."
-    whole: _Worth | None = None
+    worth = cache(partial(_Worth.of, original, images, config.seed, reporter))
     made = []
     for budget in budgets:
         key = digest(common | {"budget": asdict(budget)})
         rung = rung_for(bank, budget)
         if rung is None or rung.key != key:
-            whole = whole or _Worth.of(original, images, config.seed, reporter)
             with locked(bank.folder / ".work" / "ladder.lock", busy):
-                rung = _make(bank, original, whole, images, budget, config, key, reporter)
+                rung = _make(bank, original, worth, images, budget, config, key, reporter)
         made.append(rung)
     return made
 
@@ -207,33 +207,32 @@ class _Worth:
 def _make(
     bank: Bank,
     original: Original,
-    worth: _Worth,
+    worth: Callable[[], _Worth],
     images: Images,
     budget: Budget,
     config: TrainConfig,
     key: str,
     reporter: Reporter,
 ) -> Rung:
-    begun = time.perf_counter()
     name = f"{budget.fraction:.0%} of the {budget.of}"
     (work,) = workspaces(bank.folder / ".work" / f"ladder-{_stem(budget)}", key)
-    counts = knapsack.cheapest(original.structure, budget, worth.scores)
-    plan = keep_best(original.structure, worth.scores, counts, seed=config.seed)
     learned, left_out = _divided(images, config.seed)
-    file, model = work / "solved.safetensors", original.pruned(plan)
-
-    def error() -> float:
-        return feature_error(original, plan, model, left_out)
-
+    file = work / "solved.safetensors"
     if not file.exists():
+        known, begun = worth(), time.perf_counter()
+        counts = knapsack.cheapest(original.structure, budget, known.scores)
+        plan = keep_best(original.structure, known.scores, counts, seed=config.seed)
+        model = original.pruned(plan)
         check_exact(original, plan, model, images)
-        cut = error()
+        cut = feature_error(original, plan, model, left_out)
         reconstruct(original.model, original.structure, plan, model, learned, most=SOLVED_ON, seed=config.seed)
-        solved = {"errors": {"cut": cut, "re-solved": error()}, "seconds": worth.seconds + time.perf_counter() - begun}
+        off = {"cut": cut, "re-solved": feature_error(original, plan, model, left_out)}
+        solved = {"errors": off, "plan": plan.to_json(), "seconds": known.seconds + time.perf_counter() - begun}
         tensorfile.save(file, solved, {"weights": model.state_dict()})
     header, sections = tensorfile.load(file)
     errors: dict[str, float] = header["errors"]
-    model.load_state_dict(sections["weights"], strict=True)
+    plan = KeepPlan.from_json(header["plan"])
+    model = original.pruned(plan, sections["weights"])
     reporter.say(f"{name}: features off by {errors['cut']:.3f} when cut, {errors['re-solved']:.3f} re-solved")
     taken, seconds = 0, 0.0
     for rate in (config.lr, config.lr / 4, config.lr / 16) if config.steps else ():
@@ -251,7 +250,7 @@ def _make(
         taken, seconds = taken + done.steps, seconds + done.seconds
         if done.kept:
             break  # else the state is still the re-solved one: more slowly
-    errors["imitated"] = error()
+    errors["imitated"] = feature_error(original, plan, model, left_out)
     reporter.say(f"{name}: features off by {errors['imitated']:.3f} after {taken} steps")
     if config.steps and errors["imitated"] >= errors["re-solved"]:
         reporter.warn(f"{name}: imitation did not help, so the re-solved weights stay: try more --steps")
