@@ -21,7 +21,7 @@ def test_recipes_that_ask_nobody_decide_alone() -> None:
 
 
 def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
-    with pytest.raises(MvpError, match="default, paper, one-shot, compensated, own"):
+    with pytest.raises(MvpError, match="default, paper, one-shot, compensated, lent, own"):
         recipe_named("papper")
 
 
