@@ -21,7 +21,7 @@ from mvp_deploy.cli import main
 from mvp_deploy.export import artefacts, deploy
 from mvp_deploy.export.graphs import Precision
 from mvp_deploy.exporters.onnx import read_metadata, run_onnx
-from mvp_deploy.exporters.parity import NoParity, compare
+from mvp_deploy.exporters.parity import FP32_TOLERANCE, NoParity, compare
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.recipes import recipe_named
 from mvp_deploy.tasks import load_task, prepare
@@ -81,7 +81,7 @@ def test_a_bundle_tells_what_a_device_needs(run: runs.Run, exported: bundle.Bund
     assert samples["images"].dtype == np.float32
     assert len(samples["images"]) == bundle.MAX_SAMPLES
     got = run_onnx(exported.path / "models/pruned.fp32.onnx", samples["images"])
-    assert compare(samples["pruned"], got).relative < 1e-5
+    assert compare(samples["pruned"], got).relative < FP32_TOLERANCE
 
 
 def test_equal_runs_give_equal_bundles(run: runs.Run, exported: bundle.Bundle, tmp_path: Path) -> None:
