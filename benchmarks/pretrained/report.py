@@ -71,14 +71,13 @@ def toy(cells: Sequence[Cell]) -> Iterator[str]:
     yield "| --- " * (len(steps) + 2) + "|"
     found = {(c["arm"], c["steps"], c["target"]): c for c in cells}
     arms = [arm for arm in dict.fromkeys(c["arm"] for c in cells) if arm != "old"]
-    targets = [
-        t for t in dict.fromkeys(c["target"] for c in cells)
-        if all((arm, n, t) in found for arm in (*arms, "old") for n in steps)
-    ]  # fmt: skip
-    if len(targets) < 2:
-        return
 
     def row(name: str, choose: Sequence[str]) -> str:
+        targets = [
+            t
+            for t in dict.fromkeys(c["target"] for c in cells)
+            if all((arm, n, t) in found for arm in (*choose, "old") for n in steps)
+        ]
         columns = []
         for n in steps:
             cells = [min((found[arm, n, t] for arm in choose), key=lambda c: c["loo_loss"]) for t in targets]
