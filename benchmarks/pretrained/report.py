@@ -80,9 +80,9 @@ def toy(cells: Sequence[Cell]) -> Iterator[str]:
         ]
         columns = []
         for n in steps:
-            cells = [min((found[arm, n, t] for arm in choose), key=lambda c: c["loo_loss"]) for t in targets]
+            chosen = [min((found[arm, n, t] for arm in choose), key=lambda c: c["loo_loss"]) for t in targets]
             apart = [
-                100 * (c["accuracy"] - found["old", n, t]["accuracy"]) for c, t in zip(cells, targets, strict=True)
+                100 * (c["accuracy"] - found["old", n, t]["accuracy"]) for c, t in zip(chosen, targets, strict=True)
             ]
             columns.append(_mean(apart, signed=True))
         return f"| {name} | " + " | ".join(columns) + f" | {len(targets)} |"
