@@ -11,15 +11,22 @@ Names are imported when they are used, so that `import mvp_deploy` takes no time
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mvp_deploy.api.bank import Bank
+    from mvp_deploy.api.benchmark import benchmark
+    from mvp_deploy.api.bundle import Bundle
+    from mvp_deploy.api.export import export
     from mvp_deploy.api.files import load, save
-    from mvp_deploy.api.prune import Report, Result, analyze, cut, prune, reconstruct
+    from mvp_deploy.api.progress import progress
+    from mvp_deploy.api.prune import analyze, cut, prune, reconstruct
+    from mvp_deploy.api.result import Report, Result
     from mvp_deploy.base.errors import (
         AccuracyError,
         Busy,
@@ -30,12 +37,19 @@ if TYPE_CHECKING:
         ParityError,
         StructureError,
     )
+    from mvp_deploy.benchmark.compare import Benchmark
     from mvp_deploy.structure import KeepPlan, Structure
+    from mvp_deploy.tasks import Preprocessing, Task
 
 _PLACES = {
     "mvp_deploy.api.bank": ("Bank",),
+    "mvp_deploy.api.benchmark": ("benchmark",),
+    "mvp_deploy.api.bundle": ("Bundle",),
+    "mvp_deploy.api.export": ("export",),
     "mvp_deploy.api.files": ("load", "save"),
-    "mvp_deploy.api.prune": ("Report", "Result", "analyze", "cut", "prune", "reconstruct"),
+    "mvp_deploy.api.progress": ("progress",),
+    "mvp_deploy.api.prune": ("analyze", "cut", "prune", "reconstruct"),
+    "mvp_deploy.api.result": ("Report", "Result"),
     "mvp_deploy.base.errors": (
         "AccuracyError",
         "Busy",
@@ -46,13 +60,17 @@ _PLACES = {
         "ParityError",
         "StructureError",
     ),
+    "mvp_deploy.benchmark.compare": ("Benchmark",),
     "mvp_deploy.structure": ("KeepPlan", "Structure"),
+    "mvp_deploy.tasks": ("Preprocessing", "Task"),
 }
 _HOME = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
     "AccuracyError",
     "Bank",
+    "Benchmark",
+    "Bundle",
     "Busy",
     "EnvironmentMissing",
     "InputError",
@@ -60,13 +78,18 @@ __all__ = [
     "LatencyError",
     "MvpError",
     "ParityError",
+    "Preprocessing",
     "Report",
     "Result",
     "Structure",
     "StructureError",
+    "Task",
     "analyze",
+    "benchmark",
     "cut",
+    "export",
     "load",
+    "progress",
     "prune",
     "reconstruct",
     "save",
@@ -81,3 +104,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+class _Package(ModuleType):
+    """Two rooms are called `export` and `benchmark` as well: importing one does not hide the function."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _HOME or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from mvp_deploy import backbones
+from mvp_deploy import backbones, runs
 from mvp_deploy.api.budget import budget_of
 from mvp_deploy.api.data import as_task
+from mvp_deploy.api.progress import reporter as told
+from mvp_deploy.api.result import Report, Result
 from mvp_deploy.bank import ladder, store
 from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.entry import Entry
 from mvp_deploy.bank.ladder import Rung
 from mvp_deploy.base.devices import resolve
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.base.reporter import Reporter, Silent
+from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning.imitation import TUNING
 from mvp_deploy.pruning.iterative import Schedule
 from mvp_deploy.pruning.original import suited
+from mvp_deploy.pruning.recipes import recipe_named
+from mvp_deploy.structure import analyze
+from mvp_deploy.tasks import Task
 
 
 @dataclass(frozen=True)
 class Bank:
-    """A bank on disk, as `mvp-deploy bank` makes and reads it.
-
-    Example:
-        >>> import mvp_deploy as mvp, tempfile
-        >>> bank = mvp.Bank.create(tempfile.mkdtemp() + "/bank", "test_resnet", image_size=32)
-        >>> bank.tasks
-        ()
-    """
+    """A bank on disk, as ``mvp-deploy bank`` makes and reads it. Make one with `create`, open one with `open`."""
 
     store: store.Bank
 
@@ -52,12 +52,22 @@ class Bank:
         """Start an empty bank for a timm backbone.
 
         Args:
+            folder: where; it must be empty or not there yet.
             backbone: timm's name, or ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER`` of a published timm model.
-            pretrained: with timm's pretrained weights. weights: with those of a file. Neither: random, from ``seed``.
+            pretrained: start from timm's pretrained weights.
+            weights: or from those of a file, .safetensors or a PyTorch file of plain tensors. Without either they are
+                random, drawn from ``seed``: for trying only.
             image_size: edge of the input in pixels; the model's own by default.
+            seed: of random weights.
 
         Raises:
-            MvpError: the folder is not empty, there is no such model, or the weights do not fit it.
+            InputError: the folder is not empty, there is no such model, or the weights do not fit it.
+            EnvironmentMissing: the pretrained weights cannot be fetched.
+
+        Example:
+            >>> import mvp_deploy as mvp
+            >>> mvp.Bank.create("new-bank", "test_resnet", image_size=32).tasks
+            ()
         """
         file = None if weights is None else Path(weights)
         made = backbones.create(backbone, pretrained=pretrained, weights=file, image_size=image_size, seed=seed)
@@ -65,7 +75,19 @@ class Bank:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Bank:
-        """Open a bank. Raises MvpError where there is none."""
+        """Open a bank.
+
+        Args:
+            folder: where it lies.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+
+        Example:
+            >>> import mvp_deploy as mvp
+            >>> mvp.Bank.open(bank_folder).tasks
+            ('digits#3,4',)
+        """
         return cls(store.Bank.open(folder))
 
     @property
@@ -90,10 +112,41 @@ class Bank:
         seed: int = 0,
         reporter: Reporter | None = None,
     ) -> Entry:
-        """Prune a task the long way (train, then cut and tune in rounds) and store it; see `mvp-deploy bank add`."""
-        task = as_task(data)
-        if task is None:
-            raise InputError("A bank stores tasks: pass a folder, an .npz, a task's name or a Task.")
+        """Prune a task the long way (train, then cut and fine-tune in rounds) and store it, as ``mvp-deploy bank add``.
+
+        A killed call goes on where it stopped when it is called again with the same arguments.
+
+        Args:
+            data: a folder, an .npz, a task's name, or a task.
+            macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params`` or ``keep``.
+            params: the fraction of parameters that stays.
+            keep: the fraction of units that stays.
+            round_to: channels and hidden units stay in multiples of it.
+            steps: of the unpruned model's training.
+            rounds: cuts, each followed by ``round_steps`` of fine-tuning.
+            round_steps: steps after each cut.
+            batch_size: images in a step.
+            replace_old: put it in the place of a stored task of that name.
+            device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
+            seed: of what is drawn at random.
+            reporter: who is told; `mvp_deploy.progress` decides by default.
+
+        Returns:
+            The stored task: name, classes, keep plan, metrics.
+
+        Raises:
+            InputError: the data cannot be read, the budget cannot be met, or the task is stored already.
+            ParityError: the pruned model does not compute what the silenced one does; it is not stored.
+            Busy: another process is adding this task.
+
+        Example:
+            >>> import mvp_deploy as mvp
+            >>> bank = mvp.Bank.create("bank-to-add-to", "test_resnet", image_size=32)
+            >>> entry = bank.add("digits#0,1", macs=0.5, steps=4, rounds=1, round_steps=2)
+            >>> bank.tasks
+            ('digits#0,1',)
+        """
+        task = _task(data)
         config = replace(suited(self.store.backbone), steps=steps, batch_size=batch_size, seed=seed)
         return add_task(
             self.store,
@@ -103,8 +156,79 @@ class Bank:
             config,
             device=resolve(str(device)),
             replace=replace_old,
-            reporter=reporter or Silent(),
+            reporter=reporter or told(),
         )
+
+    def prune(
+        self,
+        data: Any,
+        *,
+        macs: float | None = None,
+        params: float | None = None,
+        keep: float | None = None,
+        out: str | os.PathLike[str] | None = None,
+        recipe: str = "default",
+        round_to: int = 8,
+        steps: int = 200,
+        batch_size: int = 64,
+        device: torch.device | str = "auto",
+        seed: int = 0,
+        reporter: Reporter | None = None,
+    ) -> Result:
+        """Prune the bank's backbone for a new task: its tasks vote on what stays, and a few steps finish the model.
+
+        This is what ``mvp-deploy prune`` does. The unpruned model is fine-tuned as well, to compare with. A killed call
+        goes on where it stopped when it is called again with the same ``out`` and arguments.
+
+        Args:
+            data: a folder, an .npz, a task's name, or a task.
+            macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params`` or ``keep``.
+            params: the fraction of parameters that stays.
+            keep: the fraction of units that stays.
+            out: the RUN folder to write, which `mvp_deploy.export` and ``mvp-deploy export`` take; none by default.
+            recipe: how tasks vote: 'default', 'paper', …
+            round_to: channels and hidden units stay in multiples of it.
+            steps: of each model's fine-tuning.
+            batch_size: images in a step.
+            device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
+            seed: of what is drawn at random.
+            reporter: who is told; `mvp_deploy.progress` decides by default.
+
+        Raises:
+            InputError: the data cannot be read, the budget cannot be met, there is no such recipe, or ``out`` holds
+                something else than a RUN.
+            ParityError: the pruned model does not compute what the silenced one does.
+            Busy: another process is writing ``out``.
+
+        Example:
+            >>> import mvp_deploy as mvp
+            >>> result = mvp.Bank.open(bank_folder).prune("digits#5,6", macs=0.6, steps=4, out="runs/digits")
+            >>> result.classes, result.report.macs <= 0.6 * result.report.full_macs
+            (('5', '6'), True)
+        """
+        task, budget, voting = _task(data), budget_of(keep, macs, params, round_to), recipe_named(recipe)
+        config = replace(suited(self.store.backbone), steps=steps, batch_size=batch_size, seed=seed)
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(TemporaryDirectory())) / "run" if out is None else Path(out)
+            run = runs.prune_task(
+                task,
+                self.store,
+                folder,
+                budget,
+                voting,
+                config,
+                recipe_name=recipe,
+                device=resolve(str(device)),
+                reporter=reporter or told(),
+            )
+            return _result(run, None if out is None else folder)
+
+    def require(self, model: object) -> None:
+        """Refuse a model that is not the name of the bank's backbone. Raises InputError."""
+        own = self.store.backbone
+        if model not in (own.name, own.weights):
+            told = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+            raise InputError(f"The bank {self.store.folder} prunes its own backbone: pass {own.name!r}, not {told}.")
 
     def build(
         self,
@@ -119,10 +243,61 @@ class Bank:
         seed: int = 0,
         reporter: Reporter | None = None,
     ) -> list[Rung]:
-        """Make the ladder: models at these budgets, recovered once for all later tasks; see `mvp-deploy bank build`."""
+        """Make the ladder, as ``mvp-deploy bank build``: models at these budgets, recovered once for all later tasks.
+
+        A new task of such a budget then needs a head alone.
+
+        Args:
+            macs: fractions of multiply-accumulates that stay, in (0, 1].
+            images: folders, .npz files or names of tasks to recover on; by default the images of the bank's tasks,
+                where they were.
+            steps: of each model's recovery.
+            batch_size: images in a step.
+            flip: mirror images left to right (not for digits or letters).
+            round_to: channels and hidden units stay in multiples of it.
+            device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
+            seed: of what is drawn at random.
+            reporter: who is told; `mvp_deploy.progress` decides by default.
+
+        Raises:
+            InputError: a budget cannot be met, or images are gone or changed.
+            Busy: another process is building this ladder.
+
+        Example:
+            >>> import mvp_deploy as mvp
+            >>> rungs = mvp.Bank.open(bank_folder).build(macs=[0.6], steps=2, flip=False)
+            >>> [rung.budget.fraction for rung in rungs]
+            [0.6]
+        """
         budgets = [budget_of(None, fraction, None, round_to) for fraction in macs]
-        say = reporter or Silent()
+        say = reporter or told()
         tasks = ladder.tasks_of(self.store, images, say)
         pooled = ladder.pool(tasks, self.store.backbone.preprocessing, resolve(str(device)))
         config = replace(TUNING, steps=steps, batch_size=batch_size, flip=flip, seed=seed)
         return ladder.build(self.store, pooled, budgets, config, reporter=say)
+
+
+def _task(data: Any) -> Task:
+    task = as_task(data)
+    if task is None:
+        raise InputError("A bank's tasks are on disk: pass a folder, an .npz, a task's name or a Task.")
+    return task
+
+
+def _result(run: runs.Run, folder: Path | None) -> Result:
+    """The finished run as `mvp_deploy.prune` gives its results."""
+    pruned, unpruned = run.pruned(), run.unpruned()
+    small, full = run.info["metrics"]["pruned"], run.info["metrics"]["unpruned"]
+    size = pruned.backbone.preprocessing.input_size
+    frozen = analyze(unpruned.model, torch.zeros(2, *size)).frozen_share
+    report = Report(
+        params=small["params"],
+        macs=small["macs"],
+        full_params=full["params"],
+        full_macs=full["macs"],
+        units=small["units"],
+        frozen=frozen,
+        accuracy=small["accuracy"],
+        full_accuracy=full["accuracy"],
+    )
+    return Result(pruned.model, unpruned.model, pruned.plan, report, pruned.backbone, pruned.classes, size, folder)

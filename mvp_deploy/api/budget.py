@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
+from mvp_deploy.api.progress import reporter as told
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.base.reporter import Silent
 from mvp_deploy.latency import files
 from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.meet import Meeting, Met, Target, timer
@@ -54,5 +54,5 @@ def in_time(
     """The plan that meets a time, and how it was met."""
     target, profile = timed
     found = timer(parts, full, profile)
-    meeting = Meeting(parts, profile, target, round_to=round_to, timer=found, reporter=Silent())
+    meeting = Meeting(parts, profile, target, round_to=round_to, timer=found, reporter=told())
     return keep_best(parts, scores, meeting(scores), seed=seed), meeting.met

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mvp_deploy.api.prune import Result
+from mvp_deploy.api.result import Result
 from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import InputError
@@ -21,8 +21,21 @@ OWN = 1  # format of a file that holds a module of one's own
 def save(result: Result, path: str | os.PathLike[str]) -> Path:
     """Write ``result.model`` as it is now (trained further or not), whole or not at all.
 
+    Args:
+        result: what `prune` gave.
+        path: the file, safetensors with a JSON header.
+
+    Returns:
+        The path.
+
     Raises:
-        MvpError: the file cannot be written.
+        EnvironmentMissing: the file cannot be written.
+
+    Example:
+        >>> import mvp_deploy as mvp
+        >>> result = mvp.prune("test_resnet", "digits#0,1", macs=0.6, image_size=32)
+        >>> mvp.save(result, "saved.safetensors")
+        PosixPath('saved.safetensors')
     """
     state = {name: value.detach().cpu() for name, value in result.model.state_dict().items()}
     classes = result.classes or tuple(map(str, range(_outputs(result))))
@@ -48,7 +61,14 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
             model needs none.
 
     Raises:
-        MvpError: the file is missing or damaged, or ``model`` is missing or of another architecture.
+        InputError: the file is missing or damaged, or ``model`` is missing or of another architecture.
+
+    Example:
+        >>> import mvp_deploy as mvp
+        >>> mvp.save(mvp.prune("test_resnet", "digits#0,1", macs=0.6, image_size=32), "to-load.safetensors")
+        PosixPath('to-load.safetensors')
+        >>> type(mvp.load("to-load.safetensors")).__name__
+        'ResNet'
     """
     file = Path(path) / "pruned.safetensors" if Path(path).is_dir() else Path(path)
     header = tensorfile.read_header(file)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mvp_deploy import backbones, structure
+from mvp_deploy.api.bank import Bank
 from mvp_deploy.api.budget import budget_of, in_time, target_of
-from mvp_deploy.api.data import as_task, held_out_images, training_images
-from mvp_deploy.backbones import Backbone
+from mvp_deploy.api.data import as_task, held_out_images, input_of, training_images
+from mvp_deploy.api.result import Report, Result
 from mvp_deploy.backbones.backbone import preprocessing_of, recognise
 from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base.devices import resolve
@@ -27,54 +27,9 @@ from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.reconstruction import Reconstruction
 from mvp_deploy.structure import KeepPlan, Structure
 from mvp_deploy.tasks import Images
+from mvp_deploy.tasks.own import labelled
 from mvp_deploy.tasks.preprocessing import Preprocessing
 from mvp_deploy.training import accuracy
-
-
-@dataclass(frozen=True)
-class Report:
-    """What pruning did.
-
-    params, macs: of the smaller model; full_params, full_macs: of the one it was made from; macs for one image.
-    units: the fraction of units kept. accuracy, full_accuracy: on the held-out images, 0..1, untuned; None without
-    any. frozen: the share of weights that could not shrink. latency: how a budget of time was met; None without one.
-    """
-
-    params: int
-    macs: int
-    full_params: int
-    full_macs: int
-    units: float
-    frozen: float
-    accuracy: float | None
-    full_accuracy: float | None
-    latency: Met | None = None
-
-    def __str__(self) -> str:
-        sizes = (f"{self.latency}; " if self.latency else "") + (
-            f"{self.macs / self.full_macs:.0%} of the MACs, {self.params / self.full_params:.0%} of the parameters, "
-            f"{self.units:.0%} of the units"
-        )
-        if self.accuracy is None or self.full_accuracy is None:
-            return sizes
-        return f"{sizes}; accuracy {self.full_accuracy:.1%} before, {self.accuracy:.1%} after"
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """A pruned model, ready to train, save or export.
-
-    model: an ordinary module in eval mode (or, where its class cannot take the new sizes, a recorded program that
-    trains and exports like one). plan: which units stayed. report: sizes and accuracies. backbone: how timm makes the
-    unpruned model again; None for a module of one's own. classes: the outputs' names, where the data have them.
-    """
-
-    model: nn.Module
-    plan: KeepPlan
-    report: Report
-    backbone: Backbone | None
-    classes: tuple[str, ...]
-    input_size: tuple[int, ...]
 
 
 def prune(
@@ -87,6 +42,10 @@ def prune(
     latency: float | None = None,
     speed_up: float | None = None,
     on: str | os.PathLike[str] | Profile | None = None,
+    bank: Bank | str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    recipe: str = "default",
+    steps: int = 200,
     validation: Any = None,
     pretrained: bool = False,
     weights: Any = None,
@@ -104,25 +63,39 @@ def prune(
     layers that lost inputs are re-solved (`mvp_deploy.pruning.reconstruction`). A model made from a name gets a head
     solved in closed form; a module keeps its own.
 
+    With ``bank=``, tasks that were pruned earlier decide instead, and both models are fine-tuned: see `Bank.prune`.
+
     Args:
-        model: a classifier (timm's or one's own; it is not changed), or the name of a timm model, for which
-            ``pretrained``, ``weights`` (a file) and ``image_size`` say which.
-        data: what to prune for: a DataLoader, a Dataset, tensors ``(x, y)``, a folder, a task's name, or a task.
-        macs, params, keep: how much stays, a fraction in (0, 1] of multiply-accumulates, parameters or units: one of
-            them.
-        latency, speed_up, on: or milliseconds, or how many times faster, as measured on the device, runtime and
-            precision of a profile that `mvp-deploy profile` wrote; on the profile's machine the smaller model is
-            timed, and chosen again where it misses.
+        model: a classifier (timm's or one's own; it is not changed), or the name of a timm model.
+        data: what to prune for: a DataLoader, a Dataset, tensors ``(x, y)`` (x float [n, channels, height, width]), a
+            folder, a task's name, or a task.
+        macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params`` or ``keep``.
+        params: the fraction of parameters that stays.
+        keep: the fraction of units that stays.
+        latency: or milliseconds, as measured on the device, runtime and precision of the profile ``on``; on the profile's
+            machine the smaller model is timed, and chosen again where it misses.
+        speed_up: or how many times faster, in the same way.
+        on: a profile that ``mvp-deploy profile`` wrote, or its file.
+        bank: a `Bank` or its folder; ``model`` is then the name of its backbone, and ``data`` a task.
+        out: with ``bank``, the RUN folder to write, which `mvp_deploy.export` and ``mvp-deploy export`` take.
+        recipe: with ``bank``, how its tasks vote: 'default', 'paper', …
+        steps: with ``bank``, of each model's fine-tuning.
         validation: images that judge the result, in any of the forms of ``data``; a task has its own.
+        pretrained: of a name, start from timm's pretrained weights.
+        weights: of a name, start from those of this file. Without either they are random: for trying only.
+        image_size: edge of the input in pixels; the model's own by default.
         criterion: what a unit is worth: 'obs' (the rise in loss that its removal brings when the rest makes up for
             it), 'taylor', 'activation', 'magnitude' or 'random'.
         reconstruct: re-solve the layers that lost inputs; without it the result is the exact cut.
         images: how many images of a loader to read.
         round_to: channels and hidden units stay in multiples of it.
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
+        seed: of what is drawn at random.
 
     Raises:
-        MvpError: the model cannot be traced or cut, the budget cannot be met, or the data cannot be read.
+        StructureError: the model cannot be traced or cut.
+        InputError: the budget cannot be met, the data cannot be read, or arguments exclude each other.
+        EnvironmentMissing: pretrained weights or the device cannot be had.
 
     Example:
         >>> import mvp_deploy as mvp, torch
@@ -134,6 +107,35 @@ def prune(
         >>> result.model(x).shape, result.report.macs <= 0.5 * result.report.full_macs
         (torch.Size([64, 4]), True)
     """
+    if bank is not None:
+        if latency is not None or speed_up is not None:
+            raise InputError(
+                "Ask a bank for macs=, params= or keep=: a time is met without one, or by `mvp-deploy prune`."
+            )
+        if validation is not None or pretrained or weights is not None or image_size is not None or criterion != "obs":
+            raise InputError(
+                "A bank has its weights and image size, a task its held-out images, and the recipe says what a unit is "
+                "worth: leave out validation=, pretrained=, weights=, image_size= and criterion= beside bank=."
+            )
+        opened = bank if isinstance(bank, Bank) else Bank.open(bank)
+        opened.require(model)
+        return opened.prune(
+            data,
+            macs=macs,
+            params=params,
+            keep=keep,
+            round_to=round_to,
+            out=out,
+            recipe=recipe,
+            steps=steps,
+            device=device,
+            seed=seed,
+        )
+    if out is not None:
+        raise InputError(
+            "out= writes a RUN of a bank: pass bank= as well; without one, mvp.save(result, FILE) writes the model and "
+            "mvp.export(result, FOLDER) a bundle."
+        )
     budget = target_of(latency, speed_up, on, keep, macs, params) or budget_of(keep, macs, params, round_to)
     place = resolve(str(device))
     task = as_task(data)
@@ -156,9 +158,8 @@ def prune(
     test = held_out_images(task or data, validation, how, place)
     if isinstance(model, str):
         solve_head(full, classifier(full), train)
-    elif (train.labels < 0).any():  # there were none: what the model itself says
-        train = replace(train, labels=torch.cat([full(x).argmax(1) for x, _ in train.batches(64)]).detach())
-    example = next(iter(train.batches(2)))[0]
+    train = labelled(train, full)
+    example = input_of(train)
     parts = analyze(full, example)
     met = None
     if isinstance(budget, Budget):
@@ -172,15 +173,24 @@ def prune(
     if isinstance(model, str):
         solve_head(small, classifier(full), train)
     report = _report(parts, plan, full, small, test, met)
-    return Result(small, plan, report, backbone, task.classes if task else (), tuple(example.shape[1:]))
+    channels, height, width = example.shape[1:]
+    return Result(small, full, plan, report, backbone, task.classes if task else (), (channels, height, width))
 
 
 def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Structure:
-    """What can be removed from a model; see `mvp_deploy.structure.analyze`.
+    """What can be removed from a model.
 
     Args:
         model: any module; it is not changed.
-        example: its input, or a tuple of its inputs, batch first; only the shapes count.
+        example: its input, such as float32 [batch, channels, height, width], or a tuple of its inputs, batch first;
+            only the shapes count.
+
+    Returns:
+        The groups of units that stay or go together, with ``cost(plan)``, ``silence(model, plan)``, ``frozen`` (what
+        cannot be removed, and why) and ``unknown`` (operators without a rule).
+
+    Raises:
+        StructureError: the model reads values in its forward, so that it cannot be traced; the module is named.
 
     Example:
         >>> import mvp_deploy as mvp, torch
@@ -207,8 +217,12 @@ def cut(model: nn.Module, plan: KeepPlan, example: Structure | Tensor | tuple[Te
         plan: which units of each group stay.
         example: what `analyze` gave, or an input to analyse the model with.
 
+    Returns:
+        An ordinary module of the same class, or a recorded program where the class cannot take the new sizes.
+
     Raises:
-        MvpError: the plan is for another model, or the model cannot run smaller.
+        StructureError: the plan is for another model, or the model cannot run smaller.
+        ParityError: the smaller model does not compute what the silenced one does: please report it.
 
     Example:
         >>> import mvp_deploy as mvp, numpy, torch
@@ -237,12 +251,18 @@ def reconstruct(
 
     Args:
         small: what `cut` made of ``full`` by ``plan``.
+        full: the full-size module; it is not changed.
+        plan: which units of each group stayed.
         data: images in any of the forms that `prune` takes; labels are not read.
         example: what `analyze` gave, or an input; the data's first images if left out.
         images: how many to use; more are better, up to a point.
+        seed: which images are left out to judge.
 
     Returns:
-        Each layer's error on images left out, before and after.
+        Each layer's error on images left out, before and after, as a share of its outputs' spread.
+
+    Raises:
+        InputError: the data cannot be read.
 
     Example:
         >>> import mvp_deploy as mvp, numpy, torch
@@ -255,7 +275,7 @@ def reconstruct(
         (['1.weight'], True)
     """
     train = training_images(data, preprocessing_of(full), next(full.parameters()).device, limit=images)
-    first = next(iter(train.batches(2)))[0] if example is None else example
+    first = input_of(train) if example is None else example
     parts = first if isinstance(first, Structure) else analyze(full, first)
     return reconstruction.reconstruct(full, parts, plan, small, train, most=images, seed=seed)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mvp_deploy.base.environment import cores, environment
-from mvp_deploy.base.errors import ExitCode, MvpError, error_of
+from mvp_deploy.base.errors import EnvironmentMissing, ExitCode, MvpError, error_of
 from mvp_deploy.base.formats import Amount, Count, Share, Size
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.looks import Round, disturbed, looks, noise
@@ -19,6 +19,7 @@ from mvp_deploy.benchmark.measure import Settings, Timing, speed_up, timing
 from mvp_deploy.benchmark.memory import memory
 from mvp_deploy.benchmark.runner import Runner, logits, open_runner
 from mvp_deploy.benchmark.statistics import Interval
+from mvp_deploy.benchmark.table import record, text
 from mvp_deploy.exporters.parity import check_parity, compare
 
 
@@ -74,8 +75,34 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
+    """What was measured: a row for each model at each batch size, and the machine.
+
+    environment: ``others`` is how many cores other processes kept busy, None where the system does not tell.
+    """
+
     rows: tuple[Row, ...]
-    environment: dict[str, Any]  # the machine; ``others``: cores that other processes kept busy, None where not told
+    environment: dict[str, Any]
+
+    def __str__(self) -> str:
+        return text(self)
+
+    __repr__ = __str__
+
+    def records(self) -> list[dict[str, Any]]:
+        """A flat dictionary for each row: ``model``, ``batch``, ``p50_ms``, ``speed_up``, ``accuracy``, ``error``, …"""
+        return [record(row) for row in self.rows]
+
+    def to_pandas(self) -> Any:
+        """`records` as a pandas DataFrame.
+
+        Raises:
+            EnvironmentMissing: pandas is not installed.
+        """
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise EnvironmentMissing(f"to_pandas needs pandas ({error}): pip install pandas.") from error
+        return DataFrame(self.records())
 
     @property
     def disturbed(self) -> bool:

@@ -107,11 +107,11 @@ def suffix_of(file: str) -> str:
 
 
 def choose() -> str:
-    """The first pruned model that this machine can run; fp32 before reduced precisions."""
+    """The first of the bundle's own models that this machine can run; fp32 before reduced precisions."""
     models = json.loads((HERE / "bundle.json").read_text(encoding="utf-8"))["models"]
-    pruned = [each for each in models if each["model"] == "pruned" and suffix_of(each["file"])]
+    own = [each for each in models if each["model"] != "unpruned" and suffix_of(each["file"])]
     missing = []
-    for each in sorted(pruned, key=lambda each: ("fp32", "fp16", "int8").index(each["precision"])):
+    for each in sorted(own, key=lambda each: ("fp32", "fp16", "int8").index(each["precision"])):
         try:
             importlib.import_module(RUNTIMES[suffix_of(each["file"])][1])
             return each["file"]
@@ -125,6 +125,8 @@ def main() -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--model", help="a file of the bundle, such as models/pruned.int8.onnx")
     asked = parser.parse_args()
+    if not (HERE / "preprocessing.json").exists():
+        raise SystemExit("Only the model's owner knows how an image becomes its input: export it with preprocessing=.")
     labels = json.loads((HERE / "labels.json").read_text(encoding="utf-8"))
     how = json.loads((HERE / "preprocessing.json").read_text(encoding="utf-8"))
     file = HERE / (asked.model or choose())

@@ -2,10 +2,10 @@
 
     manifest.json       format, and sha256 and size of every other file
     bundle.json         task, backbone, licence, versions, and a record of each model (``ModelFile``)
-    models/             <pruned|unpruned>.<precision>.onnx, and other targets' files
+    models/             <pruned|unpruned|model>.<precision>.onnx, and other targets' files; `model` stands alone
     labels.json         class names, in the order of the logits
-    preprocessing.json  from an image to the input
-    keep_plan.json      which units of the original backbone stayed
+    preprocessing.json  from an image to the input; missing where only the model's owner knows
+    keep_plan.json      which units of the original stayed, where units were removed
     calibration.npz     training images, prepared: what the ranges of fp16 and int8 models were measured on
     samples.npz         held-out images, prepared, with labels and the PyTorch models' logits, for parity
     measurements.json   latencies measured before the bundle was written
@@ -70,7 +70,7 @@ class ModelFile:
     """One model in a bundle. ``accuracy`` and ``parity`` were measured in the runtime the file is for."""
 
     file: str  # inside the bundle, with slashes
-    model: Annotated[str, Like("pruned|unpruned", "pruned or unpruned")]
+    model: Annotated[str, Like("pruned|unpruned|model", "pruned, unpruned or model")]
     target: Word  # 'onnx', 'openvino', ...
     precision: Annotated[str, Like("fp32|fp16|int8", "fp32, fp16 or int8")]
     accuracy: Share  # on ``tested`` of the held-out images (all, but of engines the samples)
@@ -134,9 +134,10 @@ class Bundle:
 
     @cached_property
     def samples(self) -> dict[str, np.ndarray]:
-        """``images`` float32 [n, 3, H, W], ``labels`` int64 [n], each model's logits float32 [n, classes]."""
+        """``images`` float32 [n, channels, H, W], ``labels`` int64 [n], each model's logits float32 [n, classes]."""
         arrays = {"images": Plain("float32", 4), "labels": Plain("int64", 1)}
-        arrays |= {"pruned": Plain("float32", 2), "unpruned": Plain("float32", 2)}
+        alone = any(file.model == "model" for file in self.models)
+        arrays |= {name: Plain("float32", 2) for name in (["model"] if alone else ["pruned", "unpruned"])}
         found = read_npz(self.path / "samples.npz", arrays, cure=CURE)
         count, classes = len(found["images"]), len(self.classes)
         shapes = {name: (count, classes) for name in arrays} | {"images": found["images"].shape, "labels": (count,)}

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from typing import Any, Protocol
 
 import click
 
-from mvp_deploy.base.reporter import quarters
+from mvp_deploy.base.progress import plain_table, progress
 from mvp_deploy.cli._types import SEEDS, Device
 
 
@@ -59,11 +57,9 @@ class Console:
         """A bar on a terminal (with rich, where installed), else a line at the start and at each quarter."""
         if self.quiet:
             yield lambda done, total, loss=None: None
-        elif sys.stderr.isatty() and _rich():
-            with _bar(label) as step:
-                yield step
         else:
-            yield _lines(label)
+            with progress(label) as step:
+                yield step
 
 
 def common_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,58 +85,3 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(console=Console(as_json, quiet), **arguments)
 
     return command
-
-
-def plain_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """The table as text, columns padded to their widest cell."""
-    cells = [[str(cell) for cell in row] for row in [columns, *rows]]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)])
-        for row in cells
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def _lines(label: str) -> Step:
-    began = time.monotonic()
-
-    def tell(done: int, total: int, loss: float | None) -> None:
-        left = (time.monotonic() - began) * (total - done) / done if done else 0.0
-        soon = f", about {left:.0f} s left" if left > 1 else ""
-        click.echo(f"{label}: {done}/{total}{_loss(loss)}{soon}", err=True)
-
-    return quarters(tell)
-
-
-def _loss(loss: float | None) -> str:
-    return "" if loss is None else f", loss {loss:.3f}"
-
-
-def _rich() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("rich") is not None  # a device has click and numpy alone
-
-
-@contextmanager
-def _bar(label: str) -> Iterator[Step]:
-    from rich.console import Console as RichConsole
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    times = TimeElapsedColumn(), TimeRemainingColumn()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times)
-    with Progress(*columns, TextColumn("{task.fields[loss]}"), console=RichConsole(stderr=True)) as progress:
-        bar = progress.add_task(label, total=None, loss="")
-
-        def step(done: int, total: int, loss: float | None = None) -> None:
-            progress.update(bar, completed=done, total=total, loss=_loss(loss))
-
-        yield step

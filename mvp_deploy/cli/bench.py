@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,9 +11,6 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, common_options
 from mvp_deploy.cli._on import Fleet, forwarded, on_options
 from mvp_deploy.cli._types import BATCHES, PRECISION, Number
-
-if TYPE_CHECKING:
-    from mvp_deploy.benchmark.compare import Benchmark, Row
 
 
 @click.command()
@@ -77,40 +73,25 @@ def command(
     """
     import json
 
-    from mvp_deploy import bundle
+    from mvp_deploy.api.benchmark import benchmark
     from mvp_deploy.base.files import write_text
-    from mvp_deploy.benchmark.candidates import by_provider, of_bundle, of_files, only
-    from mvp_deploy.benchmark.compare import benchmark
-    from mvp_deploy.benchmark.measure import Settings
-    from mvp_deploy.export.engines import engines_of
 
-    if not batch:
-        raise InputError("there is nothing to time without a batch size: give --batch 1, or several as 1,8,32.")
     if fleet is not None:
         _on_devices(models, fleet, out, sign_key, console)
         return
-    if len(models) == 1 and bundle.is_bundle(models[0]):
-        opened = bundle.read(models[0])
-        candidates = of_bundle(opened, engines_of(opened, device))
-        if not candidates:
-            raise InputError(f"nothing in {models[0]} runs as it is: build its engines with `mvp-deploy build` first.")
-    else:
-        candidates = of_files(models)
-        console.say("Parity is not checked: bare files come without reference outputs.")
-    chosen = only(candidates, runtime, precision)
-    if not chosen:
-        there = ", ".join(sorted({f"{each.runtime} {each.precision}".strip() for each in candidates}))
-        raise InputError(f"none of the models is for that: there are {there}.")
     result = benchmark(
-        by_provider(chosen, provider, device),
+        models,
         batch,
-        Settings(duration=duration),
+        runtimes=runtime,
+        precisions=precision,
+        providers=provider,
         threads=threads,
+        duration=duration,
         device=device,
         seed=seed,
         reporter=console,
     )
-    show(result, console)
+    console.show(str(result))
     console.result(result.to_json())
     if out is not None:
         write_text(out, json.dumps(result.to_json(), indent=2) + "\n")
@@ -145,50 +126,3 @@ def _on_devices(
     if out is not None:
         write_text(out, json.dumps(result, indent=2) + "\n")
     found.end([error for _, error in found.results.values() if error])
-
-
-def show(result: Benchmark, console: Console) -> None:
-    """Print the benchmark as a table, why rows have no time, and what it was measured on."""
-    reasons = list(dict.fromkeys(row.error for row in result.rows if row.error))
-    console.table(
-        [
-            "model",
-            "batch",
-            "p50 ms",
-            "p90 ms",
-            "p99 ms",
-            "images/s",
-            "speed-up",
-            "accuracy at export",
-            "as PyTorch",
-            "MB",
-            "RAM MB",
-            "",
-        ],
-        [_cells(row, reasons, result.disturbed) for row in result.rows],
-    )
-    for number, reason in enumerate(reasons, 1):
-        console.show(f"[{number}] {reason}")
-    machine = result.environment
-    console.show(f"\n{machine['cpu']}, {machine['cores']} cores; {'; '.join(_runtimes(result))}")
-
-
-def _cells(row: Row, reasons: list[str], disturbed: bool) -> list[str]:
-    name = " ".join(part for part in (row.model, row.precision, row.runtime) if part)
-    accuracy = "" if row.accuracy is None else f"{row.accuracy:.1%}" + (f" ({row.tested})" if row.tested else "")
-    same = "" if row.agreement is None else f"{row.agreement:.1%}"
-    memory = "" if row.memory is None else f"{row.memory / 1e6:.0f}"
-    size = f"{row.size / 1e6:.2f}"
-    time = row.timing
-    if time is None:
-        why = f"failed [{reasons.index(row.error) + 1}]" if row.error in reasons else ""
-        return [name, str(row.batch), "", "", "", "", "", accuracy, same, size, memory, why]
-    ratio = row.speed_up
-    gain = "baseline" if ratio is None else f"{ratio.value:.2f}x ({ratio.low:.2f}-{ratio.high:.2f})"
-    numbers = [f"{value:.3f}" for value in (time.p50, time.p90, time.p99)]
-    remark = "disturbed" if disturbed else "" if time.stable else "not stable"
-    return [name, str(row.batch), *numbers, f"{time.throughput:.0f}", gain, accuracy, same, size, memory, remark]
-
-
-def _runtimes(result: Benchmark) -> list[str]:
-    return sorted({f"{r.details['runtime']}, {r.details['threads']} threads" for r in result.rows if r.details})

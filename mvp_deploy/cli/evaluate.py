@@ -45,7 +45,7 @@ def command(
     from mvp_deploy.tasks import load_task
 
     opened = read(bundle)
-    file = chosen(opened, model="unpruned" if unpruned else "pruned", target=target, precision=precision)
+    file = chosen(opened, unpruned=unpruned, target=target, precision=precision)
     task = load_task(data)
     split = {"held-out": task.test, "train": task.train, "all": whole(task)}[part]
     with open_model(opened, file, threads=threads, device=device) as model, console.progress("evaluating") as step:

@@ -74,8 +74,9 @@ def command(
     """
     from mvp_deploy.base.devices import resolve
     from mvp_deploy.benchmark.compare import size_of
-    from mvp_deploy.export.deploy import export_run, failure
+    from mvp_deploy.export.deploy import export_run
     from mvp_deploy.export.graphs import Precision
+    from mvp_deploy.export.pack import failure
 
     bundle = export_run(
         run,

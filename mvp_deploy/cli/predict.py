@@ -43,7 +43,7 @@ def command(
     from mvp_deploy.inference.model import chosen, open_model
 
     opened = read(bundle)
-    file = chosen(opened, model="unpruned" if unpruned else "pruned", target=target, precision=precision)
+    file = chosen(opened, unpruned=unpruned, target=target, precision=precision)
     found, unreadable = [], []
     with open_model(opened, file, threads=threads, device=device) as model:
         for image in images:

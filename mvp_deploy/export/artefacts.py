@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from onnx import ModelProto
+from torch import Tensor, nn
 
 from mvp_deploy.base.errors import AccuracyError, ExitCode, InputError, MvpError, error_of
 from mvp_deploy.base.reporter import Reporter
@@ -22,20 +23,33 @@ from mvp_deploy.export.graphs import Graphs, Precision
 from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.exporters.parity import TOLERANCE, NoParity, Parity, check_parity
 from mvp_deploy.exporters.protocol import BESIDE, Exporter, Source, exporter
-from mvp_deploy.pruning.pruned import PrunedModel
-from mvp_deploy.tasks import Images
+from mvp_deploy.tasks import Images, Preprocessing
 from mvp_deploy.tasks.task import Split
 
 BATCH = 64  # of the check on the whole held-out part; samples are checked at batch 1 too
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
+@dataclass(frozen=True)
+class Interface:
+    """What goes into a bundle's models, and what their outputs mean."""
+
+    classes: tuple[str, ...]
+    input_size: tuple[int, int, int]  # channels, height, width
+    preprocessing: Preprocessing | None  # from an image file to the input; None: only the model's owner knows
+
+    @property
+    def example(self) -> Tensor:
+        return torch.zeros(1, *self.input_size)
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """A PyTorch model to export, and what its artefacts must give."""
 
-    name: str  # 'pruned' or 'unpruned'
-    loaded: PrunedModel
+    name: str  # 'pruned', 'unpruned', or 'model' where it is compared with no other
+    model: nn.Module
+    interface: Interface
     params: int
     macs: int
     logits: np.ndarray  # float32 [held-out images, classes]
@@ -43,10 +57,10 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """The task's held-out part, and the numbers of the images that are also checked one by one."""
+    """The held-out images, and the numbers of those that are also checked one by one."""
 
     test: Images
-    split: Split  # what ``test`` was prepared from
+    split: Split | None  # the files ``test`` was prepared from, to name them
     samples: np.ndarray
 
     @property
@@ -61,7 +75,7 @@ class HeldOut:
 
     def name(self, number: int) -> str:
         """An image as a user finds it."""
-        image = self.split.images[number]
+        image = self.split and self.split.images[number]
         return str(image) if isinstance(image, Path) else f"held-out image number {number}"
 
 
@@ -123,14 +137,12 @@ def make(
 
     The others stay: that int8 is wrong does not make fp32 wrong.
     """
-    loaded, files, failed = subject.loaded, [], []
-    preprocessing = loaded.backbone.preprocessing
-    metadata = {"classes": list(loaded.classes), "preprocessing": preprocessing.to_json(), "model": subject.name}
+    files, failed, interface = [], [], subject.interface
+    how = {} if interface.preprocessing is None else {"preprocessing": interface.preprocessing.to_json()}
+    metadata = {"classes": list(interface.classes), "model": subject.name} | how
     with TemporaryDirectory() as temporary:
         reporter.say(f"exporting the {subject.name} model to ONNX")
-        whole = export_onnx(
-            loaded.model, torch.zeros(1, *preprocessing.input_size), Path(temporary) / "fp32.onnx", metadata
-        )
+        whole = export_onnx(subject.model, interface.example, Path(temporary) / "fp32.onnx", metadata)
         graphs = Graphs(whole, images, asked, Path(temporary))
         for exporter, precision in [(each.exporter, name) for each in wanted for name in each.precisions]:
             file = f"models/{subject.name}.{precision}{exporter.suffix}"
@@ -241,8 +253,9 @@ def numbered(images: Images, index: np.ndarray) -> np.ndarray:
 
 
 def _source(subject: Subject, precision: str, onnx: Path) -> Source:
-    how = subject.loaded.backbone.preprocessing
-    return Source(precision, onnx, subject.loaded.model.cpu(), how.input_size, how.mean, how.std)
+    interface, how = subject.interface, subject.interface.preprocessing
+    normalised = () if how is None else (how.mean, how.std)
+    return Source(precision, onnx, subject.model.cpu(), interface.input_size, *normalised)
 
 
 def _limit(exporter: Exporter, subject: Subject, graphs: Graphs) -> Limit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,44 @@ def evaluate(model: Model, task: Task, part: Split, step: Any = lambda done, tot
     for start in range(0, len(images), BATCH):
         found += model.logits(list(images[start : start + BATCH])).argmax(1).tolist()
         step(len(found), len(images))
-    given = np.array(found)
+    names = tuple(str(x) if isinstance(x, Path) else str(number) for number, x in enumerate(images))
+    return _counted(model, names, truth, np.array(found))
+
+
+def evaluate_prepared(model: Model, batches: Iterable[Any]) -> Evaluation:
+    """Classify images that are the model's input already.
+
+    Args:
+        batches: pairs of float images [b, channels, H, W] and labels [b] in the order of the model's classes: tensors
+            or arrays.
+
+    Raises:
+        MvpError: nothing is in it, or labels are of no class.
+    """
+    pairs = [batches] if isinstance(batches, tuple) else batches
+    if not hasattr(pairs, "__iter__") and not hasattr(pairs, "__getitem__"):
+        raise InputError(f"{type(pairs).__name__} gives no images: pass a folder, a task, or batches (images, labels).")
+    truth: list[int] = []
+    found: list[int] = []
+    for x, y in pairs:
+        images, labels = _array(x), _array(y).reshape(-1)
+        if labels.size and not (labels.min() >= 0 and labels.max() < len(model.classes)):
+            raise InputError(f"Labels count the model's {len(model.classes)} classes from 0: some of these do not.")
+        found += model.logits(list(images if images.ndim == 4 else images[None])).argmax(1).tolist()
+        truth += labels.astype(np.int64).tolist()
+    if not truth or len(truth) != len(found):
+        raise InputError(f"The data give {len(found)} images and {len(truth)} labels: one label an image.")
+    return _counted(model, tuple(map(str, range(len(truth)))), np.array(truth), np.array(found))
+
+
+def _array(x: Any) -> np.ndarray:
+    """As numpy, from whatever device a tensor lies on."""
+    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+
+
+def _counted(model: Model, names: tuple[str, ...], truth: np.ndarray, given: np.ndarray) -> Evaluation:
     confusion = np.zeros((len(model.classes),) * 2, np.int64)
     np.add.at(confusion, (truth, given), 1)
-    names = tuple(str(x) if isinstance(x, Path) else str(number) for number, x in enumerate(images))
     return Evaluation(model.classes, confusion, names, truth, given)
 
 

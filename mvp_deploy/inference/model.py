@@ -1,4 +1,4 @@
-"""One model of a bundle, open in its runtime: from image files to class probabilities."""
+"""One model of a bundle, open in its runtime: from images to class probabilities."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import read_json
 from mvp_deploy.benchmark.runner import Runner, open_runner
 from mvp_deploy.bundle import Bundle, ModelFile
-from mvp_deploy.bundle.format import CURE
+from mvp_deploy.bundle.format import CURE, listed
 from mvp_deploy.tasks.folder import read_image
 from mvp_deploy.tasks.preprocessing import Preprocessing
 
@@ -43,26 +43,45 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model of a bundle, loaded; ``file`` says which."""
+    """A model of a bundle, loaded; ``file`` says which. preprocessing: None where only its owner knows."""
 
     file: ModelFile
     runner: Runner
     classes: tuple[str, ...]
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
 
     def logits(self, images: Sequence[Path | np.ndarray]) -> np.ndarray:
-        """Logits float32 [n, classes] of images: files, or uint8 RGB [height, width, 3].
+        """Logits float32 [n, classes] of images.
+
+        Args:
+            images: files; uint8 RGB arrays [height, width, 3] of any size; or arrays of floats
+                [channels, height, width] that are the model's input already.
 
         Raises:
-            MvpError: an image cannot be read (it is named).
+            MvpError: an image cannot be read (it is named), or does not fit the model.
         """
         parts = []
         for start in range(0, len(images), BATCH):
-            pixels = [read_image(x) if isinstance(x, Path) else x for x in images[start : start + BATCH]]
-            self.runner.prepare(np.stack([self.preprocessing.apply(x) for x in pixels]))
+            self.runner.prepare(np.stack([self._input(x) for x in images[start : start + BATCH]]))
             self.runner.run()
             parts.append(self.runner.output().copy())
         return np.concatenate(parts)
+
+    def _input(self, image: Path | np.ndarray) -> np.ndarray:
+        """The model's input, float32 [channels, height, width]."""
+        if isinstance(image, np.ndarray) and image.dtype.kind == "f":
+            if image.shape != self.runner.image_shape:
+                raise InputError(f"The model takes images of {list(self.runner.image_shape)}, not {list(image.shape)}.")
+            return np.ascontiguousarray(image, np.float32)
+        if self.preprocessing is None:
+            raise InputError(
+                "This bundle does not say how an image becomes the model's input: export it with preprocessing=, or "
+                "pass arrays of floats that your own transforms made."
+            )
+        pixels = read_image(image) if isinstance(image, Path) else image
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise InputError(f"An image is uint8 RGB [height, width, 3], not {pixels.dtype} {list(pixels.shape)}.")
+        return self.preprocessing.apply(pixels)
 
     def predict(self, images: Sequence[Path | np.ndarray]) -> list[Prediction]:
         """What each image shows, as `logits` reads them."""
@@ -79,7 +98,8 @@ def open_model(
         MvpError: (ENVIRONMENT) its runtime or the device is missing.
     """
     file = file or chosen(bundle)
-    how = read_json(bundle.path / "preprocessing.json", Preprocessing, cure=CURE)
+    how_file = bundle.path / "preprocessing.json"
+    how = read_json(how_file, Preprocessing, cure=CURE) if how_file.name in listed(bundle.path) else None
     runner = open_runner(bundle.path / file.file, threads=threads, device=device)
     try:
         yield Model(file, runner, bundle.classes, how)
@@ -88,7 +108,7 @@ def open_model(
 
 
 def chosen(
-    bundle: Bundle, *, model: str = "pruned", target: str | None = None, precision: str | None = None
+    bundle: Bundle, *, unpruned: bool = False, target: str | None = None, precision: str | None = None
 ) -> ModelFile:
     """The bundle's file for a target and precision; the first that runs as it is, where none is asked for.
 
@@ -96,8 +116,8 @@ def chosen(
         MvpError: the bundle has no such file; the sentence lists those it has.
     """
     for file in bundle.models:
-        wanted = model, target or file.target, precision or file.precision
-        if (file.model, file.target, file.precision) == wanted and (target or file.target != "tensorrt"):
+        wanted = unpruned, target or file.target, precision or file.precision
+        if (file.model == "unpruned", file.target, file.precision) == wanted and (target or file.target != "tensorrt"):
             return file
     there = ", ".join(f"{file.model} {file.precision} for {file.target}" for file in bundle.models)
     raise InputError(f"{bundle.path} has no such model; it has: {there}.")

@@ -189,8 +189,9 @@ def prune(work: Work, reporter: Reporter) -> None:
 def export(work: Work, reporter: Reporter) -> None:
     """Every file asked for, checked against PyTorch, as a bundle without measurements."""
     from mvp_deploy.base.devices import resolve
-    from mvp_deploy.export.deploy import export_run, failure
+    from mvp_deploy.export.deploy import export_run
     from mvp_deploy.export.graphs import Precision
+    from mvp_deploy.export.pack import failure
 
     asked = work.task.export
     exported = export_run(

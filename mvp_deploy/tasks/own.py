@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.tasks.images import Images
@@ -50,6 +51,14 @@ def collect(data: Any, device: torch.device | str = "cpu", *, limit: int | None 
     if len(pixels) != len(classes):
         raise InputError(f"The data give {len(pixels)} images and {len(classes)} labels: one label an image.")
     return Images(pixels, classes, _as_they_are(pixels), torch.device(device))
+
+
+@torch.no_grad()
+def labelled(images: Images, model: nn.Module) -> Images:
+    """The images as they are; those without labels get what the model says, which is on their device."""
+    if not (images.labels < 0).any():
+        return images
+    return replace(images, labels=torch.cat([model(x).argmax(1) for x, _ in images.batches(64)]))
 
 
 def _batches(data: Any) -> Iterator[tuple[Any, Tensor]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -141,10 +139,3 @@ def test_what_cannot_be_meant_is_a_sentence(arguments: dict[str, float], sentenc
 def test_data_that_cannot_be_used_is_named(data: object, sentence: str) -> None:
     with pytest.raises(mvp.MvpError, match=sentence):
         mvp.prune(Net(), data, macs=0.5)
-
-
-@pytest.mark.parametrize("module", ["mvp_deploy.api.prune"])
-def test_the_examples_of_the_docstrings_run(module: str) -> None:
-    found = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert found.attempted > 0
-    assert found.failed == 0

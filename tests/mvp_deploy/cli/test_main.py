@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from mvp_deploy import __version__
 from mvp_deploy.base.errors import ExitCode, error_of
+from mvp_deploy.base.progress import plain_table
 from mvp_deploy.cli import main
-from mvp_deploy.cli._common import Console, common_options, plain_table
+from mvp_deploy.cli._common import Console, common_options
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.cli import main
-from mvp_deploy.export import artefacts, deploy
+from mvp_deploy.export import artefacts, deploy, pack
 from mvp_deploy.export.graphs import Precision
 from mvp_deploy.exporters.onnx import read_metadata, run_onnx
 from mvp_deploy.exporters.parity import FP32_TOLERANCE, NoParity, compare
@@ -156,7 +156,7 @@ def test_a_file_that_loses_too_much_is_no_part_of_the_bundle(
     found = deploy.export_run(run.folder, tmp_path / "bundle", precisions=("fp32", "int8"), reporter=Silent())
     assert [file.precision for file in found.models] == ["fp32"] * 2
     assert not list((found.path / "models").glob("*int8*"))
-    error = deploy.failure(found)
+    error = pack.failure(found)
     assert error is not None
     assert error.code == ExitCode.ACCURACY
     assert "pruned.int8.onnx is left out: it has" in str(error)
