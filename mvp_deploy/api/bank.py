@@ -223,13 +223,6 @@ class Bank:
             )
             return _result(run, None if out is None else folder)
 
-    def require(self, model: object) -> None:
-        """Refuse a model that is not the name of the bank's backbone. Raises InputError."""
-        own = self.store.backbone
-        if model not in (own.name, own.weights):
-            told = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
-            raise InputError(f"The bank {self.store.folder} prunes its own backbone: pass {own.name!r}, not {told}.")
-
     def build(
         self,
         macs: Sequence[float] = (0.7, 0.55, 0.45, 0.35, 0.25),

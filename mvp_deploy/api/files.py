@@ -32,10 +32,12 @@ def save(result: Result, path: str | os.PathLike[str]) -> Path:
         EnvironmentMissing: the file cannot be written.
 
     Example:
-        >>> import mvp_deploy as mvp
-        >>> result = mvp.prune("test_resnet", "digits#0,1", macs=0.6, image_size=32)
-        >>> mvp.save(result, "saved.safetensors")
-        PosixPath('saved.safetensors')
+        >>> import mvp_deploy as mvp, torch
+        >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 16), torch.nn.ReLU(),
+        ...                           torch.nn.Linear(16, 2))
+        >>> result = mvp.prune(net, (torch.randn(32, 3, 4, 4), torch.arange(32) % 2), macs=0.5)
+        >>> mvp.save(result, "small.safetensors").name
+        'small.safetensors'
     """
     state = {name: value.detach().cpu() for name, value in result.model.state_dict().items()}
     classes = result.classes or tuple(map(str, range(_outputs(result))))
@@ -65,9 +67,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
 
     Example:
         >>> import mvp_deploy as mvp
-        >>> mvp.save(mvp.prune("test_resnet", "digits#0,1", macs=0.6, image_size=32), "to-load.safetensors")
-        PosixPath('to-load.safetensors')
-        >>> type(mvp.load("to-load.safetensors")).__name__
+        >>> type(mvp.load(run_folder)).__name__  # timm's, from its name
         'ResNet'
     """
     file = Path(path) / "pruned.safetensors" if Path(path).is_dir() else Path(path)

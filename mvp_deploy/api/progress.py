@@ -60,7 +60,7 @@ def progress(shown: bool = True) -> Switch:
     Example:
         >>> import mvp_deploy as mvp
         >>> with mvp.progress():
-        ...     result = mvp.prune("test_resnet", "digits#0,1", macs=0.6, image_size=32)
+        ...     found = mvp.Bundle(bundle_folder).evaluate("digits#0,1,2")
     """
     switch = Switch(_current)
     _set(_Told() if shown else _Quiet())

@@ -72,8 +72,8 @@ def prune(
         macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params`` or ``keep``.
         params: the fraction of parameters that stays.
         keep: the fraction of units that stays.
-        latency: or milliseconds, as measured on the device, runtime and precision of the profile ``on``; on the profile's
-            machine the smaller model is timed, and chosen again where it misses.
+        latency: or milliseconds, as measured on the device, runtime and precision of the profile ``on``; on the
+            profile's machine the smaller model is timed, and chosen again where it misses.
         speed_up: or how many times faster, in the same way.
         on: a profile that ``mvp-deploy profile`` wrote, or its file.
         bank: a `Bank` or its folder; ``model`` is then the name of its backbone, and ``data`` a task.
@@ -118,7 +118,7 @@ def prune(
                 "worth: leave out validation=, pretrained=, weights=, image_size= and criterion= beside bank=."
             )
         opened = bank if isinstance(bank, Bank) else Bank.open(bank)
-        opened.require(model)
+        _require_backbone(opened, model)
         return opened.prune(
             data,
             macs=macs,
@@ -281,6 +281,14 @@ def reconstruct(
 
 
 make_up = reconstruct  # `prune` has an argument of that name
+
+
+def _require_backbone(bank: Bank, model: object) -> None:
+    """Refuse a model that is not the name of the bank's backbone."""
+    own = bank.store.backbone
+    if model not in (own.name, own.weights):
+        what = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+        raise InputError(f"The bank {bank.store.folder} prunes its own backbone: pass {own.name!r}, not {what}.")
 
 
 def _report(

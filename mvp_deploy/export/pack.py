@@ -35,10 +35,11 @@ DEFAULT_PRECISION = Precision()
 class Order:
     """What to make of each model.
 
-    reduced: how fp16 and int8 are made. measure: batch sizes to time the models at; the result becomes the bundle's
-    measurements.json, unless other work on this machine disturbed it. pruned_only: leave the unpruned model's files out;
-    its accuracy and sample logits stay, to compare with. extra: a folder of the user's own that is copied into the bundle
-    as extra/, with its checksums.
+    reduced: how fp16 and int8 are made.
+    measure: batch sizes to time the models at; the result becomes the bundle's measurements.json, unless other work on
+        this machine disturbed it.
+    pruned_only: leave the unpruned model's files out; its accuracy and sample logits stay, to compare with.
+    extra: a folder of the user's own that is copied into the bundle as extra/, with its checksums.
     """
 
     wanted: Sequence[Wanted]

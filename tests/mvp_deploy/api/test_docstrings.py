@@ -16,10 +16,15 @@ MODULES = sorted({place for place in mvp._PLACES if place.startswith("mvp_deploy
 
 @pytest.mark.parametrize("module", MODULES)
 def test_examples_run(
-    module: str, bank_folder: Path, bundle_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: str,
+    bank_folder: Path,
+    run: mvp.Result,
+    bundle_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names = {"bank_folder": bank_folder, "bundle_folder": bundle_folder}
+    names = {"bank_folder": bank_folder, "bundle_folder": bundle_folder, "run_folder": run.folder}
     found = doctest.testmod(importlib.import_module(module), extraglobs=names, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert found.failed == 0
 
