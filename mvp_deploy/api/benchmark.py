@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mvp_deploy import bundle as bundles
-from mvp_deploy.api.bundle import Bundle
 from mvp_deploy.api.progress import reporter as told
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
@@ -20,11 +19,9 @@ from mvp_deploy.export.engines import engines_of
 if TYPE_CHECKING:
     import torch
 
-Models = Bundle | str | os.PathLike[str]
-
 
 def benchmark(
-    models: Models | Sequence[str | os.PathLike[str]],
+    models: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     batches: Sequence[int] = (1,),
     *,
     runtimes: Sequence[str] = (),
@@ -69,8 +66,7 @@ def benchmark(
     where, to = str(device), reporter or told()
     if not batches:
         raise InputError("There is nothing to time without a batch size: pass batches=[1], or several.")
-    paths = [models] if isinstance(models, (Bundle, str, os.PathLike)) else list(models)
-    files = [path.path if isinstance(path, Bundle) else Path(path) for path in paths]
+    files = [Path(path) for path in ([models] if isinstance(models, (str, os.PathLike)) else models)]
     if len(files) == 1 and bundles.is_bundle(files[0]):
         opened = bundles.read(files[0])
         candidates = of_bundle(opened, engines_of(opened, where))

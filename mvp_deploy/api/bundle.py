@@ -49,6 +49,9 @@ class Bundle:
     def __repr__(self) -> str:
         return f"Bundle({str(self.path)!r}: {', '.join(file.file for file in self.models)})"
 
+    def __fspath__(self) -> str:
+        return os.fspath(self.path)
+
     @property
     def path(self) -> Path:
         """Its folder."""
