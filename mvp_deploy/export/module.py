@@ -23,6 +23,8 @@ from mvp_deploy.tasks import Images
 from mvp_deploy.tasks.own import labelled
 from mvp_deploy.tasks.task import Split
 
+UINT8 = "onnx-uint8"  # the target whose files take images as bytes
+
 
 def export_modules(
     models: Mapping[str, nn.Module],
@@ -51,6 +53,8 @@ def export_modules(
         MvpError: (INPUT) a model does not give one logit for each class; (PARITY, ACCURACY) no file of the last model
             passed.
     """
+    if interface.preprocessing is None and any(each.exporter.name == UINT8 for each in order.wanted):
+        raise InputError(f"{UINT8} puts the preprocessing into the file, and only you know it: pass preprocessing=.")
     copies = {name: copy.deepcopy(model).eval().to(test.device) for name, model in models.items()}
     ours = copies[next(reversed(copies))]
     if not interface.classes:

@@ -110,6 +110,7 @@ def test_without_labels_accuracy_is_agreement_and_that_is_said(data: tuple[Tenso
         ({}, "Pass data="),
         ({"data": (torch.zeros(4, 3, 12, 12), torch.zeros(4)), "classes": ["a", "b"]}, "there are 2 classes"),
         ({"data": (torch.zeros(4, 3, 12, 12), torch.zeros(4)), "targets": ["onnxx"]}, "no target 'onnxx'"),
+        ({"data": (torch.zeros(4, 3, 12, 12), torch.zeros(4)), "targets": ["onnx-uint8"]}, "pass preprocessing="),
         ({"data": (torch.zeros(1, 3, 12, 12), torch.zeros(1))}, "pass validation="),
     ],
 )
