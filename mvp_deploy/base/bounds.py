@@ -49,6 +49,7 @@ JOBS = Bounds(1, 1024)
 POINTS = Bounds(0.0, 100.0)  # of accuracy
 REPEATS = Bounds(1, 1000)
 TOP = Bounds(1, 1_000_000)
+LIMIT = Bounds(2, 1_000_000_000)  # images of each class
 OPSET = Bounds(13, 100)
 WORKSPACE = Bounds(1, 10_000_000)  # MiB
 LEVEL = Bounds(0, 5)

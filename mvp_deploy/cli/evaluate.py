@@ -6,15 +6,20 @@ from pathlib import Path
 
 import click
 
+from mvp_deploy.base.bounds import LIMIT
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options
 from mvp_deploy.cli._model import model_options
+from mvp_deploy.cli._types import Number
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("data")
-@click.option("--part", type=click.Choice(["held-out", "train", "all"]), default="held-out", show_default=True,
-              help="Which images of DATA.")  # fmt: skip
+@click.option("--part", type=click.Choice(["held-out", "test", "train", "all"]), default="held-out", show_default=True,
+              help="Which images of DATA; test: of test/ where there are train/, val/ and test/.")  # fmt: skip
+@click.option("--limit", type=Number(LIMIT), help="Images of each class at most, as DATA?limit=N.")
+@click.option("--class-map", type=click.Path(path_type=Path), help="Lines OLD,NEW (or JSON), as DATA?class-map=FILE.")
 @click.option("--csv", type=click.Path(path_type=Path), help="Write image, true and predicted class to this file.")
 @model_options
 @output_options
@@ -22,6 +27,8 @@ def command(
     bundle: Path,
     data: str,
     part: str,
+    limit: int | None,
+    class_map: Path | None,
     csv: Path | None,
     unpruned: bool,
     target: str | None,
@@ -43,11 +50,15 @@ def command(
     from mvp_deploy.inference.evaluate import evaluate, whole, write_csv
     from mvp_deploy.inference.model import chosen, open_model
     from mvp_deploy.tasks import load_task
+    from mvp_deploy.tasks.task import with_query
 
     opened = read(bundle)
     file = chosen(opened, unpruned=unpruned, target=target, precision=precision)
-    task = load_task(data)
-    split = {"held-out": task.test, "train": task.train, "all": whole(task)}[part]
+    task = load_task(with_query(data, limit, class_map))
+    if part == "test" and task.final is None:
+        raise InputError(f"{data} has no third part: with train/ and test/ alone, test/ is the held-out part.")
+    parts = {"held-out": lambda: task.test, "train": lambda: task.train, "all": lambda: whole(task), "test": task.final}
+    split = parts[part]()  # type: ignore[misc]  # there is a third part
     with open_model(opened, file, threads=threads, device=device) as model, console.progress("evaluating") as step:
         found = evaluate(model, task, split, step)
     accuracy = found.accuracy

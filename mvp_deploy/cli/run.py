@@ -58,11 +58,11 @@ def command(
     Example:
       mvp-deploy run deploy.yaml --jobs 2 --baseline accepted/report.json
     """
+    from mvp_deploy.base.fetching import is_url
     from mvp_deploy.bundle import signing
     from mvp_deploy.pipeline import deployfile, report, tracking
     from mvp_deploy.pipeline.baseline import read_report
     from mvp_deploy.pipeline.html import OVERVIEW
-    from mvp_deploy.pipeline.places import is_url
     from mvp_deploy.pipeline.progress import worst
     from mvp_deploy.pipeline.publish import publish, refuse_strangers
     from mvp_deploy.pipeline.run import alone, folder, run

@@ -15,6 +15,7 @@ from mvp_deploy import bundle
 from mvp_deploy.base.cluster import Cluster
 from mvp_deploy.base.environment import environment
 from mvp_deploy.base.errors import ExitCode, InputError, MvpError
+from mvp_deploy.base.fetching import cache, is_url
 from mvp_deploy.base.files import locked
 from mvp_deploy.base.reporter import Named, Reporter, Silent
 from mvp_deploy.bundle import signing
@@ -23,7 +24,7 @@ from mvp_deploy.pipeline.baseline import SCHEMA, compare
 from mvp_deploy.pipeline.build import build_all, plan
 from mvp_deploy.pipeline.config import Config
 from mvp_deploy.pipeline.gates import Verdict, judge
-from mvp_deploy.pipeline.places import cache, content, is_url, local
+from mvp_deploy.pipeline.places import content, local
 from mvp_deploy.pipeline.progress import Failure, Progress, caught, go_on, worst
 from mvp_deploy.pipeline.steps import Work
 from mvp_deploy.pipeline.times import measure

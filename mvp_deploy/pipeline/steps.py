@@ -32,7 +32,7 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.bundle import signing
 from mvp_deploy.pipeline.config import TaskSection
-from mvp_deploy.pipeline.places import content
+from mvp_deploy.pipeline.places import content, data_content
 from mvp_deploy.pipeline.times import gpu
 
 # The rooms and files whose code decides what a step gives, beside those of the steps before it.
@@ -90,7 +90,7 @@ def settle(
         code=code("prune"),
         versions=versions() | {"python": platform.python_version()},
         spec=task.data,  # not ``data``, which changes with the folder that the command is called in
-        data=content(data),
+        data=data_content(data),
         bank=bank_content,
         device=device,
         seed=seed,

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ def read_folder(spec: str, root: Path, wanted: tuple[str, ...] | None, skip_bad:
 
     Every image is decoded once, so that a broken one is found here.
     """
-    if _entries(root / "train")[0]:  # else «train» may be the name of a class
+    if entries(root / "train")[0]:  # else «train» may be the name of a class
         return _divided(spec, root, wanted, skip_bad)
     found = _scan(root, wanted, skip_bad)
     classes = choose(str(root), sorted(found.files), wanted)
@@ -50,7 +50,7 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """The readable images of each class, what was left out, by reason, and how images are converted."""
 
     files: Mapping[str, list[Path]]
@@ -76,25 +76,53 @@ def _divided(spec: str, root: Path, wanted: tuple[str, ...] | None, skip_bad: bo
             "pass --skip-bad to leave such classes out"
         )
     classes = choose(str(root), sorted(train.files.keys() & test.files.keys()), wanted)
+    third = held.name == "val" and entries(root / "test")[0]
     left_out = train.left_out + test.left_out
     if lonely:
         left_out["classes in one part only"] = len(lonely)
-    if others := sorted(_entries(root)[0].keys() - {"train", held.name}):
+    if others := sorted(entries(root)[0].keys() - {"train", held.name}):
         left_out[f"folders beside train/ and {held.name}/: {', '.join(others[:3])}"] = len(others)
-    return Task(spec, classes, train.split(classes), test.split(classes), left_out, train.converted + test.converted)
+    converted = train.converted + test.converted
+    final = partial(_third, root / "test", classes, skip_bad) if third else None
+    return Task(spec, classes, train.split(classes), test.split(classes), left_out, converted, final)
 
 
-def _scan(root: Path, wanted: tuple[str, ...] | None, skip_bad: bool) -> _Found:
+def _third(root: Path, classes: tuple[str, ...], skip_bad: bool) -> Split:
+    """The images of test/ where val/ is the held-out part; of those classes that it has."""
+    there = tuple(name for name in classes if name in entries(root)[0])
+    found = _scan(root, there, skip_bad)
+    return Found({name: found.files.get(name, []) for name in classes}).split(classes)
+
+
+def _scan(root: Path, wanted: tuple[str, ...] | None, skip_bad: bool) -> Found:
     """The images below the class folders of a part of the data."""
-    folders, left_out = _entries(root)
+    folders, left_out = entries(root)
     if not folders:
         raise InputError(f"{root} has no class folders: put each class's images into a folder of its name")
     chosen = tuple(folders) if wanted is None else choose(str(root), list(folders), wanted)
     for name in chosen:
         _no_parts(folders[name], [entry.name for entry in folders[name].iterdir() if entry.is_dir()])
     _no_parts(root, chosen, least=2)
-    images: dict[str, list[Path]] = {name: [] for name in chosen}
-    listed = [(name, path) for name in chosen for path in files_below(folders[name]) if _counts(path)]
+    files = {name: [path for path in files_below(folders[name]) if counts(path)] for name in chosen}
+    return check(str(root), files, left_out, wanted is not None, skip_bad)
+
+
+def check(
+    where: str, files: Mapping[str, Sequence[Path]], left_out: Counter[str], named: bool, skip_bad: bool
+) -> Found:
+    """Decode every file of each class once: those that are images, and what is left out.
+
+    Args:
+        where: the source, for messages.
+        left_out: what is left out already, by reason; it is added to.
+        named: whether somebody asked for these classes, so that none of them may be left out.
+
+    Raises:
+        MvpError: an image cannot be read, or a class has none (unless ``skip_bad`` leaves such out), or all would be
+            black.
+    """
+    images: dict[str, list[Path]] = {name: [] for name in files}
+    listed = [(name, path) for name, paths in files.items() for path in paths]
     errors, converted, deep = [], Counter[str](), []
     with ThreadPoolExecutor() as threads:  # decoding does not hold Python's lock
         glances = threads.map(_glance, [path for _, path in listed])
@@ -114,19 +142,19 @@ def _scan(root: Path, wanted: tuple[str, ...] | None, skip_bad: bool) -> _Found:
         left_out["unreadable images"] += len(errors)
     if deep and max(deep)[0] < DARK:
         raise InputError(
-            f"the 16-bit images of {root} use less than a sixteenth of their range and would be read as black, for "
+            f"the 16-bit images of {where} use less than a sixteenth of their range and would be read as black, for "
             f"instance {deep[0][1]}: scale them to 0..65535, or save them with 8 bits"
         )
     empty = [name for name, paths in images.items() if not paths]
-    if empty and (wanted is not None or not skip_bad):
-        cure = "do not name the class" if skip_bad else "remove the folder, or pass --skip-bad"
-        raise InputError(f"the class folder {folders[empty[0]]} holds no readable image: add some, or {cure}")
+    if empty and (named or not skip_bad):
+        cure = "do not name the class" if skip_bad else "remove the class, or pass --skip-bad"
+        raise InputError(f"the class {empty[0]!r} of {where} holds no readable image: add some, or {cure}")
     if empty:
         left_out["classes without a readable image"] += len(empty)
-    return _Found({name: paths for name, paths in images.items() if paths}, left_out, converted)
+    return Found({name: paths for name, paths in images.items() if paths}, left_out, converted)
 
 
-def _entries(root: Path) -> tuple[dict[str, Path], Counter[str]]:
+def entries(root: Path) -> tuple[dict[str, Path], Counter[str]]:
     """The class folders by name, in order, and what lies beside them and is left out, by reason."""
     folders: dict[str, Path] = {}
     left_out = Counter[str]()
@@ -169,6 +197,8 @@ def _glance(path: Path) -> _Glance | str | MvpError:
     if path.name.startswith("."):
         return "hidden files"
     if not path.is_file():
+        if not path.exists() and not path.is_symlink():  # a table names it
+            return _unreadable(path, FileNotFoundError("there is no such file"))
         return "dead links" if path.is_symlink() else "special files"
     ending = _ending(path)
     if ending and ending not in _endings():
@@ -182,7 +212,7 @@ def _glance(path: Path) -> _Glance | str | MvpError:
     return _Glance(seen.conversions, int(seen.pixels.max()))
 
 
-def _counts(path: Path) -> bool:
+def counts(path: Path) -> bool:
     """Whether a file is worth a word: what systems hide is not, unless it is named like an image."""
     return not path.name.startswith(".") or path.suffix.lower() in _endings()
 

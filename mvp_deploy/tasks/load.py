@@ -7,29 +7,48 @@ from dataclasses import replace
 from pathlib import Path
 
 from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
+from mvp_deploy.base.fetching import fetch, is_url
 from mvp_deploy.tasks.arrays import read_digits, read_npz
+from mvp_deploy.tasks.coco import list_coco
 from mvp_deploy.tasks.folder import read_folder
-from mvp_deploy.tasks.task import Task, parse, source_of
+from mvp_deploy.tasks.listing import Listing, list_folder, narrowed, narrowing, task_of
+from mvp_deploy.tasks.parquet import list_parquet
+from mvp_deploy.tasks.shards import expand, list_shards
+from mvp_deploy.tasks.table import list_table
+from mvp_deploy.tasks.task import Task, parse, source_of, split_query
+
+FILES = (".npz", ".csv", ".json", ".parquet", ".tar")
+LISTS = {".parquet": list_parquet, ".tar": list_shards}
 
 
 def load_task(spec: str, *, skip_bad: bool = False, seed: int | None = None) -> Task:
-    """Load the task named ``SOURCE[#class,class,…]``.
+    """Load the task named ``SOURCE[?limit=N&class-map=FILE][#class,class,…]``.
 
-    SOURCE is ``digits``, an ``.npz`` file, or a folder of images (``train/CLASS/…`` with ``val/`` or ``test/``; or one
-    folder of classes). Classes keep the order they are named in; without names all are taken, in alphabetical order
-    (folders) or the file's. Where the source does not say which images are held out, their content decides
+    SOURCE is ``digits``, an ``.npz`` file, a folder of images (``train/CLASS/…`` with ``val/`` or ``test/``; or one
+    folder of classes), a CSV, a COCO file, Parquet files, WebDataset's tars, or the URL of any of them (docs/data.md).
+    Classes keep the order they are named in; without names all are taken, in alphabetical order or the ``.npz``'s.
+    Where the source does not say which images are held out, their content decides
     (`mvp_deploy.tasks.task.held_out`); ``seed`` draws them instead, as it was done before.
 
     Raises:
         MvpError: (INPUT) the source, a class or an image cannot be used. With ``skip_bad``, unreadable images, and
-            classes that lack images in a part, are left out and counted in ``Task.left_out``.
+            classes that lack images in a part, are left out and counted in ``Task.left_out``. (ENVIRONMENT) a URL
+            cannot be fetched, or a package is missing.
     """
     require_source(spec)
     source, wanted = parse(spec)
-    path = Path(os.path.expanduser(source))
     if source == "digits":
         return read_digits(spec, wanted, seed)
+    source, query = split_query(source)
+    path = fetch(_hub(source)) if is_url(source) else Path(os.path.expanduser(source))
     try:
+        listing = _listing(path)
+        if listing is None and query and path.is_dir():
+            listing = list_folder(path)
+        if listing is not None:
+            return task_of(narrowed(listing, narrowing(query)), spec, wanted, skip_bad, seed)
+        if query:
+            raise InputError(f"{source} is not a source of image files: limit and class-map are for those")
         if path.is_dir():
             return read_folder(spec, path, wanted, skip_bad, seed)
         return read_npz(spec, path, wanted, seed)
@@ -38,14 +57,51 @@ def load_task(spec: str, *, skip_bad: bool = False, seed: int | None = None) -> 
 
 
 def require_source(spec: str) -> None:
-    """Raise MvpError where a task's name cannot be one, or its source is not there; reads no image."""
+    """Raise MvpError where a task's name cannot be one, or its source is not there; reads no image, fetches nothing."""
     source, _ = parse(spec)
-    path = Path(os.path.expanduser(source))
-    if source != "digits" and not path.is_dir() and not (path.suffix == ".npz" and path.is_file()):
+    source, query = split_query(source)
+    narrowing(query)
+    if source == "digits" or is_url(source):
+        return
+    paths = expand(source)
+    missing = next((path for path in paths if not path.exists()), None)
+    if missing is not None or not (paths[0].is_dir() or paths[0].suffix.lower() in FILES):
         raise InputError(
-            f"there is no image folder or .npz file {source!r}: give the path of one, or 'digits' for the embedded "
-            "digits"
+            f"there is no image folder and no {', '.join(FILES)} file {str(missing or source)!r}: give the path or URL "
+            "of one, or 'digits' for the embedded digits"
         )
+
+
+def files_of(source: str) -> list[Path]:
+    """The files that a source which is no folder is read from: itself, and the images that a table lists."""
+    path = Path(os.path.expanduser(source))
+    if path.suffix.lower() in (".csv", ".json"):
+        listing = _listing(path)
+        listed = [] if listing is None else [files for part in listing.parts.values() for files in part.values()]
+        return [path, *sorted({file for files in listed for file in files})]
+    return expand(source)
+
+
+def _listing(path: Path) -> Listing | None:
+    """The images of a source that lists them; None for a folder of classes and for an .npz."""
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return list_table(path)
+    if suffix == ".json":
+        return list_coco(path)
+    if suffix in (".parquet", ".tar"):
+        return LISTS[suffix](str(path), expand(str(path)))
+    if path.is_dir():
+        for ending, lists in LISTS.items():
+            files = sorted(file for file in (*path.glob(f"*{ending}"), *path.glob(f"data/*{ending}")) if file.is_file())
+            if files:
+                return lists(str(path), files)
+    return None
+
+
+def _hub(url: str) -> str:
+    """hf://USER/NAME stands for hf://datasets/USER/NAME."""
+    return url if not url.startswith("hf://") or url.startswith("hf://datasets/") else f"hf://datasets/{url[5:]}"
 
 
 def load_again(
@@ -78,6 +134,6 @@ def _places(spec: str, beside: Path | None) -> list[str]:
     """The specification, and what else it may have meant where it was written."""
     above = [] if beside is None else Path(os.path.abspath(beside)).parents[:3]
     sources = {base: source_of(spec, base) for base in above}
-    there = [base for base in above if sources[base] != "digits" and (base / sources[base]).exists()]
+    there = [base for base in above if sources[base] != "digits" and (base / split_query(sources[base])[0]).exists()]
     found = [f"{base / sources[base]}{spec[len(sources[base]) :]}" for base in there]
-    return [spec, *found] if os.path.exists(source_of(spec)) or not found else found
+    return [spec, *found] if os.path.exists(split_query(source_of(spec))[0]) or not found else found

@@ -9,17 +9,19 @@ import os
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 import numpy.typing as npt
 
 from mvp_deploy.base.errors import InputError
 
+UNEVEN = 10  # times as many training images in one class as in another: worth a word
 TEST_FRACTION = 0.2  # of each class, where a source comes without a held-out part
 
 
@@ -61,6 +63,7 @@ class Task:
     test: Split  # held out: never trained on
     left_out: Mapping[str, int] = field(default_factory=dict)  # files, classes and folders not used, by reason
     converted: Mapping[str, int] = field(default_factory=dict)  # images not read just as they lie, by how
+    final: Callable[[], Split] | None = None  # reads the third part, where a source has train, val and test
 
     @property
     def skipped(self) -> int:
@@ -90,6 +93,14 @@ class Task:
         folded = Counter(name.casefold() for name in self.classes)
         if alike := [name for name in self.classes if folded[name.casefold()] > 1]:
             notes.append(f"{self.name}: the classes {', '.join(alike)} differ only in upper and lower case")
+        counts = np.bincount(self.train.labels, minlength=len(self.classes))
+        if counts.max() >= UNEVEN * max(1, counts.min()):
+            few, many = (self.classes[int(k)] for k in (counts.argmin(), counts.argmax()))
+            notes.append(
+                f"{self.name}: uneven classes: {few} has {counts.min()} training images and {many} {counts.max()}; "
+                "accuracy says little of the rare ones (`evaluate` shows each class), and calibration takes as many of "
+                "each as it can"
+            )
         return (*notes, *self._copies())
 
     def _copies(self) -> Iterator[str]:
@@ -127,7 +138,8 @@ def source_of(spec: str, base: Path = Path()) -> str:
 
 def lasting(spec: str) -> str:
     """The task's name from whatever folder one asks."""
-    return spec if source_of(spec) == "digits" or spec.startswith("~") else os.path.join(os.getcwd(), spec)
+    as_it_is = source_of(spec) == "digits" or spec.startswith("~") or "://" in spec
+    return spec if as_it_is else os.path.join(os.getcwd(), spec)
 
 
 def parse(spec: str) -> tuple[str, tuple[str, ...] | None]:
@@ -140,6 +152,24 @@ def parse(spec: str) -> tuple[str, tuple[str, ...] | None]:
     names = unicodedata.normalize("NFC", spec[len(source) + 1 :])
     chosen = next(csv.reader([names], skipinitialspace=True), [])
     return source, tuple(name.strip() for name in chosen)
+
+
+def split_query(source: str) -> tuple[str, str]:
+    """A source, and what narrows it after a ?; a path that exists with its ?, and a URL's own query, stay whole."""
+    before, mark, query = source.rpartition("?")
+    if not mark or os.path.exists(os.path.expanduser(source)):
+        return source, ""
+    if "://" in source and not query.startswith(("limit=", "class-map=")):
+        return source, ""
+    return before, query
+
+
+def with_query(spec: str, limit: int | None, class_map: Path | None) -> str:
+    """The specification with ``?limit=…&class-map=…`` after its source, in the place of what stood there."""
+    asked = {"limit": limit, "class-map": class_map}
+    query = urlencode({key: str(value) for key, value in asked.items() if value is not None})
+    source = source_of(spec)
+    return f"{split_query(source)[0]}?{query}{spec[len(source) :]}" if query else spec
 
 
 def choose(source: str, available: Sequence[str], wanted: tuple[str, ...] | None) -> tuple[str, ...]:

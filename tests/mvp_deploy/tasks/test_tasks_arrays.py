@@ -158,7 +158,7 @@ def test_unusable_arrays_are_named(tmp_path: Path, change: Change, says: str) ->
         ("digits#1,1", "'1' is named twice"),
         ("digits#1,eleven", "no class 'eleven'"),
         ("#1,2", "names no source"),
-        ("nowhere.npz#a,b", "no image folder or .npz file 'nowhere.npz'"),
+        ("nowhere.npz#a,b", "no image folder and no .npz, .* file 'nowhere.npz'"),
     ],
 )
 def test_unusable_names_are_explained(spec: str, says: str) -> None:

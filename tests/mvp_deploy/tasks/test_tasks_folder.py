@@ -157,11 +157,11 @@ def test_a_broken_image_is_named_or_skipped(divided: Path, ending: str) -> None:
 def test_an_empty_class_is_named_or_left_out(divided: Path) -> None:
     for path in (divided / "val" / "cat").iterdir():
         path.unlink()
-    refused(divided, "val/cat holds no readable image")
+    refused(divided, r"class 'cat' of .*val holds no readable image")
     task = load_task(str(divided), skip_bad=True)
     assert task.classes == ("ant", "bee")
     assert task.skipped == 2  # the folder, and the same class in train/
-    with pytest.raises(MvpError, match="val/cat holds no readable image"):
+    with pytest.raises(MvpError, match=r"class 'cat' of .*val holds no readable image"):
         load_task(f"{divided}#ant,cat", skip_bad=True)  # asked for by name: not left out in silence
 
 

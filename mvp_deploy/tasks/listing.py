@@ -1,0 +1,171 @@
+"""Labelled image files, listed by part and class: what tables, COCO files, shards and folders come down to."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.files import files_below
+from mvp_deploy.tasks.folder import Found, check, counts, entries
+from mvp_deploy.tasks.task import Split, Task, choose, drawn, held_out
+
+PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+         "test": "test", "testing": "test"}  # fmt: skip
+Files = dict[str, list[Path]]  # of each class
+MAX_MAP = 1 << 20  # bytes of a class map
+
+
+@dataclass(frozen=True)
+class Listing:
+    """parts: the one part '' of a source that is not divided; else train with val, test or both."""
+
+    where: str
+    parts: Mapping[str, Files]
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    """``SOURCE?limit=50&class-map=FILE``: which of a source's images are used, and what their classes are called."""
+
+    limit: int | None = None  # images of each class in each part
+    class_map: Mapping[str, str] | None = None  # new names; '' leaves a class out
+
+
+def narrowing(query: str) -> Narrowing:
+    """Read what follows the ? of a source. Raises InputError for other words, and for a map that cannot be read."""
+    asked = dict(parse_qsl(query, keep_blank_values=True))
+    if unknown := sorted(asked.keys() - {"limit", "class-map"}):
+        raise InputError(f"{unknown[0]!r} after a source's ? is unknown: write SOURCE?limit=50&class-map=FILE.")
+    limit = asked.get("limit")
+    if limit is not None and not (limit.isdecimal() and int(limit) > 1):
+        raise InputError(f"the limit {limit!r} is not a number of images of each class: write 2 or more.")
+    names = _class_map(Path(os.path.expanduser(asked["class-map"]))) if "class-map" in asked else None
+    return Narrowing(None if limit is None else int(limit), names)
+
+
+def _class_map(path: Path) -> dict[str, str]:
+    """New names by old ones, from a JSON mapping or a CSV of two columns without a header."""
+    try:
+        if path.stat().st_size > MAX_MAP:
+            raise ValueError(f"it has more than {MAX_MAP} bytes")
+        text = path.read_text(encoding="utf-8")
+        rows = list(json.loads(text).items()) if path.suffix == ".json" else list(csv.reader(text.splitlines()))
+        names = {str(old).strip(): str(new).strip() for old, new in rows}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"the class map {path} cannot be read ({error}): write lines of OLD,NEW, or a JSON mapping."
+        ) from error
+    return names
+
+
+def narrowed(listing: Listing, asked: Narrowing) -> Listing:
+    """The listing with classes renamed, merged and left out, and no more images of each than asked for.
+
+    Which images stay depends on their names alone, in no order that a camera gives them.
+    """
+    parts: dict[str, Files] = {}
+    left_out = Counter(listing.left_out)
+    for part, files in listing.parts.items():
+        kept: Files = {}
+        for old, paths in files.items():
+            new = (asked.class_map or {}).get(old, old)
+            if new:
+                kept.setdefault(new, []).extend(paths)
+            else:
+                left_out["images of classes that the class map leaves out"] += len(paths)
+        if asked.limit is not None:
+            for name, paths in kept.items():
+                kept[name] = sorted(sorted(paths, key=_draw)[: asked.limit])
+                left_out["images over the limit"] += len(paths) - len(kept[name])
+        parts[part] = kept
+    return replace(listing, parts=parts, left_out=+left_out)
+
+
+def _draw(path: Path) -> tuple[int, str]:
+    return zlib.crc32("/".join(path.parts[-2:]).encode("utf-8", "surrogateescape")), str(path)
+
+
+def task_of(listing: Listing, spec: str, wanted: tuple[str, ...] | None, skip_bad: bool, seed: int | None) -> Task:
+    """The task of listed files: as `mvp_deploy.tasks.load.load_task` says, every image decoded once."""
+    where, parts = listing.where, {part: files for part, files in listing.parts.items() if files}
+    if not parts:
+        raise InputError(f"{where} lists no images: see docs/data.md for what it must hold")
+    if len(parts) == 1:  # one part alone, whatever its name, is split
+        found = _checked(where, next(iter(parts.values())), wanted, skip_bad)
+        classes = choose(where, sorted(found.files), wanted)
+        whole = found.split(classes)
+        mask = held_out(whole, classes, where) if seed is None else drawn(whole, classes, where, seed)
+        return Task(
+            spec, classes, whole.part(~mask), whole.part(mask), listing.left_out + found.left_out, found.converted
+        )
+    if "train" not in parts:
+        raise InputError(f"{where} has the parts {', '.join(parts)} and no train: name one part train")
+    held = "val" if "val" in parts else "test"
+    train, test = (_checked(f"{where}, {part}", parts[part], wanted, skip_bad) for part in ("train", held))
+    if (lonely := sorted(train.files.keys() ^ test.files.keys())) and not skip_bad:
+        raise InputError(
+            f"class {lonely[0]!r} of {where} is in one of the parts train and {held} alone: give both the same "
+            "classes, or pass --skip-bad to leave such classes out"
+        )
+    classes = choose(where, sorted(train.files.keys() & test.files.keys()), wanted)
+    left_out = listing.left_out + train.left_out + test.left_out
+    if lonely:
+        left_out["classes in one part only"] = len(lonely)
+    final = partial(_final, where, parts["test"], classes, skip_bad) if held == "val" and "test" in parts else None
+    return Task(
+        spec, classes, train.split(classes), test.split(classes), left_out, train.converted + test.converted, final
+    )
+
+
+def _checked(where: str, files: Files, wanted: tuple[str, ...] | None, skip_bad: bool) -> Found:
+    chosen = sorted(files) if wanted is None else choose(where, sorted(files), wanted)
+    return check(where, {name: files[name] for name in chosen}, Counter(), wanted is not None, skip_bad)
+
+
+def _final(where: str, files: Files, classes: tuple[str, ...], skip_bad: bool) -> Split:
+    there = {name: files[name] for name in classes if name in files}
+    found = check(f"{where}, test", there, Counter(), False, skip_bad)
+    return Found({name: found.files.get(name, []) for name in classes}).split(classes)
+
+
+def list_folder(root: Path) -> Listing:
+    """A folder of class folders, or of train/, val/ and test/ with such, as `read_folder` takes it."""
+    train, left_out = entries(root / "train")
+    if not train:
+        folders, left_out = entries(root)
+        return Listing(str(root), {"": _below(folders)}, left_out)
+    held = [part for part in ("val", "test") if (root / part).is_dir()]
+    return Listing(str(root), {part: _below(entries(root / part)[0]) for part in ("train", *held)}, left_out)
+
+
+def _below(folders: Mapping[str, Path]) -> Files:
+    return {name: [path for path in files_below(folder) if counts(path)] for name, folder in folders.items()}
+
+
+def part_of(name: str, where: str) -> str:
+    """train, val or test, from what a source calls its part; '' from nothing."""
+    if name.strip().lower() in PARTS:
+        return PARTS[name.strip().lower()]
+    if not name.strip():
+        return ""
+    raise InputError(f"{where} has the part {name!r}: call parts train, val and test")
+
+
+def merged(parts: Mapping[str, Sequence[tuple[str, Path]]]) -> dict[str, Files]:
+    """Files by class, from pairs of class and file in each part, each file once."""
+    found: dict[str, Files] = {}
+    for part, pairs in parts.items():
+        files: Files = found.setdefault(part, {})
+        for name, path in dict.fromkeys(pairs):
+            files.setdefault(name, []).append(path)
+    return found

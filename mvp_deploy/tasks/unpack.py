@@ -1,0 +1,57 @@
+"""Images that lie in archives, written once as files into the cache, by the archive's content."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.fetching import cache
+from mvp_deploy.base.files import sha256
+from mvp_deploy.base.folders import atomic_folder
+
+INDEX = "labels.csv"
+
+
+class Labelled(NamedTuple):
+    """An encoded image, its file's suffix, and its class."""
+
+    content: bytes
+    suffix: str
+    label: str
+
+
+def unpacked(archive: Path, samples: Callable[[Path], Iterable[Labelled]]) -> list[tuple[str, Path]]:
+    """Class and file of each image in the archive, in its order."""
+    folder = cache() / "unpacked" / sha256(archive)[:32]
+    if not (folder / INDEX).is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(folder, partial(_free, folder), _remove) as fresh:
+            _write(fresh, samples(archive))
+    with (folder / INDEX).open(newline="", encoding="utf-8") as file:
+        return [(label, folder / name) for label, name in csv.reader(file)]
+
+
+def _write(fresh: Path, samples: Iterable[Labelled]) -> None:
+    with (fresh / INDEX).open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        for number, sample in enumerate(samples):
+            name = f"{number:08}-{hashlib.sha256(sample.content).hexdigest()[:12]}{sample.suffix}"
+            (fresh / name).write_bytes(sample.content)
+            rows.writerow((sample.label, name))
+
+
+def _free(folder: Path) -> None:
+    if folder.exists() and not (folder / INDEX).is_file():
+        raise InputError(f"{folder} in the cache is not what this program writes: remove it")
+
+
+def _remove(folder: Path) -> None:
+    """What another process wrote meanwhile, from the same archive."""
+    for file in folder.iterdir():
+        file.unlink()
+    folder.rmdir()
