@@ -79,11 +79,10 @@ def read_checkpoint(file: Path, name: str | None = None, *, image_size: int | No
     backbone, _ = backbones.create(name, weights=file, image_size=image_size)
     model = backbones.build(backbone, state, outputs)
     trained = {key: value.detach().clone() for key, value in model.state_dict().items()}
-    body = {key: value for key, value in trained.items() if not key.startswith(head_prefixes(model))}
     how = timm().data.resolve_data_config(dict(arguments), model=model)
     how["input_size"] = backbone.preprocessing.input_size
     preprocessing = Preprocessing.from_json(how)
-    return Checkpoint(replace(backbone, weights_sha256=digest(body), preprocessing=preprocessing), trained, outputs)
+    return Checkpoint(replace(backbone, weights_sha256=digest(trained), preprocessing=preprocessing), trained, outputs)
 
 
 def _arguments(content: Any) -> Mapping[str, Any]:

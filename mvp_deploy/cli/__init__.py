@@ -20,9 +20,8 @@ from mvp_deploy import __version__
 from mvp_deploy.base.errors import ExitCode, MvpError, of_system
 
 NAMES = (
-    "demo", "doctor", "bank", "prune", "export", "predict", "evaluate", "profile", "bench", "verify", "build", "check",
-    "pack", "push",
-    "structure", "init", "run", "devices", "schema",
+    "demo", "doctor", "shrink", "bank", "prune", "export", "predict", "evaluate", "profile", "bench", "verify",
+    "build", "check", "pack", "push", "structure", "init", "run", "devices", "schema",
 )  # fmt: skip
 DEVICE = ("click", "filelock", "numpy", "onnxruntime", "PIL")  # what the base install brings; [train] brings the rest
 
@@ -85,6 +84,7 @@ def main(debug: bool) -> None:
 
     \b
     mvp-deploy demo                                          the whole job on embedded images
+    mvp-deploy shrink PHOTOS --model last.pth --macs 0.5 --out SMALL
     mvp-deploy bank init BANK --backbone resnet18            start a bank of pruned tasks
     mvp-deploy bank add BANK data/birds --keep 0.3           prune a task the long way, store it
     mvp-deploy prune data/dogs --bank BANK --keep 0.3 --out RUN

@@ -62,6 +62,11 @@ class Original:
         return Original.create(self.backbone, body, num_classes, device=self.device)
 
     @property
+    def trained(self) -> bool:
+        """Whether the head came with the weights: the model was trained for these classes already."""
+        return not self.head
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 

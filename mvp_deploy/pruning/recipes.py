@@ -35,7 +35,8 @@ class Recipe:
     weights: initial weights of kept units: averaged over the neighbours that kept them, the nearest
         neighbour's, or the pretrained backbone's.
     head: a fresh random head to fine-tune, or one solved in closed form on the pruned model's features, and again
-        after fine-tuning where that saw the images a few times only.
+        after fine-tuning where that saw the images a few times only; or 'trained': the one that came with the weights
+        (taken by itself where a checkpoint has one).
     reconstruct: re-solve in closed form the layers that lost inputs, so that they give what the unpruned ones gave
         (where initial weights are the pretrained backbone's).
     norms: batch norms keep the pretrained statistics ('frozen'), have them measured anew before fine-tuning and after
@@ -63,7 +64,7 @@ class Recipe:
     even: float = 100.0
     scope: Literal["uniform", "global", "neighbours"] = "uniform"
     weights: Literal["average", "nearest", "pretrained"] = "average"
-    head: Literal["fresh", "closed-form"] = "closed-form"
+    head: Literal["fresh", "closed-form", "trained"] = "closed-form"
     reconstruct: bool = True
     norms: Literal["auto", "frozen", "recomputed", "trained"] = "auto"
     judged: bool = True

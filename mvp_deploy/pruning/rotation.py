@@ -34,17 +34,24 @@ SMALL = 1e-3  # of the largest: a LayerNorm's weight by which its bias is not di
 
 
 def rotate(
-    backbone: Backbone, state: Mapping[str, Tensor], images: Images, *, most: int = 256, seed: int = 0
+    backbone: Backbone,
+    state: Mapping[str, Tensor],
+    images: Images,
+    *,
+    most: int = 256,
+    num_classes: int = 2,
+    seed: int = 0,
 ) -> tuple[Backbone, dict[str, Tensor]]:
     """A backbone whose linear streams are in principal directions: the same features, other units.
 
     Args:
         images: that show the directions; labels are not read. At most ``most`` are taken, drawn by ``seed``.
+        num_classes: of the head in ``state``, where it has one.
 
     Raises:
         MvpError: (PARITY) the rotated backbone computes something else.
     """
-    model = build(backbone, state, num_classes=2).to(images.device)
+    model = build(backbone, state, num_classes).to(images.device)
     structure = analyze(model, torch.zeros(2, *backbone.preprocessing.input_size), allow_inexact=backbone.allow_inexact)
     generator = torch.Generator().manual_seed(seed)
     batches = islice(images.batches(BATCH, shuffle=True, generator=generator), -(-most // BATCH))

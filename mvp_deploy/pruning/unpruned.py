@@ -22,6 +22,8 @@ from mvp_deploy.pruning.tuning import Tuned, tune
 from mvp_deploy.tasks import Images
 from mvp_deploy.training import TrainConfig, accuracy
 
+TRAINED = Tuned(0, 0, 0.0, None, None, None, None, "its weights were trained for the task")
+
 
 @dataclass(frozen=True)
 class Unpruned:
@@ -46,9 +48,9 @@ def train_unpruned(
 ) -> Unpruned:
     """Fine-tune the whole backbone on the task and store it at ``file``; what is there of the same inputs is reused.
 
-    The head starts from its closed-form solution, and the model is tuned as pruned ones are: what comes out is never
-    worse, on images set aside, than that head on the frozen features. A checkpoint in ``work`` lets a killed call go
-    on.
+    A model that was trained for these classes already stays as it is. Of others the head starts from its closed-form
+    solution, and the model is tuned as pruned ones are: what comes out is never worse, on images set aside, than that
+    head on the frozen features. A checkpoint in ``work`` lets a killed call go on.
     """
     key = digest(inputs)
     model = original.copy()
@@ -57,6 +59,18 @@ def train_unpruned(
         model.load_state_dict(sections["weights"], strict=True)
         reporter.say(f"unpruned model reused from {file}")
         return Unpruned(model.eval(), header["extra"]["accuracy"], Tuned.from_json(header["extra"]["tuned"]))
+    done = TRAINED if original.trained else _tuned(original, model, train, config, work, reporter)
+    result = Unpruned(model.eval(), accuracy(model, test), done)
+    extra = {"inputs": key, "accuracy": result.accuracy, "tuned": asdict(done)}
+    pruned.save(file, model.state_dict(), original.backbone, original.full, classes, extra)
+    reporter.say(f"unpruned model: accuracy {result.accuracy:.1%} {done.told}")
+    return result
+
+
+def _tuned(
+    original: Original, model: nn.Module, train: Images, config: TrainConfig, work: Path, reporter: Reporter
+) -> Tuned:
+    """Tune the model in place, from the head in closed form on."""
     recalibrate_if_better(model, original.classifier, train, seed=config.seed)
     if not solve_head(model, original.classifier, train):
         reporter.warn(
@@ -64,12 +78,7 @@ def train_unpruned(
             "averaged to it), so it is not solved in closed form: it starts at random and may want more steps."
         )
     with reporter.progress("unpruned model") as step:
-        done = tune(model, original.classifier, train, config, checkpoint=work / "unpruned.checkpoint", progress=step)
-    result = Unpruned(model.eval(), accuracy(model, test), done)
-    extra = {"inputs": key, "accuracy": result.accuracy, "tuned": asdict(done)}
-    pruned.save(file, model.state_dict(), original.backbone, original.full, classes, extra)
-    reporter.say(f"unpruned model: accuracy {result.accuracy:.1%} {done.told}")
-    return result
+        return tune(model, original.classifier, train, config, checkpoint=work / "unpruned.checkpoint", progress=step)
 
 
 def made_with(file: Path, key: str) -> bool:

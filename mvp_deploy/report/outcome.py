@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,9 @@ class Outcome:
             f"latency   {self._told(ships)}",
             f"size      {self.sizes[0] / 1e6:.2f} MB before, {self.sizes[1] / 1e6:.2f} MB after ({kept:.0%})",
         )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
     def _told(self, ships: str) -> str:
         if self.times is None:

@@ -50,6 +50,15 @@ def read(folder: Path) -> dict[str, Any]:
     )
 
 
+def of_inputs(folder: Path, key: str) -> dict[str, Any] | None:
+    """run.json of the finished run, if it was made of the inputs with that key."""
+    try:
+        info = read(folder)
+    except MvpError:
+        return None
+    return info if info["inputs"] == key else None
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Keep every other process from writing the RUN folder until the block ends.

@@ -107,12 +107,17 @@ def _prune_task(
         "versions": versions(),  # another version may train otherwise
     }
     inputs = common | {"budget": asdict(budget), "recipe": asdict(recipe), "bank": _members(bank, budget)}
+    if made := folders.of_inputs(folder, digest(inputs)):
+        reporter.say(f"{folder} was made of the same inputs before: it stays as it is")
+        return Run(folder, made)
     shared, work = workspaces(folder / folders.WORK, digest(common), digest(inputs))
     before = folder / "unpruned.safetensors"
     unpruned = before if made_with(before, digest(common)) else shared / "unpruned.safetensors"
     train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
     state = bank.state()
     original = Original.create(bank.backbone, state, len(task.classes), device=device, seed=config.seed)
+    if original.trained:
+        recipe = replace(recipe, head="trained")
     meeting = None if meet is None else meet(original)
     begun = begin(
         work, task, bank, state, original, train, recipe, budget, config.seed, device, reporter, meeting=meeting

@@ -103,15 +103,17 @@ def test_a_run_is_complete_and_reloads_to_the_bit(bank: Bank, tmp_path: Path) ->
     assert accuracy(full.model, test) == metrics["unpruned"]["accuracy"]
 
 
-def test_the_same_run_again_gives_the_same_model_and_trains_no_baseline(bank: Bank, tmp_path: Path) -> None:
-    prune(bank, tmp_path / "run")
-    first = runs.load(tmp_path / "run").pruned()
-    listener = Listener()
-    second = prune(bank, tmp_path / "run", listener=listener).pruned()
-    assert any("reused" in text for text in listener.said)
+def test_the_same_inputs_give_the_same_model_and_are_not_worked_on_twice(bank: Bank, tmp_path: Path) -> None:
+    first = prune(bank, tmp_path / "run").pruned()
+    second = prune(bank, tmp_path / "other").pruned()
     assert first.plan == second.plan
     state = second.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in first.model.state_dict().items())
+    before = (tmp_path / "run/run.json").stat().st_mtime_ns
+    listener = Listener()
+    prune(bank, tmp_path / "run", listener=listener)
+    assert any("stays as it is" in text for text in listener.said)
+    assert (tmp_path / "run/run.json").stat().st_mtime_ns == before
 
 
 def test_a_baseline_of_another_version_is_trained_anew(

@@ -1,0 +1,161 @@
+"""mvp-deploy shrink: from a model and one's images to a checked, measured bundle, in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mvp_deploy.base.bounds import IMAGE_SIZE, TRAINING_BATCH
+from mvp_deploy.base.errors import InputError
+from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._pruning import budget_options, make_budget
+from mvp_deploy.cli._types import BATCHES, PRECISION, Number
+
+if TYPE_CHECKING:
+    from mvp_deploy.pipeline.shrink import Start
+    from mvp_deploy.tasks import Task
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("data")
+@click.option("--model", "name", help="A timm model (resnet18), a published one (hf-hub:OWNER/NAME, local-dir:FOLDER), "
+              "or the file of your checkpoint, if that says its architecture, as timm's do.")  # fmt: skip
+@click.option("--checkpoint", type=FILE, help="Your trained model's .pth or .safetensors; its head stays.")
+@click.option("--classes", metavar="NAME,NAME,…", help="The checkpoint's classes in the order of its outputs.  "
+              "[default: the data's order, which is checked]")  # fmt: skip
+@click.option("--pretrained", is_flag=True, help="With --model: timm's pretrained weights (downloads them).")
+@click.option("--weights", type=FILE, help="With --model: the weights of a backbone in this file.")
+@click.option("--image-size", type=Number(IMAGE_SIZE), help="Edge of the input in pixels; the model's own by default.")
+@click.option("--out", required=True, type=FILE, help="Where the bundle, the run and the report go.")
+@budget_options
+@click.option("--train", type=click.Choice(["none", "short", "full"]), default="short", show_default=True,
+              help="How long to tune what was cut: not at all, 100 steps, or 20 epochs.")  # fmt: skip
+@click.option("--batch-size", default=64, show_default=True, type=Number(TRAINING_BATCH), help="Images per step.")
+@click.option("--flip", is_flag=True, help="Mirror images left to right (not for digits or letters).")
+@click.option("--target", multiple=True, default=["onnx"], show_default=True, help="May be given several times.")
+@click.option("--precision", default="fp32", show_default=True, type=PRECISION, help="As fp32,int8.")
+@click.option("--measure", default="1", show_default=True, type=BATCHES, help="Batch sizes to time; '' for none.")
+@click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
+@common_options
+def command(
+    data: str,
+    name: str | None,
+    checkpoint: Path | None,
+    classes: str | None,
+    pretrained: bool,
+    weights: Path | None,
+    image_size: int | None,
+    out: Path,
+    keep: float | None,
+    macs: float | None,
+    params: float | None,
+    round_to: int,
+    train: str,
+    batch_size: int,
+    flip: bool,
+    target: tuple[str, ...],
+    precision: tuple[str, ...],
+    measure: tuple[int, ...],
+    skip_bad: bool,
+    device: str,
+    seed: int,
+    console: Console,
+) -> None:
+    """Make a model small and fast for the images in DATA, export it, check it, time it and pack it.
+
+    DATA is a folder of classes, an .npz file, or SOURCE#class,class. No bank is needed. Your own checkpoint keeps its
+    trained head, and its accuracy is what the small model is compared with. Killed or interrupted and called again,
+    the command goes on where it stopped.
+
+    \b
+    Examples:
+      mvp-deploy shrink photos --model last.pth.tar --macs 0.5 --out small
+      mvp-deploy shrink photos --model resnet18 --pretrained --macs 0.4 --target openvino --precision int8 --out small
+    """
+    from dataclasses import replace
+
+    from mvp_deploy.base.devices import resolve
+    from mvp_deploy.export.deploy import failure
+    from mvp_deploy.pipeline.shrink import shrink, steps_of
+    from mvp_deploy.pruning.original import suited
+    from mvp_deploy.pruning.recipes import recipe_named
+    from mvp_deploy.tasks import load_task
+
+    budget = make_budget(keep, macs, params, round_to)
+    place = resolve(device)
+    task = load_task(data, skip_bad=skip_bad)
+    named = tuple(classes.split(",")) if classes else ()
+    start = _start(task, name, checkpoint, weights, pretrained, named, image_size, seed, console)
+    steps = steps_of(train, len(task.train), batch_size)
+    config = replace(suited(start.backbone), steps=steps, batch_size=batch_size, flip=flip, seed=seed)
+    try:
+        made = shrink(
+            task,
+            start,
+            out,
+            budget,
+            recipe_named("default"),
+            config,
+            targets=target,
+            precisions=precision,
+            batches=measure,
+            device=place,
+            reporter=console,
+        )
+    except KeyboardInterrupt:
+        console.warn("interrupted: call it again with the same arguments, and it goes on from here.")
+        raise
+    for line in made.outcome.lines:
+        console.show(line)
+    console.show(f"bundle    {made.bundle.path}\nreport    {made.report}")
+    console.show(f"\nNext: mvp-deploy predict {made.bundle.path} PHOTO")
+    console.result(
+        {
+            "run": str(made.run),
+            "bundle": str(made.bundle.path),
+            "report": str(made.report),
+            "outcome": made.outcome.to_json(),
+        }
+    )
+    if error := failure(made.bundle):
+        raise error
+
+
+def _start(
+    task: Task,
+    name: str | None,
+    checkpoint: Path | None,
+    weights: Path | None,
+    pretrained: bool,
+    classes: tuple[str, ...],
+    image_size: int | None,
+    seed: int,
+    console: Console,
+) -> Start:
+    """The one model that was asked for."""
+    from mvp_deploy import backbones
+    from mvp_deploy.pipeline.shrink import Start, from_checkpoint
+
+    if name is not None and checkpoint is None and Path(name).is_file():
+        checkpoint, name = Path(name), None
+    if checkpoint is not None:
+        if pretrained or weights is not None:
+            raise InputError("A checkpoint has its own weights: leave out --pretrained and --weights.")
+        return from_checkpoint(checkpoint, name, task, classes=classes, image_size=image_size, reporter=console)
+    if name is None:
+        raise InputError("Name the model to shrink: --model NAME, or --checkpoint FILE for one of your own.")
+    if classes:
+        raise InputError("--classes belongs to a --checkpoint: a new head has the data's classes.")
+    published = ":" in name
+    if not (published or pretrained or weights):
+        raise InputError(
+            f"{name} without weights is random: add --pretrained, --checkpoint FILE (trained for these classes) or "
+            "--weights FILE (a backbone)."
+        )
+    pretrained = pretrained or published
+    made = backbones.create(name, pretrained=pretrained, weights=weights, image_size=image_size, seed=seed)
+    return Start(*made, trained=False)

@@ -1,0 +1,213 @@
+"""One command's work: from a model and a task's images to a checked, measured bundle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvp_deploy import backbones, runs
+from mvp_deploy.backbones import Backbone
+from mvp_deploy.backbones.checkpoint import read_checkpoint
+from mvp_deploy.bank.alone import alone
+from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.files import write_text
+from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.benchmark.format import read_measurements
+from mvp_deploy.bundle import Bundle
+from mvp_deploy.export.artefacts import plan
+from mvp_deploy.export.deploy import export_run
+from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.outputs import other_order
+from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.report.outcome import Outcome, outcome
+from mvp_deploy.report.task import task_page
+from mvp_deploy.tasks import Task, prepare
+from mvp_deploy.tasks.task import Split
+from mvp_deploy.training import TrainConfig, fit
+
+SHORT = 100  # steps
+EPOCHS, LEAST = 20, 300  # of a full training, at least so many steps
+ORDER_IMAGES = 256  # are enough to see in which order a head has its classes
+TIMED = 2  # steps
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """The model to shrink. trained: ``state`` has the head that was trained for the task's classes."""
+
+    backbone: Backbone
+    state: Mapping[str, Tensor]
+    trained: bool
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `shrink` leaves behind."""
+
+    run: Path
+    bundle: Bundle
+    report: Path
+    outcome: Outcome
+
+
+def steps_of(train: str, images: int, batch_size: int) -> int:
+    """How many steps 'none', 'short' or 'full' training takes."""
+    full = max(LEAST, EPOCHS * -(-images // batch_size))
+    return {"none": 0, "short": SHORT, "full": full}[train]
+
+
+def from_checkpoint(
+    file: Path,
+    name: str | None,
+    task: Task,
+    *,
+    classes: Sequence[str] = (),
+    image_size: int | None = None,
+    reporter: Reporter,
+) -> Start:
+    """A checkpoint of one's own, with its trained head where that is for the task's classes; else as a backbone.
+
+    Args:
+        name: timm's name of the architecture, where the file does not say it.
+        classes: of the checkpoint's outputs, in their order; by default in the data's.
+
+    Raises:
+        InputError: it does not fit, or its outputs stand in another order than the data's classes.
+    """
+    found = read_checkpoint(file, name, image_size=image_size)
+    if classes and len(classes) != found.outputs:
+        raise InputError(f"{file} has {found.outputs} outputs, and {len(classes)} classes were named for them.")
+    if found.outputs != len(task.classes):
+        reporter.warn(
+            f"{file} tells {found.outputs} classes apart and the data have {len(task.classes)}: its head is dropped, "
+            "and the rest is taken as a backbone."
+        )
+        backbone, state = backbones.create(found.backbone.name, weights=file, image_size=found.backbone.image_size)
+        return Start(replace(backbone, preprocessing=found.backbone.preprocessing), state, trained=False)
+    if classes:
+        found = replace(found, names=tuple(classes)).ordered(task.classes)
+    else:
+        _require_order(file, found.backbone, found.state, task)
+    return Start(found.backbone, found.state, trained=True)
+
+
+def _require_order(file: Path, backbone: Backbone, state: Mapping[str, Tensor], task: Task) -> None:
+    """Refuse a head whose outputs plainly stand in another order than the data's classes."""
+    model = backbones.build(backbone, state, len(task.classes))
+    order = other_order(model, prepare(_some(task, ORDER_IMAGES), backbone.preprocessing))
+    if order is None:
+        return
+    trained = [task.classes[order.index(output)] for output in range(len(order))]
+    raise InputError(
+        f"The outputs of {file} stand in another order than the data's classes: judged by the training images they are "
+        f"{', '.join(trained[:12])}{' …' if len(trained) > 12 else ''}. Name them in that order with --classes."
+    )
+
+
+def shrink(
+    task: Task,
+    start: Start,
+    out: Path,
+    budget: Budget,
+    recipe: Recipe,
+    config: TrainConfig,
+    *,
+    targets: Sequence[str],
+    precisions: Sequence[str],
+    batches: Sequence[int],
+    device: torch.device,
+    reporter: Reporter,
+) -> Made:
+    """Prune, tune, export, check and time; a killed call goes on where it stopped when called again.
+
+    Leaves ``out``/run, ``out``/bundle and ``out``/report.html.
+
+    Raises:
+        MvpError: what pruning and export raise; a target that is not installed is found before any work.
+    """
+    plan(targets, precisions, reporter)
+    _announce(task, start, out, budget, config, targets, precisions, device, reporter)
+    run = runs.prune_task(
+        task,
+        alone(task, start.backbone, start.state, seed=config.seed),
+        out / "run",
+        budget,
+        recipe,
+        config,
+        recipe_name="default",
+        device=device,
+        reporter=reporter,
+    )
+    reporter.say("\nExport, parity, latency")
+    bundle = export_run(
+        run.folder,
+        out / "bundle",
+        targets=targets,
+        precisions=precisions,
+        measure=batches,
+        device=device,
+        seed=config.seed,
+        reporter=reporter,
+    )
+    measurements = read_measurements(bundle)
+    write_text(out / "report.html", task_page(run.info, measurements))
+    return Made(run.folder, bundle, out / "report.html", outcome(bundle, measurements))
+
+
+def _announce(
+    task: Task,
+    start: Start,
+    out: Path,
+    budget: Budget,
+    config: TrainConfig,
+    targets: Sequence[str],
+    precisions: Sequence[str],
+    device: torch.device,
+    reporter: Reporter,
+) -> None:
+    """Say what will be done, how long its training takes here, and where things go."""
+    size = start.backbone.preprocessing.input_size[1]
+    images = f"{len(task.train)} training and {len(task.test)} held-out images"
+    kept = "its trained head stays" if start.trained else "its head is solved for the data"
+    reporter.say(
+        f"1. Prune {start.backbone.name} at {size} px to {budget.fraction:.0%} of its {budget.of}: {images} of "
+        f"{len(task.classes)} classes; {kept}"
+    )
+    if config.steps:
+        each = _seconds_a_step(task, start, config, device)
+        models = 1 if start.trained else 2
+        reporter.say(
+            f"2. Tune it for up to {config.steps} steps; {_told(each * config.steps * models)} on this machine at "
+            f"{each:.2g} s a step, measured" + (", the unpruned model included" if models == 2 else "")
+        )
+    else:
+        reporter.say("2. Tune nothing")
+    reporter.say(f"3. Export {', '.join(targets)} in {', '.join(precisions)}, check and time each file")
+    reporter.say(f"4. {out / 'bundle'} ships; {out / 'run'} and {out / 'report.html'} say how it was made\n")
+
+
+def _seconds_a_step(task: Task, start: Start, config: TrainConfig, device: torch.device) -> float:
+    """Of the unpruned model's training: the first step warms up, the next are timed."""
+    model = backbones.build(start.backbone, start.state, len(task.classes)).to(device)
+    images = prepare(_some(task, config.batch_size), start.backbone.preprocessing, device)
+    fit(model, images, replace(config, steps=1))
+    clock = time.perf_counter()
+    fit(model, images, replace(config, steps=TIMED))
+    return (time.perf_counter() - clock) / TIMED
+
+
+def _some(task: Task, count: int) -> Split:
+    """Training images drawn at random, ``count`` at most."""
+    mask = np.zeros(len(task.train), bool)
+    mask[np.random.default_rng(0).permutation(len(mask))[:count]] = True
+    return task.train.part(mask)
+
+
+def _told(seconds: float) -> str:
+    return f"about {max(1, round(seconds / 60))} minutes" if seconds > 90 else f"about {seconds:.0f} seconds"

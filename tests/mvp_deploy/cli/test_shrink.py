@@ -1,0 +1,99 @@
+"""`shrink`: one command from a trained checkpoint to a bundle that a device runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from mvp_deploy import bundle, runs
+from mvp_deploy.backbones import build
+from mvp_deploy.base.errors import ExitCode
+from mvp_deploy.cli import main
+from mvp_deploy.pruning.head import classifier, solve_head
+from mvp_deploy.training import accuracy
+
+CUT = ("--macs", "0.5", "--measure", "", "--device", "cpu")
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["shrink", *(str(argument) for argument in arguments)])
+
+
+@pytest.fixture(scope="module")
+def trained(cnn) -> torch.nn.Module:
+    """A classifier of three digits that gets nearly all of them right."""
+    model = build(cnn.backbone, cnn.state, 3)
+    assert solve_head(model, classifier(model), cnn.train)
+    assert accuracy(model, cnn.test) > 0.9
+    return model
+
+
+def written(file: Path, model: torch.nn.Module, order: list[int]) -> Path:
+    """The model as timm's train.py saves it, its outputs in another order."""
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    state |= {name: state[name][order] for name in ("fc.weight", "fc.bias")}
+    how = {"img_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear", "crop_pct": 0.95}
+    torch.save({"state_dict": state, "args": argparse.Namespace(model="test_resnet", **how)}, file)
+    return file
+
+
+def test_a_checkpoint_keeps_its_head_and_is_the_baseline(cnn, trained, tmp_path: Path) -> None:
+    file = written(tmp_path / "last.pth.tar", trained, [0, 1, 2])
+    arguments = ("digits#0,1,2", "--model", file, "--out", tmp_path / "small", "--train", "none", *CUT)
+    done = call(*arguments)
+    assert done.exit_code == 0, done.output
+    unpruned = runs.load(tmp_path / "small/run").unpruned().model
+    assert all(torch.equal(value, trained.state_dict()[name]) for name, value in unpruned.state_dict().items())
+    info = bundle.read(tmp_path / "small/bundle").info
+    metrics = info["metrics"]
+    assert metrics["unpruned"]["accuracy"] == pytest.approx(accuracy(trained, cnn.test))
+    assert metrics["pruned"]["macs"] <= 0.5 * metrics["unpruned"]["macs"]
+    assert metrics["pruned"]["accuracy"] > 0.7
+    told = done.stdout.splitlines()
+    assert [line.split()[0] for line in told[:5]] == ["accuracy", "latency", "size", "bundle", "report"]
+    assert "Next: mvp-deploy predict" in told[-1]
+    again = call(*arguments)
+    assert again.exit_code == 0, again.output
+    assert "stays as it is" in again.stderr
+
+
+def test_outputs_in_another_order_are_named_and_put_right(cnn, trained, tmp_path: Path) -> None:
+    file = written(tmp_path / "last.pth.tar", trained, [2, 0, 1])
+    arguments = ("digits#0,1,2", "--checkpoint", file, "--out", tmp_path / "small", "--train", "none", *CUT)
+    refused = call(*arguments)
+    assert refused.exit_code == ExitCode.INPUT
+    assert "they are 2, 0, 1. Name them in that order with --classes." in refused.stderr
+    done = call(*arguments, "--classes", "2,0,1", "--json", "--quiet")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["outcome"]["before"]["accuracy"]
+    assert found == pytest.approx(accuracy(trained, cnn.test))
+
+
+def test_a_checkpoint_for_other_classes_becomes_a_backbone_and_that_is_said(trained, tmp_path: Path) -> None:
+    file = written(tmp_path / "last.pth.tar", trained, [0, 1, 2])
+    done = call("digits#3,4", "--model", file, "--out", tmp_path / "small", "--train", "none", *CUT)
+    assert done.exit_code == 0, done.output
+    assert "tells 3 classes apart and the data have 2: its head is dropped" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "Name the model to shrink"),
+        (("--model", "test_resnet"), "without weights is random"),
+        (("--model", "test_resnett", "--pretrained"), "did you mean test_resnet"),
+        (("--model", "test_resnet", "--weights", "none.pt"), "no weights file none.pt"),
+        (("--checkpoint", "x.pt", "--pretrained"), "has its own weights"),
+        (("--model", "test_resnet", "--pretrained", "--classes", "0,1"), "belongs to a --checkpoint"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    refused = call("digits#0,1", "--out", tmp_path / "small", *arguments)
+    assert refused.exit_code == ExitCode.INPUT
+    assert sentence in refused.stderr
+    assert not (tmp_path / "small").exists()
