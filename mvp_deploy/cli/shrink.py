@@ -79,7 +79,7 @@ def command(
     from dataclasses import replace
 
     from mvp_deploy.base.devices import resolve
-    from mvp_deploy.export.deploy import failure
+    from mvp_deploy.export.pack import failure
     from mvp_deploy.pipeline.shrink import shrink, steps_of
     from mvp_deploy.pruning.original import suited
     from mvp_deploy.pruning.recipes import recipe_named
