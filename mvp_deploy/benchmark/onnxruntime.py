@@ -7,18 +7,22 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import onnxruntime
 
 from mvp_deploy.base.environment import cores
 from mvp_deploy.base.errors import EnvironmentMissing, InputError
+from mvp_deploy.base.formats import Malformed, Within, loads, parse
 
 # Rounds float biases beside Q/DQ to int32 by way of fp16 where the rest is fp16, and there they overflow.
 UNSOUND = ["WeightBiasQuantization"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 KERNEL = "_kernel_time"  # ends a kernel's name in a trace
+Spread = Annotated[float, Within(1e-6, 1000)]
 LIBRARIES = {PROVIDERS["cuda"]: "CUDA and cuDNN", PROVIDERS["tensorrt"]: "TensorRT, CUDA and cuDNN"}
 
 
@@ -102,18 +106,23 @@ def kernel_times(path: Path, batch: np.ndarray, *, runs: int, threads: int, devi
     return [(name, float(np.percentile(values[1:], 25))) for name, values in seconds.items()]
 
 
+@dataclass(frozen=True)
+class _Normalisation:
+    """What a file that takes bytes says in its metadata."""
+
+    mean: tuple[float, float, float]
+    std: tuple[Spread, Spread, Spread]
+
+
 def _normalisation(session: onnxruntime.InferenceSession, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation, float32 [3] each, of a file that takes bytes and normalises them itself."""
     try:
-        told = json.loads(session.get_modelmeta().custom_metadata_map["normalisation"])
-        mean, std = np.array(told["mean"], np.float32), np.array(told["std"], np.float32)
-        if mean.shape != (3,) or std.shape != (3,):
-            raise ValueError("not three channels")
-    except (KeyError, TypeError, ValueError) as error:
+        told = parse(_Normalisation, loads(session.get_modelmeta().custom_metadata_map["normalisation"].encode()))
+    except (KeyError, Malformed) as error:
         raise InputError(
             f"{path.name} takes bytes and does not say how it normalises them: export it with --with-preprocessing."
         ) from error
-    return mean, std
+    return np.array(told.mean, np.float32), np.array(told.std, np.float32)
 
 
 def _bytes(batch: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:

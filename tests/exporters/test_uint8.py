@@ -63,3 +63,16 @@ def test_a_file_that_takes_bytes_and_says_no_more_is_refused(files: tuple[Path, 
     onnx.save(model, tmp_path / "bare.onnx")
     with pytest.raises(InputError, match="--with-preprocessing"):
         open_runner(tmp_path / "bare.onnx")
+
+
+@pytest.mark.parametrize(
+    "told", ["{", "[" * 100_000, '{"mean": [0, 0, NaN], "std": [1, 1, 1]}', '{"mean": [0, 0, 0], "std": [1, 1, 0]}']
+)
+def test_a_normalisation_that_is_none_is_refused(files: tuple[Path, Path], tmp_path: Path, told: str) -> None:
+    import onnx
+
+    model = onnx.load(files[1])
+    next(entry for entry in model.metadata_props if entry.key == "normalisation").value = told
+    onnx.save(model, tmp_path / "odd.onnx")
+    with pytest.raises(InputError, match="--with-preprocessing"):
+        open_runner(tmp_path / "odd.onnx")
