@@ -73,6 +73,10 @@ def command(
     from mvp_deploy.pruning.recipes import changed, recipe_named
     from mvp_deploy.tasks import load_task
 
+    budget = make_budget(keep, macs, params, round_to)
+    asked = [*changes, *([] if neighbours is None else [f"neighbours={neighbours}"])]
+    voting = changed(recipe_named(recipe), asked)
+    place = resolve(device)
     given = load_task(task, skip_bad=skip_bad)
     if bank_folder is not None:
         if name is not None or pretrained or weights is not None or image_size is not None:
@@ -81,14 +85,12 @@ def command(
             )
         bank: Bank = Bank.open(bank_folder)
     elif name is not None:
+        if not pretrained and weights is None:
+            console.warn("the backbone's weights are random: give --pretrained or --weights for a useful model.")
         start = backbones.create(name, pretrained=pretrained, weights=weights, image_size=image_size, seed=seed)
         bank = alone(given, *start, seed=seed)
     else:
         raise InputError("Name the --bank to ask, or the --backbone to prune without one.")
-    place = resolve(device)
-    budget = make_budget(keep, macs, params, round_to)
-    asked = [*changes, *([] if neighbours is None else [f"neighbours={neighbours}"])]
-    voting = changed(recipe_named(recipe), asked)
     tuning = train_config(bank.backbone, training, seed)
     run = runs.prune_task(
         given,
