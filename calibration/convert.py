@@ -20,8 +20,6 @@ from mvp_deploy.calibration.ranges import Ranges, measure_ranges
 from mvp_deploy.exporters.errors import InputError
 from mvp_deploy.exporters.files import write_bytes
 
-METHOD = "entropy"
-
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -62,7 +60,7 @@ def convert_int8(
     *,
     target: Target,
     rest: Literal["fp32", "fp16"] = "fp32",
-    method: str = METHOD,
+    method: str,
 ) -> Converted:
     """Write the model in int8, as ``target`` computes it fast.
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto
 
-from mvp_deploy.calibration.ranges import open_session
 from mvp_deploy.exporters.errors import AccuracyError
+from mvp_deploy.exporters.session import open_session
 
-MAX_DROP = 0.01  # accuracy int8 may lose
 MAX_RETURNED = 0.5  # share of the layers that may go back; with more, the model would be int8 by name only
 ROUNDING = 1e-9  # 0.98 - 0.97 is above 0.01 in floating point
 PROBES = 64  # images a layer's cost is measured on
@@ -29,7 +28,7 @@ class Limit:
 
     accuracy_of: Callable[[ModelProto], float]
     images: int
-    max_drop: float = MAX_DROP
+    max_drop: float  # accuracy int8 may lose, 0..1
 
 
 def allowed_drop(max_drop: float, images: int) -> float:
@@ -87,6 +86,6 @@ def _costliest(model: ModelProto, layers: Collection[str], quantizer: Quantizer,
 
 
 def _logits(model: ModelProto, images: np.ndarray) -> np.ndarray:
-    session = open_session(model)
+    session = open_session(model.SerializeToString())
     logits: np.ndarray = session.run(None, {session.get_inputs()[0].name: images})[0]
     return logits

@@ -33,7 +33,7 @@ class CalibrationImages:
 
     @property
     def warning(self) -> str | None:
-        """What to tell the user where there are too few images; None where there are enough."""
+        """What to tell the user where there are too few images; None if there are enough."""
         if len(self) >= COUNT:
             return None
         return (
@@ -56,7 +56,7 @@ class CalibrationImages:
         """Read what `save` wrote.
 
         Raises:
-            MvpError: it is no such file, or its images are not those that were saved.
+            MvpError: it is not such a file, or its images are not those that were saved.
         """
         arrays = read_npz(path, ARRAYS, cure="export the model again")
         found = cls(arrays["images"], arrays["labels"])

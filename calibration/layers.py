@@ -36,7 +36,7 @@ def int8_layers(model: ModelProto, target: Target) -> tuple[str, ...]:
 
 
 def _positions(node: NodeProto, shapes: Shapes) -> int:
-    """For how many pixels or tokens of one image the node multiplies by its weights; 1 where it is not known."""
+    """For how many pixels or tokens of one image the node multiplies by its weights; 1 if it is not known."""
     shape = shapes.get(node.output[0], ())
     inner = shape[2:] if node.op_type == "Conv" else shape[1:-1]
     return math.prod(size for size in inner if isinstance(size, int))

@@ -14,6 +14,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from mvp_deploy.calibration.thresholds import BINS, METHODS
+from mvp_deploy.exporters.session import open_session
 
 Ranges = Mapping[str, tuple[float, float]]  # the least and the greatest value of each float tensor
 
@@ -89,25 +90,7 @@ def _without_outputs(model: ModelProto) -> ModelProto:
 
 
 def _run(model: ModelProto, images: Iterable[np.ndarray]) -> Iterator[list[Any]]:
-    session = open_session(model)
+    session = open_session(model.SerializeToString())
     name = session.get_inputs()[0].name
     for image in images:
         yield session.run(None, {name: image[None]})
-
-
-def open_session(model: ModelProto) -> Any:
-    """The model in ONNX Runtime on the CPU, computed as the graph says.
-
-    One optimisation is left out: it would round the biases of models in TensorRT's form to int32 by way of fp16,
-    where they overflow.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # its warnings speak of optimisations, not to the user
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(),
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=["WeightBiasQuantization"],
-    )

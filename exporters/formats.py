@@ -10,7 +10,7 @@ what a field may hold (``int`` is no ``True``, ``float`` is finite), ``Annotated
         remarks: tuple[str, ...] = ()  # files written before it was there have none
 
 Unknown keys, keys that are there twice, and what a field's type does not allow are refused by their place:
-«rows.3.timing.median_ms is -1.0: it must lie within 0 and 1e+09».
+«rows.3.timing.median_ms is -1.0: it must be from 0 to 1e+09».
 """
 
 from __future__ import annotations
@@ -43,28 +43,59 @@ class Malformed(ValueError):
     """What is wrong with a content, and where: the middle of a sentence."""
 
 
+class Rule:
+    """What a field's value must keep to, as an annotation of its type: `parse` and pydantic ask it."""
+
+    def __call__(self, value: Any) -> str | None:
+        """What is wrong with the value; None if nothing is."""
+        raise NotImplementedError
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        def check(value: Any) -> Any:
+            if wrong := self(value):
+                raise ValueError(wrong)
+            return value
+
+        return core_schema.no_info_after_validator_function(check, handler(source))
+
+
 @dataclass(frozen=True)
-class Within:
-    """Bounds of a number, or of the length of a text, list or mapping; both are allowed."""
+class Within(Rule):
+    """Bounds of a number, or of the length of a text, list or mapping; both are allowed, unless ``above`` excludes
+    the low one."""
 
     low: float
     high: float
+    above: bool = False
 
     def __call__(self, value: Any) -> str | None:
         size = value if isinstance(value, int | float) else len(value)
-        if self.low <= size <= self.high:
-            return None
-        return f"{'it' if size is value else 'its length'} must lie within {self.low:g} and {self.high:g}"
+        return None if self.holds(size) else f"{'it' if size is value else 'its length'} must be {self}"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        schema = handler(source)
+        if schema["type"] in ("int", "float"):  # which says the bounds in the JSON schema, too
+            return schema | {"gt" if self.above else "ge": self.low, "le": self.high, "strict": True}
+        return super().__get_pydantic_core_schema__(source, handler)
+
+    def holds(self, value: float) -> bool:
+        """Whether a number lies within; NaN lies nowhere, and a whole number may be longer than any float."""
+        return (value > self.low if self.above else value >= self.low) and value <= self.high
+
+    def __str__(self) -> str:
+        return f"{'above' if self.above else 'from'} {self.low:g} {'and at most' if self.above else 'to'} {self.high:g}"
 
 
 @dataclass(frozen=True)
-class Like:
+class Like(Rule):
     """The pattern a text matches, and what it then is."""
 
     pattern: str
     what: str
 
-    def __call__(self, value: str) -> str | None:
+    def __call__(self, value: Any) -> str | None:
         return None if re.fullmatch(self.pattern, value) else f"it must be {self.what}"
 
 
@@ -90,7 +121,7 @@ def read_json(
     Args:
         cure: what to do about a damaged file: «copy the bundle again».
         missing: the whole sentence for a file that is not there.
-        versions: what its ``format`` may be; any where there are none.
+        versions: what its ``format`` may be; any if there are none.
 
     Raises:
         MvpError: (INPUT) it is not there, not a file, or not as ``kind`` says; (ENVIRONMENT) it cannot be read.
@@ -141,7 +172,7 @@ def read_bytes(path: str | os.PathLike[str], limit: int = MAX_BYTES, missing: st
 
 
 def plain_file(path: str | os.PathLike[str]) -> None:
-    """Refuse a folder, a pipe or a device, which open would take or wait for. OSError where there is nothing."""
+    """Refuse a folder, a pipe or a device, which open would take or wait for. OSError if there is nothing."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise InputError(f"{Path(path)} is not a file: check the path.")
 
@@ -197,7 +228,7 @@ def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(data: Any) -> dict[str, Any]:
-    """The data without their checksum. Raises Malformed where they are not those that were `sealed`."""
+    """The data without their checksum. Raises Malformed if they are not those that were `sealed`."""
     if not isinstance(data, dict) or "sha256" not in data:
         raise Malformed("it has no checksum of itself")
     rest = {key: value for key, value in data.items() if key != "sha256"}
@@ -215,6 +246,12 @@ def parse(kind: type[T], data: Any, where: str = "") -> T:
     return cast(T, _parse(kind, data, where))
 
 
+def check(value: Any) -> None:
+    """Raise Malformed if a field of a dataclass is not as its type says."""
+    for name, (_, hint) in _known(type(value)).items():  # type: ignore[arg-type]  # a class is hashable
+        _parse(hint, getattr(value, name), name)
+
+
 def inside(folder: Path, name: str, source: str = "its manifest") -> Path:
     """The file called ``name`` (with slashes) in ``folder``.
 
@@ -224,7 +261,7 @@ def inside(folder: Path, name: str, source: str = "its manifest") -> Path:
     parts = name.split("/")
     odd = {"", ".", ".."} & set(parts) or any(char in "\\:" or char < " " for char in name) or not _encodes(name)
     if odd or len(name) > 4096 or any(len(part.encode()) > 255 for part in parts):
-        raise InputError(f"{folder}: {source} names {name[:200]!r}, which is no path inside it: do not trust it.")
+        raise InputError(f"{folder}: {source} names {name[:200]!r}, which is not a path inside it: do not trust it.")
     file = folder.joinpath(*parts)
     if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder)):
         raise InputError(f"{file} leads out of its folder by a link: do not trust {folder}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mvp_deploy.exporters.files import write_bytes
-from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source
+from mvp_deploy.exporters.protocol import PRECISIONS, Artifact, Int8Form, Source
 
 
 class OnnxExporter:
@@ -14,7 +14,7 @@ class OnnxExporter:
     name = "onnx"
     suffix = ".onnx"
     needs = "pip install onnx onnxruntime onnxscript"
-    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    precisions: tuple[str, ...] = PRECISIONS
     int8_form: Int8Form = "cpu"
     notes: tuple[str, ...] = ()
 

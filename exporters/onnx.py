@@ -14,6 +14,7 @@ import numpy as np
 
 from mvp_deploy.exporters.errors import InputError, MvpError, ParityError
 from mvp_deploy.exporters.files import atomic_write
+from mvp_deploy.exporters.session import open_session
 
 if TYPE_CHECKING:
     import torch
@@ -81,9 +82,7 @@ def export_onnx(
 
 def run_onnx(path: str | os.PathLike[str], images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """The file's logits float32 [n, classes] for images float32 [n, 3, H, W], by ONNX Runtime on the CPU."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(os.fspath(path), providers=["CPUExecutionProvider"])
+    session = open_session(path)
     name = session.get_inputs()[0].name
     parts = [
         session.run(None, {name: images[start : start + batch_size]})[0] for start in range(0, len(images), batch_size)
@@ -106,7 +105,10 @@ def _refuse_over_limit(model: torch.nn.Module) -> None:
 
 
 def _drop_traces(proto: Any) -> None:
-    """Remove stack traces: they name paths of this machine, and make equal models differ in their bytes."""
+    """Remove stack traces: they name paths of this machine, and make equal models differ in their bytes.
+
+    onnx-ir's ClearMetadataAndDocStringPass leaves those of values.
+    """
     for node in proto.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""

@@ -2,7 +2,7 @@
 
 TensorRT 8 reads opsets up to 17 while torch's exporter starts at 18. Newer files do not fail there, they are
 misread: since 18 the axes of ReduceMean are an input, and a parser that looks for an attribute averages over
-everything, the batch included. onnx's own version converter is no help with such models: it gives invalid
+everything, the batch included. onnx's own version converter does not help with such models: it gives invalid
 files (it leaves ReduceMean's new attribute in place) or none (it knows no way back for Pad).
 """
 
@@ -17,10 +17,10 @@ import numpy as np
 
 from mvp_deploy.exporters.errors import InputError, ParityError
 from mvp_deploy.exporters.files import atomic_write
+from mvp_deploy.exporters.session import open_session
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime
 
 OWN = ("", "ai.onnx")  # both name ONNX's own operators
 IR_VERSION = 8  # what goes with opset 17
@@ -158,7 +158,7 @@ def _spelt_layer_normalization(node: onnx.NodeProto, constants: dict[str, Any]) 
 
 def _check_same(source: Path, lowered: Path) -> None:
     try:
-        reference, candidate = _session(source), _session(lowered)
+        reference, candidate = open_session(source), open_session(lowered)
         tensor = reference.get_inputs()[0]
         shape = [size if isinstance(size, int) else 2 for size in tensor.shape]
         images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -169,14 +169,6 @@ def _check_same(source: Path, lowered: Path) -> None:
     if not np.allclose(wanted, got, rtol=1e-4, atol=1e-5 * float(np.abs(wanted).max())):
         message = f"written for the older opset, {source.name} computes something else: keep the original."
         raise ParityError(message)
-
-
-def _session(path: Path) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
 
 
 def _title(node: onnx.NodeProto) -> str:

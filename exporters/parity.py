@@ -83,7 +83,7 @@ def compare(reference: np.ndarray, got: np.ndarray, *, exact: bool = True) -> Pa
 def check_parity(
     reference: np.ndarray, got: np.ndarray, tolerance: float = FP32_TOLERANCE, *, exact: bool = True
 ) -> Parity:
-    """``compare``, and refuse what is farther off than ``tolerance`` (one that is no number allows nothing).
+    """``compare``, and refuse what is farther off than ``tolerance`` (NaN allows nothing).
 
     Raises:
         NoParity: as ``compare`` does, or the difference is too large.

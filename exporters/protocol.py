@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from mvp_deploy.exporters.errors import EnvironmentMissing, InputError
 
@@ -24,6 +24,8 @@ OWN = {
     "torch": "mvp_deploy.exporters.torch_program:TorchExporter",
 }
 BESIDE = {".xml": ".bin", ".pt2": ".safetensors"}  # what some formats keep beside their file
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 Int8Form = Literal["cpu", "tensorrt"]  # as calibration.layers.Target
 
 
@@ -31,7 +33,7 @@ Int8Form = Literal["cpu", "tensorrt"]  # as calibration.layers.Target
 class Source:
     """One model in one precision, in the two forms an exporter may start from."""
 
-    precision: str  # 'fp32', 'fp16' or 'int8'
+    precision: str  # of `PRECISIONS`
     onnx: Path  # in that precision; int8 as Q/DQ in the exporter's ``int8_form``
     model: torch.nn.Module  # float32, in eval mode, on the CPU
     image_shape: tuple[int, int, int]  # channels, height, width
@@ -107,7 +109,7 @@ def require(module: str, exporter: Exporter) -> None:
 
 
 def check_precision(exporter: Exporter, precision: str) -> None:
-    """Raise MvpError where the exporter does not deliver ``precision``: nothing is downgraded in silence."""
+    """Raise MvpError if the exporter does not deliver ``precision``: nothing is downgraded in silence."""
     if precision not in exporter.precisions:
         raise InputError(
             f"the target {exporter.name} does not deliver {precision}: ask for {' or '.join(exporter.precisions)}, or "

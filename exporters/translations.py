@@ -1,4 +1,4 @@
-"""Operators that torch's exporter spells so that ONNX Runtime does not know them again, spelt anew.
+"""Operators that torch's exporter spells so that ONNX Runtime does not recognise them, spelt out.
 
 Of a vision transformer's nodes a third go, and ONNX Runtime fuses the GELU: a small one is a quarter faster there.
 """

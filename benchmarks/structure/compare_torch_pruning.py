@@ -38,7 +38,7 @@ from models import MODELS, build  # noqa: E402
 from processes import child, memory_mb, reset_peak_memory, run_each  # noqa: E402
 from reference import Masks, randomise, relative_error, silenced  # noqa: E402
 
-from mvp_deploy.structure import KeepPlan, analyze  # noqa: E402
+from mvp_deploy.structure import KeepPlan, analyze, prune  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results/torch_pruning.json"
 SECONDS = 30
@@ -50,7 +50,7 @@ _ORDER: dict[str, np.ndarray] = {}  # per parameter, its values' order: slow to 
 def prune_ours(model: nn.Module, images: Tensor) -> nn.Module:
     structure = analyze(model, images[:1])
     masks = {g.name: np.arange(g.size) % 2 == 0 for g in structure.groups}
-    return structure.prune(model, KeepPlan(masks), check=False)
+    return prune(structure, model, KeepPlan(masks), check=False)
 
 
 def prune_theirs(setting: str) -> Callable[[nn.Module, Tensor], nn.Module]:
@@ -138,8 +138,8 @@ def _make_distinct(model: nn.Module) -> None:
 def _warm_up() -> None:
     tiny = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
     tiny.get_classifier = lambda: tiny[2]  # type: ignore[assignment]
-    for prune in (prune_ours, prune_theirs("heads")):
-        prune(tiny, torch.zeros(1, 3, 8, 8))
+    for cut in (prune_ours, prune_theirs("heads")):
+        cut(tiny, torch.zeros(1, 3, 8, 8))
 
 
 def _measured(prune: Callable[[nn.Module, Tensor], nn.Module], model: nn.Module, images: Tensor) -> dict[str, Any]:

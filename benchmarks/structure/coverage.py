@@ -28,7 +28,7 @@ from models import MODELS, build  # noqa: E402
 from processes import peak_memory_mb, run_each  # noqa: E402
 from reference import random_plan, randomise, relative_error, silenced  # noqa: E402
 
-from mvp_deploy.structure import KeepPlan, Structure, analyze  # noqa: E402
+from mvp_deploy.structure import KeepPlan, Structure, analyze, prune  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results/coverage.json"
 PLANS = 3
@@ -55,7 +55,7 @@ def measure(name: str, onnx: bool = False) -> dict[str, Any]:
     for seed in range(PLANS):
         plan = random_plan(structure, seed)
         start = time.perf_counter()
-        small = structure.prune(model, plan, check=False)  # compared below
+        small = prune(structure, model, plan, check=False)  # compared below
         seconds.append(time.perf_counter() - start)
         with torch.no_grad():
             got, full = small.eval()(images), model(images)
@@ -103,7 +103,7 @@ def _reloads(structure: Structure, model: nn.Module, plan: KeepPlan, small: nn.M
     other = copy.deepcopy(model)
     for parameter in other.parameters():
         parameter.data = torch.zeros_like(parameter)
-    fresh = structure.prune(other, plan)
+    fresh = prune(structure, other, plan)
     with tempfile.TemporaryDirectory() as folder:
         save_model(small, f"{folder}/small.safetensors")
         load_model(fresh, f"{folder}/small.safetensors")

@@ -28,7 +28,7 @@ from processes import memory_mb, reset_peak_memory  # noqa: E402
 
 from mvp_deploy.backbones.timm_import import timm  # noqa: E402
 from mvp_deploy.base.files import atomic_write  # noqa: E402
-from mvp_deploy.structure import KeepPlan, analyze  # noqa: E402
+from mvp_deploy.structure import KeepPlan, analyze, prune  # noqa: E402
 
 RUNS = 5
 THREADS = 1
@@ -57,13 +57,13 @@ def measure(model: nn.Module) -> dict[str, Any]:
     plan = KeepPlan({g.name: np.arange(g.size) % 2 == 0 for g in structure.groups})
     reset_peak_memory()
     before = memory_mb("VmRSS")
-    structure.prune(model, plan, check=False)
+    prune(structure, model, plan, check=False)
     return {
         "operators": operators.count,
         "model_mb": sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20,
         "surgery_peak_mb": memory_mb("VmHWM") - before,
         "analysis_s": fastest(lambda: analyze(model, images)),
-        "surgery_s": fastest(lambda: structure.prune(model, plan, check=False)),
+        "surgery_s": fastest(lambda: prune(structure, model, plan, check=False)),
         "export_s": fastest(lambda: export(model, images)),
     }
 

@@ -25,7 +25,7 @@ from models import MODELS, build  # noqa: E402
 from processes import child, run_each  # noqa: E402
 from reference import randomise, relative_error  # noqa: E402
 
-from mvp_deploy.structure import KeepPlan, analyze  # noqa: E402
+from mvp_deploy.structure import KeepPlan, analyze, prune  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results/survival.json"
 HALF = MODELS[::2]
@@ -39,7 +39,7 @@ def measure(name: str, backend: str) -> dict[str, Any]:
     structure = analyze(model, images[:1])
     rng = np.random.default_rng(0)
     masks = {g.name: np.arange(g.size) < max(1, round(KEEP * g.size)) for g in structure.groups}
-    small = structure.prune(model, KeepPlan({n: rng.permutation(m) for n, m in masks.items()})).eval()
+    small = prune(structure, model, KeepPlan({n: rng.permutation(m) for n, m in masks.items()})).eval()
     with torch.no_grad():
         wanted, full = small(images), model(images)
         result = {"form": "graph" if isinstance(small, torch.fx.GraphModule) else "eager", "backend": backend}

@@ -21,7 +21,7 @@ from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.exporters.openvino import OpenVinoExporter
 from mvp_deploy.exporters.protocol import Source
 from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform
-from mvp_deploy.structure import analyze
+from mvp_deploy.structure import analyze, prune
 
 SIZE, CLASSES, KEEP = 224, 10, 0.5
 
@@ -37,7 +37,7 @@ def main(name: str, folder: str) -> None:
     out = Path(f"{folder}.partial")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    for model, module in (("unpruned", unpruned), ("pruned", structure.prune(unpruned, plan))):
+    for model, module in (("unpruned", unpruned), ("pruned", prune(structure, unpruned, plan))):
         fp32 = export_onnx(module, example, out / f"{model}.fp32.onnx", {})
         int8 = out / f"{model}.int8.onnx"
         convert_int8(measure(fp32, images), int8, Limit(lambda _: 1.0, len(images)), target="cpu", method="minmax")

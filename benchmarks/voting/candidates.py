@@ -21,7 +21,7 @@ from options import Place, study
 from prepare import bank, training
 from run import append, read, rounded
 
-from mvp_deploy.bank.trial import NewTask
+from mvp_deploy.bank.trial import Trials
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.mvp import start
 from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed
@@ -73,7 +73,7 @@ def main(
         ]  # fmt: skip
         if not missing:
             continue
-        task = NewTask.of(data, voters, place.device)
+        task = Trials.of(data, voters, place.device)
         begun: dict[str, tuple[torch.nn.Module, dict[str, Any]]] = {}
         for key in missing:
             arm, recipe = key["arm"], ARMS[key["arm"]]

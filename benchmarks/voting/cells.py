@@ -16,7 +16,7 @@ from torch import nn
 from mvp_deploy.bank.add import TRAINING_COST
 from mvp_deploy.bank.nearest import RUN_MODELS, SHORT_LIST
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.bank.trial import NewTask
+from mvp_deploy.bank.trial import Trials
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import FEW_TIMES, finish, solve_head
 from mvp_deploy.pruning.iterative import prune_iteratively
@@ -35,7 +35,7 @@ HEAD_IMAGES = 2048  # the most that a head is solved on
 class Target:
     """A target task on one bank, and the unpruned models that its cells share."""
 
-    task: NewTask
+    task: Trials
     setting: Setting
     keep: float
     unpruned: Unpruned
@@ -50,7 +50,7 @@ class Target:
         device: torch.device,
         unpruned: Unpruned,
     ) -> Target:
-        return cls(NewTask.of(task, bank, device), setting, keep, unpruned)
+        return cls(Trials.of(task, bank, device), setting, keep, unpruned)
 
     def cell(self, arm: str, seed: int, steps: int) -> Cell:
         """before, accuracy: on the held-out part, before and after ``steps``; macs: of all passes but those that only

@@ -21,7 +21,7 @@ from run import RESULTS
 
 from mvp_deploy.bank.entry import Entry
 from mvp_deploy.bank.nearest import RUN_MODELS, similarities
-from mvp_deploy.bank.trial import NewTask
+from mvp_deploy.bank.trial import Trials
 from mvp_deploy.base.environment import environment
 from mvp_deploy.pruning.budget import Scores
 from mvp_deploy.pruning.head import recalibrate, solve_head
@@ -54,7 +54,7 @@ def spearman(x: Sequence[float] | np.ndarray, y: Sequence[float]) -> float:
     return float(np.corrcoef(*order)[0, 1])
 
 
-def similarity(task: NewTask, own: Scores, entries: Sequence[Entry]) -> dict[str, np.ndarray]:
+def similarity(task: Trials, own: Scores, entries: Sequence[Entry]) -> dict[str, np.ndarray]:
     """How similar a task is to each stored one, by four measures: name -> float64 [entries]."""
     sized = {n: task.original.with_classes(n) for n in {len(entry.classes) for entry in entries}}
 
@@ -69,7 +69,7 @@ def similarity(task: NewTask, own: Scores, entries: Sequence[Entry]) -> dict[str
     }
 
 
-def transfer(task: NewTask, entry: Entry) -> float:
+def transfer(task: Trials, entry: Entry) -> float:
     """Held-out accuracy of a stored task's pruned model on the target: a solved head, nothing tuned."""
     original = task.original.with_classes(len(entry.classes))
     donor = {name: value for name, value in entry.weights().items() if name not in original.head}
@@ -92,13 +92,13 @@ def main(place: Place, keep: float, most: int | None) -> None:
     groups = [overlap(entries[a].plan, entries[b].plan) for a, b in pairs]
     mean = [float(np.mean(list(found.values()))) for found in groups]
     known = zip(chosen.bank, entries, strict=True)
-    rows = [similarity(NewTask.of(task, store, where), entry.scores(), entries) for task, entry in known]
+    rows = [similarity(Trials.of(task, store, where), entry.scores(), entries) for task, entry in known]
     square = {measure: np.stack([row[measure] for row in rows]) for measure in rows[0]}
     alike = {measure: [(m[a, b] + m[b, a]) / 2 for a, b in pairs] for measure, m in square.items()}
     told: dict[str, list[float]] = {measure: [] for measure in alike}
     gained: list[float] = []
     for task in chosen.targets[:most]:
-        new = NewTask.of(task, store, where)
+        new = Trials.of(task, store, where)
         reached = [transfer(new, entry) for entry in entries]
         gained.append(float(np.std(reached)))
         own = own_importance(new.original, new.train, "taylor")

@@ -26,7 +26,7 @@ from run import RESULTS
 from torch import nn
 from torch.nn import functional
 
-from mvp_deploy.bank.trial import NewTask
+from mvp_deploy.bank.trial import Trials
 from mvp_deploy.benchmark.compare import Candidate, benchmark
 from mvp_deploy.benchmark.measure import Settings
 from mvp_deploy.benchmark.statistics import mean_interval
@@ -41,7 +41,7 @@ from mvp_deploy.training import TrainConfig, accuracy, fit
 ROUND_TO = 8
 
 
-def torch_pruning(task: NewTask, keep: float, config: TrainConfig) -> tuple[nn.Module, float]:
+def torch_pruning(task: Trials, keep: float, config: TrainConfig) -> tuple[nn.Module, float]:
     """Torch-Pruning's smaller model, fine-tuned, and the seconds it took."""
     begun = time.perf_counter()
     original = task.original
@@ -77,7 +77,7 @@ def torch_pruning(task: NewTask, keep: float, config: TrainConfig) -> tuple[nn.M
     return model, time.perf_counter() - begun
 
 
-def ours(task: NewTask, keep: float, recipe: str, config: TrainConfig) -> tuple[nn.Module, float]:
+def ours(task: Trials, keep: float, recipe: str, config: TrainConfig) -> tuple[nn.Module, float]:
     """The recipe's smaller model, fine-tuned, and the seconds it took, neighbours and votes included."""
     begun = time.perf_counter()
     chosen = recipe_named(recipe)
@@ -88,7 +88,7 @@ def ours(task: NewTask, keep: float, recipe: str, config: TrainConfig) -> tuple[
     return model, time.perf_counter() - begun
 
 
-def latency(models: dict[str, nn.Module], task: NewTask, threads: int) -> dict[str, Any]:
+def latency(models: dict[str, nn.Module], task: Trials, threads: int) -> dict[str, Any]:
     """In ONNX Runtime, in turns, the first as the baseline: name -> batch -> median and speed-up."""
     with tempfile.TemporaryDirectory() as folder:
         example = torch.zeros(2, *task.original.backbone.preprocessing.input_size)
@@ -115,7 +115,7 @@ def main(place: Place, keep: float, recipe: str, seeds: int, most: int | None) -
     found: dict[str, list[dict[str, float]]] = {"ours": [], "torch-pruning": []}
     timed: dict[str, Any] = {}
     for task in chosen.targets[:most]:
-        new = NewTask.of(task, store, place.device)
+        new = Trials.of(task, store, place.device)
         for seed in range(seeds):
             config = training(store.backbone, chosen, seed=seed)
             models = {"unpruned": new.original.copy()}

@@ -16,7 +16,6 @@ from mvp_deploy.exporters.opset import read_opset
 from mvp_deploy.exporters.tensorrt.inspect import check_precision, layer_precisions
 from mvp_deploy.exporters.tensorrt.probe import Offer
 
-PRECISIONS = ("fp32", "fp16", "int8")
 SHOWN_ERRORS = 5
 LARGEST = 65_536  # images in a batch
 
@@ -40,7 +39,7 @@ class Profile:
     def parse(cls, text: str) -> Profile:
         """«8» (that size alone) or «1:8:32» (least, best, most)."""
         if not re.fullmatch(r"\d+(:\d+:\d+)?", text):
-            raise InputError(f"{text!r} is no batch size: write 8, or 1:8:32 for least, best and most.")
+            raise InputError(f"{text!r} is not a batch size: write 8, or 1:8:32 for least, best and most.")
         sizes = [int(part) for part in text.split(":")]
         return cls(*sizes) if len(sizes) == 3 else cls(sizes[0], sizes[0], sizes[0])
 

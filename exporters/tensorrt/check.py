@@ -27,7 +27,7 @@ class Finding:
     """One thing to know, with the nodes it is about and what to do."""
 
     severity: str
-    nodes: tuple[str, ...]  # «Conv node 'conv1'»; empty where it is about the whole file
+    nodes: tuple[str, ...]  # «Conv node 'conv1'»; empty if it is about the whole file
     reason: str
     cure: str
     releases: tuple[str, ...] = ()  # those it concerns
@@ -37,7 +37,7 @@ Rule = Callable[[Graph, Release], Iterator[Finding]]
 
 
 def check(path: str | os.PathLike[str], releases: Sequence[Release]) -> list[Finding]:
-    """Findings for TensorRT releases, errors first; those alike are one, with all their nodes and releases.
+    """Findings for TensorRT releases, errors first; equal ones are one, with all their nodes and releases.
 
     Raises:
         MvpError: the file is no ONNX model.
@@ -69,7 +69,7 @@ def read(path: str | os.PathLike[str]) -> Graph:
             raise ValueError("it has no outputs")
         return Graph(onnx.shape_inference.infer_shapes(model))
     except Exception as error:  # whatever protobuf and onnx raise for what is no model
-        message = f"{Path(path).name} is no readable ONNX model: {str(error).splitlines()[0]}"
+        message = f"{Path(path).name} is not a readable ONNX model: {str(error).splitlines()[0]}"
         raise InputError(message) from error
 
 

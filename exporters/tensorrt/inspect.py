@@ -13,6 +13,7 @@ from typing import Any
 from mvp_deploy.exporters.errors import ParityError
 
 # Names that the inspector's versions use, narrowest first: a layer counts as the narrowest it computes on.
+HALVED = 0.75  # engine bytes per byte of the float32 file: weights in fp16 take half, in fp32 all
 PRECISIONS = {
     "int8": ("int8",),
     "fp16": ("fp16", "half"),
@@ -52,7 +53,7 @@ def layer_precisions(information: str) -> dict[str, int]:
     layers = json.loads(information).get("Layers", [])
     if not layers or not all(isinstance(layer, dict) for layer in layers):
         raise ParityError(
-            "the engine inspector shows no details of the layers, so their precision is unknown: build anew.",
+            "the engine inspector shows no details of the layers, so their precision is unknown: build it again.",
         )
     return dict(Counter(filter(None, map(_precision, layers))))
 
@@ -70,7 +71,7 @@ def check_precision(asked: str, layers: Mapping[str, int], shrink: float | None 
     """
     if layers.get(asked):
         return
-    if layers.get("hidden") and (asked == "fp32" or (asked == "fp16" and shrink is not None and shrink < 0.75)):
+    if layers.get("hidden") and (asked == "fp32" or (asked == "fp16" and shrink is not None and shrink < HALVED)):
         return
     seen = ", ".join(f"{count} {name}" for name, count in sorted(layers.items())) or "none that compute"
     raise ParityError(

@@ -35,7 +35,7 @@ class Offer:
         return sum(1 << int(getattr(kinds, name)) for name in wanted if hasattr(kinds, name))
 
     def precision_flags(self, precision: str) -> list[Any]:
-        """The builder flags that let layers run in ``precision``; none where the graph's types decide."""
+        """The builder flags that let layers run in ``precision``; none if the graph's types decide."""
         names = {"fp32": [], "fp16": ["FP16"], "int8": ["INT8", "FP16"]}[precision]
         return [] if self.typed else [getattr(self.trt.BuilderFlag, name) for name in names]
 
@@ -108,5 +108,5 @@ def _bindings() -> ModuleType:
         OSError,
         AttributeError,
     ) as error:  # a library it links to is missing, numpy is too new
-        message = f"TensorRT is installed but does not load ({error}): install what is named, or anew: {INSTALL}."
+        message = f"TensorRT is installed but does not load ({error}): install what is named, or reinstall: {INSTALL}."
     raise EnvironmentMissing(message)

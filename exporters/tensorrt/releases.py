@@ -14,7 +14,7 @@ from mvp_deploy.exporters.errors import InputError
 
 @dataclass(frozen=True)
 class Release:
-    """The oldest version of a line that behaves alike."""
+    """The oldest version of a line that behaves the same."""
 
     name: str  # «8.6»
     devices: str  # where it is met
@@ -67,7 +67,7 @@ def release_of(version: str) -> Release:
     asked = version_number(version)
     older = [release for name, release in RELEASES.items() if version_number(name) <= asked]
     if not older:
-        raise InputError(f"TensorRT {version} is older than 8.5, the oldest of use here: install a newer one.")
+        raise InputError(f"TensorRT {version} is older than 8.5, the oldest supported: install a newer one.")
     return older[-1]
 
 

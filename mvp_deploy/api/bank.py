@@ -217,7 +217,6 @@ class Bank:
                 budget,
                 voting,
                 config,
-                recipe_name=recipe,
                 device=resolve(str(device)),
                 reporter=reporter or told(),
             )

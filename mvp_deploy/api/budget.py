@@ -19,7 +19,7 @@ Timed = tuple[Target, Profile]
 
 
 def budget_of(keep: float | None, macs: float | None, params: float | None, round_to: int) -> Budget:
-    """The one budget asked for. Raises MvpError for none, several, or one that is no fraction."""
+    """The one budget asked for. Raises MvpError for none, several, or one that is not a fraction."""
     asked = {of: part for of, part in (("units", keep), ("macs", macs), ("params", params)) if part is not None}
     if len(asked) != 1:
         raise InputError("Say how much stays by one of macs=, params= and keep=, a fraction above 0 and at most 1.")
@@ -33,7 +33,7 @@ def target_of(
     on: str | os.PathLike[str] | Profile | None,
     *others: float | None,
 ) -> Timed | None:
-    """How fast, and by which profile; None where no time is asked for. Raises MvpError for what excludes each other."""
+    """How fast, and by which profile; None if no time is asked for. Raises MvpError for what excludes each other."""
     if latency is None and speed_up is None:
         if on is not None:
             raise InputError("A profile (on=) needs a time: give latency= in milliseconds, or speed_up=.")

@@ -13,7 +13,7 @@ from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning import pruned
-from mvp_deploy.structure import KeepPlan, analyze
+from mvp_deploy.structure import KeepPlan, analyze, prune
 
 OWN = 1  # format of a file that holds a module of one's own
 
@@ -81,7 +81,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
         )
     header, sections = tensorfile.load(file, ["weights"])
     parts = analyze(model, torch.zeros(2, *header["input_size"]))
-    small = parts.prune(model, KeepPlan.from_json(header["plan"]))
+    small = prune(parts, model, KeepPlan.from_json(header["plan"]))
     try:
         small.load_state_dict(sections["weights"], strict=True)
     except RuntimeError as error:

@@ -232,7 +232,7 @@ def cut(model: nn.Module, plan: KeepPlan, example: Structure | Tensor | tuple[Te
         Conv2d(3, 5, kernel_size=(3, 3), stride=(1, 1))
     """
     parts = example if isinstance(example, Structure) else analyze(model, example)
-    small = parts.prune(model, plan)
+    small = structure.prune(parts, model, plan)
     restate_sizes(small, model, tuple(parts.example[0].shape[1:]))
     return small
 

@@ -183,7 +183,7 @@ def preprocessing_of(model: nn.Module, image_size: int | None = None) -> Preproc
 
 
 def recognise(model: nn.Module, image_size: int | None = None) -> Backbone | None:
-    """The recipe of a timm model that somebody made, for `build` to make it again; None where its name alone does not.
+    """The recipe of a timm model that somebody made, for `build` to make it again; None if its name alone does not.
 
     A model that was made with further arguments, or changed afterwards, is not recognised: built from its name it has
     other parameters or gives other outputs.

@@ -109,7 +109,7 @@ def _size(arguments: Mapping[str, Any]) -> int | None:
 
 
 def _outputs(name: str, state: Mapping[str, Tensor]) -> int | None:
-    """How many classes the head in ``state`` tells apart; None where it has none."""
+    """How many classes the head in ``state`` tells apart; None if it has none."""
     require_known(name)
     config = timm().models.get_pretrained_cfg(name)
     heads = config.classifier if isinstance(config.classifier, (tuple, list)) else (config.classifier,)

@@ -57,7 +57,7 @@ def read_file(path: Path) -> Any:
 
 
 def state_in(content: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict in what `read_file` gave for ``path``. Raises MvpError where there is none."""
+    """The state dict in what `read_file` gave for ``path``. Raises MvpError if there is none."""
     state = _state_in(content)
     if state is None:
         raise InputError(f"{path} holds no state dict: save the model's state_dict(), best as .safetensors")

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 
 from mvp_deploy import __version__
-from mvp_deploy.bank.signature import sign
+from mvp_deploy.bank.new import NewTask
 from mvp_deploy.bank.store import Bank, Entry, Record
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.base.workspaces import remove_workspaces, workspaces
 from mvp_deploy.pruning.budget import Budget, counts_for, uniform, units_kept
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.iterative import Schedule, prune_iteratively
-from mvp_deploy.pruning.original import Original, check_exact
+from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.pruning.unpruned import digest, train_unpruned
-from mvp_deploy.tasks import Task, prepare
+from mvp_deploy.tasks import Task
 from mvp_deploy.tasks.task import lasting
 from mvp_deploy.training import TrainConfig
 
@@ -41,7 +41,7 @@ def add_task(
     """Train the unpruned model on the task, prune it iteratively, store the result.
 
     config: of the unpruned model's training, and of each round's but for its steps. A killed call goes on where it
-    stopped when called again with the same arguments; what it stored already is not made again. Raises MvpError where
+    stopped when called again with the same arguments; what it stored already is not made again. Raises MvpError if
     the task is stored already, made otherwise (unless ``replace``), another process is adding it, or the pruned model
     is not exact.
     """
@@ -61,9 +61,8 @@ def add_task(
             return known
         bank.require_free(task.name, replace=replace)
         (work,) = workspaces(folder, digest(settings))
-        train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
-        state = bank.state()
-        original = Original.create(bank.backbone, state, len(task.classes), device=device, seed=config.seed)
+        new = NewTask.of(task, bank, device, config.seed)
+        original, train, test = new.original, new.train, new.test
         counts_for(original.structure, budget, uniform(original.structure))  # a hopeless budget fails at once
         whole = train_unpruned(
             original,
@@ -101,7 +100,7 @@ def add_task(
             plan=result.plan,
             weights=result.model.state_dict(),
             scores=scores,
-            signature=sign(bank.backbone, state, train, len(task.classes), device),
+            signature=new.signature,
             metrics={
                 "accuracy": last.accuracy,
                 "unpruned_accuracy": whole.accuracy,

@@ -8,25 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-import torch
 from torch import Tensor
 
 from mvp_deploy.bank.ladder import Rung, rung_for
 from mvp_deploy.bank.ladder import start as on_rung
 from mvp_deploy.bank.nearest import Neighbours, neighbours
-from mvp_deploy.bank.signature import sign
-from mvp_deploy.bank.store import Bank
+from mvp_deploy.bank.new import NewTask
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.formats import Amount, Share, Within
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.making import make
 from mvp_deploy.pruning.mvp import Decision, cut
-from mvp_deploy.pruning.original import Original, check_exact
+from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.structure.plan import PackedMask
-from mvp_deploy.tasks import Images, Task
 
 
 class Meeting(Protocol):
@@ -85,36 +82,28 @@ class Begun:
 
 def begin(
     work: Path,
-    task: Task,
-    bank: Bank,
-    state: Mapping[str, Tensor],
-    original: Original,
-    train: Images,
+    new: NewTask,
     recipe: Recipe,
     budget: Budget,
-    seed: int,
-    device: torch.device,
-    reporter: Reporter,
     *,
     meeting: Meeting | None = None,
+    seed: int = 0,
+    reporter: Reporter,
 ) -> Begun:
     """Ask, vote, cut and prepare; kept in ``work``, so that a resumed run fine-tunes the very same model.
 
-    meeting: allots the units under a budget of time, and tells how that went.
+    Args:
+        meeting: allots the units under a budget of time, and tells how that went.
     """
     file = work / "start.safetensors"
     if not file.exists():
         clock = time.perf_counter()
-        rung = rung_for(bank, budget) if recipe.ladder else None
-        if rung is not None:
-            found = Neighbours((), False)  # nobody is asked
-            decision, model = _of_rung(rung), on_rung(original, rung, train)
-            steps: dict[str, Any] = {"exactness": check_exact(original, decision.plan, model, train)}
-        else:
-            found = _asked(task, bank, state, original, train, recipe, seed, device)
+        rung = rung_for(new.bank, budget) if recipe.ladder else None
+        found = neighbours(new, recipe, seed=seed) if rung is None else Neighbours((), False)  # a rung asks nobody
+        if rung is None:
             made = make(
-                original,
-                train,
+                new.original,
+                new.train,
                 found.voters,
                 recipe,
                 budget,
@@ -123,9 +112,13 @@ def begin(
                 seed=seed,
             )
             decision, model = made.decision, made.model
-            steps = made.steps | {"exactness": check_exact(original, decision.plan, cut(original, decision), train)}
+            whole = cut(new.original, decision)
+            steps = made.steps | {"exactness": check_exact(new.original, decision.plan, whole, new.train)}
             if meeting is not None:
                 steps["latency"] = meeting.told()
+        else:
+            decision, model = _of_rung(rung), on_rung(new.original, rung, new.train)
+            steps = {"exactness": check_exact(new.original, decision.plan, model, new.train)}
         told = _told(decision, found, time.perf_counter() - clock) | {"steps": steps}
         tensorfile.save(file, {"plan": decision.plan.to_json(), "info": told}, {"weights": model.state_dict()})
     header, sections = tensorfile.load(file)
@@ -145,24 +138,6 @@ def begin(
             error = f", output error {step['output_error']:.2f}" if name != "unpruned" else ""
             reporter.say(f"{name}: leave-one-out accuracy {step['loo_accuracy']:.1%}{error}")
     return Begun(KeepPlan.from_json(header["plan"]), sections["weights"], header["info"])
-
-
-def _asked(
-    task: Task,
-    bank: Bank,
-    state: Mapping[str, Tensor],
-    original: Original,
-    train: Images,
-    recipe: Recipe,
-    seed: int,
-    device: torch.device,
-) -> Neighbours:
-    """The neighbours of the task, where the recipe asks any and there are some."""
-    damaged: list[str] = []
-    if not recipe.asks_neighbours or not any(bank.entries(damaged)):
-        return Neighbours((), False, damaged=tuple(damaged))
-    signature = sign(bank.backbone, state, train, len(task.classes), device)
-    return neighbours(bank, signature, recipe, original, train, data=task.fingerprint, name=task.name, seed=seed)
 
 
 def _of_rung(rung: Rung) -> Decision:

@@ -167,7 +167,7 @@ class Entry:
         return Signature.from_tensors(stored)
 
     def check(self) -> None:
-        """Read all of the file. Raises MvpError where it is damaged."""
+        """Read all of the file. Raises MvpError if it is damaged."""
         tensorfile.load(self.path)
 
 

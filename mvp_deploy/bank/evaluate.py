@@ -12,7 +12,7 @@ import torch
 from mvp_deploy.bank.entry import Entry
 from mvp_deploy.bank.images import images_of
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.bank.trial import NewTask
+from mvp_deploy.bank.trial import Trials
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.statistics import Interval, mean_interval
@@ -109,7 +109,7 @@ def evaluate(
 
 def judge(table: Mapping[str, np.ndarray], recipe: str, steps: int) -> Verdict:
     """The verdict on accuracies float64 [tasks] of the arms: voting by the fields each is named after (`RANDOM`
-    among them, which is no choice but a control), and 'own xK' (K times the steps)."""
+    among them, which is a control, not a choice), and 'own xK' (K times the steps)."""
     own = table["own x1"]
     usual = f"neighbours={RECIPES[recipe].neighbours}"
     usual = usual if usual in table else ALL  # as many as there are
@@ -157,7 +157,7 @@ def _left_out(
 ) -> dict[str, float]:
     """Each arm's accuracy on one task, the mean over the seeds."""
     budget, training = Budget(**entry.details["budget"]), TrainConfig(**entry.details["training"])
-    task = NewTask.of(images_of(entry, bank), bank, device)
+    task = Trials.of(images_of(entry, bank), bank, device)
 
     def tried(recipe: Recipe, steps: int) -> Iterable[float]:
         for seed in seeds:

@@ -1,6 +1,6 @@
 """A bank's ladder: models at a few budgets, cut, re-solved and recovered once, for every task that comes later.
 
-What a backbone can spare is much the same for tasks that are alike. So the bank's tasks decide together, from all their
+What a backbone can spare is much the same for similar tasks. So the bank's tasks decide together, from all their
 images: units by their worth to a classifier of all the bank's classes, weights re-solved in closed form, then features
 taught back by imitation, without labels. A new task takes the rung of its budget and solves its head.
 
@@ -96,7 +96,7 @@ class Rung:
 
     @classmethod
     def read(cls, path: Path, bank: Bank) -> Rung:
-        """Raises MvpError where the file is damaged, of another format, or of another backbone."""
+        """Raises MvpError if the file is damaged, of another format, or of another backbone."""
         header = tensorfile.read_header(path)
         if header.get("format") != FORMAT:
             raise InputError(f"{path} has format {header.get('format')}, this version reads {FORMAT}: build it again.")
@@ -158,7 +158,7 @@ def build(
     Killed and called again, it goes on where it stopped.
 
     Args:
-        images: labelled by class, of the bank's tasks or others alike; see `pool`.
+        images: labelled by class, of the bank's tasks or similar ones; see `pool`.
         config: of the imitation.
 
     Raises:
@@ -279,7 +279,7 @@ def _make(
 def pool(tasks: Sequence[Task], preprocessing: Preprocessing, device: torch.device | str, most: int = MOST) -> Images:
     """The training images of several tasks as one set, a class that several have being one class.
 
-    At most ``most``, of each task alike; an image that several tasks have counts once.
+    At most ``most``, of each task as many; an image that several tasks have counts once.
     """
     share = max(1, most // max(len(tasks), 1))
     classes: dict[tuple[str, str], int] = {}

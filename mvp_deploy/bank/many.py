@@ -33,7 +33,7 @@ class Additions:
     skip_bad: bool
 
     def add(self, spec: str, reporter: Reporter) -> Entry:
-        """Add one task. Raises MvpError where that cannot be."""
+        """Add one task. Raises MvpError if that cannot be."""
         return add_task(
             Bank.open(self.bank),
             load_task(spec, skip_bad=self.skip_bad),

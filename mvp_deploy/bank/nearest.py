@@ -10,8 +10,9 @@ from itertools import islice
 import numpy as np
 import torch
 
+from mvp_deploy.bank.new import NewTask
 from mvp_deploy.bank.signature import Signature
-from mvp_deploy.bank.store import Bank, Entry
+from mvp_deploy.bank.store import Entry
 from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.pruning.head import recalibrate, separability
 from mvp_deploy.pruning.original import Original
@@ -67,7 +68,7 @@ def _matches(one: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
 def too_distant(target: Signature, known: Sequence[Signature], wanted: int) -> bool:
     """Whether the target is farther from its ``wanted`` nearest tasks than every one of the bank's is from its own.
 
-    Tried on fifty of the bank's tasks, each against all others. False where the bank has fewer than four tasks:
+    Tried on fifty of the bank's tasks, each against all others. False if the bank has fewer than four tasks:
     too few to know what is usual.
     """
     if len(known) < 4:
@@ -98,54 +99,46 @@ def leep(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(np.log(np.maximum(likelihood, 1e-300)).mean())
 
 
-def neighbours(
-    bank: Bank,
-    signature: Signature,
-    recipe: Recipe,
-    original: Original,
-    train: Images,
-    *,
-    data: str = "",
-    name: str = "",
-    seed: int = 0,
-    score: Score | None = None,
-) -> Neighbours:
-    """The voters a recipe asks, nearest first.
+def neighbours(new: NewTask, recipe: Recipe, *, seed: int = 0, score: Score | None = None) -> Neighbours:
+    """The voters that a recipe asks about a new task, nearest first.
 
-    A stored task of the same images (``data``: their fingerprint) is no neighbour but the task itself, and left out; so
-    is one of the same ``name``, whose images may have been split in another way then: it was trained on held-out ones.
-    score: stands in for `run_model` where its answers are remembered; seed: of the control 'random'.
+    A stored task of the same images is the task itself, not a neighbour, and left out; so is one of the same name,
+    which was trained on held-out images if they were split in another way then.
+
+    Args:
+        seed: of the control 'random'.
+        score: replaces `run_model`, to remember its answers.
     """
     if not recipe.asks_neighbours:
         return Neighbours((), False)
     damaged: list[str] = []
     known: list[Signature] = []
     entries: list[Entry] = []
-    for entry in bank.entries(damaged):
+    for entry in new.bank.entries(damaged):
         with _spared(damaged):
-            if entry.data != data and entry.name != name:
-                bank.require(entry.backbone, str(entry.path))
-                known.append(_fitting(entry, signature))
+            if entry.data != new.task.fingerprint and entry.name != new.task.name:
+                new.bank.require(entry.backbone, str(entry.path))
+                known.append(_fitting(entry, new.signature))
                 entries.append(entry)
     if not entries:
         return Neighbours((), False, damaged=tuple(damaged))
     wanted = min(recipe.neighbours or len(entries), len(entries))
-    by = "prototypes" if recipe.nearest_by == "features" and not original.classifier else recipe.nearest_by
-    nearness = similarities(signature, known)
+    by = "prototypes" if recipe.nearest_by == "features" and not new.original.classifier else recipe.nearest_by
+    nearness = similarities(new.signature, known)
     if by == "random":
         order = np.random.default_rng(seed).permutation(len(entries))  # whoever comes first leads
     else:
         order = np.argsort(nearness if by == "farthest" else -nearness, kind="stable")
     if by in RUN_MODELS:
         order = order[: max(wanted, SHORT_LIST)]
-        sized = {n: original.with_classes(n) for n in {len(entries[i].classes) for i in order}}
+        sized = {n: new.original.with_classes(n) for n in {len(entries[i].classes) for i in order}}
         nearness = np.full(len(entries), -np.inf)  # of a damaged one: it comes last, and is found damaged again
         for i in order:
             with _spared(damaged):
-                nearness[i] = (score or run_model)(by, entries[i], sized[len(entries[i].classes)], train)
+                nearness[i] = (score or run_model)(by, entries[i], sized[len(entries[i].classes)], new.train)
         order = order[np.argsort(-nearness[order], kind="stable")]
     chosen_near = by not in ("random", "farthest")  # the controls are far on purpose
-    distant = chosen_near and too_distant(signature, known, wanted)
+    distant = chosen_near and too_distant(new.signature, known, wanted)
     voters: list[Voter] = []
     for i in order:
         if len(voters) == wanted:
@@ -156,7 +149,7 @@ def neighbours(
 
 
 def _fitting(entry: Entry, target: Signature) -> Signature:
-    """A stored task's signature. Raises MvpError where it cannot be compared with the target's."""
+    """A stored task's signature. Raises MvpError if it cannot be compared with the target's."""
     found = entry.signature()
     if found.mean.shape[1] != target.mean.shape[1]:
         raise InputError(f"{entry.path} has a signature of another backbone's features: add the task again.")
@@ -165,7 +158,7 @@ def _fitting(entry: Entry, target: Signature) -> Signature:
 
 @contextmanager
 def _spared(damaged: list[str]) -> Iterator[None]:
-    """One damaged file of a bank does not stop the others: its sentence is told."""
+    """One damaged file of a bank does not stop the others: its sentence is kept."""
     try:
         yield
     except MvpError as error:
@@ -200,7 +193,7 @@ def _leep_of(entry: Entry, original: Original, train: Images, limit: int = 512) 
 
 
 def _features_of(entry: Entry, original: Original, train: Images) -> float:
-    """How well a stored task's pruned model tells the target's classes apart, its batch norms measured anew."""
+    """How well a stored task's pruned model tells the target's classes apart, its batch norms recomputed."""
     model = original.pruned(entry.plan, entry.weights())
     recalibrate(model, train, batches=4)
     return separability(model, original.classifier, train)

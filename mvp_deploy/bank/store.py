@@ -53,7 +53,7 @@ class Bank:
 
     @classmethod
     def init(cls, folder: str | os.PathLike[str], backbone: Backbone, state: Mapping[str, Tensor]) -> Bank:
-        """Start an empty bank for ``backbone`` with its weights. Raises MvpError where there is something."""
+        """Start an empty bank for ``backbone`` with its weights. Raises MvpError if there is something."""
         folder = Path(folder)
         _refuse_strangers(folder, backbone)
         with locked(folder / ".work" / "init.lock", f"another process is starting the bank {folder}: wait for it."):
@@ -67,7 +67,7 @@ class Bank:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Bank:
-        """Open a bank. Raises MvpError where there is none, or one of another format."""
+        """Open a bank. Raises MvpError if there is none, or one of another format."""
         folder = Path(folder)
         file, cure = folder / "bank.json", "restore it from a copy"
         missing = f"{folder} is not a bank: make one with `mvp-deploy bank init {folder} --backbone resnet18`."
@@ -81,7 +81,7 @@ class Bank:
         return cls(folder, content.backbone)
 
     def state(self) -> dict[str, Tensor]:
-        """The backbone's pretrained weights, without a head. Raises MvpError where they are not this bank's."""
+        """The backbone's pretrained weights, without a head. Raises MvpError if they are not this bank's."""
         header, sections = tensorfile.load(self.folder / "backbone.safetensors")
         self.require(Backbone.from_json(header).fingerprint, "backbone.safetensors")
         return sections["weights"]
@@ -116,7 +116,7 @@ class Bank:
         return sorted(found, key=lambda path: path.name)
 
     def entry(self, name: str) -> Entry:
-        """The stored task of that name. Raises MvpError where there is none."""
+        """The stored task of that name. Raises MvpError if there is none."""
         path = self.path(name)
         if not path.exists():
             raise InputError(f"{self.folder} has no task {name!r}: `mvp-deploy bank list {self.folder}` shows all.")
@@ -126,7 +126,7 @@ class Bank:
     def alone(self, name: str) -> Iterator[Path]:
         """Keep every other process from adding the task until the block ends. Gives its folder for work on the way.
 
-        Raises MvpError where another process is adding it.
+        Raises MvpError if another process is adding it.
         """
         work = self.folder / ".work" / _stem(name)
         busy = f"{name!r} is being added to {self.folder} by another process: wait for it."
@@ -142,12 +142,12 @@ class Bank:
             yield work
 
     def require_free(self, name: str, *, replace: bool = False) -> None:
-        """Raise MvpError where a task of that name is stored (unless ``replace``)."""
+        """Raise MvpError if a task of that name is stored (unless ``replace``)."""
         if self.path(name).exists() and not replace:
             raise InputError(f"{name!r} is in {self.folder} already, made otherwise: give --replace to prune it again.")
 
     def add(self, record: Record, *, replace: bool = False) -> Entry:
-        """Store a task, whole or not at all. Raises MvpError where its name is taken (unless ``replace``)."""
+        """Store a task, whole or not at all. Raises MvpError if its name is taken (unless ``replace``)."""
         with self.claim(record.name, replace=replace) as work:
             path = self.path(record.name)
             record.save(path, self.backbone.fingerprint)

@@ -11,15 +11,14 @@ import torch
 
 from mvp_deploy.bank.entry import Entry
 from mvp_deploy.bank.nearest import Neighbours, neighbours, run_model
-from mvp_deploy.bank.signature import Signature, sign
-from mvp_deploy.bank.store import Bank
+from mvp_deploy.bank.new import NewTask
 from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.making import make
 from mvp_deploy.pruning.mvp import Decision, decide, own_importance
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.tuning import tune_by
-from mvp_deploy.tasks import Images, Task, prepare
+from mvp_deploy.tasks import Images
 from mvp_deploy.training import TrainConfig, accuracy
 
 T = TypeVar("T")
@@ -35,25 +34,12 @@ class Trial:
     seconds: float
 
 
-@dataclass
-class NewTask:
-    """A task, the bank it is new to (an entry of the same images is never asked), and what its trials share."""
+@dataclass(eq=False)
+class Trials(NewTask):
+    """A new task, and what its trials share."""
 
-    task: Task
-    bank: Bank
-    original: Original
-    train: Images
-    test: Images
-    signature: Signature
     _known: dict[Hashable, tuple[Any, float]] = field(default_factory=dict)  # what was worked out, and its seconds
     _spared: float = 0.0  # seconds that trials did not take, since others had worked something out
-
-    @classmethod
-    def of(cls, task: Task, bank: Bank, device: torch.device) -> NewTask:
-        state = bank.state()
-        train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
-        original = Original.create(bank.backbone, state, len(task.classes), device=device)
-        return cls(task, bank, original, train, test, sign(bank.backbone, state, train, len(task.classes), device))
 
     def decide(self, recipe: Recipe, budget: Budget, seed: int = 0) -> Decision:
         """Ask the neighbours that the recipe names, and choose the units that stay."""
@@ -91,17 +77,7 @@ class NewTask:
         return Trial(made.decision, before, after, time.perf_counter() - begun + self._spared)
 
     def _asked(self, recipe: Recipe, seed: int) -> Neighbours:
-        return neighbours(
-            self.bank,
-            self.signature,
-            recipe,
-            self.original,
-            self.train,
-            data=self.task.fingerprint,
-            name=self.task.name,
-            seed=seed,
-            score=self._run_model,
-        )
+        return neighbours(self, recipe, seed=seed, score=self._run_model)
 
     def _importance(self, criterion: str, seed: int) -> Scores:
         return self._once((criterion, seed), lambda: own_importance(self.original, self.train, criterion, seed=seed))

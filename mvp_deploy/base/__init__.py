@@ -1,1 +1,1 @@
-"""What every other room stands on: errors, files, devices, what is told on the way."""
+"""What every other room stands on: errors, files, devices, progress."""

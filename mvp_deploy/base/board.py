@@ -161,7 +161,7 @@ def _pi(root: Path) -> int | None:
 
 
 def _tool(root: Path, *call: str) -> str:
-    """What a board's own tool says; nothing where there is none."""
+    """What a board's own tool says; nothing if there is none."""
     if root != ROOT:
         return _text(root / "tools" / call[0])
     try:

@@ -39,7 +39,7 @@ def spread(
     """Do all pieces on the cluster; gives each one's name and result, or the error that ended it, as they come.
 
     Each is done in the working directory of this process. What it tells its reporter is told here, under its name. A
-    piece whose worker is lost is done again, so it must go on from what it has written, or start anew.
+    piece whose worker is lost is done again, so it must go on from what it has written, or start over.
 
     Raises:
         MvpError: (ENVIRONMENT) no Ray here, or no cluster at the address.
@@ -85,7 +85,7 @@ def _connect(cluster: Cluster, reporter: Reporter) -> Any:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError where nobody answers: Ray itself would go on trying for many minutes."""
+    """Raise OSError if nobody answers: Ray itself would go on trying for many minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

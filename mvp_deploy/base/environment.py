@@ -67,7 +67,7 @@ def cpu_name() -> str:
 
 @contextmanager
 def other_work() -> Iterator[list[float]]:
-    """Afterwards the list holds how many cores other processes kept busy meanwhile; nothing where it is not told.
+    """Afterwards the list holds how many cores other processes kept busy meanwhile; nothing if it is not told.
 
     Counted on the cores this process may use, and with what a hypervisor took away (Linux).
     """
@@ -120,12 +120,12 @@ def _busy_seconds() -> float | None:
 
 
 def peak_memory() -> int | None:
-    """The most RAM this process has held, in bytes; None where the system does not say (not Linux)."""
+    """The most RAM this process has held, in bytes; None if the system does not say (not Linux)."""
     return _status("VmHWM")
 
 
 def resident_memory() -> int | None:
-    """The RAM this process holds now, in bytes; None where the system does not say (not Linux)."""
+    """The RAM this process holds now, in bytes; None if the system does not say (not Linux)."""
     return _status("VmRSS")
 
 

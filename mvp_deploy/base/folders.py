@@ -107,7 +107,7 @@ def _swap(whole: Path, path: Path, old: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Let two paths change places in one step; False where the system cannot (Linux can: renameat2)."""
+    """Let two paths change places in one step; False if the system cannot (Linux can: renameat2)."""
     if sys.platform != "linux":
         return False
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE

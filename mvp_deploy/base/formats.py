@@ -7,6 +7,7 @@ from mvp_deploy.exporters.formats import (
     Count,
     Like,
     Malformed,
+    Rule,
     Sha256,
     Share,
     Size,
@@ -26,7 +27,7 @@ from mvp_deploy.exporters.formats import (
 )
 
 __all__ = [
-    "MAX_BYTES", "Amount", "Classes", "Count", "Like", "Malformed", "Sha256", "Share", "Size", "Within", "Word",
-    "damaged", "inside", "loads", "parse", "plain_file", "read_as", "read_bytes", "read_json", "reading_errors",
+    "MAX_BYTES", "Amount", "Classes", "Count", "Like", "Malformed", "Rule", "Sha256", "Share", "Size", "Within",
+    "Word", "damaged", "inside", "loads", "parse", "plain_file", "read_as", "read_bytes", "read_json", "reading_errors",
     "sealed", "unsealed",
 ]  # fmt: skip

@@ -57,12 +57,12 @@ def save(path: str | os.PathLike[str], header: Mapping[str, Any], sections: Sect
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The header alone; no tensor is read. Raises MvpError where the file is damaged or not ours."""
+    """The header alone; no tensor is read. Raises MvpError if the file is damaged or not ours."""
     return _content(path).header
 
 
 def typed(kind: type[T], header: object, path: str | os.PathLike[str]) -> T:
-    """A header (or a part of it) as ``kind``. Raises MvpError where the file's is another."""
+    """A header (or a part of it) as ``kind``. Raises MvpError if the file's is another."""
     try:
         return formats.parse(kind, header)
     except Malformed as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ class NotYaml(ValueError):
 
 
 def _unfit(text: str) -> str | None:
-    """Why a text is not taken as a key or value; None where it is."""
+    """Why a text is not taken as a key or value; None if it is."""
     if len(text) > MAX_LENGTH:
         return f"a value of more than {MAX_LENGTH:,} characters"
     if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
@@ -131,6 +132,9 @@ def _whole(loader: _Loader, node: yaml.ScalarNode) -> int:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _whole)
+_Loader.add_implicit_resolver(  # YAML 1.1 takes 1e-3 for a text (it wants 1.0e-3); people mean a number
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+"), [*"-+0123456789"]
+)
 
 
 def _children(node: yaml.Node | None) -> list[yaml.Node]:

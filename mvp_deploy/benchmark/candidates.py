@@ -14,7 +14,7 @@ from mvp_deploy.bundle import Bundle, ModelFile
 def of_bundle(bundle: Bundle, built: Sequence[ModelFile] = ()) -> list[Candidate]:
     """Every model of the bundle that runs as it is, and of those ``built`` from it here.
 
-    The baseline is the unpruned model of the same target and precision; where there is none, the target's unpruned
+    The baseline is the unpruned model of the same target and precision; if there is none, the target's unpruned
     fp32 model, then the first model.
     """
     samples = bundle.samples
@@ -60,19 +60,24 @@ def by_provider(candidates: Sequence[Candidate], providers: Sequence[str], devic
     if not providers:
         return list(candidates)
     number = device.partition(":")[2]
-    keys = [
+    rows = [
         (index, provider)
         for index, candidate in enumerate(candidates)
-        for provider in (providers if candidate.runtime == "onnxruntime" else [None])
+        for provider in (providers if candidate.runtime == "onnxruntime" else (None,))
     ]
-    found = []
-    for index, provider in keys:
-        candidate = candidates[index]
-        wanted = [(candidate.baseline, provider), (candidate.baseline, None), (candidate.baseline, providers[0])]
-        on = None if provider is None else f"{provider}:{number}" if number and provider != "cpu" else provider
-        baseline = next(keys.index(key) for key in wanted if key in keys)
-        found.append(replace(candidate, baseline=baseline, device=on))
-    return found
+
+    def row(index: int, provider: str | None) -> int:
+        """Which row has a candidate under a provider; its first if it has none under that."""
+        own = [at for at, (each, _) in enumerate(rows) if each == index]
+        return next((at for at in own if rows[at][1] == provider), own[0])
+
+    def place(provider: str | None) -> str | None:
+        return f"{provider}:{number}" if number and provider in ("cuda", "tensorrt") else provider
+
+    return [
+        replace(candidates[index], baseline=row(candidates[index].baseline, provider), device=place(provider))
+        for index, provider in rows
+    ]
 
 
 def of_files(paths: Sequence[Path]) -> list[Candidate]:

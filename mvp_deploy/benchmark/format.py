@@ -23,7 +23,7 @@ class Machine:
     system: str
     python: str
     versions: dict[str, str]
-    others: Amount | None = None  # cores that other processes kept busy; None where not told, or nothing was timed
+    others: Amount | None = None  # cores that other processes kept busy; None if not told, or nothing was timed
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ def write_times(path: Path, times: Mapping[str, Any]) -> None:
 
 
 def read_times(path: str | os.PathLike[str], cure: str = CURE) -> dict[str, Any]:
-    """A file of times, checked against `Times`. Raises MvpError where it is damaged; ``cure`` says what to do then."""
+    """A file of times, checked against `Times`. Raises MvpError if it is damaged; ``cure`` says what to do then."""
     return read_as(path, Times, cure=cure)
 
 
 def read_measurements(bundle: Bundle) -> dict[str, Any] | None:
-    """A bundle's measurements.json; None where nothing was timed when it was written, or other work disturbed it."""
+    """A bundle's measurements.json; None if nothing was timed when it was written, or other work disturbed it."""
     file = bundle.path / "measurements.json"
     return read_times(file) if file.is_file() else None

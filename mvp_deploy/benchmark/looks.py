@@ -36,7 +36,7 @@ class Look:
     """What one process found."""
 
     sessions: Sequence[Sequence[Session]]  # for each round, of each model
-    others: float | None  # cores that other processes kept busy meanwhile; None where the system does not tell
+    others: float | None  # cores that other processes kept busy meanwhile; None if the system does not tell
 
 
 def disturbed(environment: Mapping[str, Any]) -> bool:

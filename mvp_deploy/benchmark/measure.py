@@ -1,4 +1,4 @@
-"""Timing several models fairly: they take turns in short windows, so that other load hits all alike.
+"""Timing several models fairly: they take turns in short windows, so that other load hits all of them.
 
 Windows of one process depend on each other: where memory lies, which cores it got, how warm they are. So the same is
 done in several fresh processes, and each gives one value to the interval (Georges, Buytaert, Eeckhout, "Statistically
@@ -13,11 +13,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 
+from mvp_deploy.base import settings
 from mvp_deploy.base.bounds import DURATION
-from mvp_deploy.base.formats import Amount, Count
+from mvp_deploy.base.formats import Amount, Count, Within
+from mvp_deploy.benchmark.config import Timed
 from mvp_deploy.benchmark.runner import Runner
 from mvp_deploy.benchmark.statistics import Interval, ratio_interval
 
@@ -26,19 +29,14 @@ LEAST = 3  # windows of a model in each process, however long one takes
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(settings.Settings):
     """How long and how closely to look."""
 
-    duration: float = 3.0  # seconds of timed runs for each model at each batch size, in all processes together
-    processes: int = 5  # fresh ones, one value each
+    duration: Annotated[float, DURATION] = Timed.duration  # as there
+    processes: Annotated[int, Within(2, 1000)] = 5  # fresh ones, one value each
     window: float = 0.05  # seconds a model runs before the next has its turn (one run at least)
     warm_up: float = 0.2  # seconds each model runs untimed at first, in each process
     spread: float = 0.05  # stable: the median's 95 % interval is within this share of it, to both sides
-
-    def __post_init__(self) -> None:
-        DURATION.require("the duration", self.duration)
-        if self.processes < 2:
-            raise ValueError("one process gives no interval")
 
 
 DEFAULT = Settings()

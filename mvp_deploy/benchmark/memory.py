@@ -17,7 +17,7 @@ RUNS = 3
 
 
 def memory(path: Path, runtime: str, *, batch_size: int, threads: int | None, device: str) -> int | None:
-    """Bytes of host memory that loading and running the model adds; None where the system does not tell.
+    """Bytes of host memory that loading and running the model adds; None if the system does not tell.
 
     The runtime's own libraries, loaded before, are not part of it; memory on a GPU is not either.
     """

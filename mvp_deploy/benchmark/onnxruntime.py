@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import onnxruntime
@@ -17,9 +17,8 @@ import onnxruntime
 from mvp_deploy.base.environment import cores
 from mvp_deploy.base.errors import EnvironmentMissing, InputError
 from mvp_deploy.base.formats import Malformed, Within, loads, parse
+from mvp_deploy.exporters.session import open_session
 
-# Rounds float biases beside Q/DQ to int32 by way of fp16 where the rest is fp16, and there they overflow.
-UNSOUND = ["WeightBiasQuantization"]
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 KERNEL = "_kernel_time"  # ends a kernel's name in a trace
 Spread = Annotated[float, Within(1e-6, 1000)]
@@ -32,15 +31,11 @@ class OnnxRunner:
     def __init__(self, path: Path, threads: int | None, device: str, trace: Path | None = None) -> None:
         """trace: where each kernel's times are noted, with this for a name's beginning; None: nowhere."""
         provider, settings = _provider(device)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or cores()
+        options: dict[str, Any] = {"intra_op_num_threads": threads or cores()}
         if trace is not None:
-            options.enable_profiling, options.profile_file_prefix = True, os.fspath(trace)
-        options.log_severity_level = 3  # errors; its warnings concern nothing a user can mend
+            options |= {"enable_profiling": True, "profile_file_prefix": os.fspath(trace)}
         try:
-            self._session = onnxruntime.InferenceSession(
-                os.fspath(path), options, providers=[(provider, settings)], disabled_optimizers=UNSOUND
-            )
+            self._session = open_session(path, [(provider, settings)], **options)
         except Exception as error:  # ONNX Runtime raises types of its own, one for each status
             raise InputError(f"ONNX Runtime cannot load {path.name}: {str(error).splitlines()[0]}") from error
         if self._session.get_providers()[0] != provider:  # it falls back to the CPU with no more than a log line
@@ -58,7 +53,7 @@ class OnnxRunner:
         self.details: Mapping[str, str] = {
             "runtime": f"onnxruntime {onnxruntime.__version__}",
             "provider": provider,
-            "threads": str(options.intra_op_num_threads),
+            "threads": str(options["intra_op_num_threads"]),
         }
 
     def prepare(self, batch: np.ndarray) -> None:

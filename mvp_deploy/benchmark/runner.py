@@ -81,7 +81,7 @@ def runtime_of(path: Path) -> str:
         return RUNTIMES[suffix]
     if suffix and entry_points(group=GROUP, name=suffix[1:]):
         return suffix[1:]
-    raise InputError(f"{path} is no model file that can be timed: give one of {', '.join(RUNTIMES)}, or a bundle.")
+    raise InputError(f"{path} is not a model file that can be timed: give one of {', '.join(RUNTIMES)}, or a bundle.")
 
 
 def module_of(runtime: str) -> ModuleType:

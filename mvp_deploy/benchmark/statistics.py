@@ -107,7 +107,7 @@ def mean_interval(values: Sequence[float] | np.ndarray) -> Interval:
 
 
 def ratio_interval(values: Sequence[float] | np.ndarray) -> Interval:
-    """The geometric mean of positive values: `mean_interval` of the logarithms, so that x and 1 / x are told alike."""
+    """The geometric mean of positive values: `mean_interval` of the logarithms, which treats x and 1 / x the same."""
     logs = mean_interval(np.log(values))
     return Interval(*map(math.exp, (logs.value, logs.low, logs.high)))
 

@@ -102,7 +102,7 @@ RUNTIMES = {  # by a file's suffix: what opens it, the module which that needs, 
 
 
 def suffix_of(file: str) -> str:
-    """The suffix by which `RUNTIMES` knows a file; empty where nothing here runs it."""
+    """The suffix by which `RUNTIMES` knows a file; empty if nothing here runs it."""
     return next((suffix for suffix in RUNTIMES if file.endswith(suffix)), "")
 
 

@@ -152,7 +152,7 @@ def read(path: str | os.PathLike[str]) -> Bundle:
     """Open a bundle after checking every file against the manifest.
 
     Raises:
-        MvpError: it is no bundle, of another format, or not as it was written.
+        MvpError: it is not a bundle, of another format, or not as it was written.
     """
     path = Path(path)
     if problems := verify(path):
@@ -189,7 +189,7 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
     """What is wrong with the files: a line for each that is changed, missing or added; empty when whole.
 
     Raises:
-        MvpError: it is no bundle, of another format, or its manifest names a path outside its folder.
+        MvpError: it is not a bundle, of another format, or its manifest names a path outside its folder.
     """
     path = Path(path)
     restore(path)
@@ -229,7 +229,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def listed(path: Path) -> dict[str, Listed]:
     """The manifest's files."""
-    missing = f"{path} is no bundle (it has no {MANIFEST}): give the folder `mvp-deploy export` wrote."
+    missing = f"{path} is not a bundle (it has no {MANIFEST}): give the folder `mvp-deploy export` wrote."
     return read_json(path / MANIFEST, Manifest, cure=CURE, missing=missing, versions=(FORMAT,)).files
 
 

@@ -20,7 +20,11 @@ UNSIGNED = [SIGNATURE, BUILT, EXTRA]
 
 
 def sign(bundle: Path, private_key: Path) -> None:
-    """Sign the bundle as it is. Raises InputError for a key that is none, (ENVIRONMENT) without the extra."""
+    """Sign the bundle as it is.
+
+    Raises:
+        MvpError: (INPUT) the file is not a key; (ENVIRONMENT) the extra ``signing`` is not installed.
+    """
     public_half(private_key)
     package = _package()
     hashing = package.hashing.Config().set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)
@@ -54,7 +58,7 @@ def is_signed(bundle: Path) -> bool:
 
 
 def public_half(private_key: Path) -> str:
-    """A checksum of a private key's public half. Raises InputError where the file holds no usable key."""
+    """A checksum of a private key's public half. Raises InputError if the file holds no usable key."""
     _package()
     from cryptography.hazmat.primitives import serialization as pem
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -62,10 +66,10 @@ def public_half(private_key: Path) -> str:
     try:
         key = pem.load_pem_private_key(private_key.read_bytes(), None)
         if not isinstance(key, EllipticCurvePrivateKey):
-            raise ValueError("it is no elliptic-curve key")
+            raise ValueError("it is not an elliptic-curve key")
     except (OSError, ValueError, TypeError) as error:
         raise InputError(
-            f"{private_key} is no key to sign with ({error}): make one with "
+            f"{private_key} is not a key to sign with ({error}): make one with "
             "`openssl ecparam -name prime256v1 -genkey -noout -out key.pem`."
         ) from error
     public = key.public_key().public_bytes(pem.Encoding.DER, pem.PublicFormat.SubjectPublicKeyInfo)

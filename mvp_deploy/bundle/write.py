@@ -105,7 +105,7 @@ def refuse_strangers(path: Path) -> None:
     try:
         strangers = sorted(_everything(path) - own_names(path, _everything(path)))
     except MvpError as error:
-        raise InputError(f"{path} exists and is no bundle: choose another --out, or remove it.") from error
+        raise InputError(f"{path} exists and is not a bundle: choose another --out, or remove it.") from error
     if strangers:
         raise InputError(
             f"{path} holds what is not of its bundle ({', '.join(strangers[:3])}): move that away, or choose another "
@@ -117,7 +117,7 @@ def own_names(path: Path, there: Iterable[str]) -> set[str]:
     """What of a bundle is its own: the files that its manifest lists, engines among those ``there``, their folders.
 
     Raises:
-        MvpError: it is no bundle of this format.
+        MvpError: it is not a bundle of this format.
     """
     if not (path / MANIFEST).is_file():
         raise InputError(f"{path} has no {MANIFEST}.")

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
-from mvp_deploy.base.bounds import FRACTION, ROUND_TO, TRAINING_BATCH, TUNING_STEPS
+from mvp_deploy.base.bounds import FRACTION
 from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._options import options
 from mvp_deploy.cli._types import Listed, Number
+from mvp_deploy.pruning.config import IMITATION, Budget
+from mvp_deploy.training.config import Training
 
 
 @click.command()
@@ -17,24 +20,16 @@ from mvp_deploy.cli._types import Listed, Number
               type=Listed(Number(FRACTION)),
               help="Fractions of multiply-accumulates, one model each.")  # fmt: skip
 @click.option("--images", multiple=True, metavar="TASK", help="Labelled images besides the bank's own tasks.")
-@click.option(
-    "--steps",
-    default=1600,
-    show_default=True,
-    type=Number(TUNING_STEPS),
-    help="Of imitation, per model; 0: re-solved alone.",
-)
-@click.option("--batch-size", default=64, show_default=True, type=Number(TRAINING_BATCH), help="Images per step.")
-@click.option("--round-to", default=8, show_default=True, type=Number(ROUND_TO), help="Channels in multiples of this.")
+@options("training", IMITATION, "steps", "batch_size")
+@options("budget", Budget(of="macs"), "round_to")
 @click.option("--no-flip", is_flag=True, help="Do not mirror images (for digits and letters).")
 @common_options
 def build(
     folder: Path,
     fractions: tuple[float, ...],
     images: tuple[str, ...],
-    steps: int,
-    batch_size: int,
-    round_to: int,
+    training: Training,
+    budget: Budget,
     no_flip: bool,
     device: str,
     seed: int,
@@ -54,15 +49,14 @@ def build(
     from mvp_deploy.bank import ladder
     from mvp_deploy.bank.store import Bank
     from mvp_deploy.base.devices import resolve
-    from mvp_deploy.pruning.budget import Budget
     from mvp_deploy.pruning.imitation import TUNING
 
     if not fractions:
         raise click.BadParameter("write fractions above 0 and at most 1, as 0.6,0.4.", param_hint="--macs")
-    budgets = [Budget(fraction, "macs", round_to) for fraction in fractions]
+    budgets = [replace(budget, fraction=fraction) for fraction in fractions]
     place, bank = resolve(device), Bank.open(folder)
     pooled = ladder.pool(ladder.tasks_of(bank, images, console), bank.backbone.preprocessing, place)
-    config = replace(TUNING, steps=steps, batch_size=batch_size, flip=not no_flip, seed=seed)
+    config = replace(TUNING, steps=training.steps, batch_size=training.batch_size, flip=not no_flip, seed=seed)
     made = ladder.build(bank, pooled, budgets, config, reporter=console)
     console.table(
         ("budget", "MACs", "parameters", "off when cut", "re-solved", "imitated", "minutes"),

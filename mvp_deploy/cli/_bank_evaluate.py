@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mvp_deploy.base.bounds import REPEATS, SEED, STEPS
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, common_options
 from mvp_deploy.cli._types import Number
 from mvp_deploy.pruning.recipes import RECIPES
@@ -36,7 +37,8 @@ def evaluate(
     from mvp_deploy.bank.store import Bank
     from mvp_deploy.base import devices
 
-    SEED.require("the last task's seed (--seed and --repeats)", seed + repeats - 1)
+    if wrong := SEED(seed + repeats - 1):
+        raise InputError(f"The last seed, --seed plus --repeats, is {seed + repeats - 1}: {wrong}.")
     verdict = leave_out(
         Bank.open(folder),
         tasks,

@@ -54,7 +54,7 @@ class Console:
 
     @contextmanager
     def progress(self, label: str) -> Iterator[Step]:
-        """A bar on a terminal (with rich, where installed), else a line at the start and at each quarter."""
+        """A bar on a terminal (with rich, if installed), else a line at the start and at each quarter."""
         if self.quiet:
             yield lambda done, total, loss=None: None
         else:

@@ -1,4 +1,4 @@
-"""Types of options: numbers within bounds, and names from lists. What is wrong is told before any work."""
+"""Types of options: numbers within bounds, and names from lists. Mistakes are reported before any work."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 import click
 
-from mvp_deploy.base.bounds import BATCH, DEVICE, SEED, Bounds
-
-PRECISIONS = ("fp32", "fp16", "int8")
+from mvp_deploy.base.bounds import DEVICE, POINTS, SEED
+from mvp_deploy.base.formats import Within
+from mvp_deploy.exporters.protocol import PRECISIONS
 
 
 class Number(click.ParamType):
     """A number within bounds: a whole one where the bounds are; never NaN or infinite."""
 
-    def __init__(self, bounds: Bounds) -> None:
+    def __init__(self, bounds: Within) -> None:
         self.bounds = bounds
         self.kind = int if isinstance(bounds.low, int) else float
         self.name = "integer" if self.kind is int else "float"
@@ -28,6 +28,17 @@ class Number(click.ParamType):
         if not self.bounds.holds(number):
             self.fail(f"{value} is not {self.bounds}.", param, ctx)
         return number
+
+
+class Percent(Number):
+    """A share, written in percent, with or without the sign."""
+
+    def __init__(self) -> None:
+        super().__init__(POINTS)
+        self.name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return super().convert(str(value).removesuffix("%"), param, ctx) / 100
 
 
 class Listed(click.ParamType):
@@ -57,5 +68,4 @@ class Device(click.ParamType):
 
 
 SEEDS = Number(SEED)
-BATCHES = Listed(Number(BATCH))
 PRECISION = Listed(click.Choice(PRECISIONS))

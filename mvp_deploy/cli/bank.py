@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mvp_deploy.base.bounds import IMAGE_SIZE, ROUNDS, STEPS
+from mvp_deploy.base.bounds import IMAGE_SIZE
 from mvp_deploy.base.errors import MvpError, error_of
 from mvp_deploy.cli._bank_build import build
 from mvp_deploy.cli._bank_evaluate import evaluate
 from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, common_options, output_options
-from mvp_deploy.cli._pruning import budget_options, make_budget, training_options
+from mvp_deploy.cli._options import budget_options, options
 from mvp_deploy.cli._types import SEEDS, Number
-from mvp_deploy.pruning.recipes import CRITERIA
+from mvp_deploy.pruning.config import Budget, Schedule
+from mvp_deploy.training.config import Training
 
 if TYPE_CHECKING:
     from mvp_deploy.base.cluster import Cluster
@@ -41,7 +42,7 @@ command.add_command(build)
 @click.option("--pretrained", is_flag=True, help="With timm's pretrained weights (downloads them).")
 @click.option("--weights", type=FOLDER, help="With the weights in this .safetensors or .pth file.")
 @click.option("--image-size", type=Number(IMAGE_SIZE), help="Edge of the input in pixels; the model's own by default.")
-@click.option("--seed", default=0, show_default=True, type=SEEDS, help="Of random weights, where no others are given.")
+@click.option("--seed", default=0, show_default=True, type=SEEDS, help="Of random weights, if no others are given.")
 @click.option("--allow-inexact", is_flag=True, help="Let `bank add` and `prune` also remove units that an operator "
               "mixes with others (GRN, ECA, spatial gates), and report the error.")  # fmt: skip
 @click.option("--rotate", metavar="TASK", help="Turn linear streams (MobileNets, EfficientNets, transformers) into "
@@ -89,37 +90,24 @@ def init(
 @click.argument("folder", metavar="BANK", type=FOLDER)
 @click.argument("tasks", metavar="TASK...", nargs=-1, required=True)
 @budget_options
-@click.option("--rounds", default=5, show_default=True, type=Number(ROUNDS), help="Cuts until the budget is met.")
-@click.option(
-    "--round-steps", default=100, show_default=True, type=Number(STEPS), help="Fine-tuning steps after each cut."
-)
-@click.option("--criterion", default="taylor", show_default=True, type=click.Choice(CRITERIA),
-              help="What a unit's importance is.")  # fmt: skip
-@click.option("--scope", type=click.Choice(["uniform", "global"]), default="uniform", show_default=True,
-              help="The same fraction of every group, or one threshold for all.")  # fmt: skip
-@training_options
-@click.option("--replace", is_flag=True, help="Prune tasks anew that the bank has already.")
+@options("schedule", Schedule(), steps="--round-steps")
+@options("training", Training())
+@click.option("--replace", is_flag=True, help="Prune again tasks that the bank already has.")
 @click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
 @cluster_options
 @common_options
 def add(
     folder: Path,
     tasks: tuple[str, ...],
-    keep: float | None,
-    macs: float | None,
-    params: float | None,
-    round_to: int,
-    rounds: int,
-    round_steps: int,
-    criterion: str,
-    scope: str,
+    budget: Budget,
+    schedule: Schedule,
+    training: Training,
     replace: bool,
     skip_bad: bool,
     cluster: Cluster | None,
     device: str,
     seed: int,
     console: Console,
-    **training: str | float | int | None,
 ) -> None:
     """Prune tasks the long way (train, then cut and fine-tune in rounds) and store them.
 
@@ -133,16 +121,15 @@ def add(
     from mvp_deploy.bank.many import Additions
     from mvp_deploy.bank.store import Bank
     from mvp_deploy.base.devices import resolve
-    from mvp_deploy.cli._pruning import train_config
-    from mvp_deploy.pruning.iterative import Schedule
+    from mvp_deploy.pruning.original import suited
 
     if cluster is None:
         resolve(device)  # what cannot be is said before any task is begun; on a cluster, by its machines
     additions = Additions(
         bank=folder,
-        budget=make_budget(keep, macs, params, round_to),
-        schedule=Schedule(rounds, round_steps, criterion, scope),
-        config=train_config(Bank.open(folder).backbone, training, seed),
+        budget=budget,
+        schedule=schedule,
+        config=suited(Bank.open(folder).backbone, training, seed),
         device=device,
         replace=replace,
         skip_bad=skip_bad,

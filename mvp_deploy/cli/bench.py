@@ -6,24 +6,17 @@ from pathlib import Path
 
 import click
 
-from mvp_deploy.base.bounds import DURATION, THREADS
 from mvp_deploy.base.errors import InputError
+from mvp_deploy.benchmark.config import Timed
 from mvp_deploy.cli._common import Console, common_options
 from mvp_deploy.cli._on import Fleet, forwarded, on_options
-from mvp_deploy.cli._types import BATCHES, PRECISION, Number
+from mvp_deploy.cli._options import options
+from mvp_deploy.cli._types import PRECISION
 
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--batch", default="1", show_default=True, type=BATCHES, help="Batch sizes, as 1,8,32.")
-@click.option("--threads", type=Number(THREADS), help="CPU threads of each runtime.  [default: one per core]")
-@click.option(
-    "--duration",
-    default=3.0,
-    show_default=True,
-    type=Number(DURATION),
-    help="Seconds of timed runs per model and batch size, over all processes.",
-)
+@options("timed", Timed(), batches="--batch")
 @click.option("--runtime", multiple=True, help="Only files for it: onnxruntime, openvino, …  [default: all]")
 @click.option("--precision", default="", type=PRECISION, help="Only these of a bundle, as fp32,int8.  [default: all]")
 @click.option(
@@ -40,9 +33,7 @@ from mvp_deploy.cli._types import BATCHES, PRECISION, Number
 @common_options
 def command(
     models: tuple[Path, ...],
-    batch: tuple[int, ...],
-    threads: int | None,
-    duration: float,
+    timed: Timed,
     runtime: tuple[str, ...],
     precision: tuple[str, ...],
     provider: tuple[str, ...],
@@ -81,12 +72,12 @@ def command(
         return
     result = benchmark(
         models,
-        batch,
+        timed.batches,
         runtimes=runtime,
         precisions=precision,
         providers=provider,
-        threads=threads,
-        duration=duration,
+        threads=timed.threads,
+        duration=timed.duration,
         device=device,
         seed=seed,
         reporter=console,

@@ -41,7 +41,7 @@ def command(model: Path, runtime: str, console: Console) -> None:
 
     name, _, version = runtime.partition("-")
     if name != "tensorrt":
-        raise InputError(f"{runtime} is no runtime that can be checked for: write tensorrt, or tensorrt-8.6.")
+        raise InputError(f"{runtime} is not a runtime that can be checked for: write tensorrt, or tensorrt-8.6.")
     releases = [release_of(version)] if version else list(RELEASES.values())
     findings = check(model, releases)
     refused = {release for finding in findings if finding.severity == ERROR for release in finding.releases}

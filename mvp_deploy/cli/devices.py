@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from mvp_deploy.base.bounds import PORT, THREADS
 from mvp_deploy.cli._common import Console, output_options
 from mvp_deploy.cli._on import inventory_option
+from mvp_deploy.cli._types import Number
 
 
 @click.group()
@@ -26,10 +28,10 @@ def command() -> None:
 @command.command()
 @click.argument("name")
 @click.argument("address")
-@click.option("--port", type=int, help="ssh's.  [default: ssh's own]")
+@click.option("--port", type=Number(PORT), help="ssh's.  [default: ssh's own]")
 @click.option("--python", help="The Python there that has the runtime, as ~/venv/bin/python.  [default: python3]")
 @click.option("--workdir", help="Where files are kept there.  [default: ~/.cache/mvp-deploy-device]")
-@click.option("--threads", type=int, help="CPU threads of each runtime there.  [default: one per core]")
+@click.option("--threads", type=Number(THREADS), help="CPU threads of each runtime there.  [default: one per core]")
 @click.option("--tag", "tags", multiple=True, help="A name for several devices (may be given again).")
 @inventory_option
 def add(name: str, address: str, inventory: Path, tags: tuple[str, ...], **given: Any) -> None:

@@ -6,34 +6,18 @@ from pathlib import Path
 
 import click
 
-from mvp_deploy.base.bounds import OPSET, POINTS
+from mvp_deploy.benchmark.config import Timed
 from mvp_deploy.cli._common import Console, common_options
-from mvp_deploy.cli._types import BATCHES, PRECISION, Number
+from mvp_deploy.cli._options import options
+from mvp_deploy.export.config import Exports
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle's folder.")
 @click.option("--data", help="Where the task's images are now, as SOURCE[#class,…].  [default: where they were]")
-@click.option(
-    "--measure",
-    default="1",
-    show_default=True,
-    type=BATCHES,
-    help="Batch sizes to time; '' for none.",
-)
-@click.option("--target", multiple=True, default=["onnx"], show_default=True, help="May be given several times.")
-@click.option("--precision", default="fp32", show_default=True, type=PRECISION, help="As fp32,fp16,int8.")
-@click.option(
-    "--method",
-    type=click.Choice(["minmax", "entropy", "percentile", "mse"]),
-    default="entropy",
-    show_default=True,
-    help="How int8's ranges are chosen.",
-)
-@click.option("--max-drop", default=1.0, show_default=True, type=Number(POINTS),
-              help="Points of accuracy (of 100) fp16 and int8 may lose.")  # fmt: skip
-@click.option("--opset", type=Number(OPSET), help="Newest opset of the target tensorrt's files.  [default: any]")
+@options("measure", Timed(), "batches", batches="--measure")
+@options("asked", Exports(), targets="--target", precisions="--precision", int8_method="--method")
 @click.option("--with-preprocessing", is_flag=True,
               help="Also ONNX files that take bytes and give probabilities (the target onnx-uint8).")  # fmt: skip
 @click.option("--pruned-only", is_flag=True, help="Leave the unpruned model's files out of the bundle.")
@@ -43,12 +27,8 @@ def command(
     run: Path,
     out: Path,
     data: str | None,
-    measure: tuple[int, ...],
-    target: tuple[str, ...],
-    precision: tuple[str, ...],
-    method: str,
-    max_drop: float,
-    opset: int | None,
+    measure: Timed,
+    asked: Exports,
     with_preprocessing: bool,
     pruned_only: bool,
     extra: Path | None,
@@ -72,20 +52,24 @@ def command(
       mvp-deploy export runs/dogs --out bundles/dogs
       mvp-deploy export runs/dogs --out bundles/dogs --target onnx --target openvino --precision fp32,int8
     """
+    from dataclasses import replace
+
     from mvp_deploy.base.devices import resolve
     from mvp_deploy.benchmark.compare import size_of
     from mvp_deploy.export.deploy import export_run
     from mvp_deploy.export.graphs import Precision
     from mvp_deploy.export.pack import failure
 
+    if with_preprocessing:
+        asked = replace(asked, targets=(*asked.targets, "onnx-uint8"))
     bundle = export_run(
         run,
         out,
         data=data,
-        targets=[*target, "onnx-uint8"] if with_preprocessing else target,
-        precisions=precision,
-        reduced=Precision(method, max_drop / 100, opset),
-        measure=measure,
+        targets=asked.targets,
+        precisions=asked.precisions,
+        reduced=Precision.of(asked),
+        measure=measure.batches,
         device=resolve(device),
         seed=seed,
         pruned_only=pruned_only,

@@ -9,9 +9,11 @@ import click
 from mvp_deploy.base.bounds import IMAGE_SIZE, NEIGHBOURS
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, common_options
-from mvp_deploy.cli._pruning import budget_options, make_budget, training_options
+from mvp_deploy.cli._options import budget_options, options
 from mvp_deploy.cli._types import Number
-from mvp_deploy.pruning.recipes import RECIPES
+from mvp_deploy.pruning.config import Budget
+from mvp_deploy.pruning.recipes import RECIPES, recipe_named
+from mvp_deploy.training.config import Training
 
 FOLDER = click.Path(path_type=Path)
 
@@ -31,7 +33,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option(
     "--neighbours", type=Number(NEIGHBOURS), help="How many tasks vote (0: all); the recipe's own number by default."
 )
-@training_options
+@options("training", Training())
 @click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
 @common_options
 def command(
@@ -42,20 +44,17 @@ def command(
     weights: Path | None,
     image_size: int | None,
     out: Path,
-    keep: float | None,
-    macs: float | None,
-    params: float | None,
-    round_to: int,
+    budget: Budget,
     recipe: str,
     changes: tuple[str, ...],
     neighbours: int | None,
+    training: Training,
     skip_bad: bool,
     device: str,
     seed: int,
     console: Console,
-    **training: str | float | int | None,
 ) -> None:
-    """Prune the bank's backbone for TASK by Meta-Vote Pruning, beside the unpruned model tuned alike.
+    """Prune the bank's backbone for TASK by Meta-Vote Pruning, beside the unpruned model, tuned the same way.
 
     Without a bank, prune --backbone by the task's own images: its linear streams are first turned into their principal
     directions, which changes no output. Killed and called again, it goes on where it stopped.
@@ -69,13 +68,12 @@ def command(
     from mvp_deploy.bank.alone import alone
     from mvp_deploy.bank.store import Bank
     from mvp_deploy.base.devices import resolve
-    from mvp_deploy.cli._pruning import train_config
-    from mvp_deploy.pruning.recipes import changed, recipe_named
+    from mvp_deploy.pruning.original import suited
     from mvp_deploy.tasks import load_task
 
     budget = make_budget(keep, macs, params, round_to)
     asked = [*changes, *([] if neighbours is None else [f"neighbours={neighbours}"])]
-    voting = changed(recipe_named(recipe), asked)
+    voting = recipe_named(recipe, asked)
     place = resolve(device)
     given = load_task(task, skip_bad=skip_bad)
     if bank_folder is not None:
@@ -91,15 +89,13 @@ def command(
         bank = alone(given, *start, seed=seed)
     else:
         raise InputError("Name the --bank to ask, or the --backbone to prune without one.")
-    tuning = train_config(bank.backbone, training, seed)
     run = runs.prune_task(
         given,
         bank,
         out,
         budget,
         voting,
-        tuning,
-        recipe_name=recipe,
+        suited(bank.backbone, training, seed),
         device=place,
         reporter=console,
     )

@@ -62,10 +62,10 @@ def command(
     from mvp_deploy.bundle import signing
     from mvp_deploy.pipeline import deployfile, report, tracking
     from mvp_deploy.pipeline.baseline import read_report
-    from mvp_deploy.pipeline.html import OVERVIEW
     from mvp_deploy.pipeline.progress import worst
     from mvp_deploy.pipeline.publish import publish, refuse_strangers
     from mvp_deploy.pipeline.run import alone, folder, run
+    from mvp_deploy.report.ci import OVERVIEW, failures, row
 
     config = deployfile.load(file, changes)
     before = None if baseline is None else read_report(baseline)
@@ -90,9 +90,9 @@ def command(
             sign_key=sign_key,
             reporter=console,
         )
-        console.table(OVERVIEW, [report.row(task) for task in found["tasks"].items()])
+        console.table(OVERVIEW, [row(task) for task in found["tasks"].items()])
         console.result(found)
-        wrong = report.failures(found)
+        wrong = failures(found)
         codes = [ExitCode(found["code"])]
         try:
             report.write(found, out)
@@ -101,7 +101,7 @@ def command(
             console.show(f"\nReport: {config.out if is_url(config.out) else out}/report.html")
             if store is not None:
                 store.log(found, out)
-        except MvpError as error:  # what the tasks came to is told all the same
+        except MvpError as error:  # the tasks' results are reported all the same
             wrong.append(str(error))
             codes.append(error.code)
     if wrong:

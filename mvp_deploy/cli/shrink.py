@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mvp_deploy.base.bounds import IMAGE_SIZE, TRAINING_BATCH
+from mvp_deploy.base.bounds import IMAGE_SIZE
 from mvp_deploy.base.errors import InputError
+from mvp_deploy.benchmark.config import Timed
 from mvp_deploy.cli._common import Console, common_options
-from mvp_deploy.cli._pruning import budget_options, make_budget
-from mvp_deploy.cli._types import BATCHES, PRECISION, Number
+from mvp_deploy.cli._options import budget_options, options
+from mvp_deploy.cli._types import Number
+from mvp_deploy.export.config import Exports
+from mvp_deploy.pruning.config import Budget
+from mvp_deploy.training.config import Training
 
 if TYPE_CHECKING:
     from mvp_deploy.pipeline.shrink import Start
@@ -34,11 +38,9 @@ FILE = click.Path(path_type=Path)
 @budget_options
 @click.option("--train", type=click.Choice(["none", "short", "full"]), default="short", show_default=True,
               help="How long to tune what was cut: not at all, 100 steps, or 20 epochs.")  # fmt: skip
-@click.option("--batch-size", default=64, show_default=True, type=Number(TRAINING_BATCH), help="Images per step.")
-@click.option("--flip", is_flag=True, help="Mirror images left to right (not for digits or letters).")
-@click.option("--target", multiple=True, default=["onnx"], show_default=True, help="May be given several times.")
-@click.option("--precision", default="fp32", show_default=True, type=PRECISION, help="As fp32,int8.")
-@click.option("--measure", default="1", show_default=True, type=BATCHES, help="Batch sizes to time; '' for none.")
+@options("training", Training(), "batch_size", "flip")
+@options("asked", Exports(), "targets", "precisions", targets="--target", precisions="--precision")
+@options("measure", Timed(), "batches", batches="--measure")
 @click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
 @common_options
 def command(
@@ -50,16 +52,11 @@ def command(
     weights: Path | None,
     image_size: int | None,
     out: Path,
-    keep: float | None,
-    macs: float | None,
-    params: float | None,
-    round_to: int,
+    budget: Budget,
     train: str,
-    batch_size: int,
-    flip: bool,
-    target: tuple[str, ...],
-    precision: tuple[str, ...],
-    measure: tuple[int, ...],
+    training: Training,
+    asked: Exports,
+    measure: Timed,
     skip_bad: bool,
     device: str,
     seed: int,
@@ -85,13 +82,12 @@ def command(
     from mvp_deploy.pruning.recipes import recipe_named
     from mvp_deploy.tasks import load_task
 
-    budget = make_budget(keep, macs, params, round_to)
     place = resolve(device)
     task = load_task(data, skip_bad=skip_bad)
     named = tuple(classes.split(",")) if classes else ()
     start = _start(task, name, checkpoint, weights, pretrained, named, image_size, seed, console)
-    steps = steps_of(train, len(task.train), batch_size)
-    config = replace(suited(start.backbone), steps=steps, batch_size=batch_size, flip=flip, seed=seed)
+    steps = steps_of(train, len(task.train), training.batch_size)
+    config = suited(start.backbone, replace(training, steps=steps), seed)
     try:
         made = shrink(
             task,
@@ -100,9 +96,9 @@ def command(
             budget,
             recipe_named("default"),
             config,
-            targets=target,
-            precisions=precision,
-            batches=measure,
+            targets=asked.targets,
+            precisions=asked.precisions,
+            batches=measure.batches,
             device=place,
             reporter=console,
         )

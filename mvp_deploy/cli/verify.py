@@ -32,7 +32,7 @@ def command(bundle: Path, public_key: Path | None, console: Console) -> None:
 
     problems = verify(bundle)
     if not problems:
-        read(bundle)  # a manifest that was made anew hides what bundle.json then says
+        read(bundle)  # a rewritten manifest hides what bundle.json says
     added = uncovered(bundle)
     console.result({"bundle": str(bundle), "whole": not problems, "problems": problems, "uncovered": added})
     for problem in problems:

@@ -22,12 +22,11 @@ from mvp_deploy.calibration.images import CalibrationImages
 from mvp_deploy.export.graphs import Graphs, Precision
 from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.exporters.parity import TOLERANCE, NoParity, Parity, check_parity
-from mvp_deploy.exporters.protocol import BESIDE, Exporter, Source, exporter
+from mvp_deploy.exporters.protocol import BESIDE, PRECISIONS, Exporter, Source, exporter
 from mvp_deploy.tasks import Images, Preprocessing
 from mvp_deploy.tasks.task import Split
 
 BATCH = 64  # of the check on the whole held-out part; samples are checked at batch 1 too
-PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)

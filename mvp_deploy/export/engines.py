@@ -84,7 +84,7 @@ def _build_engines(
 
 
 def engines_of(bundle: Bundle, device: str = "auto") -> list[ModelFile]:
-    """The bundle's engines for this machine; none where it has no GPU or no TensorRT."""
+    """The bundle's engines for this machine; none if it has no GPU or no TensorRT."""
     if not (bundle.path / BUILT).is_dir():
         return []  # without importing TensorRT, which takes a while
     try:

@@ -33,7 +33,7 @@ class Evaluation:
         return share_interval(int(np.trace(self.confusion)), int(self.confusion.sum()))
 
     def per_class(self) -> list[tuple[str, int, float, float]]:
-        """Name, number of images, recall and precision (0..1; NaN where there is nothing to divide) of each class."""
+        """Name, number of images, recall and precision (0..1; NaN if there is nothing to divide) of each class."""
         right = np.diag(self.confusion)
         with np.errstate(invalid="ignore"):
             recall, precision = right / self.confusion.sum(1), right / self.confusion.sum(0)

@@ -68,7 +68,7 @@ def _matrix(axes: tuple[Axis, ...]) -> tuple[Axis, Axis]:
 
 
 def fits(structure: Structure, profile: Profile) -> None:
-    """Raise MvpError where the profile is of another backbone or image size than the structure."""
+    """Raise MvpError if the profile is of another backbone or image size than the structure."""
     found = tuple(structure.example[0].shape[1:])
     if found != profile.input_size:
         raise InputError(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def read(path: Path) -> Profile:
-    """A profile's file. Raises MvpError where it is damaged or not there."""
+    """A profile's file. Raises MvpError if it is damaged or not there."""
     return read_json(path, Profile, cure=CURE, versions=(FORMAT,))
 
 
@@ -95,7 +95,7 @@ def noisy(found: Profile) -> str:
 
 
 def check_conditions(found: Profile, asked: Conditions) -> None:
-    """Raise MvpError where a profile was taken in another runtime, with other threads or another batch than asked."""
+    """Raise MvpError if a profile was taken in another runtime, with other threads or another batch than asked."""
     for name in ("runtime", "device", "threads", "batch"):
         have, want = getattr(found.conditions, name), getattr(asked, name)
         if have != want:

@@ -74,7 +74,7 @@ def quantity(text: str, unit: str) -> float:
 
 @dataclass(frozen=True)
 class Met:
-    """How a budget was met. ms, full_ms: measured, None where the profile is of another machine."""
+    """How a budget was met. ms, full_ms: measured, None if the profile is of another machine."""
 
     target: str
     profile: str
@@ -96,7 +96,7 @@ class Met:
 class Meeting:
     """Chooses how many units each group keeps from what they are worth: what `pruning.mvp.decide` asks for counts.
 
-    timer: times a plan's real model; None where the profile is of another machine. ``met`` afterwards says how it
+    timer: times a plan's real model; None if the profile is of another machine. ``met`` afterwards says how it
     went. The target is fixed in milliseconds by ``budget``, whose fraction is of the profile's unpruned time.
     """
 
@@ -127,7 +127,7 @@ class Meeting:
         return {} if self.met is None else asdict(self.met)
 
     def __call__(self, scores: Scores) -> dict[str, int]:
-        """The counts. Raises LatencyError where no plan's real model meets the target."""
+        """The counts. Raises LatencyError if no plan's real model meets the target."""
         limit = self.target.of(self.full)
         found: list[tuple[Solution, Met]] = []
         for number in range(1 + CORRECTIONS):
@@ -169,7 +169,7 @@ def _missed(target: Target, met: Met) -> float:
 
 
 def timer(structure: Structure, full: nn.Module, profile: Profile) -> Timer | None:
-    """What times a plan's model beside the unpruned one, in turns; None where the profile is of another machine.
+    """What times a plan's model beside the unpruned one, in turns; None if the profile is of another machine.
 
     Raises:
         MvpError: the machine is the profile's, and the runtime is of another version, or missing.
@@ -184,11 +184,11 @@ def timer(structure: Structure, full: nn.Module, profile: Profile) -> Timer | No
         )
 
     def time_plan(counts: Counts) -> tuple[float, float]:
-        from mvp_deploy.structure import KeepPlan
+        from mvp_deploy.structure import KeepPlan, prune
 
         masks = {group.name: np.arange(group.size) < counts[group.name] for group in structure.groups}
         with tempfile.TemporaryDirectory() as folder:
-            small = structure.prune(full, KeepPlan(masks), check=False)
+            small = prune(structure, full, KeepPlan(masks), check=False)
             ms, full_ms = time_models((small, full), profile, Path(folder))
             return ms, full_ms
 
@@ -214,7 +214,7 @@ def time_models(models: tuple[nn.Module, ...], profile: Profile, folder: Path) -
 
 
 def profile_on(path: Path, make: Callable[[], Profile], reporter: Reporter) -> Profile:
-    """The profile at ``path``; where there is none, of this machine, which takes minutes and is said."""
+    """The profile at ``path``; if there is none, of this machine, which takes minutes and is said."""
     from mvp_deploy.latency import files
 
     if path.exists():

@@ -23,6 +23,7 @@ from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.latency.format import CURE, FORMAT, Form, Precision, Shape, Subject, Variant
 from mvp_deploy.latency.pack import SUBJECT
+from mvp_deploy.structure import prune
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,7 +138,7 @@ def _export(full: nn.Module, subject: Subject, counts: Mapping[str, int], path: 
     example = torch.zeros(1, *subject.input_size)
     structure = analyze(full, example)
     plan = KeepPlan({group.name: np.arange(group.size) < counts[group.name] for group in structure.groups})
-    small = _repeating(structure.prune(full, plan, check=False))
+    small = _repeating(prune(structure, full, plan, check=False))
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fp32 = export_onnx(small, example, Path(folder) / "fp32.onnx", {})
         graph = onnx.load(fp32).graph
@@ -187,7 +188,7 @@ def converted(fp32: Path, precision: Precision, form: Form, input_size: tuple[in
     measured = measure(fp32, CalibrationImages(images, np.zeros(2, np.int64)))
     if precision == "fp16":
         return convert_fp16(measured, out).path
-    return convert_int8(measured, out, Limit(lambda model: 1.0, 1), target=form, method="minmax").path
+    return convert_int8(measured, out, Limit(lambda model: 1.0, 1, 1.0), target=form, method="minmax").path
 
 
 def _owners(graph: Any, layers: tuple[str, ...], numbers: Mapping[str, int]) -> list[int]:

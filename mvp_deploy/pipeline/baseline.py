@@ -29,20 +29,20 @@ SCHEMA = 1  # of report.json
 
 
 def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A report.json. Raises InputError where it is none, or of another schema."""
+    """A report.json. Raises InputError if it is not one, or of another schema."""
     from mvp_deploy.pipeline.reportfile import Report  # imports torch
 
     path, cure = Path(path), "make it again with `mvp-deploy run`"
     report = read_json(path, dict, cure=cure)
     if report.get("schema") != SCHEMA:
         raise InputError(
-            f"{path} is no report.json that this version reads (its schema is {str(report.get('schema'))[:20]} and not "
-            f"{SCHEMA}): {cure}."
+            f"{path} is not a report.json that this version reads (its schema is {str(report.get('schema'))[:20]} and "
+            f"not {SCHEMA}): {cure}."
         )
     try:
         parse(Report, report)
         for facts in report["tasks"].values():
-            compare(facts, facts, 0.0)  # what cannot be compared with itself is no report
+            compare(facts, facts, 0.0)  # not a report if it cannot be compared with itself
     except (Malformed, ValueError, ArithmeticError) as error:
         raise damaged(path, str(error)[:200], cure) from error
     return report
@@ -107,7 +107,7 @@ def _median(row: Facts) -> Interval:
 
 
 def _regression(gate: str, subject: str, found: Interval, limit: Limit, code: ExitCode, noisy: bool = False) -> Verdict:
-    """Failed only where all of the interval is beyond the limit: what noise may explain is no regression."""
+    """Failed only where all of the interval is beyond the limit: what noise may explain is not a regression."""
     if not limit.broken_by(found):
         return verdict(gate, subject, found, limit, "met", code)
     if noisy:

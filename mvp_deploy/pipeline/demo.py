@@ -70,7 +70,6 @@ def run_demo(out: Path, *, device: torch.device, seed: int, reporter: Reporter) 
         BUDGET,
         recipe_named("default"),
         _training(60, seed),
-        recipe_name="default",
         device=device,
         reporter=reporter,
     )

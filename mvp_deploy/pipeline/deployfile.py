@@ -1,4 +1,4 @@
-"""Checking deploy.yaml against its schema: every mistake is told with its line and key."""
+"""Checking deploy.yaml against its schema: every mistake is reported with its line and key."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from pydantic import ValidationError
 
 from mvp_deploy.base import yamlfile
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.pipeline import config
-from mvp_deploy.pipeline.config import SHARED, Config, Section
+from mvp_deploy.pipeline.config import Config, Shared
 
 Location = tuple[str | int, ...]
 
@@ -78,7 +77,7 @@ def _told(path: Path, root: yaml.Node, changed: Sequence[Location], data: Any, p
 
 def _own(data: Any, where: Location) -> Location:
     """Where a mistake in what a task took over stands: in the section for all."""
-    if len(where) > 3 and where[0] == "tasks" and where[2] in SHARED:
+    if len(where) > 3 and where[0] == "tasks" and where[2] in Shared.model_fields:
         task = data["tasks"].get(where[1])
         own = task.get(where[2]) if isinstance(task, dict) else None
         if not isinstance(own, dict) or where[3] not in own:
@@ -88,5 +87,5 @@ def _own(data: Any, where: Location) -> Location:
 
 def _known() -> set[str]:
     """Every key that exists anywhere in the file."""
-    sections = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, Section)]
-    return {name for section in sections for name in section.model_fields}
+    schema = Config.model_json_schema()
+    return {name for section in (schema, *schema["$defs"].values()) for name in section["properties"]}

@@ -109,7 +109,7 @@ def _onnxruntime(has_gpu: bool) -> Finding:
 
 
 def _tensorrt(gpu: Finding) -> Finding:
-    """By its version alone: some of its calls end the process where there is no driver."""
+    """By its version alone: some of its calls end the process if there is no driver."""
     installed = _version("tensorrt")
     if gpu.state != "ok":
         has = f"{installed} is installed, but " if installed else ""

@@ -23,7 +23,7 @@ NOISY = "give the benchmark a longer duration, and a machine without other work"
 
 @dataclass(frozen=True)
 class Verdict:
-    """One gate's outcome. ``low`` and ``high``: the value's 95 % interval, equal to it where it has no noise."""
+    """One gate's outcome. ``low`` and ``high``: the value's 95 % interval, equal to it if it has no noise."""
 
     gate: str  # as 'max_drop'
     subject: str  # as 'pruned int8 onnxruntime batch 1'

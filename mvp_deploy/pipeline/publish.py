@@ -61,7 +61,7 @@ def _refuse_strangers(system: Any, root: str, url: str, tasks: Iterable[str]) ->
 
 
 def _bundle(system: Any, folder: str, url: str) -> set[str]:
-    """The files of a bundle there; none where there is nothing."""
+    """The files of a bundle there; none if there is nothing."""
     names = {name[name.index(folder) + len(folder) :].strip("/") for name in system.find(folder)} - {""}
     if not names:
         return names

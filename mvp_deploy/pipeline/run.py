@@ -42,7 +42,7 @@ def run(
     sign_key: Path | None = None,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Bring every task up to date and judge it; gives what report.json holds. A task's failure is told in there.
+    """Bring every task up to date and judge it; gives what report.json holds. If a task fails, the report says why.
 
     Args:
         base: what the config's paths are relative to.
@@ -57,7 +57,7 @@ def run(
             folder, or what the key or the cluster needs is missing.
     """
     if sign_key is not None:
-        signing.public_half(sign_key)  # a key that is none fails before hours of work
+        signing.public_half(sign_key)  # check the key first, before hours of pruning
     with alone(folder(config, base)):
         settled = settle(config, base, only, reporter)
         works = {name: caught(partial(_possible, work, here=cluster is None)) for name, work in settled.items()}
@@ -138,7 +138,7 @@ def alone(out: Path) -> AbstractContextManager[None]:
 
 
 def _possible(work: Work | Failure, *, here: bool) -> Work | Failure:
-    """The task; before hours of work, a device or package that it will want and that is missing is told.
+    """The task; before hours of work, a device or package that it will need and that is missing is reported.
 
     here: whether it is pruned on this machine, and not on a cluster's.
     """

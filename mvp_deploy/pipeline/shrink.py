@@ -140,7 +140,6 @@ def shrink(
         budget,
         recipe,
         config,
-        recipe_name="default",
         device=device,
         reporter=reporter,
     )

@@ -17,7 +17,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -96,9 +96,9 @@ def settle(
         seed=seed,
         task=task.model_dump(mode="json", include={"skip_bad", "budget", "recipe", "training"}),
     )
-    export = key(after=prune, code=code("export"), export=task.export.model_dump())
+    export = key(after=prune, code=code("export"), export=asdict(task.export))
     machine = {"cpu": cpu_name(), "cores": cores(), "gpu": gpu() if "tensorrt" in task.export.targets else None}
-    times = key(after=export, code=code("benchmark"), benchmark=task.benchmark.model_dump(), **machine)
+    times = key(after=export, code=code("benchmark"), benchmark=asdict(task.benchmark), **machine)
     return Work(name, task, data, bank, device, seed, out, {"prune": prune, "export": export, "benchmark": times})
 
 
@@ -150,7 +150,7 @@ def _given(output: Path) -> str:
 
 
 def once(work: Work, step: str, step_key: str, action: Callable[[], bool | None]) -> Done:
-    """Do the step, unless that is done. An action that gives False is not marked as done: it is no result to keep."""
+    """Do the step, unless that is done. An action that returns False is not marked as done: its result is not kept."""
     if is_done(work, step, step_key):
         return Done(step, "unchanged")
     start = time.perf_counter()
@@ -162,25 +162,20 @@ def once(work: Work, step: str, step_key: str, action: Callable[[], bool | None]
 
 def prune(work: Work, reporter: Reporter) -> None:
     """The RUN folder. A killed call goes on where it stopped."""
-    from dataclasses import replace
-
     from mvp_deploy.bank.store import Bank
     from mvp_deploy.base.devices import resolve
-    from mvp_deploy.pruning.budget import Budget
     from mvp_deploy.pruning.original import suited
     from mvp_deploy.runs import prune_task
     from mvp_deploy.tasks import load_task
 
     asked, bank = work.task, Bank.open(work.bank)
-    training = asked.training.model_dump(exclude={"optimizer"}, exclude_none=True)
     prune_task(
         load_task(work.data, skip_bad=asked.skip_bad),
         bank,
         work.output("prune"),
-        Budget(**asked.budget.model_dump()),
+        asked.budget,
         asked.recipe.recipe(),
-        replace(suited(bank.backbone, asked.training.optimizer), seed=work.seed, **training),
-        recipe_name=asked.recipe.name,
+        suited(bank.backbone, asked.training, work.seed),
         device=resolve(work.device),
         reporter=reporter,
     )
@@ -199,7 +194,7 @@ def export(work: Work, reporter: Reporter) -> None:
         work.output("export"),
         targets=asked.targets,
         precisions=asked.precisions,
-        reduced=Precision(asked.int8_method, asked.max_drop),
+        reduced=Precision.of(asked),
         device=resolve(work.device),
         seed=work.seed,
         reporter=reporter,

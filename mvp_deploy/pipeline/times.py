@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ def gpu() -> str | None:
         return None
 
 
-def _engines(exported: Bundle, batches: list[int], reporter: Reporter) -> tuple[list[ModelFile], str | None]:
+def _engines(exported: Bundle, batches: Sequence[int], reporter: Reporter) -> tuple[list[ModelFile], str | None]:
     """The bundle's engines, built in it, or why there are none.
 
     Raises:

@@ -23,7 +23,7 @@ class Store:
 
     @classmethod
     def open(cls, uri: str) -> Store:
-        """Connect, before the work is done. Raises EnvironmentMissing without MLflow or where that fails."""
+        """Connect, before the work is done. Raises EnvironmentMissing without MLflow or if that fails."""
         try:
             from mlflow.environment_variables import MLFLOW_EXPERIMENT_NAME
             from mlflow.tracking import MlflowClient
@@ -38,7 +38,7 @@ class Store:
             raise EnvironmentMissing(f"MLflow cannot be used at {uri} ({error}): check the URI.") from error
 
     def log(self, report: Mapping[str, Any], out: Path) -> None:
-        """Log a report.json and the files beside it in ``out``. Raises EnvironmentMissing where that fails."""
+        """Log a report.json and the files beside it in ``out``. Raises EnvironmentMissing if that fails."""
         try:
             self._log(report, out)
         except Exception as error:  # of the store behind the URI

@@ -7,36 +7,16 @@ The number of units each group keeps is decided first (a profile scaled to the b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from mvp_deploy.base.bounds import ROUND_TO
 from mvp_deploy.base.errors import InputError, MvpError
+from mvp_deploy.pruning.config import Budget as Budget
 from mvp_deploy.structure import KeepPlan, Structure, UnitGroup
 
 Scores = Mapping[str, np.ndarray]  # group name -> float64 [size], higher is better
 WHOLE = ("head_dim", "group_dim")  # kinds of groups that budgets neither cut nor count
 Profile = Callable[[float], Mapping[str, float]]  # level in (0, 1] -> units wanted per group, monotone
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a pruned model may cost.
-
-    fraction: of the unpruned model's, in (0, 1]. of: what is counted. round_to: channels and hidden units are
-    kept in multiples of it (groups too small for that use a smaller power of two), heads one by one.
-    """
-
-    fraction: float
-    of: Literal["units", "macs", "params", "latency"] = "units"
-    round_to: int = 8
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise InputError(f"The fraction of {self.of} to keep must be above 0 and at most 1, not {self.fraction}.")
-        ROUND_TO.require("--round-to", self.round_to)
 
 
 def allowed_counts(group: UnitGroup, round_to: int) -> np.ndarray:
@@ -146,6 +126,6 @@ def _first(structure: Structure, counts: Mapping[str, int]) -> KeepPlan:
 
 
 def _amount(structure: Structure, plan: KeepPlan, of: str) -> float:
-    if of == "units":  # what is never removed is no part of the budget
+    if of == "units":  # what is never removed does not count towards the budget
         return float(sum(plan.masks[group.name].sum() for group in structure.groups if group.kind not in WHOLE))
     return float(getattr(structure.cost(plan), of))

@@ -21,7 +21,7 @@ from mvp_deploy.tasks import Images
 from mvp_deploy.training import TrainConfig
 
 HEAD_IMAGES = 8192  # a head of 100 classes gained 2.6 points from 3,398 images beside 2,048 of them
-FEW_TIMES = 5  # after more, a tuned head is better than one solved anew (docs/voting.md)
+FEW_TIMES = 5  # after more, a tuned head is better than one solved again (docs/voting.md)
 PENALTIES = torch.logspace(-6, 1, 15, dtype=torch.float64)
 """Relative to the largest eigenvalue: from interpolation to almost nothing but the classes' means."""
 SCALES = torch.logspace(-1, 2, 13)
@@ -33,7 +33,7 @@ def classifier(model: nn.Module) -> tuple[str, ...]:
     """The names of the linear layers that an eager model ends in, by what timm's `get_classifier` gives.
 
     A head can be a linear layer or a 1 x 1 convolution, a module that ends in one (an MLP, a norm before it), or
-    several such heads, whose outputs the model averages. Empty where it is none of these.
+    several such heads, whose outputs the model averages. Empty if it is none of these.
     """
     get = getattr(model, "get_classifier", None)
     heads = get() if callable(get) else ()
@@ -79,7 +79,7 @@ def solve_head(model: nn.Module, classifier: Sequence[str], images: Images, *, l
 
 def separability(model: nn.Module, classifier: Sequence[str], images: Images, *, limit: int = 512) -> float:
     """How well the classes can be told from the classifier's input: minus the leave-one-out cross-entropy, in nats,
-    of the ridge regression that `solve_head` takes. Minus infinity where ``classifier`` is empty."""
+    of the ridge regression that `solve_head` takes. Minus infinity if ``classifier`` is empty."""
     if not classifier:
         return -math.inf
     seen, labels = features(model, classifier, images, limit)
@@ -136,7 +136,7 @@ def ridge_classifier(features: Tensor, labels: Tensor, classes: int, *, intercep
 def recalibrate(model: nn.Module, images: Images, *, batches: int = 16, batch_size: int = 64, seed: int = 0) -> bool:
     """Recompute running batch-norm statistics, in place, as plain averages over a few batches.
 
-    Works on eager and traced models alike. Returns False where there are none.
+    Works on eager and traced models. Returns False if there are none.
     """
     running = {id(m.running_mean) for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
     if not running and not isinstance(model, TracedModel):

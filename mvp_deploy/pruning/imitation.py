@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -14,21 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from mvp_deploy.base.errors import InputError
+from mvp_deploy.pruning.config import IMITATION
 from mvp_deploy.pruning.linear import LinearCalls, LinearLayer, linear_layers
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images
 from mvp_deploy.training import FitResult, Judge, Objective, Progress, TrainConfig, fit
 
-TUNING = TrainConfig(
-    steps=1600,
-    batch_size=64,
-    optimizer="adamw",
-    lr=1.5e-3,
-    weight_decay=0.0,
-    flip=True,
-    norms="frozen",
-)  # what recovered ImageNet features best in docs/pretrained.md
+TUNING = TrainConfig(**asdict(IMITATION), weight_decay=0.0, norms="frozen")  # best in docs/pretrained.md
 
 
 class Features:

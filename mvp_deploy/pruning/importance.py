@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning.obs import obs
-from mvp_deploy.structure import KeepPlan, Structure
+from mvp_deploy.structure import KeepPlan, Structure, scatter
 from mvp_deploy.tasks import Images
 
 AT_ONCE = 16  # images that gradients are worked out for at once: what they hold of each is the most of the memory
@@ -92,7 +92,7 @@ def activation(
     """Mean absolute output of the layers that produce a unit (Molchanov et al. 2017's activation criterion).
 
     Measured on convolutions, linear layers and normalisations whose output rows the unit owns, each layer's
-    values divided by their mean so that a residual stream's producers count alike. A group no such layer
+    values divided by their mean so that a residual stream's producers count the same. A group no such layer
     produces (its weights are used through a function, as in BEiT's attention) is scored by magnitude.
     """
     sums: dict[str, Tensor] = {}
@@ -142,7 +142,7 @@ CRITERIA: Mapping[str, Criterion] = {
 
 
 def _per_unit(structure: Structure, plan: KeepPlan, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return structure.per_unit(structure.scatter(values, plan))
+    return structure.per_unit(scatter(structure, values, plan))
 
 
 def _arrays(structure: Structure, values: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
@@ -153,7 +153,7 @@ def _arrays(structure: Structure, values: Mapping[str, Tensor]) -> dict[str, np.
 
 
 def _output_axis(module: nn.Module) -> int | None:
-    """Which axis of the module's output runs along its weight's rows; None where it has no such axis."""
+    """Which axis of the module's output runs along its weight's rows; None if it has no such axis."""
     if isinstance(module, (nn.Linear, nn.LayerNorm)):
         return -1
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.modules.batchnorm._BatchNorm, nn.GroupNorm)):

@@ -11,37 +11,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.bounds import ROUNDS, STEPS
-from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter, Silent
 from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning import knapsack
-from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.importance import CRITERIA, score
+from mvp_deploy.pruning.config import Budget
+from mvp_deploy.pruning.config import Schedule as Schedule
+from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.norms import recalibrate_if_better
 from mvp_deploy.pruning.original import Original
-from mvp_deploy.structure import KeepPlan
+from mvp_deploy.structure import KeepPlan, gather
 from mvp_deploy.structure.plan import PackedMask
 from mvp_deploy.tasks import Images
 from mvp_deploy.training import TrainConfig, accuracy, fit
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How to prune in steps. rounds: how many cuts; steps: fine-tuning steps after each; batches: to score with."""
-
-    rounds: int = 5
-    steps: int = 100
-    criterion: str = "taylor"
-    scope: str = "uniform"  # or 'global': one threshold for all groups
-    batches: int = 8
-
-    def __post_init__(self) -> None:
-        ROUNDS.require("rounds", self.rounds)
-        STEPS.require("steps of a round", self.steps)
-        if self.criterion not in CRITERIA:
-            known = ", ".join(CRITERIA)
-            raise InputError(f"There is no importance criterion '{self.criterion}'. Choose from: {known}.")
 
 
 @dataclass(frozen=True)
@@ -83,8 +64,8 @@ def prune_iteratively(
     """Prune from ``weights`` (the unpruned model trained on the task, full size) down to ``budget``.
 
     The fraction falls geometrically over the rounds. Every round cuts from the original structure, so units keep
-    their names. Batch-norm statistics are measured anew at the end where leave-one-out favours it; by then the head is
-    tuned too well to gain from being solved anew (docs/voting.md). With ``work`` (a folder) a killed call goes on from
+    their names. Batch-norm statistics are recomputed at the end if leave-one-out favours it; by then the head is
+    tuned too well to gain from being solved again (docs/voting.md). With ``work`` (a folder) a killed call goes on from
     the last finished phase when called again.
     """
     say = reporter or Silent()
@@ -179,5 +160,5 @@ def _cut(original: Original, state: _State, train: Images, budget: Budget, sched
     else:
         counts = budgets.counts_for(structure, budget, budgets.uniform(structure), within=state.plan)
     plan = budgets.keep_best(structure, scores, counts, within=state.plan, seed=seed)
-    weights = structure.gather(original.widened(state.plan, state.weights), plan)
+    weights = gather(structure, original.widened(state.plan, state.weights), plan)
     return _State(plan, weights, state.rounds, True)

@@ -3,7 +3,7 @@
 A unit's score is the rise in loss that its removal brings; what it costs are the MACs, parameters or whatever else the
 budget counts. The cheapest rise per saving goes first, until the budget is met: the greedy solution of a knapsack,
 optimal up to the last step where scores are rises and costs add up. Costs do not quite add up (a channel costs more
-the wider its neighbours are), so savings are worked out anew after every step.
+the wider its neighbours are), so savings are recomputed after every step.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.reconstruction import Reconstruction, reconstruct
 from mvp_deploy.pruning.votes import Voter
-from mvp_deploy.structure import KeepPlan
+from mvp_deploy.structure import KeepPlan, Structure, gather, scatter
 from mvp_deploy.tasks import Images
 
 Allocation = Callable[[Scores], Mapping[str, int]]  # what units are worth -> how many each group keeps
@@ -68,35 +68,42 @@ def decide(
     structure = original.structure
     voters = tuple(voters) if recipe.asks_neighbours else ()
     own, initial, warnings = _trust(recipe, voters, too_distant)
+    known: Scores = {group.name: np.zeros(group.size) for group in structure.groups}
     lent = recipe.votes == "lent" and bool(voters)
-    if own == 0 and recipe.scope != "global" and allocate is None and not lent:
-        known: Scores = {group.name: np.zeros(group.size) for group in structure.groups}
-    else:
+    if own > 0 or recipe.scope == "global" or allocate or lent:
         known = importance() if importance else own_importance(original, train, recipe.criterion, seed=seed)
     if lent:
         own = len(train) / (len(train) + recipe.even)
         known = votes.beside(known, votes.lent(structure, voters, recipe.weighting), own)
+    counts = allocate(known) if allocate else _counts(structure, budget, recipe, voters, known)
+    plan = budgets.keep_best(structure, _wishes(structure, recipe, voters, known, own, seed), counts, seed=seed)
+    weights = tuple(votes.weights(voters, recipe.weighting).tolist())
+    return Decision(plan, voters, weights, votes.unanimity(structure, voters, plan), own, initial, warnings)
+
+
+def _wishes(
+    structure: Structure, recipe: Recipe, voters: Sequence[Voter], known: Scores, own: float, seed: int
+) -> Scores:
+    """How much each unit is wanted: by the votes, with the target's own importance for its share."""
+    asked = bool(voters) and recipe.votes != "lent"  # what is lent counts in ``known`` already
     wishes = known
-    if voters and not lent:
+    if asked:
         tally = votes.sum_scores if recipe.votes == "score" else votes.count
         wishes = tally(structure, voters, recipe.weighting)
     if recipe.select == "sample" and (voters or not recipe.asks_neighbours):
         wishes = votes.perturb(wishes, seed)
-    if voters and own > 0 and not lent:
-        wishes = votes.blend(wishes, known, own)
-    counts: Mapping[str, int]
-    if allocate is not None:
-        counts = allocate(known)
-    elif recipe.scope == "global":
-        counts = knapsack.cheapest(structure, budget, known)
-    elif recipe.scope == "neighbours" and voters:
-        profile = budgets.proportional(structure, votes.shares(structure, voters))
-        counts = budgets.counts_for(structure, budget, profile)
-    else:
-        counts = budgets.counts_for(structure, budget, budgets.uniform(structure))
-    plan = budgets.keep_best(structure, wishes, counts, seed=seed)
-    weights = tuple(votes.weights(voters, recipe.weighting).tolist())
-    return Decision(plan, voters, weights, votes.unanimity(structure, voters, plan), own, initial, warnings)
+    return votes.blend(wishes, known, own) if asked and own > 0 else wishes
+
+
+def _counts(
+    structure: Structure, budget: Budget, recipe: Recipe, voters: Sequence[Voter], known: Scores
+) -> Mapping[str, int]:
+    """How many units each group keeps, by the recipe's scope."""
+    if recipe.scope == "global":
+        return knapsack.cheapest(structure, budget, known)
+    shares = votes.shares(structure, voters) if recipe.scope == "neighbours" and voters else None
+    profile = budgets.uniform(structure) if shares is None else budgets.proportional(structure, shares)
+    return budgets.counts_for(structure, budget, profile)
 
 
 def own_importance(original: Original, train: Images, criterion: str, *, seed: int = 0) -> dict[str, np.ndarray]:
@@ -167,8 +174,8 @@ def _averaged(original: Original, decision: Decision, voters: Sequence[Voter]) -
     votes_for = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in body.items()}
     for weight, voter in zip(decision.weights, voters, strict=False):
         state = {name: value.to(body[name].device) for name, value in voter.load().items() if name in body}
-        there = structure.scatter({name: torch.ones_like(value) for name, value in state.items()}, voter.plan)
-        wide = structure.scatter(state, voter.plan)
+        there = scatter(structure, {name: torch.ones_like(value) for name, value in state.items()}, voter.plan)
+        wide = scatter(structure, state, voter.plan)
         for name in state:
             total[name] += weight * wide[name].double()
             votes_for[name] += weight * there[name].double()
@@ -177,7 +184,7 @@ def _averaged(original: Original, decision: Decision, voters: Sequence[Voter]) -
         for name, value in body.items()
     }
     full = {name: mean[name].to(value.dtype) if name in mean else value for name, value in base.items()}
-    return structure.gather(full, decision.plan)
+    return gather(structure, full, decision.plan)
 
 
 def _capital(text: str) -> str:

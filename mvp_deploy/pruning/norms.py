@@ -1,4 +1,4 @@
-"""Batch norms of a pretrained model on a new task: their statistics as they are, or measured anew."""
+"""Batch norms of a pretrained model on a new task: their statistics as they are, or recomputed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def has_batch_norms(model: nn.Module) -> bool:
 
 
 def recalibrate_if_better(model: nn.Module, classifier: Sequence[str], images: Images, *, seed: int = 0) -> bool:
-    """Measure the statistics anew, in place, where that lowers the leave-one-out loss of a head in closed form.
+    """Recompute the statistics, in place, if that lowers the leave-one-out loss of a head in closed form.
 
     Where no linear classifier is there to judge by, or a single image to measure on, they stay as they are. Returns
     whether they changed.

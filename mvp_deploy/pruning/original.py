@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import torch
@@ -15,11 +15,12 @@ from mvp_deploy.backbones import Backbone, build
 from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base.errors import ParityError
 from mvp_deploy.pruning.head import classifier
-from mvp_deploy.structure import Cost, KeepPlan, Structure, analyze
+from mvp_deploy.structure import Cost, KeepPlan, Structure, analyze, prune, scatter, silence
 from mvp_deploy.tasks import Images
-from mvp_deploy.training import TrainConfig
+from mvp_deploy.training import TrainConfig, Training
 
 TOLERANCE = 1e-5
+DEFAULT = Training()
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Original:
 
     @cached_property
     def classifier(self) -> tuple[str, ...]:
-        """The names of its last linear layers, which smaller models keep; empty where it has a head of another form."""
+        """The names of its last linear layers, which smaller models keep; empty if it has a head of another form."""
         return classifier(self.model)
 
     @property
@@ -92,7 +93,7 @@ class Original:
 
         It is compared with the original once, by `check_exact`, before it is saved.
         """
-        model = self.structure.prune(self.model, plan, check=False)
+        model = prune(self.structure, self.model, plan, check=False)
         restate_sizes(model, self.model, self.backbone.preprocessing.input_size)
         if state is not None:
             model.load_state_dict(dict(state), strict=True)
@@ -103,23 +104,27 @@ class Original:
         return over(self.structure, plan, state, self.model.state_dict())
 
 
-def suited(backbone: Backbone, optimizer: str | None = None) -> TrainConfig:
-    """Fine-tuning that suits a backbone: AdamW for transformers and their kin (what uses LayerNorm), SGD for others."""
+def suited(backbone: Backbone, asked: Training = DEFAULT, seed: int = 0) -> TrainConfig:
+    """The training that is asked for, its gaps filled as suits the backbone and the optimizer.
+
+    AdamW for transformers and their kin (what uses LayerNorm), SGD for others.
+    """
+    optimizer = asked.optimizer
     if optimizer is None:
         model = backbones.timm().create_model(backbone.name, num_classes=0)
         normed = any(isinstance(module, nn.LayerNorm) for module in model.modules())
         optimizer = "adamw" if normed else "sgd"
-    if optimizer == "adamw":
-        return TrainConfig(optimizer="adamw", lr=1e-3, weight_decay=0.05)
-    return TrainConfig(optimizer="sgd")
+    usual = TrainConfig(lr=1e-3, weight_decay=0.05) if optimizer == "adamw" else TrainConfig()
+    given = {name: value for name, value in asdict(asked).items() if value is not None}
+    return replace(usual, **given | {"optimizer": optimizer, "seed": seed})
 
 
 def over(
     structure: Structure, plan: KeepPlan, state: Mapping[str, Tensor], base: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Full-size tensors: the small ``state`` scattered over a copy of ``base``."""
-    there = structure.scatter({name: torch.ones_like(value) for name, value in state.items()}, plan)
-    wide = structure.scatter(dict(state), plan)
+    there = scatter(structure, {name: torch.ones_like(value) for name, value in state.items()}, plan)
+    wide = scatter(structure, dict(state), plan)
     return {
         name: torch.where(there[name].bool(), wide[name], value) if name in wide else value.clone()
         for name, value in base.items()
@@ -146,7 +151,7 @@ def check_exact(original: Original, plan: KeepPlan, model: nn.Module, images: Im
     structure = original.structure
 
     def error(*, inexact: bool) -> float:
-        expected = structure.silence(full, plan, inexact=inexact)(x)
+        expected = silence(structure, full, plan, inexact=inexact)(x)
         return float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
     with torch.no_grad():

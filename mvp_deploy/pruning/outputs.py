@@ -19,7 +19,7 @@ def other_order(model: nn.Module, images: Images) -> tuple[int, ...] | None:
 
     Training scripts number classes in different ways (timm's puts ``10`` after ``2``, others before it), and nothing
     in a checkpoint says which. The confusion matrix does: every class has one output of its own that fires for it.
-    Returns None where the order is right, or the model too bad to tell.
+    Returns None if the order is right, or the model too bad to tell.
     """
     model.eval()
     counts: Tensor | None = None

@@ -17,7 +17,7 @@ from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import Classes
-from mvp_deploy.structure import KeepPlan, analyze
+from mvp_deploy.structure import KeepPlan, analyze, prune
 from mvp_deploy.structure.plan import PackedMask
 
 FORMAT = 1
@@ -91,7 +91,7 @@ def rebuild(backbone: Backbone, plan: KeepPlan, num_classes: int, weights: Mappi
             f"The keep plan was made for another structure of {backbone.name} than the installed timm gives: "
             "install the versions it was made with, or prune again."
         )
-    model = structure.prune(full, plan, check=False)  # it was checked before it was saved
+    model = prune(structure, full, plan, check=False)  # it was checked before it was saved
     restate_sizes(model, full, backbone.preprocessing.input_size)
     try:
         model.load_state_dict(dict(weights), strict=True)

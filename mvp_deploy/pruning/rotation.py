@@ -68,7 +68,7 @@ def rotated(model: nn.Module, structure: Structure, batches: Batches) -> dict[st
         model: in eval mode. batches: images that show the streams' directions; labels are not read.
 
     Returns:
-        On the CPU; the model's own state dict where it has no linear stream.
+        On the CPU; the model's own state dict if it has no linear stream.
 
     Raises:
         MvpError: (PARITY) the rotated model computes something else.

@@ -73,7 +73,7 @@ class Trials:
 @dataclass(frozen=True)
 class Tuned:
     """What tuning did. steps: all that were taken, trials included; kept: those that the model has seen, 0 if it stayed
-    untuned. before, after: judged on the images set aside; None where none were. untuned: why, where no choice was
+    untuned. before, after: judged on the images set aside; None if there were none. untuned: why, if no choice was
     made."""
 
     steps: int

@@ -29,9 +29,9 @@ class Voter:
 def weights(voters: Sequence[Voter], weighting: str) -> np.ndarray:
     """How much each voter counts, float64 [voters], summing to the number of voters.
 
-    'plain': alike. 'lead': the nearest as much as all others together. 'similarity': in proportion to similarity above
-    the least similar voter's, which still counts for a tenth of the nearest; similarities have no natural zero, so
-    only their differences speak.
+    'plain': all the same. 'lead': the nearest as much as all others together. 'similarity': in proportion to similarity
+    above the least similar voter's, which still counts for a tenth of the nearest; similarities have no natural zero,
+    so only their differences speak.
     """
     if weighting == "plain" or len(voters) < 2:
         return np.ones(len(voters))

@@ -35,7 +35,7 @@ class Strict(BaseModel):
 
 
 class Power(Strict):
-    """The state the device must be in when something is timed. Nothing here is set: what differs is told."""
+    """The state the device must be in when something is timed. Nothing here is changed: differences are reported."""
 
     power_mode: str | None = Field(None, description="Jetson's (nvpmodel), as MAXN or 15W.")
     jetson_clocks: bool | None = Field(None, description="Whether Jetson's clocks are fixed.")

@@ -103,7 +103,7 @@ def files_of(bundle: Path) -> dict[str, Path | bytes]:
     """A bundle's files as a session sends them, under ``bundle/``; what was built in it too.
 
     Raises:
-        MvpError: it is no bundle, or not as it was written.
+        MvpError: it is not a bundle, or not as it was written.
     """
     bundles.read(bundle)
     built = (file.relative_to(bundle).as_posix() for file in sorted((bundle / bundles.BUILT).rglob("*")))

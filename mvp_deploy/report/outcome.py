@@ -21,7 +21,7 @@ class Outcome:
     """before: the unpruned model in fp32; after: the pruned one in the precision that ships. Each is a file's record.
 
     change: of the accuracy on the held-out images, -1..1. times: medians in milliseconds at the smallest batch, before
-    and after; None where they were not measured. sizes: in bytes.
+    and after; None if they were not measured. sizes: in bytes.
     """
 
     before: ModelFile

@@ -100,7 +100,7 @@ def _latencies(rows: Sequence[Json]) -> Section:
         shaky = [row["model"] for row in at if not row["timing"]["stable"]]
         note = f" Not stable: {', '.join(shaky)}." if shaky else ""
         figures.append(Figure(svg, f"Batch {batch}: the median of each window, and the 99th percentile (bar).{note}"))
-    text = "In several fresh processes the models took turns in short windows, so that other load hit both alike."
+    text = "In several fresh processes the models took turns in short windows, so that other load hit both."
     return Section("Latency", text, None, figures)
 
 

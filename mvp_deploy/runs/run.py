@@ -13,6 +13,7 @@ import torch
 from mvp_deploy.bank.add import versions
 from mvp_deploy.bank.ask import Meeting, begin
 from mvp_deploy.bank.ladder import rung_for
+from mvp_deploy.bank.new import NewTask
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import InputError
@@ -28,7 +29,7 @@ from mvp_deploy.pruning.unpruned import digest, made_with, train_unpruned
 from mvp_deploy.pruning.yardstick import Yardstick, measurable
 from mvp_deploy.runs import folder as folders
 from mvp_deploy.structure import KeepPlan
-from mvp_deploy.tasks import Task, prepare
+from mvp_deploy.tasks import Task
 from mvp_deploy.tasks.task import lasting
 from mvp_deploy.training import TrainConfig, accuracy
 
@@ -51,12 +52,12 @@ class Run:
     def _model(self, name: str) -> PrunedModel:
         model = model_file.load(self.folder / name)
         if not folders.is_of(self.folder / name, self.info["files"][name]):
-            raise InputError(f"{self.folder} was made anew while it was read: do it again.")
+            raise InputError(f"{self.folder} was replaced while it was read: try again.")
         return model
 
 
 def load(folder: str | os.PathLike[str]) -> Run:
-    """Open a finished RUN folder. Raises MvpError where there is none, or one that is not whole."""
+    """Open a finished RUN folder. Raises MvpError if there is none, or one that is not whole."""
     return Run(Path(folder), folders.read(Path(folder)))
 
 
@@ -68,7 +69,6 @@ def prune_task(
     recipe: Recipe,
     config: TrainConfig,
     *,
-    recipe_name: str,
     device: torch.device,
     reporter: Reporter,
     meet: Callable[[Original], Meeting] | None = None,
@@ -83,7 +83,7 @@ def prune_task(
         MvpError: (INPUT) the folder holds something else than a run; (ENVIRONMENT) another process is writing it.
     """
     with folders.writing(Path(out)):
-        return _prune_task(task, bank, Path(out), budget, recipe, config, recipe_name, device, reporter, meet)
+        return _prune_task(task, bank, Path(out), budget, recipe, config, device, reporter, meet)
 
 
 def _prune_task(
@@ -93,7 +93,6 @@ def _prune_task(
     budget: Budget,
     recipe: Recipe,
     config: TrainConfig,
-    recipe_name: str,
     device: torch.device,
     reporter: Reporter,
     meet: Callable[[Original], Meeting] | None,
@@ -113,15 +112,12 @@ def _prune_task(
     shared, work = workspaces(folder / folders.WORK, digest(common), digest(inputs))
     before = folder / "unpruned.safetensors"
     unpruned = before if made_with(before, digest(common)) else shared / "unpruned.safetensors"
-    train, test = (prepare(part, bank.backbone.preprocessing, device) for part in (task.train, task.test))
-    state = bank.state()
-    original = Original.create(bank.backbone, state, len(task.classes), device=device, seed=config.seed)
+    new = NewTask.of(task, bank, device, config.seed)
+    original, train, test = new.original, new.train, new.test
     if original.trained:
         recipe = replace(recipe, head="trained")
     meeting = None if meet is None else meet(original)
-    begun = begin(
-        work, task, bank, state, original, train, recipe, budget, config.seed, device, reporter, meeting=meeting
-    )
+    begun = begin(work, new, recipe, budget, meeting=meeting, seed=config.seed, reporter=reporter)
     whole = train_unpruned(
         original,
         train,
@@ -197,7 +193,7 @@ def _prune_task(
         },
         "groups": _groups(original, begun.plan, begun.info["unanimity"]),
         "votes": begun.info["votes"],
-        "recipe": {"name": recipe_name} | asdict(recipe),
+        "recipe": asdict(recipe),
         "budget": asdict(budget),
         "training": asdict(tuning),
         "seed": config.seed,
@@ -225,14 +221,14 @@ def _groups(original: Original, plan: KeepPlan, unanimity: Mapping[str, float]) 
 
 
 def _advice(unpruned: float, cut: float, final: float, chance: float) -> list[str]:
-    """What to do where accuracy collapsed; nothing where it did not."""
+    """What to do where accuracy collapsed; nothing if it did not."""
     if unpruned - final < COLLAPSE:
         return []
     start = "and was no better than chance right after the cut, " if cut < 1.5 * chance else ""
     return [
-        f"The pruned model lost {unpruned - final:.1%} accuracy against the unpruned one, {start}so it was cut too "
-        "deep or tuned too little: try more --steps, a larger --keep, or distillation from the unpruned model "
-        "(--set distill=0.5)."
+        f"The pruned model is {100 * (unpruned - final):.1f} points less accurate than the unpruned one, {start}so it "
+        "was cut too deep or tuned too little: try more --steps, a larger --keep, or distillation from the unpruned "
+        "model (--set distill=0.5)."
     ]
 
 

@@ -14,6 +14,7 @@ from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.axes import (
     Atom,
     Axis,
+    Reason,
     atoms_in,
     axis_size,
     fixed,
@@ -55,15 +56,15 @@ def record(
     """`analyze`, and besides the run's calls as a program for any batch size, which the atom stands for.
 
     Raises:
-        MvpError: the model cannot be run on such an input, or does not treat the inputs of a batch alike.
+        MvpError: the model cannot be run on such an input, or treats inputs of a batch differently.
     """
     recorder = Recorder()
     trace = Trace(recorder=recorder, allow_inexact=allow_inexact)
     inputs = tuple(t.new_empty((RECORDED_BATCH, *t.shape[1:])) for t in example)
     structure = _analyze(model, inputs, trace)
-    batch = trace.atoms.segment(trace.batch, "")
+    batch = trace.atoms.segment(trace.batch, Reason(""))
     if len(batch) > 1 or not isinstance(batch[0], Atom):
-        why = next(reasons(trace.batch), "it is taken apart")
+        why = next(reasons(trace.batch), Reason("it is taken apart"))
         raise StructureError(f"{type(model).__name__} cannot be recorded for any batch size: {why}.")
     recorder.constants = [replace(c, axis=trace.atoms.resolve(c.axis)) for c in recorder.constants]
     recorder.axes = {n: tuple(map(trace.atoms.resolve, trace.axes(v))) for n, v in recorder.values.items()}
@@ -96,7 +97,7 @@ def _analyze(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> Stru
     by_name = dict(trace.initial)
     for name in _unused(model, inputs, trace):
         for axis in by_name[name]:
-            trace.atoms.freeze(axis, "not used by the model's forward")
+            trace.atoms.freeze(axis, Reason("not used by the model's forward"))
     _freeze_quantities(trace)
     resolved = _settle(trace, by_name)
     first = {id(tensor): name for name, tensor in named_tensors(model)}
@@ -123,7 +124,7 @@ def _freeze_outputs(trace: Trace, results: list[Tensor]) -> None:
     for axis in (axis for tensor in results for axis in trace.axes(tensor)):
         batch = set(atoms_in(trace.atoms.resolve(trace.batch)))
         for atom in set(atoms_in(trace.atoms.resolve(axis))) - batch:
-            trace.atoms.freeze(((atom,),), "output of the model")
+            trace.atoms.freeze(((atom,),), Reason("output of the model"))
 
 
 def _unused(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> set[str]:
@@ -152,11 +153,12 @@ def _freeze_quantities(trace: Trace) -> None:
     """Freeze the axes whose size is used as a quantity, such as a head size in an attention's scale."""
     for origin in trace.uses.quantities:
         for axis in measured(origin):
-            trace.atoms.freeze(axis, "its size is used as a quantity in the forward")
+            trace.atoms.freeze(axis, Reason("its size is used as a quantity in the forward"))
     used = {attribute for origin in trace.uses.quantities for attribute in attributes(origin)}
     for seen in trace.observations:
         if attributes(seen.origin) and attributes(seen.origin) <= used:
-            trace.atoms.freeze(seen.axis, "an attribute that holds its size is used as a quantity in the forward")
+            why = Reason("an attribute that holds its size is used as a quantity in the forward")
+            trace.atoms.freeze(seen.axis, why)
     trace.observations.extend(Observation(attribute, fixed(attribute.value)) for attribute in used)
 
 
@@ -206,30 +208,28 @@ def _structure(
         unknown=dict(trace.unknown),
         example=tuple(torch.empty(t.shape, dtype=t.dtype, device="meta") for t in inputs),
         axes=axes,
-        over_what_stays={
-            run: OverWhatStays(
-                tuple(map(resolve, o.over)), _each(resolve, o.inputs), _each(resolve, o.outputs), o.exact
-            )
-            for run, o in trace.over_what_stays.items()
-        },
-        inexact=tuple(dict.fromkeys(why for why, axis in trace.inexact if any(True for _ in atoms_in(resolve(axis))))),
+        over_what_stays={run: _resolved_norm(resolve, each) for run, each in trace.over_what_stays.items()},
+        inexact=tuple(dict.fromkeys(str(why) for why, axis in trace.inexact if any(atoms_in(resolve(axis))))),
         allow_inexact=trace.allow_inexact,
         calls=tuple(trace.calls),
-        observations=tuple(
-            dict.fromkeys(
-                replace(seen, origin=_resolved(trace, seen.origin), axis=resolve(seen.axis))
-                for seen in trace.observations + trace.uses.compared
-                if not isinstance(seen.origin, int) or any(True for _ in atoms_in(resolve(seen.axis)))
-            )
-        ),
+        observations=tuple(dict.fromkeys(_observations(trace))),
         _atoms=by_group,
         _macs=tuple(MacTerm(t.factor, tuple(map(resolve, t.axes)), t.owner) for t in trace.macs),
         _parameters=parameters,
     )
 
 
-def _each(resolve: Callable[[Axis], Axis], tensors: tuple[tuple[Axis, ...], ...]) -> tuple[tuple[Axis, ...], ...]:
-    return tuple(tuple(map(resolve, axes)) for axes in tensors)
+def _resolved_norm(resolve: Callable[[Axis], Axis], norm: OverWhatStays) -> OverWhatStays:
+    inputs, outputs = (tuple(tuple(map(resolve, axes)) for axes in each) for each in (norm.inputs, norm.outputs))
+    return OverWhatStays(tuple(map(resolve, norm.over)), inputs, outputs, norm.exact)
+
+
+def _observations(trace: Trace) -> Iterator[Observation]:
+    """What was seen of sizes; a number that measures an axis without units says nothing."""
+    for seen in trace.observations + trace.uses.compared:
+        axis = trace.atoms.resolve(seen.axis)
+        if not isinstance(seen.origin, int) or any(atoms_in(axis)):
+            yield replace(seen, origin=_resolved(trace, seen.origin), axis=axis)
 
 
 def _resolved(trace: Trace, origin: Origin) -> Origin:
@@ -267,6 +267,6 @@ def _unique(name: str, taken: Mapping[str, Any]) -> str:
 def _frozen(trace: Trace, axes: Mapping[str, tuple[Axis, ...]], parameters: tuple[str, ...]) -> Iterator[Frozen]:
     for name in parameters:
         for dim, first in enumerate(trace.initial[name]):
-            why = {w for w in reasons(first) if not w.startswith("kernel of")}
+            why = {str(each) for each in reasons(first) if each.part != "kernel"}
             if why:
                 yield Frozen(Member(name, dim), axis_size(axes[name][dim]), tuple(sorted(why)))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from mvp_deploy.structure.axes import (
     Atom,
     Axis,
+    Reason,
     Segment,
     Still,
     atoms_in,
@@ -34,7 +35,7 @@ class Atoms:
         """A dimension of `size` units nothing is known of yet."""
         return ((Atom(size),),) if size > 1 else fixed(size)
 
-    def freeze(self, axis: Axis, why: str) -> None:
+    def freeze(self, axis: Axis, why: Reason) -> None:
         """Keep every unit of `axis`, because of `why` (shown to the user)."""
         for atom in list(atoms_in(self.resolve(axis))):
             if atom.axis is None:
@@ -59,7 +60,7 @@ class Atoms:
                     out.append(resolved)
         return tuple(out)
 
-    def segment(self, axis: Axis, why: str) -> Segment:
+    def segment(self, axis: Axis, why: Reason) -> Segment:
         """`axis` as one product; a sum cannot be a minor factor of a product, so it is frozen."""
         resolved = self.resolve(axis)
         if len(resolved) > 1:
@@ -67,7 +68,7 @@ class Atoms:
             return self.resolve(resolved)[0]
         return resolved[0]
 
-    def unify(self, x: Axis, y: Axis, why: str) -> None:
+    def unify(self, x: Axis, y: Axis, why: Reason) -> None:
         """Make two axes of equal size one and the same; where they cannot be, freeze both.
 
         Each turn of the loop strips what already agrees, or binds or freezes one atom, so it ends.
@@ -96,7 +97,7 @@ class Atoms:
                 x = self._split(a, segment_size(b), why) + x[1:]
             x, y = self._resolve_each(x), self._resolve_each(y)
 
-    def cut(self, axis: Axis, start: int, stop: int, why: str) -> Axis:
+    def cut(self, axis: Axis, start: int, stop: int, why: Reason) -> Axis:
         """The part [start, stop) of an axis (a slice); atoms that straddle an end are split there, or frozen."""
         out: list[Segment] = []
         position, rest = 0, self._resolve_each(axis)
@@ -125,12 +126,12 @@ class Atoms:
             else:
                 expanded = factor.axis = self.resolve(factor.axis)
             if place > 0 and len(expanded) > 1:
-                self.freeze(expanded, "a part of a dimension is taken apart inside a product of dimensions")
+                self.freeze(expanded, Reason("a part of a dimension is taken apart inside a product of dimensions"))
                 expanded = self.resolve(expanded)
             heads = [(*head, *end) for end in expanded for head in heads] if place else list(expanded)
         return [merge_numbers(head) for head in heads]
 
-    def _split(self, segment: Segment, at: int, why: str) -> Axis:
+    def _split(self, segment: Segment, at: int, why: Reason) -> Axis:
         """Two segments, the first of size `at`; splits the major factor, or freezes the segment."""
         size = segment_size(segment)
         if not segment or is_fixed(segment):
@@ -147,22 +148,31 @@ class Atoms:
         major.axis = head + tail
         return ((*head[0], *minor), (*tail[0], *minor))
 
-    def _unify_segments(self, a: Segment, b: Segment, why: str) -> None:
-        """Make two products of equal size the same, comparing factors from the minor end."""
+    def _unify_segments(self, a: Segment, b: Segment, why: Reason) -> None:
+        """Make two products of equal size the same, comparing factors from the minor end.
+
+        case                     example                      what happens
+        a lone atom              x:24 = (3, h:8)              x is another name for 3 x h
+        the same factor          (3, h) = (g:3, h)            go on with 3 = g
+        two numbers              (g, 6) = (h, 4)              they lose their common factor: (g, 3) = (h, 2)
+        a number covers an atom  (g, 12) = (h, x:4)           x stays whole: go on with (g, 3) = h
+        atoms of one size        (g, x:4) = (h, y:4)          x and y are the same: go on with g = h
+        an atom covers a factor  (g, x:12) = (h, y:4)         x is new:3 x y, and y the same factor
+        nothing fits             (g, x:6) = (h, y:4)          all stay whole
+        """
         a, b = merge_numbers(a), merge_numbers(b)
         while a != b:
-            if not a or not b or (len(a) == 1 and isinstance(a[0], int)) or (len(b) == 1 and isinstance(b[0], int)):
-                self.freeze((a,), why)
-                self.freeze((b,), why)
+            if any(not one or (len(one) == 1 and isinstance(one[0], int)) for one in (a, b)):
+                self.freeze((a, b), why)
                 return
-            if len(a) == 1 and isinstance(a[0], Atom) and a[0] not in b:
-                self._bind(a[0], (b,))
-                return
-            if len(b) == 1 and isinstance(b[0], Atom) and b[0] not in a:
-                self._bind(b[0], (a,))
-                return
+            for one, other in ((a, b), (b, a)):
+                if len(one) == 1 and isinstance(one[0], Atom) and one[0] not in other:
+                    self._bind(one[0], (other,))
+                    return
+            if _minor(a) < _minor(b):
+                a, b = b, a
             p, q = a[-1], b[-1]
-            n, m = (f if isinstance(f, int) else f.size for f in (p, q))
+            (n, _), (m, _) = _minor(a), _minor(b)
             if p == q:
                 a, b = a[:-1], b[:-1]
             elif isinstance(p, int) and isinstance(q, int):
@@ -171,26 +181,20 @@ class Atoms:
                     self.freeze((a, b), why)
                     return
                 a, b = merge_numbers((*a[:-1], n // common)), merge_numbers((*b[:-1], m // common))
-                continue
-            elif isinstance(p, int) and n % m == 0:  # some of the positions that must stay
+            elif isinstance(p, int) and n % m == 0:
                 self.freeze(((q,),), why_still(p) or why)
                 a, b = (*a[:-1], number(n // m, p)), b[:-1]
-            elif isinstance(q, int) and m % n == 0:
-                self.freeze(((p,),), why_still(q) or why)
-                a, b = a[:-1], (*b[:-1], number(m // n, q))
             elif n == m:
                 self.unify(((p,),), ((q,),), why)
                 a, b = a[:-1], b[:-1]
-            elif n > m and n % m == 0 and isinstance(p, Atom):
+            elif n % m == 0 and isinstance(p, Atom):
                 self._bind(p, ((*self.new(n // m)[0], q),))
-            elif m > n and m % n == 0 and isinstance(q, Atom):
-                self._bind(q, ((*self.new(m // n)[0], p),))
             else:
                 self.freeze((a, b), why)
                 return
             a, b = self._one(a, why), self._one(b, why)
 
-    def _one(self, segment: Segment, why: str) -> Segment:
+    def _one(self, segment: Segment, why: Reason) -> Segment:
         """`segment` resolved; if it has meanwhile become a sum, frozen."""
         resolved = self._resolve_segment(segment)
         if len(resolved) == 1:
@@ -204,7 +208,13 @@ class Atoms:
         atom.axis = axis
 
 
-def product(axes: Sequence[Axis], atoms: Atoms, why: str) -> Axis:
+def _minor(segment: Segment) -> tuple[int, bool]:
+    """The size of the minor factor, and whether it is a number: of two factors of one size, numbers come first."""
+    last = segment[-1]
+    return (last, True) if isinstance(last, int) else (last.size, False)
+
+
+def product(axes: Sequence[Axis], atoms: Atoms, why: Reason) -> Axis:
     """The axis that flattening dimensions `axes` (major to minor) into one gives."""
     head, *rest = [axis for axis in axes if axis_size(axis) != 1] or [fixed(1)]
     tail: Segment = tuple(f for axis in rest for f in atoms.segment(axis, why))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -27,13 +28,30 @@ class Atom:
     roles: set[str] = field(default_factory=set)
 
 
-class Still(int):
-    """A number of positions that were units until something, told by `why`, froze them."""
+@dataclass(frozen=True)
+class Reason:
+    """Why positions must stay: the operator that ran, and in which module; or a sentence, with no module.
 
-    why: str
+    `part`: what of the operator it is about.
+    """
+
+    what: str
+    module: str | None = None  # '' is the model itself
+    part: Literal["kernel", "scale"] | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        where = "" if self.module is None else f" in {self.module or 'the model'}"
+        return f"{f'{self.part} of ' if self.part else ''}{self.what}{where}{self.note}"
+
+
+class Still(int):
+    """A number of positions that were units until something froze them."""
+
+    why: Reason
 
     @classmethod
-    def of(cls, size: int, why: str) -> Still:
+    def of(cls, size: int, why: Reason) -> Still:
         still = cls(size)
         still.why = why
         return still
@@ -107,7 +125,7 @@ def unit_index(axis: Axis, atom: Atom) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def reasons(axis: Axis) -> Iterator[str]:
+def reasons(axis: Axis) -> Iterator[Reason]:
     """Why parts of `axis` were frozen."""
     for factor in (f for segment in axis for f in segment):
         if isinstance(factor, Still):
@@ -122,7 +140,7 @@ def number(size: int, *parts: Factor) -> int:
     return size if why is None else Still.of(size, why)
 
 
-def why_still(factor: Factor) -> str | None:
+def why_still(factor: Factor) -> Reason | None:
     return factor.why if isinstance(factor, Still) else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +11,7 @@ from torch import Tensor, nn
 
 from mvp_deploy.structure.fakes import named_tensors
 from mvp_deploy.structure.plan import KeepPlan
-
-if TYPE_CHECKING:
-    from mvp_deploy.structure.structure import Structure
+from mvp_deploy.structure.structure import Structure
 
 Masks = Any  # of one tensor: per dimension the boolean mask of the positions that stay, None for all
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,7 @@ from mvp_deploy.structure.fakes import copy_with, named_tensors
 from mvp_deploy.structure.graph import TracedModel
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.silence import silence
-
-if TYPE_CHECKING:
-    from mvp_deploy.structure.structure import Structure
+from mvp_deploy.structure.structure import Structure
 
 LIMITS = {torch.float64: 1e-6, torch.float32: 1e-3}
 """The largest difference taken for rounding, relative to the largest output, per number format of the comparison."""

@@ -2,7 +2,7 @@
 
 Some forwards compute one size from another («channels // heads» where both shrink on their own), so no attribute
 makes them right. `Recorder` writes down every call of a run on fake tensors as a node of an fx graph. The numbers that
-were given as sizes are known by the axes they measure, so for any plan they can be written anew: a plain number, or
+were given as sizes are known by the axes they measure, so for any plan they can be rewritten: a plain number, or
 a multiple of the batch size.
 """
 
@@ -221,7 +221,7 @@ class Recorder:
 
 
 def set_constants(graph: fx.Graph, constants: Iterable[Constant], measure: Callable[[Axis, int], int]) -> None:
-    """Write sizes anew; `measure(axis, batch)` says how many positions an axis has in a batch of that size."""
+    """Rewrite sizes; `measure(axis, batch)` says how many positions an axis has in a batch of that size."""
     batch: fx.Node | None = None
     first = next(iter(graph.nodes))
     wanted: dict[fx.Node, dict[int, Any]] = defaultdict(dict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -15,9 +14,7 @@ from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.rehearsal import rehearse
 from mvp_deploy.structure.sizes import Attribute
 from mvp_deploy.structure.solve import Unsolvable, solve
-
-if TYPE_CHECKING:
-    from mvp_deploy.structure.structure import Structure
+from mvp_deploy.structure.structure import Structure
 
 
 def prune_module(structure: Structure, model: nn.Module, plan: KeepPlan) -> nn.Module:

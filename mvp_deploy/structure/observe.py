@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mvp_deploy.structure.axes import Axis
+from mvp_deploy.structure.axes import Axis, Reason
 from mvp_deploy.structure.sizes import Observation, Size, origin_of
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def observe(trace: Trace, function: str, args: tuple[Any, ...], kwargs: dict[str
             trace.observations.append(Observation(origin_of(size), axis, trace.module))
     except Exception as error:
         given = [value for value in args if isinstance(value, Tensor)]
-        why = f"{function} in {trace.module or 'the model'}, whose sizes are not understood ({error!r})"
+        why = Reason(function, trace.module, note=f", whose sizes are not understood ({error!r})")
         trace.not_understood(function, given, out, why)
 
 
@@ -103,7 +103,7 @@ def _split(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 def _narrow(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> Pairs:
     x, dim, start, length = args
     whole = trace.axis(x, dim)
-    yield start, trace.atoms.cut(whole, 0, int(start), trace.why)
+    yield start, trace.cut(whole, 0, int(start))
     yield length, trace.axis(out, dim)
 
 
@@ -133,9 +133,9 @@ def _borders(trace: Trace, x: Tensor, dim: int, item: slice) -> Pairs:
     size = x.shape[dim]
     for border in (item.start, item.stop) if item.step in (None, 1) else ():
         if isinstance(border, int) and 0 < border <= size:
-            yield border, trace.atoms.cut(trace.axis(x, dim), 0, int(border), trace.why)
+            yield border, trace.cut(trace.axis(x, dim), 0, int(border))
         elif isinstance(border, int) and -size < border < 0:
-            yield -border, trace.atoms.cut(trace.axis(x, dim), size + int(border), size, trace.why)
+            yield -border, trace.cut(trace.axis(x, dim), size + int(border), size)
 
 
 _ARITHMETIC = {"mul", "div", "true_divide", "add", "sub", "pow", "__mul__", "__truediv__", "__rmul__", "__rtruediv__"}

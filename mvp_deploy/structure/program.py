@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from torch import nn
 
 from mvp_deploy.base.errors import StructureError
+from mvp_deploy.structure.analysis import record
 from mvp_deploy.structure.axes import kept_size
 from mvp_deploy.structure.cut import cut_tensors
 from mvp_deploy.structure.graph import TracedModel, assemble, set_constants
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.rehearsal import rehearse
-
-if TYPE_CHECKING:
-    from mvp_deploy.structure.structure import Structure
+from mvp_deploy.structure.structure import Structure
 
 
 def prune_program(structure: Structure, model: nn.Module, plan: KeepPlan, why: str) -> TracedModel:
@@ -24,8 +21,6 @@ def prune_program(structure: Structure, model: nn.Module, plan: KeepPlan, why: s
     Raises:
         MvpError: the forward cannot be recorded, or cannot run at the new sizes.
     """
-    from mvp_deploy.structure.analysis import record  # a structure can prune, and pruning a program makes one
-
     recorded, recorder, batch = record(model, structure.example, allow_inexact=structure.allow_inexact)
     plan = _translate(structure, recorded, plan)
     counts = {atom: int(mask.sum()) for atom, mask in recorded.masks(plan).items()}

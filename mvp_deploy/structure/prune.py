@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import nn
 
 from mvp_deploy.base.errors import MvpError, error_of
@@ -14,9 +12,7 @@ from mvp_deploy.structure.graph import TracedModel
 from mvp_deploy.structure.module import prune_module
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.program import prune_program
-
-if TYPE_CHECKING:
-    from mvp_deploy.structure.structure import Structure
+from mvp_deploy.structure.structure import Structure
 
 
 @collector_paused()

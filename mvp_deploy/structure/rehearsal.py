@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,8 @@ from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.axes import Atom, size_left
 from mvp_deploy.structure.calls import OtherCalls, SameCalls
 from mvp_deploy.structure.fakes import QuickOperators, fake_copy, fake_inputs
+from mvp_deploy.structure.structure import Structure
 from mvp_deploy.structure.trace import module_paths, open_functionals
-
-if TYPE_CHECKING:
-    from mvp_deploy.structure.structure import Structure
 
 
 def rehearse(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,8 @@ from mvp_deploy.structure.calls import CallMode
 from mvp_deploy.structure.cut import gather, scatter
 from mvp_deploy.structure.fakes import copy_with, named_tensors
 from mvp_deploy.structure.plan import KeepPlan
+from mvp_deploy.structure.structure import Structure
 from mvp_deploy.structure.trace import open_functionals
-
-if TYPE_CHECKING:
-    from mvp_deploy.structure.structure import Structure
 
 Masks = list[Tensor | None]  # of one tensor: per dimension the positions that stay, None for all
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.axes import Atom, Axis, axis_size, keep_mask, kept_size, unit_index
 from mvp_deploy.structure.calls import Call
-from mvp_deploy.structure.cut import gather, scatter
 from mvp_deploy.structure.plan import KeepPlan
-from mvp_deploy.structure.prune import prune
-from mvp_deploy.structure.silence import silence
 from mvp_deploy.structure.sizes import Observation
 from mvp_deploy.structure.trace import MacTerm, OverWhatStays
 
@@ -157,22 +153,6 @@ class Structure:
     def unit_ids(self, group: UnitGroup, member: Member) -> np.ndarray:
         """For each position along the member's dimension, the group's unit that it belongs to, or -1 (int64)."""
         return unit_index(self.axes[member.tensor][member.dim], self._atoms[group.name])
-
-    def prune(self, model: nn.Module, plan: KeepPlan, *, check: bool = True) -> nn.Module:
-        """A new, smaller model, compared with the silenced one; see `prune.prune`."""
-        return prune(self, model, plan, check=check)
-
-    def silence(self, model: nn.Module, plan: KeepPlan, *, inexact: bool = False) -> Callable[..., Any]:
-        """What the smaller model must compute, at full size; see `silence.silence`."""
-        return silence(self, model, plan, inexact=inexact)
-
-    def gather(self, state: Mapping[str, Tensor], plan: KeepPlan) -> dict[str, Tensor]:
-        """The smaller model's state dict, cut out of a full-size one."""
-        return gather(self, state, plan)
-
-    def scatter(self, state: Mapping[str, Tensor], plan: KeepPlan) -> dict[str, Tensor]:
-        """A full-size state dict with the smaller model's weights at their units' places, zeros elsewhere."""
-        return scatter(self, state, plan)
 
     @property
     def frozen_share(self) -> float:

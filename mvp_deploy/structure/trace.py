@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
@@ -21,8 +21,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mvp_deploy.structure import rules
-from mvp_deploy.structure.atoms import Atoms
-from mvp_deploy.structure.axes import Axis, axis_size, fixed
+from mvp_deploy.structure.atoms import Atoms, product
+from mvp_deploy.structure.axes import Axis, Reason, axis_size, fixed
 from mvp_deploy.structure.bind import bound
 from mvp_deploy.structure.caches import note
 from mvp_deploy.structure.calls import Call, CallMode, leaves_in, numbers_given, tensors_in
@@ -32,7 +32,7 @@ from mvp_deploy.structure.observe import observe, sized_shape
 from mvp_deploy.structure.sizes import Observation, Size, Uses, tag_sizes
 
 RECORDED_BATCH = 7
-"""Batch size of a run that is recorded: a number that is no size of anything else."""
+"""Batch size of a run that is recorded: a number that nothing else has as its size."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,11 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)  # operators without a rule, and how often they ran
     allow_inexact: bool = False
-    inexact: list[tuple[str, Axis]] = field(default_factory=list)  # what mixes units that may go all the same
+    inexact: list[tuple[Reason, Axis]] = field(default_factory=list)  # what mixes units that may go all the same
     recorder: Recorder | None = None
     batch: Axis = ()  # the inputs' first axis, where it is recorded for any batch size
     groups: Axis = ((),)  # the groups of the grouped operator that ran last
-    why: str = ""  # the operator running now, and where
+    why: Reason = Reason("")  # noqa: RUF009  # the operator running now, and where
     over: list[Axis] = field(default_factory=list)  # what the operator running now is taken over, if it is a norm,
     mixed: list[Axis] = field(default_factory=list)  # or mixes although its units may go
     module: str = ""
@@ -102,8 +102,17 @@ class Trace:
     def unify(self, x: Axis, y: Axis) -> None:
         self.atoms.unify(x, y, self.why)
 
-    def freeze(self, axis: Axis) -> None:
-        self.atoms.freeze(axis, self.why)
+    def freeze(self, axis: Axis, *, part: Literal["kernel", "scale"] | None = None, note: str = "") -> None:
+        """Keep `axis` whole because of the operator that runs now, or of a `part` of it."""
+        self.atoms.freeze(axis, replace(self.why, part=part, note=note))
+
+    def product(self, *axes: Axis) -> Axis:
+        """The axis that flattening dimensions (major to minor) into one gives."""
+        return product(axes, self.atoms, self.why)
+
+    def cut(self, axis: Axis, start: int, stop: int) -> Axis:
+        """The part [start, stop) of an axis."""
+        return self.atoms.cut(axis, start, stop, self.why)
 
     def mix(self, axis: Axis) -> None:
         """The operator mixes the units of `axis`: none of them goes, unless inexact removal is allowed."""
@@ -115,7 +124,7 @@ class Trace:
 
     @contextmanager
     def running(self, name: str, given: list[Tensor], out: Any) -> Iterator[None]:
-        """While open, operator `name` is explained by its rule; the tensors `given` freeze where that fails."""
+        """While open, operator `name` is explained by its rule; the tensors `given` freeze if that fails."""
         self.over, self.mixed = [], []
         try:
             yield
@@ -123,14 +132,14 @@ class Trace:
                 if [axis_size(axis) for axis in self.axes(tensor)] != list(tensor.shape):
                     raise ValueError(f"it speaks of another shape than {list(tensor.shape)}")
         except Exception as error:
-            self.not_understood(name, given, out, f"{self.why}, whose rule fails ({error!r})")
+            self.not_understood(name, given, out, replace(self.why, note=f", whose rule fails ({error!r})"))
         if self.over or self.mixed:
             inputs, outputs = (tuple(tuple(self.axes(t)) for t in tensors) for tensors in (given, tensors_in(out)))
             over = (*self.over, *self.mixed)
             self.over_what_stays[name, self.ran[name]] = OverWhatStays(over, inputs, outputs, exact=not self.mixed)
         self.ran[name] += 1
 
-    def not_understood(self, name: str, given: list[Tensor], out: Any, why: str) -> None:
+    def not_understood(self, name: str, given: list[Tensor], out: Any, why: Reason) -> None:
         """Freeze what went into an operator, of which nothing is known; what came out is fixed then."""
         for tensor in given:
             for axis in self.axes(tensor):
@@ -166,7 +175,7 @@ class _Operators(TorchDispatchMode):
         note(out)
         if not self.paused and func.namespace != "prim":
             trace = self.trace
-            trace.why = f"{func._schema.name.removeprefix('aten::')} in {trace.module or 'the model'}"
+            trace.why = Reason(func._schema.name.removeprefix("aten::"), trace.module)
             rules.apply(trace, func, args, kwargs, out)
         return out
 
@@ -193,7 +202,7 @@ class _Functions(CallMode):
             self.operators.paused = False
         given = bound(func, args, kwargs)
         if whole is not None:
-            trace.why = f"{name} in {trace.module or 'the model'}"
+            trace.why = Reason(name, trace.module)
             with trace.running(name, list(tensors_in(given)), out):
                 whole(trace, *given, out)
                 rules.silent.follow(trace, name, func, *given, out)

@@ -61,7 +61,7 @@ def _arrays(path: Path, mtime_ns: int, size: int) -> Arrays:
             return arrays
     except Exception as error:  # zip, its decompressors and numpy's parser each have errors of their own
         raise InputError(
-            f"{path} cannot be read as an .npz of plain arrays ({error}): write it anew with numpy.savez"
+            f"{path} cannot be read as an .npz of plain arrays ({error}): write it again with numpy.savez"
         ) from error
 
 

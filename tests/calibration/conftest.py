@@ -12,10 +12,10 @@ from onnx import ModelProto
 from torch import Tensor, nn
 
 from mvp_deploy.calibration.convert import Measured, measure
-from mvp_deploy.calibration.guard import MAX_DROP, Limit
+from mvp_deploy.calibration.guard import Limit
 from mvp_deploy.calibration.images import CalibrationImages, choose
-from mvp_deploy.calibration.ranges import open_session
 from mvp_deploy.exporters.onnx import export_onnx
+from mvp_deploy.exporters.session import open_session
 from mvp_deploy.tasks import load_task
 
 
@@ -55,11 +55,11 @@ class Trained:
     labels: np.ndarray
 
     def accuracy_of(self, model: ModelProto) -> float:
-        session = open_session(model)
+        session = open_session(model.SerializeToString())
         (logits,) = session.run(None, {"input": self.images})
         return float((logits.argmax(1) == self.labels).mean())
 
-    def limit(self, max_drop: float = MAX_DROP) -> Limit:
+    def limit(self, max_drop: float = 0.01) -> Limit:
         return Limit(self.accuracy_of, len(self.labels), max_drop)
 
 

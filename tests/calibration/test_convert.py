@@ -47,13 +47,13 @@ def test_the_layer_that_costs_the_accuracy_goes_back_and_is_named(
 
 
 def test_a_sound_model_keeps_all_its_layers_in_int8(trained: Trained, tmp_path: Path) -> None:
-    converted = convert_int8(trained.measured, tmp_path / "m.onnx", trained.limit(0.02), target="cpu")
+    converted = convert_int8(trained.measured, tmp_path / "m.onnx", trained.limit(0.02), target="cpu", method="entropy")
     assert converted.kept == ()
 
 
 def test_a_limit_that_cannot_be_met_fails_with_the_numbers(trained: Trained, tmp_path: Path) -> None:
     with pytest.raises(MvpError, match=r"int8 has \d+\.\d% accuracy on \d+ training images where float32") as error:
-        convert_int8(trained.measured, tmp_path / "m.onnx", trained.limit(-0.5), target="tensorrt")
+        convert_int8(trained.measured, tmp_path / "m.onnx", trained.limit(-0.5), target="tensorrt", method="entropy")
     assert error.value.code == ExitCode.ACCURACY
     assert "2 costliest of 4 layers" in str(error.value)
     assert not (tmp_path / "m.onnx").exists()
@@ -64,14 +64,14 @@ def test_the_order_of_the_calibration_images_changes_no_byte(trained: Trained, t
     order = np.random.default_rng(0).permutation(len(images))
     shuffled = measure(trained.path, type(images)(images.images[order], images.labels[order]))
     for name, measured in (("a", trained.measured), ("b", shuffled)):
-        convert_int8(measured, tmp_path / name, trained.limit(1.0), target="cpu")
+        convert_int8(measured, tmp_path / name, trained.limit(1.0), target="cpu", method="entropy")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_int8_with_the_rest_in_fp16_keeps_its_accuracy_too(trained: Trained, tmp_path: Path) -> None:
     limit = trained.limit(0.02)
-    whole = convert_int8(trained.measured, tmp_path / "a.onnx", limit, target="tensorrt")
-    mixed = convert_int8(trained.measured, tmp_path / "b.onnx", limit, target="tensorrt", rest="fp16")
+    whole = convert_int8(trained.measured, tmp_path / "a.onnx", limit, target="tensorrt", method="entropy")
+    mixed = convert_int8(trained.measured, tmp_path / "b.onnx", limit, target="tensorrt", rest="fp16", method="entropy")
     found, wanted = (trained.accuracy_of(onnx.load(each.path)) for each in (mixed, whole))
     assert abs(found - wanted) < 0.02
     assert mixed.path.stat().st_size < 0.7 * whole.path.stat().st_size
@@ -94,7 +94,13 @@ def test_a_model_too_narrow_for_int8_is_refused(trained: Trained, tmp_path: Path
         node.name = f"node{index}"
     onnx.save(model, path)
     with pytest.raises(MvpError, match="wide enough"):
-        convert_int8(measure(path, images), tmp_path / "m.onnx", Limit(lambda model: 1.0, 2), target="tensorrt")
+        convert_int8(
+            measure(path, images),
+            tmp_path / "m.onnx",
+            Limit(lambda model: 1.0, 2, 0.01),
+            target="tensorrt",
+            method="entropy",
+        )
 
 
 def test_one_image_decides_only_where_none_may_be_lost() -> None:

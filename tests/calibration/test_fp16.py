@@ -9,15 +9,16 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from mvp_deploy.calibration.fp16 import to_fp16
 from mvp_deploy.calibration.int8 import quantize
 from mvp_deploy.calibration.layers import int8_layers
-from mvp_deploy.calibration.ranges import measure_ranges, open_session
+from mvp_deploy.calibration.ranges import measure_ranges
 from mvp_deploy.exporters.parity import check_parity
+from mvp_deploy.exporters.session import open_session
 
 if TYPE_CHECKING:
     from conftest import Trained
 
 
 def run(model: ModelProto, images: np.ndarray) -> np.ndarray:
-    session = open_session(model)
+    session = open_session(model.SerializeToString())
     return session.run(None, {session.get_inputs()[0].name: images})[0]
 
 

@@ -28,7 +28,7 @@ def test_the_seed_decides_which_images() -> None:
     assert choose(labels, seed=1).tolist() != choose(labels, seed=2).tolist()
 
 
-def test_too_few_images_are_told() -> None:
+def test_too_few_images_are_reported() -> None:
     assert "only 5 images to calibrate on" in (SOME.warning or "")
     enough = CalibrationImages(np.zeros((COUNT, 3, 1, 1), np.float32), np.zeros(COUNT, np.int64))
     assert enough.warning is None

@@ -11,10 +11,10 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from mvp_deploy.calibration.int8 import calibrate, quantize
 from mvp_deploy.calibration.layers import Target, int8_layers
-from mvp_deploy.calibration.ranges import open_session
 from mvp_deploy.calibration.thresholds import METHODS
 from mvp_deploy.exporters.onnx import read_metadata
 from mvp_deploy.exporters.parity import compare
+from mvp_deploy.exporters.session import open_session
 from mvp_deploy.exporters.tensorrt.check import check
 from mvp_deploy.exporters.tensorrt.releases import RELEASES
 
@@ -29,7 +29,7 @@ def int8(trained: Trained, target: Target, method: str = "minmax") -> ModelProto
 
 
 def logits(model: ModelProto, images: np.ndarray) -> np.ndarray:
-    session = open_session(model)
+    session = open_session(model.SerializeToString())
     return session.run(None, {session.get_inputs()[0].name: images})[0]
 
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from mvp_deploy.calibration.ranges import clip_ranges, float_tensors, measure_ranges, open_session, with_shapes
+from mvp_deploy.calibration.ranges import clip_ranges, float_tensors, measure_ranges, with_shapes
 from mvp_deploy.calibration.thresholds import METHODS
+from mvp_deploy.exporters.session import open_session
 
 if TYPE_CHECKING:
     from conftest import Trained
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def test_ranges_are_the_extremes_over_all_images(trained: Trained) -> None:
     model, images = trained.measured.model, trained.measured.images.images
     name = model.graph.output[0].name
-    logits = open_session(model).run([name], {model.graph.input[0].name: images})[0]
+    logits = open_session(model.SerializeToString()).run([name], {model.graph.input[0].name: images})[0]
     found = trained.measured.ranges
     assert found[name] == pytest.approx((logits.min(), logits.max()), rel=1e-5)
     assert found[model.graph.input[0].name] == (images.min(), images.max())

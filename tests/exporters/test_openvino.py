@@ -50,7 +50,7 @@ def test_fp16_is_refused_and_not_computed_in_something_else(tmp_path: Path) -> N
         OpenVinoExporter().export(source(tmp_path / "m.onnx", "fp16"), tmp_path / "m.xml")
 
 
-def test_what_is_no_model_is_an_expected_error(tmp_path: Path) -> None:
+def test_what_is_not_a_model_is_an_expected_error(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(b"no model")
     with pytest.raises(MvpError, match="OpenVINO cannot take"):
         OpenVinoExporter().export(Source("fp32", tmp_path / "m.onnx", None, (3, 8, 8)), tmp_path / "m.xml")  # type: ignore[arg-type]

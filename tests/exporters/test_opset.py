@@ -39,7 +39,7 @@ def test_the_opset_is_read_without_onnx(tmp_path: Path, opset: int) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60))
-def test_what_is_no_model_is_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_what_is_not_a_model_is_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("any") / "a.onnx"
     path.write_bytes(content)
     with suppress(MvpError):  # any other error fails the test

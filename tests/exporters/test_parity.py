@@ -62,7 +62,7 @@ def test_more_than_a_few_spoilt_images_are_refused_and_those_that_keep_their_cla
 
 
 @pytest.mark.parametrize("tolerance", [float("nan"), -1.0])
-def test_a_tolerance_that_is_none_allows_nothing(tolerance: float) -> None:
+def test_a_tolerance_that_is_not_a_number_allows_nothing(tolerance: float) -> None:
     with pytest.raises(NoParity):
         check_parity(LOGITS, LOGITS + 1e-3, tolerance)
 

@@ -50,7 +50,7 @@ def test_another_package_adds_one_by_its_entry_point(monkeypatch: pytest.MonkeyP
     assert isinstance(exporter("tflite"), Tflite)
 
 
-def test_an_unknown_target_is_told_what_there_is() -> None:
+def test_for_an_unknown_target_the_known_ones_are_named() -> None:
     with pytest.raises(MvpError, match=r"no target 'coreml'; installed: .*openvino"):
         exporter("coreml")
 

@@ -10,7 +10,8 @@ from fakes.models import classifier
 from fakes.tensorrt import VERSIONS
 
 from mvp_deploy.exporters.errors import ExitCode, MvpError
-from mvp_deploy.exporters.tensorrt.build import PRECISIONS, Options, Profile, build
+from mvp_deploy.exporters.protocol import PRECISIONS
+from mvp_deploy.exporters.tensorrt.build import Options, Profile, build
 from mvp_deploy.exporters.tensorrt.probe import probe
 
 EVERYTHING = {"workspace": 512, "level": 4, "version_compatible": True, "hardware_compatible": True}
@@ -60,7 +61,7 @@ def test_an_engine_that_ignores_the_precision_fails_the_build(install, tmp_path:
     assert caught.value.code == ExitCode.PARITY
 
 
-def test_float32_onnx_is_no_fp16_engine_where_types_rule(install, tmp_path: Path) -> None:
+def test_float32_onnx_is_not_an_fp16_engine_where_types_rule(install, tmp_path: Path) -> None:
     """TensorRT 11 gives tools that rely on flags a float32 engine without a word."""
     install("11.4.0.106")
     with pytest.raises(MvpError, match="ONNX file must be of that precision"):

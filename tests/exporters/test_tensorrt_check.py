@@ -228,12 +228,12 @@ def test_errors_come_first(tmp_path: Path) -> None:
     assert len(set(severities)) == 2
 
 
-def test_what_is_no_model_is_a_sentence(tmp_path: Path) -> None:
+def test_what_is_not_a_model_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"\x08\x99 not a model")
-    with pytest.raises(MvpError, match=r"a\.onnx is no readable ONNX model"):
+    with pytest.raises(MvpError, match=r"a\.onnx is not a readable ONNX model"):
         findings(tmp_path / "a.onnx")
     (tmp_path / "empty.onnx").write_bytes(b"")
-    with pytest.raises(MvpError, match=r"empty\.onnx is no readable ONNX model: it has no outputs"):
+    with pytest.raises(MvpError, match=r"empty\.onnx is not a readable ONNX model: it has no outputs"):
         findings(tmp_path / "empty.onnx")
     with pytest.raises(MvpError, match="no file"):
         findings(tmp_path / "b.onnx")

@@ -66,7 +66,7 @@ def test_a_fused_part_of_tensorrt_8_hides_its_inside() -> None:
 
 
 @pytest.mark.parametrize("content", ['{"Layers": ["conv1", "fc"]}', '{"Layers": []}', "{}"])
-def test_names_alone_are_no_proof(content: str) -> None:
+def test_names_alone_prove_nothing(content: str) -> None:
     with pytest.raises(MvpError, match="no details of the layers"):
         layer_precisions(content)
 

@@ -14,8 +14,9 @@ import pytest
 from mvp_deploy.benchmark.runner import logits, open_runner
 from mvp_deploy.exporters import cuda
 from mvp_deploy.exporters.errors import MvpError
+from mvp_deploy.exporters.protocol import PRECISIONS
 from mvp_deploy.exporters.tensorrt import cache
-from mvp_deploy.exporters.tensorrt.build import PRECISIONS, Options, Profile, build
+from mvp_deploy.exporters.tensorrt.build import Options, Profile, build
 from mvp_deploy.exporters.tensorrt.probe import Offer, probe
 
 pytestmark = pytest.mark.gpu

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mvp_deploy.structure.atoms import product
 from mvp_deploy.structure.rules.registry import rule
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def group_norm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out:
     x, *affine, _, _, _, groups, _ = args
     channels = trace.axis(x, 1)
     trace.groups, inner = trace.atoms.new(groups), trace.atoms.new(x.shape[1] // groups)
-    trace.unify(channels, product([trace.groups, inner], trace.atoms, trace.why))
+    trace.unify(channels, trace.product(trace.groups, inner))
     if groups > 1:
         trace.atoms.mark(trace.groups, "group")
     for parameter in affine:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mvp_deploy.structure.atoms import product
 from mvp_deploy.structure.axes import axis_size, fixed
 from mvp_deploy.structure.rules.registry import rule
 
@@ -39,10 +38,10 @@ def slice_(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     start, stop = start or 0, size if stop is None else min(stop, size)
     start, stop = start % size if start < 0 else start, stop % size if stop < 0 else stop
     if step == 1:
-        axes[dim] = axes[dim] if (start, stop) == (0, size) else trace.atoms.cut(axes[dim], start, stop, trace.why)
+        axes[dim] = axes[dim] if (start, stop) == (0, size) else trace.cut(axes[dim], start, stop)
     elif size % step == 0:  # every step-th position: the minor part of a product
         major = trace.atoms.new(size // step)
-        trace.unify(axes[dim], product([major, fixed(step)], trace.atoms, trace.why))
+        trace.unify(axes[dim], trace.product(major, fixed(step)))
         axes[dim] = major if axis_size(major) == out.shape[dim] else fixed(out.shape[dim])
     else:
         trace.freeze(axes[dim])
@@ -58,7 +57,7 @@ def split(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any)
     whole, start, parts = trace.axis(x, dim), 0, []
     for part in out:
         stop = start + part.shape[dim]
-        parts.append(trace.atoms.cut(whole, start, stop, trace.why) if len(out) > 1 else whole)
+        parts.append(trace.cut(whole, start, stop) if len(out) > 1 else whole)
         start = stop
     if isinstance(sizes, int):
         for other in parts[1:]:
@@ -75,7 +74,7 @@ def glu(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -
     axes = list(trace.axes(args[0]))
     dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
     half = out.shape[dim]
-    first, second = (trace.atoms.cut(axes[dim], start, start + half, trace.why) for start in (0, half))
+    first, second = (trace.cut(axes[dim], start, start + half) for start in (0, half))
     trace.unify(first, second)
     axes[dim] = first
     trace.set(out, axes)
@@ -115,7 +114,7 @@ def pad_constant(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], ou
         left, right = borders[2 * place : 2 * place + 2]
         start, stop = max(0, -left), x.shape[dim] - max(0, -right)
         if (start, stop) != (0, x.shape[dim]):
-            axes[dim] = trace.atoms.cut(axes[dim], start, stop, trace.why)
+            axes[dim] = trace.cut(axes[dim], start, stop)
         added = [((n,),) if n > 0 else () for n in (left, right)]
         axes[dim] = trace.atoms.resolve(added[0] + axes[dim] + added[1])
     trace.set(out, axes)

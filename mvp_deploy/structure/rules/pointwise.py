@@ -1,4 +1,4 @@
-"""Operators that treat every position alike, and tensors made of nothing."""
+"""Operators that treat every position the same, and tensors made from nothing."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mvp_deploy.structure.atoms import product
 from mvp_deploy.structure.axes import Axis, fixed
 from mvp_deploy.structure.rules.pointwise import pointwise
 from mvp_deploy.structure.rules.registry import function_rule, rule
@@ -49,20 +48,18 @@ def mv(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) ->
 def convolution(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     x, weight, bias, *_, transposed, _, groups = args[:9]
     ins, outs = (0, 1) if transposed else (1, 0)
-    why, trace.why = trace.why, "kernel of " + trace.why
     for dim in range(2, weight.ndim):
-        trace.freeze(trace.axis(weight, dim))
-    trace.why = why
+        trace.freeze(trace.axis(weight, dim), part="kernel")
     trace.groups = trace.atoms.new(groups)
     if groups > 1:  # the dimension of the weight that holds both groups and what is in them
         inner = trace.atoms.new(weight.shape[0] // groups)
-        trace.unify(trace.axis(weight, 0), product([trace.groups, inner], trace.atoms, why))
+        trace.unify(trace.axis(weight, 0), trace.product(trace.groups, inner))
         trace.atoms.mark(trace.groups, "group")
         for_in, for_out = (inner, trace.axis(weight, 1)) if transposed else (trace.axis(weight, 1), inner)
     else:
         for_in, for_out = trace.axis(weight, ins), trace.axis(weight, outs)
-    trace.unify(trace.axis(x, 1), product([trace.groups, for_in], trace.atoms, why))
-    channels = product([trace.groups, for_out], trace.atoms, why)
+    trace.unify(trace.axis(x, 1), trace.product(trace.groups, for_in))
+    channels = trace.product(trace.groups, for_out)
     if bias is not None:
         trace.unify(channels, trace.axis(bias, 0))
     trace.set(out, [trace.axis(x, 0), channels, *_convolved(trace, x, weight, args, out)])
@@ -88,7 +85,7 @@ def attention(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: 
     if kwargs.get("enable_gqa"):  # every key's head serves several queries' heads, one after the other
         per_key = fixed(q.shape[-3] // k.shape[-3])
         trace.unify(trace.axis(k, -3), trace.axis(v, -3))
-        trace.unify(trace.axis(q, -3), product([trace.axis(k, -3), per_key], trace.atoms, trace.why))
+        trace.unify(trace.axis(q, -3), trace.product(trace.axis(k, -3), per_key))
     for dim in range(-q.ndim, -2):
         for other in (k, v):
             if other.shape[dim] == q.shape[dim]:
@@ -99,9 +96,7 @@ def attention(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: 
     for tensor in (q, k, v):
         trace.note_use(tensor)
     if kwargs.get("scale") is None:
-        why, trace.why = trace.why, f"scale of {trace.why}, which follows from the head size"
-        trace.freeze(trace.axis(q, -1))
-        trace.why = why
+        trace.freeze(trace.axis(q, -1), part="scale", note=", which follows from the head size")
     for dim in range(q.ndim - 2):
         trace.atoms.mark(trace.axis(q, dim), "head")
     trace.set(out, [*trace.axes(q)[:-1], trace.axis(v, -1)])

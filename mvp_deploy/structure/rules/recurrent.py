@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mvp_deploy.structure.atoms import product
 from mvp_deploy.structure.axes import fixed
 from mvp_deploy.structure.rules.registry import function_rule
 
@@ -31,21 +30,21 @@ def recurrent(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: 
         return
     for other in states[1:]:
         trace.unify(unit, trace.axis(other, -1))
-    steps = product(trace.axes(x)[:-1], trace.atoms, trace.why)
+    steps = trace.product(*trace.axes(x)[:-1])
     read = trace.axis(x, -1)
     for layer in range(layers):
         for way in range(ways):
             start = (layer * ways + way) * per_way
             from_input, from_state, *biases = weights[start : start + per_way]
             gates = fixed(from_input.shape[0] // states[0].shape[-1])
-            rows = product([gates, unit], trace.atoms, trace.why)
+            rows = trace.product(gates, unit)
             for tensor in (from_input, from_state, *biases):
                 trace.unify(trace.axis(tensor, 0), rows)
             trace.unify(trace.axis(from_input, 1), read)
             trace.unify(trace.axis(from_state, 1), unit)
             trace.count(1, steps, rows, read)
             trace.count(1, steps, rows, unit)
-        read = unit * ways
+        read = unit + unit if both_ways else unit  # the directions' units, end to end
     trace.freeze(trace.axis(x, 1 if batch_first else 0))  # time mixes
     trace.set(out[0], [*trace.axes(x)[:-1], read])
     for tensor, like in zip(out[1:], states, strict=True):

@@ -23,7 +23,7 @@ _UNTAGGED_POINTWISE = {"hardswish", "hardsigmoid", "hardtanh", "mish", "silu", "
 
 
 def is_pointwise(func: Any, name: str) -> bool:
-    """Whether operator `func` (its `name` without the underscore of in-place forms) treats every position alike."""
+    """Whether operator `func` (its `name` without the underscore of in-place forms) treats every position the same."""
     return torch.Tag.pointwise in getattr(func, "tags", ()) or name in _UNTAGGED_POINTWISE
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mvp_deploy.structure.atoms import product
 from mvp_deploy.structure.axes import Axis, axis_size, fixed
 from mvp_deploy.structure.rules.registry import rule
 
@@ -22,33 +22,39 @@ def view(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) 
         return
     axes: list[Axis] = []
     for sources, targets in _matching_dims(list(x.shape), list(out.shape)):
-        whole = product([trace.axis(x, d) for d in sources], trace.atoms, trace.why)
+        whole = trace.product(*(trace.axis(x, d) for d in sources))
         parts = [trace.atoms.new(out.shape[d]) for d in targets]
         if len(parts) == 1:
             axes.append(whole)
         else:
-            trace.unify(whole, product(parts, trace.atoms, trace.why))
+            trace.unify(whole, trace.product(*parts))
             axes.extend(parts)
     trace.set(out, axes)
 
 
 def _matching_dims(before: list[int], after: list[int]) -> list[tuple[list[int], list[int]]]:
-    """The smallest runs of dimensions, before and after a view, that hold the same elements."""
+    """The smallest runs of dimensions, before and after a view, that hold the same elements.
+
+    >>> _matching_dims([2, 3, 4], [6, 4])
+    [([0, 1], [0]), ([2], [1])]
+    """
     runs: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(before) or j < len(after):
+    old, new = deque(enumerate(before)), deque(enumerate(after))  # dimensions that are in no run yet
+    while old or new:
         sources: list[int] = []
         targets: list[int] = []
-        n = m = 1
-        while (n != m or not sources or not targets) and (i < len(before) or j < len(after)):
-            if i < len(before) and (n < m or not sources or j >= len(after)):
-                n, i, sources = n * before[i], i + 1, [*sources, i]
+        taken = given = 1  # elements of the run's dimensions, before and after
+        while (taken != given or not sources or not targets) and (old or new):
+            if old and (taken < given or not sources or not new):
+                dim, size = old.popleft()
+                taken, sources = taken * size, [*sources, dim]
             else:
-                m, j, targets = m * after[j], j + 1, [*targets, j]
-        while i < len(before) and before[i] == 1 and (j >= len(after) or after[j] != 1):
-            i, sources = i + 1, [*sources, i]
-        while j < len(after) and after[j] == 1 and i >= len(before):
-            j, targets = j + 1, [*targets, j]
+                dim, size = new.popleft()
+                given, targets = given * size, [*targets, dim]
+        while old and old[0][1] == 1 and not (new and new[0][1] == 1):
+            sources.append(old.popleft()[0])
+        while new and new[0][1] == 1 and not old:
+            targets.append(new.popleft()[0])
         runs.append((sources, targets))
     return runs
 
@@ -97,7 +103,7 @@ def repeat(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
     x: Tensor = args[0]
     axes = [fixed(1)] * (out.ndim - x.ndim) + list(trace.axes(x))
     times = [trace.atoms.new(n) if axis_size(a) == 1 else fixed(n) for n, a in zip(args[1], axes, strict=True)]
-    trace.set(out, [product([n, a], trace.atoms, trace.why) for n, a in zip(times, axes, strict=True)])
+    trace.set(out, [trace.product(n, a) for n, a in zip(times, axes, strict=True)])
 
 
 @rule("flip", "roll")
@@ -111,12 +117,12 @@ def reorder(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: An
 @rule("pixel_shuffle")
 def pixel_shuffle(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     channels = trace.atoms.new(out.shape[-3])
-    trace.unify(trace.axis(args[0], -3), product([channels, fixed(args[1] ** 2)], trace.atoms, trace.why))
+    trace.unify(trace.axis(args[0], -3), trace.product(channels, fixed(args[1] ** 2)))
     trace.set(out, [*trace.axes(args[0])[:-3], channels, *map(fixed, out.shape[-2:])])
 
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     axes = trace.axes(args[0])
-    channels = product([axes[-3], fixed(args[1] ** 2)], trace.atoms, trace.why)
+    channels = trace.product(axes[-3], fixed(args[1] ** 2))
     trace.set(out, [*axes[:-3], channels, *map(fixed, out.shape[-2:])])

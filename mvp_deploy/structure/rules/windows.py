@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mvp_deploy.structure.atoms import product
 from mvp_deploy.structure.axes import fixed
 from mvp_deploy.structure.rules.registry import OPERATORS, Rule, rule
 
@@ -50,7 +49,7 @@ def unfold(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 def im2col(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     kernel = args[1][0] * args[1][1]
     axes = trace.axes(args[0])
-    channels = product([axes[-3], fixed(kernel)], trace.atoms, trace.why)
+    channels = trace.product(axes[-3], fixed(kernel))
     trace.set(out, [*axes[:-3], channels, fixed(out.shape[-1])])
 
 
@@ -58,5 +57,5 @@ def im2col(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 def col2im(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     channels = trace.atoms.new(out.shape[-3])
     kernel = fixed(args[2][0] * args[2][1])
-    trace.unify(trace.axis(args[0], -2), product([channels, kernel], trace.atoms, trace.why))
+    trace.unify(trace.axis(args[0], -2), trace.product(channels, kernel))
     trace.set(out, [*trace.axes(args[0])[:-2], channels, *map(fixed, out.shape[-2:])])

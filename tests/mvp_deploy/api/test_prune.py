@@ -116,7 +116,7 @@ def test_a_name_and_a_task_make_a_classifier() -> None:
     [
         ({}, "one of macs=, params= and keep="),
         ({"macs": 0.5, "keep": 0.5}, "one of macs=, params= and keep="),
-        ({"macs": float("nan")}, "above 0 and at most 1"),
+        ({"macs": float("nan")}, "it must be a finite number"),
         ({"macs": 0.5, "device": "gpu"}, "unknown device"),
     ],
 )

@@ -76,7 +76,7 @@ def test_voting_out_of_reach_of_own_importance_saves_more_than_was_tried() -> No
     assert "more than 150 steps" in judge(arms, "default", 50).sentence
 
 
-def test_a_gain_within_chance_is_no_gain() -> None:
+def test_a_gain_within_chance_is_not_a_gain() -> None:
     noise = np.array([0.1, -0.1, 0.05, -0.04, 0.02, -0.02])
     found = judge(table({ALL: OWN + noise}), "default", 100)
     assert (found.helps, found.recipe, found.settings) == (False, "own", ())

@@ -87,7 +87,7 @@ def test_prune_takes_the_rung_of_its_budget_and_no_other(built: ladder.Rung, ban
         return runs.prune_task(
             load_task("digits#0,1,2"), bank, tmp_path / name, budget, RECIPES["default"],
             TrainConfig(steps=2, batch_size=16, lr=1e-3),
-            recipe_name="default", device=CPU, reporter=Silent(),
+            device=CPU, reporter=Silent(),
         )  # fmt: skip
 
     on_it = prune("on", BUDGET)
@@ -119,7 +119,7 @@ def test_from_the_command_line(bank: Bank, images: Images) -> None:
     assert wrong.exit_code == 2
 
 
-def test_of_two_that_build_at_once_the_second_is_told(bank: Bank, images: Images) -> None:
+def test_of_two_that_build_at_once_the_second_is_reported(bank: Bank, images: Images) -> None:
     other = Budget(0.65, "macs")
     with locked(bank.folder / ".work/ladder.lock", ""), ThreadPoolExecutor(1) as thread:
         work = thread.submit(ladder.build, bank, images, [other], SHORT, reporter=Silent())

@@ -11,6 +11,7 @@ from fakes.run import DETAILS
 from mvp_deploy.bank import nearest
 from mvp_deploy.bank.entry import Entry
 from mvp_deploy.bank.nearest import leep, neighbours, similarities, too_distant
+from mvp_deploy.bank.new import NewTask
 from mvp_deploy.bank.signature import Signature, sign
 from mvp_deploy.bank.store import Bank, Record
 from mvp_deploy.pruning.original import Original
@@ -111,6 +112,10 @@ def bank(cnn, tmp_path: Path) -> Bank:
     return made
 
 
+def new(cnn, bank: Bank) -> NewTask:
+    return NewTask(cnn.task, bank, cnn.original, cnn.train, cnn.test)
+
+
 def test_of_a_short_list_of_the_nearest_those_with_the_best_features_vote(
     cnn, bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,25 +126,22 @@ def test_of_a_short_list_of_the_nearest_those_with_the_best_features_vote(
         asked.append(f"{kind} {entry.name}")
         return float(entry.name[-1])  # the farther, the better
 
-    signature = sign(cnn.backbone, cnn.state, cnn.train, 3, cnn.train.device)
-    found = neighbours(bank, signature, Recipe(neighbours=2), cnn.original, cnn.train, score=measure)
+    found = neighbours(new(cnn, bank), Recipe(neighbours=2), score=measure)
     assert sorted(asked) == [f"features task {number}" for number in range(6)]
     assert [voter.name for voter in found.voters] == ["task 5", "task 4"]
 
 
 def test_without_a_linear_classifier_prototypes_choose(cnn, bank: Bank) -> None:
-    signature = sign(cnn.backbone, cnn.state, cnn.train, 3, cnn.train.device)
     other = replace(cnn.original)
     other.__dict__["classifier"] = ()
-    found = neighbours(bank, signature, Recipe(neighbours=2), other, cnn.train)
+    found = neighbours(replace(new(cnn, bank), original=other), Recipe(neighbours=2))
     assert [voter.name for voter in found.voters] == ["task 0", "task 1"]
     assert all(np.isfinite(voter.similarity) for voter in found.voters)
 
 
 def test_of_the_control_s_random_voters_a_random_one_leads(cnn, bank: Bank) -> None:
-    signature = sign(cnn.backbone, cnn.state, cnn.train, 3, cnn.train.device)
     recipe = Recipe(nearest_by="random", neighbours=9)
-    found = [neighbours(bank, signature, recipe, cnn.original, cnn.train, seed=seed).voters for seed in range(5)]
+    found = [neighbours(new(cnn, bank), recipe, seed=seed).voters for seed in range(5)]
     assert len({voters[0].name for voters in found}) > 1
     assert all(len({voter.name for voter in voters}) == 9 for voters in found)
 
@@ -159,7 +161,6 @@ def readable(kind: str, entry: Entry, original: Original, train: Images) -> floa
 
 
 def test_damaged_tasks_are_named_and_the_others_vote(cnn, bank: Bank) -> None:
-    signature = sign(cnn.backbone, cnn.state, cnn.train, 3, cnn.train.device)
     damage(bank.path("task 0"), "signature/")
     damage(bank.path("task 1"), "weights/")
     bank.path("task 2").write_bytes(b"")
@@ -167,7 +168,7 @@ def test_damaged_tasks_are_named_and_the_others_vote(cnn, bank: Bank) -> None:
     bank.path("task 3").mkdir()
     for measure in ("prototypes", "features"):
         recipe = Recipe(neighbours=2, nearest_by=measure)
-        found = neighbours(bank, signature, recipe, cnn.original, cnn.train, score=readable)
+        found = neighbours(new(cnn, bank), recipe, score=readable)
         assert [voter.name for voter in found.voters] == ["task 4", "task 5"]
         assert len(found.damaged) == 4
         assert all(any(str(bank.path(f"task {n}")) in sentence for sentence in found.damaged) for n in range(4))

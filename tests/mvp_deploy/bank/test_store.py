@@ -60,7 +60,7 @@ def test_a_task_comes_back_as_it_was_stored(bank: Bank) -> None:
     assert again.verify() == []
 
 
-def test_names_that_look_alike_are_different_tasks(bank: Bank) -> None:
+def test_names_that_look_the_same_are_different_tasks(bank: Bank) -> None:
     names = ["a/b", "a-b", "a b", "A-B", "", "x" * 300, "../../etc/passwd", "für#Äpfel,Öl"]
     for name in names:
         bank.add(record(name))

@@ -89,7 +89,7 @@ def test_results_errors_and_remarks_come_back_under_their_names(address: str) ->
     assert set(listener.warned) == {"good: beware, good", "bad: beware, bad"}
 
 
-def test_a_lost_worker_is_replaced_and_one_lost_again_and_again_is_told(address: str, tmp_path: Path) -> None:
+def test_a_lost_worker_is_replaced_and_one_lost_again_and_again_is_reported(address: str, tmp_path: Path) -> None:
     pieces = {"once": partial(die_once, tmp_path / "mark"), "always": die}
     found = dict(spread(Cluster(address), pieces, Listener()))
     assert found["once"] == "done at the second attempt"
@@ -105,7 +105,7 @@ def test_two_pieces_share_a_gpu(address: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["127.0.0.1:1", "ray://127.0.0.1:1"])
-def test_where_there_is_no_cluster_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_without_a_cluster_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     with pytest.raises(MvpError, match="ray start --head") as error:
         list(spread(Cluster(where), {"a": partial(greet, "a")}, Listener()))

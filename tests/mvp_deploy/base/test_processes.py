@@ -34,7 +34,7 @@ def test_it_raises_what_the_function_raised() -> None:
     assert error.value.code == ExitCode.PARITY
 
 
-def test_its_death_is_told() -> None:
+def test_its_death_is_reported() -> None:
     with pytest.raises(ChildProcessError):
         apart(os._exit, 9)
 

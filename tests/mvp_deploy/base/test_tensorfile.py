@@ -56,7 +56,7 @@ def test_a_damaged_section_does_not_stop_the_reading_of_another(file: Path) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"12345678", b"\xff" * 64, b"{}"])
-def test_what_is_no_such_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.safetensors").write_bytes(content)
     with pytest.raises(MvpError, match=r"bad\.safetensors"):
         tensorfile.load(tmp_path / "bad.safetensors")

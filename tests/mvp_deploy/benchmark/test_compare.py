@@ -159,7 +159,7 @@ def spin(seconds: float) -> None:
         pass
 
 
-def test_the_work_of_others_is_told_from_ones_own() -> None:
+def test_the_work_of_others_is_distinguished_from_ones_own() -> None:
     with other_work() as alone:
         spin(0.5)
     child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -189,7 +189,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return told
 
 
-def test_on_a_busy_machine_the_times_are_no_result_and_say_so(
+def test_on_a_busy_machine_the_times_are_not_a_result_and_say_so(
     tmp_path: Path, loads: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads.append(float(cores()))
@@ -225,7 +225,7 @@ def test_models_are_timed_in_fresh_processes(tmp_path: Path, monkeypatch: pytest
     assert len({os.getpid(), *called}) == 1 + len(called)
 
 
-def test_a_process_that_dies_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_dies_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*call: object) -> None:
         raise ChildProcessError("the process ended before its work was done")
 

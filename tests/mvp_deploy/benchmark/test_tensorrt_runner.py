@@ -91,7 +91,7 @@ def test_too_little_memory_is_a_sentence_and_leaves_nothing_behind(install, tmp_
     assert gpu.leaks == 0
 
 
-def test_the_cpu_is_no_device_for_it(install, tmp_path: Path) -> None:
+def test_the_cpu_is_not_a_device_for_it(install, tmp_path: Path) -> None:
     install("10.3.0")
     with pytest.raises(MvpError, match="pass auto, cuda or cuda:N"):
         open_runner(engine_of(classifier(tmp_path / "a.onnx")), device="cpu")

@@ -138,9 +138,9 @@ def test_what_a_killed_write_left_does_not_get_into_the_next(whole: Path) -> Non
     assert list(whole.parent.iterdir()) == [whole]
 
 
-def test_what_is_no_bundle_is_not_overwritten(tmp_path: Path) -> None:
+def test_what_is_not_a_bundle_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(MvpError, match="is no bundle"), bundle.writing(tmp_path):
+    with pytest.raises(MvpError, match="is not a bundle"), bundle.writing(tmp_path):
         pass
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 

@@ -80,7 +80,7 @@ def test_others_verify_it_without_this_package(signed: Path, keys: Path) -> None
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_is_no_key_is_refused_before_anything_is_signed(keys: Path) -> None:
+def test_what_is_not_a_key_is_refused_before_anything_is_signed(keys: Path) -> None:
     path = tiny_bundle(keys / "bundle", ["fp32"])
     for file in (keys / "ours.pub", keys / "nowhere.pem"):
         with pytest.raises(MvpError, match="openssl"):

@@ -199,7 +199,7 @@ def _write_slowly(path: Path, what: str, begun, go_on) -> None:
         bundle.write_json(folder / "bundle.json", what)
 
 
-def test_of_two_processes_writing_one_bundle_the_second_is_told(tmp_path: Path) -> None:
+def test_of_two_processes_writing_one_bundle_the_second_is_reported(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     begun, go_on = context.Event(), context.Event()
     first = context.Process(target=_write_slowly, args=(tmp_path / "place", "first", begun, go_on))

@@ -72,7 +72,7 @@ def test_an_altered_bundle_is_not_timed(tmp_path: Path) -> None:
         assert "labels.json is changed" in done.output
 
 
-def test_a_provider_this_onnxruntime_lacks_is_no_run_on_the_cpu(tmp_path: Path) -> None:
+def test_a_provider_this_onnxruntime_lacks_is_not_a_run_on_the_cpu(tmp_path: Path) -> None:
     file = str(make_onnx(tmp_path / "a.onnx"))
     done = CliRunner().invoke(main, ["bench", file, "--provider", "cpu", "--provider", "tensorrt", "--json", *QUICK])
     assert done.exit_code == ExitCode.ENVIRONMENT
@@ -83,7 +83,7 @@ def test_a_provider_this_onnxruntime_lacks_is_no_run_on_the_cpu(tmp_path: Path) 
     assert "without TensorrtExecutionProvider: pip" in missing["error"]
 
 
-def test_a_provider_that_onnxruntime_has_but_cannot_start_is_no_run_on_the_cpu(
+def test_a_provider_that_onnxruntime_has_but_cannot_start_is_not_a_run_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])

@@ -108,7 +108,7 @@ def test_a_missing_package_is_the_environments_fault_and_comes_with_its_install_
     assert done.output == f"Error: this needs {missing}, which is not installed: pip install {line}\n"
 
 
-def test_a_letter_that_the_locale_lacks_is_told_with_the_cure(failing) -> None:
+def test_a_letter_that_the_locale_lacks_is_reported_with_the_cure(failing) -> None:
     failing(UnicodeEncodeError("ascii", "für", 1, 2, "ordinal not in range(128)"))
     done = CliRunner().invoke(main, ["fail"])
     assert done.exit_code == ExitCode.ENVIRONMENT

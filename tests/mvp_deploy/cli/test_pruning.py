@@ -107,7 +107,7 @@ def test_one_task_s_failure_neither_stops_nor_hides(bank: Path) -> None:
     Bank.open(bank).path("digits#7,8").unlink()
 
 
-def test_a_task_that_is_there_made_alike_is_done_and_one_made_otherwise_asks_to_replace_it(bank: Path) -> None:
+def test_a_stored_task_made_the_same_way_is_kept_and_another_asks_to_replace_it(bank: Path) -> None:
     stored = Bank.open(bank).path("digits#1,2,3").read_bytes()
     left = bank / ".work" / Bank.open(bank).path("digits#1,2,3").stem / ("0" * 16)
     left.mkdir(parents=True)  # of a call killed after it had stored the task
@@ -129,7 +129,7 @@ def test_a_task_that_is_there_made_alike_is_done_and_one_made_otherwise_asks_to_
         (("bank", "add", "BANK", "digits#0,1", "--keep", "2"), "above 0 and at most 1"),
         (("bank", "show", "BANK", "digits#0,1"), "has no task"),
         (("prune", "digits#0,1", "--bank", "BANK", "--out", "OUT", "--recipe", "soup"), "'soup' is not one of"),
-        (("prune", "digits#0,1", "--bank", "BANK", "--out", "OUT", "--set", "own=9"), "between 0 and 1"),
+        (("prune", "digits#0,1", "--bank", "BANK", "--out", "OUT", "--set", "own=9"), "own is 9.0: it must"),
         (("prune", "digits#0,ten", "--bank", "BANK", "--out", "OUT"), "ten"),
         (("prune", "digits#0,1", "--bank", "BANK", "--out", "OUT", "--params", "0.0001"), "cannot shrink"),
     ],
@@ -143,7 +143,7 @@ def test_a_mistake_is_one_sentence_and_code_2(bank: Path, tmp_path: Path, argume
     assert not (tmp_path / "out" / "run.json").exists()
 
 
-def test_a_damaged_bank_is_told_and_fails(bank: Path) -> None:
+def test_a_damaged_bank_is_reported_and_fails(bank: Path) -> None:
     path = Bank.open(bank).path("digits#1,2,3")
     good = path.read_bytes()
     try:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from mvp_deploy.base import bounds
-from mvp_deploy.base.bounds import Bounds
 from mvp_deploy.base.errors import ExitCode, MvpError
+from mvp_deploy.base.formats import Within
 from mvp_deploy.benchmark.measure import Settings
-from mvp_deploy.cli import NAMES, main
+from mvp_deploy.cli import NAMES, _options, main
 from mvp_deploy.cli._types import Listed, Number
-from mvp_deploy.export.graphs import Precision
+from mvp_deploy.export.config import Exports
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Schedule
 from mvp_deploy.training import TrainConfig
@@ -66,7 +68,7 @@ def test_every_number_on_the_command_line_has_bounds(found: Found) -> None:
 
 
 @pytest.mark.parametrize("found", NUMBERS, ids=named)
-def test_what_is_no_number_or_beyond_sense_is_refused_before_any_work(found: Found) -> None:
+def test_values_that_are_not_numbers_or_out_of_bounds_are_refused_before_any_work(found: Found) -> None:
     path, command, option = found
     assert isinstance(option.type, Number)
     wrong = [*NO_NUMBERS, *(["0"] if not option.type.bounds.holds(0) else [])]
@@ -88,20 +90,20 @@ def test_what_is_no_number_or_beyond_sense_is_refused_before_any_work(found: Fou
         (("build",), "--precision", "int4"),
     ],
 )
-def test_names_that_are_of_no_list_are_refused_before_any_work(path: tuple[str, ...], option: str, value: str) -> None:
+def test_unknown_names_are_refused_before_any_work(path: tuple[str, ...], option: str, value: str) -> None:
     command = next(command for at, command, _ in ALL if at == path)
     call(path, command, option, value)
 
 
-@pytest.mark.parametrize("one", [value for value in vars(bounds).values() if isinstance(value, Bounds)], ids=str)
-def test_bounds_hold_their_ends_and_nothing_that_is_no_number(one: Bounds) -> None:
+@pytest.mark.parametrize("one", [value for value in vars(bounds).values() if isinstance(value, Within)], ids=str)
+def test_bounds_hold_their_ends_and_only_numbers(one: Within) -> None:
     assert one.holds(one.low) != one.above
     assert one.holds(one.high)
     assert not any(one.holds(value) for value in (math.nan, math.inf, -math.inf, one.high + 1, one.low - 1))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0])
-def test_settings_refuse_what_is_no_sensible_number_however_they_are_made(value: float) -> None:
+def test_settings_refuse_numbers_out_of_bounds_however_they_are_made(value: float) -> None:
     for make in (
         lambda: Budget(value),
         lambda: Schedule(rounds=value),  # type: ignore[arg-type]
@@ -110,20 +112,38 @@ def test_settings_refuse_what_is_no_sensible_number_however_they_are_made(value:
         lambda: TrainConfig(steps=value),  # type: ignore[arg-type]
         lambda: TrainConfig(clip=value),
         lambda: TrainConfig(temperature=value),
-        lambda: Precision(max_drop=value - 1),
+        lambda: Exports(max_drop=value - 1),
         lambda: Settings(duration=value),
     ):
         with pytest.raises(MvpError):
             make()
 
 
-def test_a_criterion_that_is_none_is_refused_when_the_schedule_is_made() -> None:
+def test_an_unknown_criterion_is_refused_when_the_schedule_is_made() -> None:
+    from mvp_deploy.pruning.config import Criterion
     from mvp_deploy.pruning.importance import CRITERIA
-    from mvp_deploy.pruning.recipes import CRITERIA as NAMED
 
-    assert set(NAMED) == set(CRITERIA)
-    with pytest.raises(MvpError, match="no importance criterion"):
-        Schedule(criterion="banana")
+    assert set(get_args(Criterion)) == set(CRITERIA)
+    with pytest.raises(MvpError, match="criterion is 'banana': it must be taylor or obs"):
+        Schedule(criterion="banana")  # type: ignore[arg-type]
+
+
+def test_the_methods_of_int8_that_users_choose_from_are_those_there_are() -> None:
+    from mvp_deploy.calibration.thresholds import METHODS
+
+    assert set(get_args(get_type_hints(Exports)["int8_method"])) == set(METHODS)
+
+
+def test_an_option_stands_for_its_field() -> None:
+    said = CliRunner().invoke(main, ["export", "--help"], terminal_width=100).output
+    assert re.search(r"--max-drop PERCENT .*\[default: 1%\]", " ".join(said.split()))
+    seen: list[Exports] = []
+    command = click.command()(
+        _options.options("asked", Exports(), max_drop="--max-drop")(lambda asked: seen.append(asked))
+    )
+    for given in (["--max-drop", "2"], ["--max-drop", "2%"], []):
+        CliRunner().invoke(command, given, catch_exceptions=False)
+    assert [asked.max_drop for asked in seen] == [0.02, 0.02, Exports().max_drop]
 
 
 def test_nothing_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

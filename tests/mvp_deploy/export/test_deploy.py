@@ -41,7 +41,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
         Budget(0.5),
         recipe_named("own"),
         TrainConfig(steps=10, batch_size=32, lr=1e-3),
-        recipe_name="own",
         device=torch.device("cpu"),
         reporter=Silent(),
     )

@@ -64,7 +64,7 @@ def test_fp16_is_built_from_float32_where_flags_decide(install, tmp_path: Path, 
     assert read == [f"unpruned.{source}.onnx", f"pruned.{source}.onnx"]
 
 
-def test_of_two_that_build_at_once_the_second_is_told(install, tmp_path: Path) -> None:
+def test_of_two_that_build_at_once_the_second_is_reported(install, tmp_path: Path) -> None:
     install(VERSIONS[0])
     path = tiny_bundle(tmp_path / "b", ["fp32"])
     built(path)
@@ -84,7 +84,7 @@ def test_a_missing_source_names_the_cure_and_the_rest_goes_on(install, tmp_path:
     assert "export it again with `--target tensorrt` and int8 among" in str(engines[0].error)
 
 
-def test_int8_for_cpus_is_no_source(install, tmp_path: Path) -> None:
+def test_int8_for_cpus_is_not_a_source(install, tmp_path: Path) -> None:
     install("10.3.0")
     whole = bundle.read(tiny_bundle(tmp_path / "b"))
     cpus = replace(whole, models=tuple(replace(file, target="onnx") for file in whole.models))

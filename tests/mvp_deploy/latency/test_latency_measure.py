@@ -112,7 +112,7 @@ def test_a_noisy_machine_is_looked_at_longer_and_then_named(parts: Path) -> None
     [
         (lambda data: data | {"noise": float("nan")}, "damaged"),
         (lambda data: data | {"layers": [{"weight": "x", "kernel": 99}]}, "a kernel that is not there"),
-        (lambda data: data | {"runs": [run | {"ms": -1.0} for run in data["runs"]]}, "must lie within"),
+        (lambda data: data | {"runs": [run | {"ms": -1.0} for run in data["runs"]]}, "must be from"),
         (lambda data: data | {"runs": [run | {"shapes": []} for run in data["runs"]]}, "one shape for each layer"),
         (lambda data: data | {"format": 2}, "has format 2"),
         (lambda data: data | {"more": 1}, "no version wrote"),
@@ -165,7 +165,7 @@ def test_the_command_times_pieces_and_leaves_the_profile_alone(
         (["resnet18", "--out", "p.json", "--runtime", "litert"], "cannot be profiled|not installed"),
     ],
 )
-def test_wrong_usage_is_told_before_any_work(arguments: list[str], told: str, tmp_path: Path, monkeypatch) -> None:
+def test_wrong_usage_is_reported_before_any_work(arguments: list[str], told: str, tmp_path: Path, monkeypatch) -> None:
     import re
 
     monkeypatch.chdir(tmp_path)

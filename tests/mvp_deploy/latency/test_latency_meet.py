@@ -79,7 +79,7 @@ def test_a_profile_of_another_version_of_the_runtime_is_refused(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("ms", [0.0, -1.0, float("nan"), float("inf")])
-def test_milliseconds_that_are_none_are_refused(ms: float) -> None:
+def test_milliseconds_that_are_not_a_number_are_refused(ms: float) -> None:
     with pytest.raises(InputError, match="must be milliseconds above 0"):
         Target(milliseconds=ms)
 
@@ -96,7 +96,7 @@ def test_milliseconds_are_written_with_or_without_their_unit(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["-4ms", "nan", "4s", "", "1e400", "ms"])
-def test_what_is_no_number_of_milliseconds_is_refused(text: str) -> None:
+def test_what_is_not_a_number_of_milliseconds_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="not a number of ms"):
         quantity(text, "ms")
 

@@ -79,7 +79,7 @@ def test_without_a_driver_tensorrt_is_not_touched(monkeypatch: pytest.MonkeyPatc
     assert "no NVIDIA GPU" in found.detail
 
 
-def test_a_gpu_that_torch_or_onnxruntime_cannot_use_is_told_with_the_cure(
+def test_a_gpu_that_torch_or_onnxruntime_cannot_use_is_reported_with_the_cure(
     monkeypatch: pytest.MonkeyPatch, with_gpu: None
 ) -> None:
     import onnxruntime

@@ -106,7 +106,7 @@ def test_a_limit_just_reached_is_met(gates: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("gates", [{"latency": [{"at_most_ms": 2.0}]}, {"speed_up": [{"at_least": 1.5}]}])
-def test_too_noisy_to_tell_is_no_pass_and_says_what_to_do(gates: dict[str, Any]) -> None:
+def test_too_noisy_to_tell_is_not_a_pass_and_says_what_to_do(gates: dict[str, Any]) -> None:
     [verdict] = judge(make(), GatesSection.model_validate(gates))
     assert (verdict.outcome, verdict.code) == ("too noisy to tell", ExitCode.LATENCY)
     assert "longer duration" in verdict.advice
@@ -228,7 +228,7 @@ def test_a_run_is_compared_with_the_last_accepted_one(run) -> None:
     assert "regression" in Path("deploy/report.html").read_text(encoding="utf-8")
 
 
-def test_a_baseline_that_is_none_is_refused(run) -> None:
+def test_a_file_that_is_not_a_baseline_is_refused(run) -> None:
     Path("old.json").write_text('{"schema": 0}', encoding="utf-8")
     Path("nan.json").write_text('{"schema": 1, "tasks": {"ones": {"models": [{"accuracy": NaN}]}}}', encoding="utf-8")
     for path in ("old.json", "nan.json", "deploy.yaml", "nowhere.json"):

@@ -81,7 +81,7 @@ def test_what_is_not_ours_is_refused_before_anything_changes(tmp_path: Path, url
         assert {path: path.read_bytes() for path in there.rglob("*") if path.is_file()} == before
 
 
-def test_an_object_store_is_written_alike(tmp_path: Path) -> None:
+def test_an_object_store_is_written_the_same_way(tmp_path: Path) -> None:
     system = fsspec.filesystem("memory")
     system.store.clear()
     publish(make(tmp_path / "out", {"a": "met", "b": "met"}, "old"), tmp_path / "out", "memory://team/out")

@@ -75,7 +75,7 @@ def test_only_runs_the_tasks_named(run) -> None:
     assert "'threes'" in done.output
 
 
-def test_one_tasks_failure_stops_no_other_and_is_told_everywhere(run) -> None:
+def test_one_tasks_failure_stops_no_other_and_is_reported_everywhere(run) -> None:
     done = run("--set", "tasks.ones.data=nowhere")
     assert done.exit_code == ExitCode.INPUT
     tasks = report()["tasks"]
@@ -147,14 +147,14 @@ def test_the_summary_is_appended_for_github(run, monkeypatch: pytest.MonkeyPatch
 
 
 def test_times_of_a_busy_machine_are_marked_as_such(finished: Path) -> None:
-    from mvp_deploy.pipeline.html import report_page
-    from mvp_deploy.pipeline.report import markdown, row
+    from mvp_deploy.report.ci import markdown
+    from mvp_deploy.report.run import report_page
 
     found = json.loads((finished / "deploy/report.json").read_text())
     for task, others in (("ones", 0.9 * found["environment"]["cores"]), ("twos", 0.0)):
         found["tasks"][task]["times"]["environment"]["others"] = others
     assert markdown(found).count(", disturbed |") == 1
-    assert report_page(found, [row(task) for task in found["tasks"].items()]).count("so its times and speed-ups") == 1
+    assert report_page(found).count("so its times and speed-ups") == 1
 
 
 def test_the_page_needs_no_network_and_no_script(finished: Path) -> None:

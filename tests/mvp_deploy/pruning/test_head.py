@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mvp_deploy.pruning.head import classifier, finish, recalibrate, solve_head
 from mvp_deploy.pruning.norms import recalibrate_if_better
-from mvp_deploy.structure import KeepPlan, analyze
+from mvp_deploy.structure import KeepPlan, analyze, prune
 from mvp_deploy.structure.graph import TracedModel
 from mvp_deploy.structure.program import prune_program
 from mvp_deploy.training import TrainConfig, accuracy, fit
@@ -141,7 +141,7 @@ def test_a_published_recipe_s_model_is_left_as_its_fine_tuning_ends(both) -> Non
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_statistics_are_measured_anew_only_where_the_images_favour_it(cnn) -> None:
+def test_statistics_are_recomputed_only_if_the_images_favour_it(cnn) -> None:
     model = cnn.original.copy()
     before = copy.deepcopy(model.state_dict())
     model.bn1.running_mean.add_(1e3)  # its ReLU now gives zeros for every image
@@ -178,7 +178,7 @@ def test_the_head_of_a_traced_program_is_solved_too(cnn) -> None:
     model = Mixer().eval()
     structure = analyze(model, torch.zeros(2, *cnn.original.backbone.preprocessing.input_size))
     plan = KeepPlan({group.name: np.arange(group.size) < -(-group.size // 2) for group in structure.groups})
-    small = structure.prune(model, plan)
+    small = prune(structure, model, plan)
     assert isinstance(small, TracedModel)
     assert solve_head(small, classifier(model), cnn.train)
     assert accuracy(small, cnn.test) > 0.6  # a third is chance

@@ -11,7 +11,7 @@ from torch.nn import functional
 from mvp_deploy.base.errors import MvpError
 from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform
 from mvp_deploy.pruning.importance import CRITERIA, score, taylor
-from mvp_deploy.structure import KeepPlan
+from mvp_deploy.structure import KeepPlan, prune
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -90,7 +90,7 @@ def test_taylor_ranks_units_as_the_loss_without_each_does(cnn) -> None:
     def without(unit: int) -> nn.Module:
         masks = {name: mask.copy() for name, mask in original.full.masks.items()}
         masks[group][unit] = False
-        return structure.prune(model, KeepPlan(masks)).eval()
+        return prune(structure, model, KeepPlan(masks)).eval()
 
     whole = loss(model)
     changes = np.array([abs(loss(without(unit)) - whole) for unit in range(32)])

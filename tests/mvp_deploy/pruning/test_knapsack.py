@@ -126,6 +126,6 @@ def test_what_cannot_be_reached_is_refused_with_what_can(net: Structure) -> None
     assert KeepPlan({g.name: np.arange(g.size) < smallest[g.name] for g in net.groups})
 
 
-def test_without_any_difference_groups_shrink_alike(net: Structure) -> None:
+def test_without_any_difference_groups_shrink_the_same(net: Structure) -> None:
     counts = cheapest(net, Budget(0.5, "units", 1), {group.name: np.zeros(group.size) for group in net.groups})
     assert all(counts[group.name] / group.size == pytest.approx(0.5, abs=0.05) for group in net.groups)

@@ -6,6 +6,8 @@ import torch
 from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform
 from mvp_deploy.pruning.original import check_exact, suited
+from mvp_deploy.structure import gather
+from mvp_deploy.training import Training
 
 
 def some_plan(original, fraction: float = 0.5, seed: int = 0):
@@ -36,7 +38,7 @@ def test_weights_widened_come_back(both) -> None:
         name: torch.randn_like(v) if v.is_floating_point() else v
         for name, v in original.pruned(plan).state_dict().items()
     }
-    back = original.structure.gather(original.widened(plan, state), plan)
+    back = gather(original.structure, original.widened(plan, state), plan)
     assert all(torch.equal(value, back[name]) for name, value in state.items())
 
 
@@ -55,4 +57,4 @@ def test_another_number_of_classes_changes_the_head_alone(cnn) -> None:
 def test_transformers_are_tuned_with_adamw(cnn, vit) -> None:
     assert suited(vit.backbone).optimizer == "adamw"
     assert suited(cnn.backbone).optimizer == "sgd"
-    assert suited(vit.backbone, "sgd").optimizer == "sgd"
+    assert suited(vit.backbone, Training(optimizer="sgd")).optimizer == "sgd"

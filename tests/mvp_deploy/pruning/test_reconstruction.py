@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mvp_deploy.backbones import timm
 from mvp_deploy.pruning.reconstruction import Reconstruction, reconstruct
-from mvp_deploy.structure import KeepPlan, Structure, analyze
+from mvp_deploy.structure import KeepPlan, Structure, analyze, prune
 from mvp_deploy.structure.graph import TracedModel
 from mvp_deploy.structure.program import prune_program
 from mvp_deploy.tasks import Images
@@ -79,7 +79,7 @@ def error(got: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("program", [False, True])
 def test_removed_channels_that_follow_from_others_are_made_up_for(reader: str, program: bool) -> None:
     model, structure, plan = redundant(reader)
-    small = prune_program(structure, model, plan, "") if program else structure.prune(model, plan)
+    small = prune_program(structure, model, plan, "") if program else prune(structure, model, plan)
     assert isinstance(small, TracedModel) == program
     other = batch(pictures(20, seed=1))
     wanted = model(other)
@@ -110,7 +110,7 @@ def cut(
     model = timm().create_model(name, num_classes=3, **options).eval().to(dtype)
     structure = analyze(model, torch.zeros(2, 3, 32, 32, dtype=dtype))
     plan = random_cut(model, structure)
-    return model, structure, plan, structure.prune(model, plan)
+    return model, structure, plan, prune(structure, model, plan)
 
 
 @pytest.mark.parametrize(

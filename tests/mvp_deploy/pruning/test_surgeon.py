@@ -54,7 +54,7 @@ def test_the_first_price_is_the_true_rise_of_a_quadratic_loss(width: int) -> Non
 
 
 @pytest.mark.parametrize(("width", "outputs"), [(1, 3), (1, 40), (2, 5), (9, 4)])
-def test_greedy_removal_is_what_solving_anew_at_every_step_gives(width: int, outputs: int) -> None:
+def test_greedy_removal_gives_what_solving_again_at_every_step_gives(width: int, outputs: int) -> None:
     pairs = [reader(seed, units=7, width=w, outputs=outputs, others=2) for seed, w in ((1, width), (2, 1))]
     order, rises = surgeon.removal([one for one, _ in pairs])
     expected, costs = brute_force(pairs, 7)

@@ -51,7 +51,7 @@ def test_a_ruinous_learning_rate_leaves_the_untuned_model_with_a_head_of_all_ima
     assert all(torch.equal(value, body[name]) for name, value in model.state_dict().items() if "running" in name)
 
 
-def test_a_tuned_model_is_no_worse_on_the_images_set_aside_and_says_what_it_took(cnn) -> None:
+def test_a_tuned_model_is_not_worse_on_the_images_set_aside_and_says_what_it_took(cnn) -> None:
     model = cnn.original.copy()
     done = tune(model, cnn.original.classifier, cnn.train, replace(FEW, steps=20), solved_head=False)
     assert done.after.loss <= done.before.loss
@@ -99,7 +99,7 @@ def test_a_published_recipe_trains_on_all_images_to_the_last_step(cnn) -> None:
     assert (done.steps, done.kept, done.before) == (6, 6, None)
 
 
-def test_without_judging_few_steps_end_with_statistics_and_head_solved_anew(cnn) -> None:
+def test_without_judging_few_steps_end_with_statistics_and_head_solved_again(cnn) -> None:
     model = cnn.original.copy()
     solve_head(model, cnn.original.classifier, cnn.train)
     plain = copy.deepcopy(model)

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mvp_deploy.pipeline.report import row
 from mvp_deploy.report import plots
+from mvp_deploy.report.ci import row
 from mvp_deploy.report.page import Figure, Section, Table, page
 from mvp_deploy.report.task import task_page
 

@@ -88,7 +88,7 @@ def _hold(run: Path, begun, go_on) -> None:
 
 
 @posix
-def test_of_two_processes_writing_one_run_the_second_is_told(tmp_path: Path) -> None:
+def test_of_two_processes_writing_one_run_the_second_is_reported(tmp_path: Path) -> None:
     make(tmp_path / "run", 1)
     context = multiprocessing.get_context("fork")
     begun, go_on = context.Event(), context.Event()
@@ -142,13 +142,13 @@ def test_what_is_not_a_run_is_refused_and_untouched(tmp_path: Path, put) -> None
     assert {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_banks_tasks_are_no_place_for_a_run(tmp_path: Path) -> None:
+def test_a_banks_tasks_are_not_a_place_for_a_run(tmp_path: Path) -> None:
     bank(tmp_path / "bank")
     with pytest.raises(MvpError, match="of the bank"):
         make(tmp_path / "bank/tasks", 1)
 
 
-def test_notes_in_a_run_stay_when_it_is_made_anew(tmp_path: Path) -> None:
+def test_notes_in_a_run_stay_when_it_is_made_again(tmp_path: Path) -> None:
     make(tmp_path / "run", 1)
     (tmp_path / "run/notes.txt").write_text("mine")
     (tmp_path / "run/.work").mkdir()

@@ -51,7 +51,7 @@ def bank(cnn, tmp_path_factory: pytest.TempPathFactory) -> Bank:
 def prune(bank: Bank, out: Path, recipe: Recipe = RECIPES["default"], listener: Listener | None = None) -> Run:
     return runs.prune_task(
         load_task("digits#0,1,2"), bank, out, BUDGET, recipe, CONFIG,
-        recipe_name="some", device=CPU, reporter=listener or Listener(),
+        device=CPU, reporter=listener or Listener(),
     )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def test_the_same_inputs_give_the_same_model_and_are_not_worked_on_twice(bank: B
     assert (tmp_path / "run/run.json").stat().st_mtime_ns == before
 
 
-def test_a_baseline_of_another_version_is_trained_anew(
+def test_a_baseline_of_another_version_is_trained_again(
     bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prune(bank, tmp_path / "run")
@@ -142,7 +142,7 @@ def test_a_task_does_not_vote_for_itself(bank: Bank, tmp_path: Path, split: int 
     task = load_task("digits#3,4,5", seed=split)
     run = runs.prune_task(
         task, bank, tmp_path / "run", BUDGET, RECIPES["default"], CONFIG,
-        recipe_name="default", device=CPU, reporter=Silent(),
+        device=CPU, reporter=Silent(),
     )  # fmt: skip
     assert [v["task"] for v in run.info["votes"]["voters"]] == ["digits#1,2,3"]
 
@@ -171,7 +171,7 @@ def test_a_collapse_comes_with_advice(bank: Bank, tmp_path: Path) -> None:
     runs.prune_task(
         task, bank, tmp_path / "run", Budget(0.01),
         replace(RECIPES["random"], head="fresh", reconstruct=False, norms="trained", judged=False),
-        replace(config, lr=1e-6), recipe_name="random", device=CPU, reporter=listener,
+        replace(config, lr=1e-6), device=CPU, reporter=listener,
     )  # fmt: skip
     assert any("--steps" in text and "--keep" in text for text in listener.warned)
 

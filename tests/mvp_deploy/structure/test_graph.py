@@ -12,7 +12,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from mvp_deploy.base.errors import MvpError
-from mvp_deploy.structure import Structure, analyze
+from mvp_deploy.structure import Structure, analyze, prune, silence
 from mvp_deploy.structure.graph import TracedModel
 
 
@@ -58,7 +58,7 @@ def structure(model: nn.Module) -> Structure:
 
 @pytest.fixture
 def small(model: nn.Module, structure: Structure) -> TracedModel:
-    out = structure.prune(model, random_plan(structure, seed=SEED))
+    out = prune(structure, model, random_plan(structure, seed=SEED))
     assert isinstance(out, TracedModel)
     return out
 
@@ -101,14 +101,14 @@ def test_every_used_weight_gets_a_gradient(small: TracedModel) -> None:
 
 
 def test_a_model_in_training_gives_one_in_training(model: nn.Module, structure: Structure) -> None:
-    assert structure.prune(model.train(), random_plan(structure, seed=SEED)).training
+    assert prune(structure, model.train(), random_plan(structure, seed=SEED)).training
 
 
 def test_weights_reload_and_copies_are_their_own(
     model: nn.Module, structure: Structure, small: TracedModel, tmp_path: Path
 ) -> None:
     save_model(small, str(tmp_path / "small.safetensors"))
-    fresh = structure.prune(copy.deepcopy(model).apply(_forget), random_plan(structure, seed=SEED))
+    fresh = prune(structure, copy.deepcopy(model).apply(_forget), random_plan(structure, seed=SEED))
     load_model(fresh, str(tmp_path / "small.safetensors"))
     assert torch.equal(outputs(fresh, X), outputs(small, X))
     twin = copy.deepcopy(small)
@@ -149,7 +149,7 @@ def test_a_forward_that_fixes_the_batch_size_is_refused_by_name() -> None:
     model = Fixed().eval()
     structure = analyze(model, X)
     with pytest.raises(Exception, match="any batch size"):
-        structure.prune(model, random_plan(structure, seed=0))
+        prune(structure, model, random_plan(structure, seed=0))
 
 
 def test_it_moves_to_another_device(small: TracedModel) -> None:
@@ -160,7 +160,7 @@ def test_it_moves_to_another_device(small: TracedModel) -> None:
 
 def test_another_image_size_is_followed(model: nn.Module, structure: Structure, small: TracedModel) -> None:
     images = torch.randn(2, 3, 8, 10)
-    wanted = structure.silence(model, random_plan(structure, seed=SEED))(images)
+    wanted = silence(structure, model, random_plan(structure, seed=SEED))(images)
     assert relative_error(outputs(small, images), wanted) < 1e-5
 
 
@@ -171,7 +171,7 @@ def test_another_image_size_is_refused_where_one_is_written_into_the_program_as_
 
     model = randomise(Scaled().eval())
     structure = analyze(model, X[:1])
-    small = structure.prune(model, random_plan(structure, seed=SEED))
+    small = prune(structure, model, random_plan(structure, seed=SEED))
     assert small(X).shape == (4, 5)
     with pytest.raises(MvpError, match=r"recorded program takes inputs of shape .* 6, 6"):
         small(torch.randn(2, 3, 8, 8))
@@ -190,7 +190,7 @@ def test_a_program_that_no_size_is_written_into_takes_any_image() -> None:
     model = randomise(Scaled().eval())
     structure = analyze(model, X[:1])
     plan = random_plan(structure, seed=SEED)
-    small = structure.prune(model, plan)
+    small = prune(structure, model, plan)
     assert isinstance(small, TracedModel)
     images = torch.randn(2, 3, 10, 14)
-    assert relative_error(outputs(small, images), structure.silence(model, plan)(images)) < 1e-5
+    assert relative_error(outputs(small, images), silence(structure, model, plan)(images)) < 1e-5

@@ -16,7 +16,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from mvp_deploy.backbones.timm_import import timm
-from mvp_deploy.structure import KeepPlan, Structure, analyze
+from mvp_deploy.structure import KeepPlan, Structure, analyze, gather, prune, scatter, silence
 
 SMALL_VIT = {"img_size": 64, "depth": 3, "embed_dim": 48, "num_heads": 3}
 MODELS: dict[str, dict[str, Any]] = {
@@ -57,11 +57,11 @@ def outputs(model: nn.Module, x: Tensor) -> Any:
 def test_the_smaller_model_is_the_silenced_one(name: str, seed: int, least: float) -> None:
     model, structure, x = built(name)
     plan = random_plan(structure, seed, least, least + 0.25)
-    small = structure.prune(model, plan)
+    small = prune(structure, model, plan)
     got, full = outputs(small, x), outputs(model, x)
     assert type(small) is type(model)
     assert relative_error(got, outputs(silenced(model, structure.tensor_masks(plan), x), x)) < 1e-5
-    assert relative_error(got, structure.silence(model, plan)(x)) < 1e-5
+    assert relative_error(got, silence(structure, model, plan)(x)) < 1e-5
     assert relative_error(got, full) > 1e-3  # else the comparisons prove nothing
     assert structure.cost(plan).params == sum(p.numel() for p in small.parameters())
 
@@ -77,7 +77,7 @@ def test_every_weight_but_the_first_and_last_dimension_can_shrink(name: str) -> 
 def test_cost_is_what_analysing_the_smaller_model_again_gives(name: str) -> None:
     model, structure, x = built(name)
     plan = random_plan(structure, seed=3)
-    assert structure.cost(plan) == analyze(structure.prune(model, plan), x[:1]).cost()
+    assert structure.cost(plan) == analyze(prune(structure, model, plan), x[:1]).cost()
     assert structure.cost(KeepPlan.full(structure)) == structure.cost()
 
 
@@ -85,7 +85,7 @@ def test_cost_is_what_analysing_the_smaller_model_again_gives(name: str) -> None
 def test_the_smaller_model_trains(name: str) -> None:
     model, structure, x = built(name)
     before = {n: p.clone() for n, p in model.state_dict().items()}
-    small = structure.prune(model, random_plan(structure, seed=4)).train()
+    small = prune(structure, model, random_plan(structure, seed=4)).train()
     optimizer = torch.optim.SGD(small.parameters(), lr=1e-3)
     for _ in range(2):
         optimizer.zero_grad()
@@ -102,10 +102,10 @@ def test_the_smaller_model_trains(name: str) -> None:
 def test_saved_weights_reload_into_a_fresh_cut_to_the_bit(name: str, tmp_path: Path) -> None:
     model, structure, x = built(name)
     plan = random_plan(structure, seed=5)
-    small = structure.prune(model, plan)
+    small = prune(structure, model, plan)
     save_model(small, str(tmp_path / "small.safetensors"))
     other = timm().create_model(name, num_classes=7, **MODELS[name]).eval()
-    fresh = structure.prune(other, plan)
+    fresh = prune(structure, other, plan)
     load_model(fresh, str(tmp_path / "small.safetensors"))
     assert torch.equal(outputs(fresh, x), outputs(small, x))
 
@@ -117,11 +117,11 @@ def test_scatter_undoes_gather_on_kept_units_and_is_zero_elsewhere(name: str, se
     model, structure, _ = built(name)
     plan = random_plan(structure, seed)
     state = {n: t + 1.5 if t.is_floating_point() else t for n, t in model.state_dict().items()}
-    small = structure.gather(state, plan)
-    back = structure.scatter(small, plan)
+    small = gather(structure, state, plan)
+    back = scatter(structure, small, plan)
     masks = structure.tensor_masks(plan)
     assert {n: t.shape for n, t in small.items()} == {
-        n: t.shape for n, t in structure.prune(model, plan).state_dict().items()
+        n: t.shape for n, t in prune(structure, model, plan).state_dict().items()
     }
     for n, tensor in state.items():
         keep = torch.ones(())
@@ -163,12 +163,12 @@ def test_values_per_unit_add_up_to_those_of_the_members(name: str) -> None:
 
 def test_half_of_a_model_survives_bfloat16_and_channels_last() -> None:
     model, structure, x = built("mobilenetv3_small_050")
-    small = structure.prune(model, random_plan(structure, seed=6))
+    small = prune(structure, model, random_plan(structure, seed=6))
     wanted = outputs(small, x)
     moved = small.to(dtype=torch.bfloat16, memory_format=torch.channels_last)
     got = outputs(moved, x.to(dtype=torch.bfloat16, memory_format=torch.channels_last))
     assert relative_error(got.float(), wanted) < 0.1
     plan = random_plan(structure, seed=7)
-    again = structure.prune(model.to(memory_format=torch.channels_last), plan)
-    assert relative_error(outputs(again, x), structure.silence(model, plan)(x)) < 1e-5
+    again = prune(structure, model.to(memory_format=torch.channels_last), plan)
+    assert relative_error(outputs(again, x), silence(structure, model, plan)(x)) < 1e-5
     model.to(memory_format=torch.contiguous_format)

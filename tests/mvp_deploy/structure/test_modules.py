@@ -12,7 +12,7 @@ from reference import random_plan, randomise, relative_error, silenced
 from torch import Tensor, nn
 
 from mvp_deploy.base.errors import MvpError
-from mvp_deploy.structure import KeepPlan, Structure, analyze
+from mvp_deploy.structure import KeepPlan, Structure, analyze, prune, silence
 
 
 class Net(nn.Module):
@@ -35,11 +35,11 @@ def check(model: nn.Module, x: Tensor, plans: int = 3, macs: bool = True) -> Str
     structure = analyze(model, x[:1])
     for seed in range(plans):
         plan = random_plan(structure, seed)
-        small = structure.prune(model, plan).eval()
+        small = prune(structure, model, plan).eval()
         with torch.no_grad():
             got, full = small(x), model(x)
             by_hooks = silenced(model, structure.tensor_masks(plan), x)(x)
-            by_engine = structure.silence(model, plan)(x)
+            by_engine = silence(structure, model, plan)(x)
         assert relative_error(got, by_hooks) < 1e-5
         assert relative_error(got, by_engine) < 1e-5
         assert relative_error(got, full) > 1e-3  # else the comparison proves nothing
@@ -150,7 +150,7 @@ def test_buffers_are_cut_with_their_units() -> None:
     model = Masked()
     structure = check(model, TOKENS)
     plan = random_plan(structure, 0)
-    small = structure.prune(model, plan)
+    small = prune(structure, model, plan)
     assert torch.equal(small.mask, model.mask[torch.from_numpy(plan.masks["embed"])])
 
 
@@ -212,12 +212,12 @@ def test_gated_units(gate: str) -> None:
 
 
 @pytest.mark.parametrize("first", [lambda x: x[..., :8], lambda x: x[..., -8:], lambda x: x.narrow(-1, 4, 8)])
-def test_numbers_written_into_a_forward_are_written_anew(first: Callable[[Tensor], Tensor]) -> None:
+def test_numbers_written_into_a_forward_are_rewritten(first: Callable[[Tensor], Tensor]) -> None:
     model = Net(lambda m, x: first(m.embed(x)).square().sum(-1, keepdim=True) * m.head(x), embed=nn.Linear(6, 12),
                 head=nn.Linear(6, 3))  # fmt: skip
     assert check(model, TOKENS).groups
     plan = random_plan(analyze(model, TOKENS), 0)
-    assert isinstance(analyze(model, TOKENS).prune(model, plan), torch.fx.GraphModule)
+    assert isinstance(prune(analyze(model, TOKENS), model, plan), torch.fx.GraphModule)
 
 
 def test_a_program_runs_for_any_batch_size_and_can_be_pruned_again() -> None:
@@ -228,7 +228,7 @@ def test_a_program_runs_for_any_batch_size_and_can_be_pruned_again() -> None:
     model = randomise(Net(forward, embed=nn.Linear(6, 12), mix=nn.Linear(4, 4), head=nn.Linear(12, 3)).eval())
     structure = analyze(model, TOKENS)
     plan = random_plan(structure, 0)
-    small = structure.prune(model, plan)
+    small = prune(structure, model, plan)
     assert isinstance(small, torch.fx.GraphModule)
     for batch in (1, 2, 9):
         x = torch.randn(batch, 5, 6)
@@ -237,7 +237,7 @@ def test_a_program_runs_for_any_batch_size_and_can_be_pruned_again() -> None:
     again = analyze(small, TOKENS)
     plan = random_plan(again, 1)
     with torch.no_grad():
-        assert relative_error(again.prune(small, plan)(TOKENS), again.silence(small, plan)(TOKENS)) < 1e-5
+        assert relative_error(prune(again, small, plan)(TOKENS), silence(again, small, plan)(TOKENS)) < 1e-5
 
 
 def test_a_program_follows_other_image_sizes() -> None:
@@ -250,12 +250,12 @@ def test_a_program_follows_other_image_sizes() -> None:
     model = Net(forward, conv=nn.Conv2d(6, 24, 3, padding=1), head=nn.Linear(12, 3)).eval()
     structure = analyze(model, torch.randn(1, 6, 8, 8))
     plan = random_plan(structure, 0)
-    small = structure.prune(model, plan)
+    small = prune(structure, model, plan)
     assert isinstance(small, torch.fx.GraphModule)
     with torch.no_grad():
         for shape in ((2, 6, 8, 8), (3, 6, 10, 14)):
             x = torch.randn(shape)
-            assert relative_error(small(x), structure.silence(model, plan)(x)) < 1e-5
+            assert relative_error(small(x), silence(structure, model, plan)(x)) < 1e-5
 
 
 def test_rotary_halves_lose_the_same_places() -> None:
@@ -340,7 +340,7 @@ def test_a_norm_written_out_is_a_norm() -> None:
     assert sizes(structure) == {"embed": 12}
     plan = random_plan(structure, 0)
     with torch.no_grad():
-        assert relative_error(structure.prune(model, plan)(TOKENS), structure.silence(model, plan)(TOKENS)) < 1e-5
+        assert relative_error(prune(structure, model, plan)(TOKENS), silence(structure, model, plan)(TOKENS)) < 1e-5
 
 
 def test_multihead_attention() -> None:
@@ -373,7 +373,7 @@ def test_transformer_encoder_stays_one_where_only_hidden_units_go() -> None:
     masks = dict(KeepPlan.full(structure).masks)
     masks["1.layers.0.linear1"] = np.arange(24) % 3 > 0
     plan = KeepPlan(masks)
-    small = structure.prune(model, plan)
+    small = prune(structure, model, plan)
     assert isinstance(small[1], nn.TransformerEncoder)
     with torch.no_grad():
         assert relative_error(small(TOKENS), silenced(model, structure.tensor_masks(plan), TOKENS)(TOKENS)) < 1e-5
@@ -478,8 +478,8 @@ def test_units_that_are_mixed_go_only_where_inexact_removal_is_allowed(name: str
     assert any(why.startswith(name) for why in structure.inexact)
     plan = random_plan(structure, 0)
     with torch.no_grad():
-        small = structure.prune(model, plan)(TOKENS)
-        error = relative_error(small, structure.silence(model, plan)(TOKENS))
+        small = prune(structure, model, plan)(TOKENS)
+        error = relative_error(small, silence(structure, model, plan)(TOKENS))
         by_hooks = relative_error(small, silenced(model, structure.tensor_masks(plan), TOKENS)(TOKENS))
     assert error > 1e-3
     assert error == pytest.approx(by_hooks, rel=1e-3)
@@ -525,7 +525,7 @@ def test_several_inputs_and_outputs() -> None:
     assert sizes(structure) == {"a": 8}
     plan = random_plan(structure, 0)
     with torch.no_grad():
-        got, wanted = structure.prune(model, plan)(*inputs), structure.silence(model, plan)(*inputs)
+        got, wanted = prune(structure, model, plan)(*inputs), silence(structure, model, plan)(*inputs)
     assert relative_error(got, wanted) < 1e-5
 
 
@@ -542,7 +542,7 @@ def test_an_auxiliary_head_that_only_training_uses_is_cut_along() -> None:
 
     model = Auxiliary().eval()
     structure = analyze(model, torch.zeros(1, 6))
-    small = structure.prune(model, random_plan(structure, 0)).train()
+    small = prune(structure, model, random_plan(structure, 0)).train()
     assert [out.shape[1] for out in small(torch.randn(4, 6))] == [3, 2]
     assert small.auxiliary.in_features < 12
     unused = {frozen.member.tensor for frozen in structure.frozen if frozen.why == ("not used by the model's forward",)}
@@ -563,12 +563,12 @@ def test_an_error_s_cure_is_named_where_it_is_known(forward: Callable[..., Tenso
 
 
 @pytest.mark.parametrize("example", ["x", None, (), np.ones((2, 6)), {"x": torch.ones(2, 6)}])
-def test_an_example_that_is_no_tensor_is_refused(example: object) -> None:
+def test_an_example_that_is_not_a_tensor_is_refused(example: object) -> None:
     with pytest.raises(MvpError, match="pass a tensor"):
         analyze(nn.Linear(6, 3), example)  # type: ignore[arg-type]
 
 
-def test_a_weight_that_a_hook_makes_anew_is_refused_with_the_cure() -> None:
+def test_a_weight_that_a_hook_recomputes_is_refused_with_the_cure() -> None:
     with pytest.raises(MvpError, match="remove_weight_norm"):
         analyze(nn.Sequential(nn.utils.weight_norm(nn.Linear(6, 8)), nn.Linear(8, 3)), torch.ones(2, 6))
 

@@ -54,6 +54,6 @@ def test_an_emptied_group_is_refused_by_name() -> None:
         ["a"],
     ],
 )
-def test_what_is_no_plan_is_refused(data: object) -> None:
+def test_what_is_not_a_plan_is_refused(data: object) -> None:
     with pytest.raises(MvpError, match="not a keep plan"):
         KeepPlan.from_json(data)  # type: ignore[arg-type]

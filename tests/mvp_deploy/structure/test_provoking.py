@@ -16,7 +16,7 @@ from reference import random_plan, randomise, relative_error, silenced
 from torch import Tensor, nn
 
 from mvp_deploy.base.errors import ExitCode, MvpError
-from mvp_deploy.structure import analyze
+from mvp_deploy.structure import analyze, prune, silence
 from mvp_deploy.structure.calls import leaves_in
 from mvp_deploy.structure.rules.registry import OPERATORS
 
@@ -268,10 +268,10 @@ def never_wrong_in_silence(model: nn.Module, x: Tensor, by_hooks: bool = True) -
         structure = analyze(model, x[:1])
         for seed in range(3):
             plan = random_plan(structure, seed)
-            small = structure.prune(model, plan).eval()
+            small = prune(structure, model, plan).eval()
             for inputs in (x, x[:1], torch.cat([x, 2 * x])):
                 with torch.no_grad():
-                    assert relative_error(small(inputs), structure.silence(model, plan)(inputs)) < 1e-5
+                    assert relative_error(small(inputs), silence(structure, model, plan)(inputs)) < 1e-5
                     if by_hooks:
                         wanted = silenced(model, structure.tensor_masks(plan), inputs)(inputs)
                         assert relative_error(small(inputs), wanted) < 1e-5
@@ -302,7 +302,7 @@ def test_nothing_that_is_returned_changes_in_silence(use: Callable[[Tensor, Tens
     model = Returns(use).eval()
     try:
         structure = analyze(model, TOKENS)
-        small = structure.prune(model, random_plan(structure, 0))
+        small = prune(structure, model, random_plan(structure, 0))
     except MvpError as refusal:
         print(refusal)
         return
@@ -347,7 +347,7 @@ def test_a_cache_outside_the_model_keeps_no_fake_tensors(use: Callable[[Any, Ten
     CACHE.clear()
     positions.cache_clear()
     Keeps.last = None
-    small = structure.prune(model, random_plan(structure, 0))
+    small = prune(structure, model, random_plan(structure, 0))
     assert small(TOKENS).norm() > 0
     assert model(TOKENS).norm() > 0
 
@@ -360,7 +360,7 @@ def test_silencing_leaves_the_model_s_state_alone() -> None:
     model = Net(count).eval()
     model.register_buffer("runs", torch.zeros(()))
     structure = analyze(model, TOKENS)
-    structure.silence(model, random_plan(structure, 0))(TOKENS)
+    silence(structure, model, random_plan(structure, 0))(TOKENS)
     assert model.runs == 0
 
 
@@ -384,7 +384,7 @@ def test_a_size_that_only_other_images_use_as_a_number_is_seen(use: Callable[[Te
     model = Images().eval()
     structure = analyze(model, torch.zeros(1, 3, 16, 16))
     with pytest.raises(MvpError, match=r"would differ|takes inputs of shape"):
-        structure.prune(model, random_plan(structure, 0))(torch.zeros(5, 3, 40, 40))
+        prune(structure, model, random_plan(structure, 0))(torch.zeros(5, 3, 40, 40))
 
 
 def test_an_object_that_no_program_can_hold_is_refused() -> None:
@@ -392,7 +392,7 @@ def test_an_object_that_no_program_can_hold_is_refused() -> None:
     model = Net(lambda m, y: y * (1.0 / y.shape[-1]) + torch.zeros(1).normal_(generator=generator.manual_seed(1)))
     structure = analyze(model.eval(), TOKENS)
     with pytest.raises(MvpError, match="a program cannot hold"):
-        structure.prune(model, random_plan(structure, 0))
+        prune(structure, model, random_plan(structure, 0))
 
 
 @pytest.mark.parametrize("compiled", [torch.jit.script, lambda model: torch.jit.trace(model, TOKENS)])
@@ -409,19 +409,19 @@ def test_a_mistaken_rule_is_caught_by_comparison(monkeypatch: pytest.MonkeyPatch
     structure = analyze(model, TOKENS, allow_inexact=allow_inexact)
     plan = random_plan(structure, 0)
     with pytest.raises(MvpError, match="would differ") as refusal:
-        structure.prune(model, plan)
+        prune(structure, model, plan)
     assert refusal.value.code is ExitCode.PARITY
-    assert structure.prune(model, plan, check=False)
+    assert prune(structure, model, plan, check=False)
 
 
 def test_what_inexact_removal_explains_is_not_refused() -> None:
     model = randomise(Net(lambda m, y: y + y.mean(-1, keepdim=True)).eval())
     structure = analyze(model, TOKENS, allow_inexact=True)
     plan = random_plan(structure, 0)
-    small = structure.prune(model, plan)
+    small = prune(structure, model, plan)
     with torch.no_grad():
-        assert relative_error(small(TOKENS), structure.silence(model, plan)(TOKENS)) > 1e-3
-        assert relative_error(small(TOKENS), structure.silence(model, plan, inexact=True)(TOKENS)) < 1e-5
+        assert relative_error(small(TOKENS), silence(structure, model, plan)(TOKENS)) > 1e-3
+        assert relative_error(small(TOKENS), silence(structure, model, plan, inexact=True)(TOKENS)) < 1e-5
 
 
 def test_weights_that_start_at_zero_hide_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -430,12 +430,12 @@ def test_weights_that_start_at_zero_hide_no_mistake(monkeypatch: pytest.MonkeyPa
     nn.init.zeros_(model.head.weight)
     structure = analyze(model, TOKENS)
     with pytest.raises(MvpError, match="would differ"):
-        structure.prune(model, random_plan(structure, 0))
+        prune(structure, model, random_plan(structure, 0))
 
 
 def test_a_size_used_as_a_number_is_named() -> None:
     model = Net(lambda m, y: y * (1.0 / y.shape[-1])).eval()
     structure = analyze(model, TOKENS)
-    small = structure.prune(model, random_plan(structure, 0))
+    small = prune(structure, model, random_plan(structure, 0))
     assert isinstance(small, torch.fx.GraphModule)
     assert "gives mul in the model the number 0.125, the full model 0.0833333" in small.why

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mvp_deploy.base.errors import MvpError
-from mvp_deploy.structure import KeepPlan, analyze
+from mvp_deploy.structure import KeepPlan, analyze, prune
 from mvp_deploy.structure.axes import Axis, axis_size, fixed
 from mvp_deploy.structure.sizes import Attribute, Formula, Observation, Size, Uses
 from mvp_deploy.structure.solve import Unsolvable, solve
@@ -133,7 +133,7 @@ def test_attributes_follow_the_plan() -> None:
         if group.kind in ("head", "head_dim"):
             masks[group.name] = masks[group.name].copy()
             masks[group.name][0] = False
-    small = structure.prune(model, KeepPlan(masks))
+    small = prune(structure, model, KeepPlan(masks))
     assert isinstance(small, Heads)
     assert (small.num_heads, small.head_dim) == (3, 7)
     assert (model.num_heads, model.head_dim) == (4, 8)
@@ -143,7 +143,7 @@ def test_a_size_the_forward_computes_otherwise_makes_a_traced_program_that_says_
     model = Heads(scale=False, fix=False).eval()
     structure = analyze(model, torch.zeros(1, 5, 12))
     masks = {group.name: torch.arange(group.size).numpy() > 0 for group in structure.groups}
-    small = structure.prune(model, KeepPlan(masks))
+    small = prune(structure, model, KeepPlan(masks))
     assert isinstance(small, torch.fx.GraphModule)
     assert "qkv.in_features" in small.why
     assert small(torch.zeros(2, 5, 12)).shape == (2, 3)
@@ -153,4 +153,4 @@ def test_a_plan_for_another_model_is_refused_before_anything_is_cut() -> None:
     model = Heads(scale=False)
     structure = analyze(model, torch.zeros(1, 5, 12))
     with pytest.raises(MvpError, match="another model"):
-        structure.prune(model, KeepPlan({"nothing": torch.ones(3, dtype=torch.bool).numpy()}))
+        prune(structure, model, KeepPlan({"nothing": torch.ones(3, dtype=torch.bool).numpy()}))

@@ -106,7 +106,7 @@ def test_class_names_of_any_kind_of_text(tmp_path: Path) -> None:
     assert load_task(f"{tmp_path}/a.npz#A\u0308pfel,cat").classes == ("Äpfel", "cat")  # NFD
 
 
-def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     content = arrays()
     np.savez(tmp_path / "a.npz", **content)
     before = load_task(f"{tmp_path}/a.npz").fingerprint

@@ -188,7 +188,7 @@ def test_one_image_cannot_be_split(tmp_path: Path) -> None:
     refused(tmp_path, "class 'bee' of .* has one image")
 
 
-def test_other_files_are_no_images(divided: Path) -> None:
+def test_other_files_are_not_images(divided: Path) -> None:
     (divided / "train" / "ant" / "notes.txt").write_text("hello")
     (divided / "train" / "ant" / ".DS_Store").write_text("hello")
     (divided / "train" / ".cache").mkdir()

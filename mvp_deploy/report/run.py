@@ -1,4 +1,4 @@
-"""report.html: the run on one page, for people."""
+"""report.html: a run of several tasks on one page."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from mvp_deploy.pipeline.gates import disturbed
+from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.report import plots
+from mvp_deploy.report.ci import OVERVIEW
+from mvp_deploy.report.ci import row as cells
 from mvp_deploy.report.page import Figure, Section, Table, page
 
 Json = Mapping[str, Any]
-OVERVIEW = ("task", "outcome", "file", "accuracy", "unpruned", "speed-up", "MB")
 GATES = ("gate", "outcome", "found", "limit", "95 % interval", "of")
 
 
-def report_page(report: Json, rows: Sequence[Sequence[str]]) -> str:
-    """The page's HTML. rows: the tasks' cells under ``OVERVIEW``."""
+def report_page(report: Json) -> str:
+    """The page's HTML."""
     tasks = report["tasks"]
+    rows = [cells(task) for task in tasks.items()]
     met = sum(task["outcome"] == "met" for task in tasks.values())
     lead = f"{met} of {len(tasks)} tasks met their gates. {report['time'].replace('T', ' ').rstrip('Z')} UTC."
     sections = [Section("Tasks", "", Table(OVERVIEW, rows)), *_changes(report), *_tasks(tasks), _machine(report)]
@@ -32,9 +34,9 @@ def _changes(report: Json) -> Iterator[Section]:
         for gate in task["gates"]
         if gate["gate"] in CHANGES
     ]
-    gone = f" No more in the config: {', '.join(report['gone'])}." if report["gone"] else ""
+    gone = f" No longer in the config: {', '.join(report['gone'])}." if report["gone"] else ""
     if found:
-        text = "A change that its noise may explain is no change: judged are intervals, not values." + gone
+        text = "A change within the noise is not a change: intervals are judged, not values." + gone
         columns = ("task", "change", "in", "found", "95 % interval", "of")
         yield Section("Since the baseline", text, Table(columns, found))
     elif gone:
@@ -77,7 +79,7 @@ def _step(done: Json) -> str:
 
 
 def _busy(task: Json) -> Iterator[str]:
-    if "times" in task and disturbed(task):
+    if "times" in task and disturbed(task["times"]["environment"]):
         found = task["times"]["environment"]
         yield (
             f"Other processes kept {found['others']:.1f} of {found['cores']} cores busy while this was timed, so its "
