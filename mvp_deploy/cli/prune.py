@@ -71,7 +71,6 @@ def command(
     from mvp_deploy.pruning.original import suited
     from mvp_deploy.tasks import load_task
 
-    budget = make_budget(keep, macs, params, round_to)
     asked = [*changes, *([] if neighbours is None else [f"neighbours={neighbours}"])]
     voting = recipe_named(recipe, asked)
     place = resolve(device)
