@@ -6,19 +6,33 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
+PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = [page for page in PAGES if BLOCK.search((ROOT / page).read_text(encoding="utf-8"))]
 
 
-@pytest.mark.parametrize("page", ["python.md"])
+def readers_own() -> dict[str, object]:
+    """What a reader of the README has: a model and its data."""
+    body = (nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    loader = [(torch.randn(32, 3, 16, 16), torch.arange(32) % 4) for _ in range(4)]
+    return {"model": nn.Sequential(*body, nn.Linear(32, 4)), "loader": loader}
+
+
+def test_the_pages_with_code_are_found() -> None:
+    assert {"README.md", "docs/python.md", "docs/tutorial.md", "docs/structure-own-modules.md"} <= set(PAGES)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # few images, few tasks
+@pytest.mark.parametrize("page", PAGES)
 def test_its_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    text = (DOCS / page).read_text(encoding="utf-8")
-    names: dict[str, object] = {"__name__": "page"}
-    blocks = list(BLOCK.finditer(text))
-    assert blocks
-    for block in blocks:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    names: dict[str, object] = {"__name__": "page", **(readers_own() if page == "README.md" else {})}
+    for block in BLOCK.finditer(text):
         line = text[: block.start(1)].count("\n")
-        code = compile("\n" * line + block[1], str(DOCS / page), "exec")
+        code = compile("\n" * line + block[1], str(ROOT / page), "exec")
         exec(code, names)
