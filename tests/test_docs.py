@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from mvp_deploy.backbones import timm
+
+timm()  # so that `import timm` works where torchvision is of another torch
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 PAGES = ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))]

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 import mvp_deploy as mvp
+from mvp_deploy.backbones import timm
 from mvp_deploy.pipeline.deployfile import load
 
+timm()  # so that `import timm` works where torchvision is of another torch
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
