@@ -186,8 +186,8 @@ def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Structure
             only the shapes count.
 
     Returns:
-        The groups of units that stay or go together, with ``cost(plan)``, ``silence(model, plan)``, ``frozen`` (what
-        cannot be removed, and why) and ``unknown`` (operators without a rule).
+        The groups of units that stay or go together, with ``cost(plan)``, ``frozen`` (what cannot be
+        removed, and why) and ``unknown`` (operators without a rule).
 
     Raises:
         StructureError: the model reads values in its forward, so that it cannot be traced; the module is named.
