@@ -29,7 +29,7 @@ def fill(subject: Subject, folder: Path) -> list[str]:
         shutil.copyfile(bundle.path / name, target)
     (folder / CARD).write_text(card(subject), encoding="utf-8")
     unknown = [] if _licence(bundle.info)[0] != "unknown" else ["the licence of the weights is not stated: fill it in"]
-    return [*unknown, f"upload it with: mvp-deploy push {folder.name} USER/{subject.name}"]
+    return [*unknown, f"upload it with: mvp-deploy push {subject.out} USER/{subject.name}"]
 
 
 def card(subject: Subject) -> str:

@@ -39,7 +39,7 @@ def pack(bundle: Bundle, kind: str, out: Path, *, file: str | None = None, name:
     """
     chosen = _chosen(bundle, kind, file)
     how = read_json(bundle.path / "preprocessing.json", Preprocessing, cure=CURE)
-    subject = Subject(bundle, chosen, how, _plain(name or _title(bundle)))
+    subject = Subject(bundle, chosen, how, _plain(name or _title(bundle)), out)
     with atomic_folder(out, partial(_refuse_content, out), Path.rmdir) as folder, writing_errors(out):
         return KINDS[kind](subject, folder)
 

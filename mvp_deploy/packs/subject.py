@@ -20,6 +20,7 @@ class Subject:
     file: ModelFile
     preprocessing: Preprocessing
     name: str
+    out: Path  # where the folder will lie
 
     @cached_property
     def source(self) -> Path:

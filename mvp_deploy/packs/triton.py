@@ -38,5 +38,5 @@ def fill(subject: Subject, folder: Path) -> list[str]:
     left = "resize and crop" if subject.bytes_in else "resize, crop and normalise"
     return [
         f"clients {left} images as preprocessing.json says, before they send them",
-        f"start it with: tritonserver --model-repository={folder.name}",
+        f"start it with: tritonserver --model-repository={subject.out}",
     ]

@@ -116,6 +116,7 @@ def test_a_hub_folder_has_a_card_with_the_numbers_and_the_bundle_as_it_is(made: 
     assert told["model-index"][0]["results"][0]["metrics"][0]["value"] == pytest.approx(0.9)
     assert "models/pruned.int8.onnx" in text
     assert any("licence" in note for note in notes)
+    assert any(f"mvp-deploy push {tmp_path / 'hub'} USER/dogs" in note for note in notes)
 
 
 def test_a_licence_that_the_hub_knows_is_named_by_its_word(made: Path, tmp_path: Path) -> None:
