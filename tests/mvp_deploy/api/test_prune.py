@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,31 @@ def test_a_timm_model_is_loaded_without_it_and_says_its_own_sizes(name: str, tmp
         assert small.head_hidden_size == small.forward_head(features, pre_logits=True).shape[1]
         small.reset_classifier(7)
         assert small(x).shape == (24, 7)
+
+
+@pytest.mark.parametrize("name", ["test_byobnet", "test_convnext", "mobilenetv3_small_050", "regnety_002"])
+def test_what_a_cut_timm_model_says_of_itself_is_true(name: str) -> None:
+    from mvp_deploy.backbones import timm
+
+    full = timm().create_model(name, num_classes=3).eval()
+    x = torch.randn(2, 3, 64, 64)
+    parts = mvp.analyze(full, x)
+    plan = mvp.KeepPlan({group.name: np.arange(group.size) % 4 != 0 for group in parts.groups})
+    small = mvp.cut(full, plan, parts)
+    stages = small.feature_info.info if hasattr(small.feature_info, "info") else small.feature_info
+    seen: dict[str, int] = {}
+    for stage in stages:
+        place = small.get_submodule(stage["module"])
+        place.register_forward_hook(lambda module, args, out, at=stage["module"]: seen.update({at: out.shape[1]}))
+    with torch.no_grad():
+        assert small.forward_features(x).shape[1] == small.num_features < full.num_features
+        assert small.forward_head(small.forward_features(x), pre_logits=True).shape[1] == small.head_hidden_size
+        assert all(seen[stage["module"]] == stage["num_chs"] for stage in stages if stage["module"] in seen)
+        assert seen
+        small.reset_classifier(0)
+        assert small(x).shape == (2, small.head_hidden_size)
+    data = timm().data
+    assert data.resolve_model_data_config(small) == data.resolve_model_data_config(full)
 
 
 def test_a_name_and_a_task_make_a_classifier() -> None:
