@@ -3,7 +3,7 @@
 A part of them is set aside. Two trainings of half the length are judged by it: a bold one, whose batch norms follow
 the batches, and a careful one, with a lower learning rate and frozen norms. The better one's way is gone on all images;
 where neither helps, the model stays untuned. (Trials of a tenth of the steps favour low rates: what a high one has
-upset is not yet made up for. On a net of docs/voting.md that cost three to five points, the mean of five tasks.)
+upset is not yet made up for. Tuning by such trials lost three to five points on five tasks; see docs/pretrained.md.)
 """
 
 from __future__ import annotations
