@@ -51,8 +51,8 @@ def solve_head(model: nn.Module, classifier: Sequence[str], images: Images, *, l
     """Set the classifier, in place, to ridge regression of the classes on its features, scaled to probabilities.
 
     Penalty and scale are those with the lowest leave-one-out cross-entropy, which ridge regression gives in closed
-    form; computed in float64 on the CPU from at most ``limit`` images' features. Works on eager and traced models
-    alike. Of several heads each is solved by itself.
+    form; computed in float64 on the CPU from at most ``limit`` images' features. Works on eager and traced
+    models. Of several heads each is solved by itself.
 
     Returns:
         Whether the model now gives what was solved for. Where it does not, because ``classifier`` (its last linear

@@ -2,7 +2,7 @@
 
 Every such layer is y = W x + b at each place of its output, where x are the numbers the layer reads there: a row. The
 layers are recognised by the calls that use a parameter of the model as their weight, so eager modules and recorded
-programs are alike, and no model's name counts.
+programs look the same, and no model's name counts.
 """
 
 from __future__ import annotations

@@ -28,10 +28,10 @@ def recalibrate_if_better(model: nn.Module, classifier: Sequence[str], images: I
     """
     if not classifier or len(images) < 2:
         return False
-    anew = copy.deepcopy(model)
-    if not recalibrate(anew, images, seed=seed):
+    fresh = copy.deepcopy(model)
+    if not recalibrate(fresh, images, seed=seed):
         return False
-    if not separability(anew, classifier, images) > separability(model, classifier, images):
+    if not separability(fresh, classifier, images) > separability(model, classifier, images):
         return False
-    model.load_state_dict(anew.state_dict())
+    model.load_state_dict(fresh.state_dict())
     return True

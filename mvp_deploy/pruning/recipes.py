@@ -110,8 +110,8 @@ class Recipe(Settings):
     def ways(self, neighbours: bool, of: str) -> tuple[Recipe, ...]:
         """The recipes to choose from by the training images; this one alone unless it has rivals.
 
-        neighbours: whether there are any to ask. of: what the budget counts; one of units is shared alike among groups,
-        since the units that bring least are those that cost most.
+        neighbours: whether there are any to ask. of: what the budget counts; one of units is shared evenly among
+            groups, since the units that bring least are those that cost most.
         """
         asked = neighbours and self.asks_neighbours
         itself = replace(self, rivals="never")

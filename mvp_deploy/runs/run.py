@@ -77,7 +77,7 @@ def prune_task(
 
     config: of both models' fine-tuning; its seed is the run's. meet: makes what allots units under a budget of time.
     A killed call goes on where it stopped when called again with the same arguments; the unpruned model is reused by
-    every later call that would train it alike. An older run in the folder stays whole until this one is.
+    every later call that would train it the same way. An older run in the folder stays whole until this one is.
 
     Raises:
         MvpError: (INPUT) the folder holds something else than a run; (ENVIRONMENT) another process is writing it.

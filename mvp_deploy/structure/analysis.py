@@ -114,7 +114,7 @@ def _cure(error: Exception) -> str:
     if isinstance(error, TypeError) and "argument" in said:
         return " Pass a tuple of one example for each input of the forward."
     if "deepcopy protocol" in said:
-        return " Take away what makes a weight anew each time (torch.nn.utils: remove_weight_norm, prune.remove)."
+        return " Remove what recomputes a weight each time (torch.nn.utils: remove_weight_norm, prune.remove)."
     return (
         " Check the input size." if any(word in said for word in ("size", "shape", "channels", "reduction dim")) else ""
     )
