@@ -23,7 +23,6 @@ from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.latency.format import CURE, FORMAT, Form, Precision, Shape, Subject, Variant
 from mvp_deploy.latency.pack import SUBJECT
-from mvp_deploy.structure import prune
 
 if TYPE_CHECKING:
     from torch import nn
@@ -133,7 +132,7 @@ def _export(full: nn.Module, subject: Subject, counts: Mapping[str, int], path: 
     import torch
 
     from mvp_deploy.exporters.onnx import export_onnx
-    from mvp_deploy.structure import KeepPlan, analyze
+    from mvp_deploy.structure import KeepPlan, analyze, prune
 
     example = torch.zeros(1, *subject.input_size)
     structure = analyze(full, example)

@@ -52,7 +52,7 @@ def on_device(*arguments: str, home: Path, also: str = "", code: str = MAIN) -> 
 
 def test_build_verify_and_bench_run_there(tmp_path: Path) -> None:
     path = str(tiny_bundle(tmp_path / "b", ["fp32", "int8"]))
-    built = on_device("build", path, "--precision", "fp16,int8", "--json", home=tmp_path)
+    built = on_device("build", path, "--precision", "fp16,int8", "--json", home=tmp_path, also="filelock")
     assert built.returncode == 0, built.stderr
     assert [engine["error"] for engine in json.loads(built.stdout)["engines"]] == [None] * 4
     whole = on_device("verify", path, home=tmp_path)
