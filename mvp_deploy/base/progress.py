@@ -37,10 +37,13 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str
 
 
 def _lines(label: str) -> Callable[..., Any]:
-    began = time.monotonic()
+    began: tuple[float, int] | None = None  # what precedes the first step is no measure of the others
 
     def tell(done: int, total: int, loss: float | None) -> None:
-        left = (time.monotonic() - began) * (total - done) / done if done else 0.0
+        nonlocal began
+        now = time.monotonic()
+        left = (now - began[0]) * (total - done) / (done - began[1]) if began and done > began[1] else 0.0
+        began = began or (now, done)
         soon = f", about {left:.0f} s left" if left > 1 else ""
         click.echo(f"{label}: {done}/{total}{_loss(loss)}{soon}", err=True)
 

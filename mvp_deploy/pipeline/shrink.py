@@ -33,6 +33,7 @@ from mvp_deploy.training import TrainConfig, fit
 
 SHORT = 100  # steps
 EPOCHS, LEAST = 20, 300  # of a full training, at least so many steps
+MEASURES = {"units": "units", "macs": "MACs", "params": "parameters"}
 ORDER_IMAGES = 256  # are enough to see in which order a head has its classes
 TIMED = 2  # steps
 
@@ -131,6 +132,7 @@ def shrink(
     Raises:
         MvpError: what pruning and export raise; a target that is not installed is found before any work.
     """
+    precisions = tuple(dict.fromkeys(("fp32", *precisions)))  # what one had is the model in fp32
     plan(targets, precisions, reporter)
     _announce(task, start, out, budget, config, targets, precisions, device, reporter)
     run = runs.prune_task(
@@ -175,14 +177,15 @@ def _announce(
     images = f"{len(task.train)} training and {len(task.test)} held-out images"
     kept = "its trained head stays" if start.trained else "its head is solved for the data"
     reporter.say(
-        f"1. Prune {start.backbone.name} at {size} px to {budget.fraction:.0%} of its {budget.of}: {images} of "
-        f"{len(task.classes)} classes; {kept}"
+        f"1. Prune {start.backbone.name} at {size} px to {budget.fraction:.0%} of its {MEASURES[budget.of]}; {kept}. "
+        f"{images} of {len(task.classes)} classes"
     )
     if config.steps:
         each = _seconds_a_step(task, start, config, device)
         models = 1 if start.trained else 2
+        seconds = each * config.steps * 2 * models  # trials take as long as the training
         reporter.say(
-            f"2. Tune it for up to {config.steps} steps; {_told(each * config.steps * models)} on this machine at "
+            f"2. Tune it for up to {config.steps} steps; {_told(seconds)} on this machine at "
             f"{each:.2g} s a step, measured" + (", the unpruned model included" if models == 2 else "")
         )
     else:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning import knapsack, votes
 from mvp_deploy.pruning.budget import Budget, Scores
-from mvp_deploy.pruning.head import solve_head
+from mvp_deploy.pruning.head import separability, solve_head
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.norms import recalibrate, recalibrate_if_better
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.reconstruction import Reconstruction, reconstruct
+from mvp_deploy.pruning.tuning import judged
 from mvp_deploy.pruning.votes import Voter
 from mvp_deploy.structure import KeepPlan, Structure, gather, scatter
 from mvp_deploy.tasks import Images
@@ -128,15 +129,21 @@ def mend(
     """Ready the smaller model for fine-tuning, in place: reconstruction, batch norms and head, as the recipe says."""
     done = None
     if recipe.reconstruct and decision.initial == "pretrained":
-        skip = [f"{name}.weight" for name in original.classifier]
+        skip = [] if recipe.head == "trained" else [f"{name}.weight" for name in original.classifier]
         done = reconstruct(original.model, original.structure, decision.plan, model, train, skip=skip, seed=seed)
     if recipe.norms == "recomputed":
         recalibrate(model, train, seed=seed)
     elif recipe.norms == "auto":
         recalibrate_if_better(model, original.classifier, train, seed=seed)
-    if recipe.head == "closed-form":
+    if recipe.head == "closed-form" or (recipe.head == "trained" and _outlived(model, original, train)):
         solve_head(model, original.classifier, train)
     return done
+
+
+def _outlived(model: nn.Module, original: Original, train: Images) -> bool:
+    """Whether a head in closed form, judged by images that it was not solved on, beats the trained head, which is
+    judged by images that it may have been trained on."""
+    return -separability(model, original.classifier, train) < judged(model, train).loss
 
 
 def start(original: Original, train: Images, decision: Decision, recipe: Recipe, *, seed: int = 0) -> nn.Module:
