@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -52,7 +53,7 @@ def make(
         importance: gives the target's own by a criterion; by default worked out by `mvp.own_importance`.
     """
     yardstick = Yardstick(original, train) if measurable(original) else None
-    known = importance or (lambda criterion: own_importance(original, train, criterion, seed=seed))
+    known = cache(importance or (lambda criterion: own_importance(original, train, criterion, seed=seed)))
 
     def one(way: Recipe) -> Made:
         decision = decide(
