@@ -20,8 +20,8 @@ from mvp_deploy import __version__
 from mvp_deploy.base.errors import ExitCode, MvpError, of_system
 
 NAMES = (
-    "demo", "doctor", "shrink", "bank", "prune", "export", "predict", "evaluate", "profile", "bench", "verify",
-    "build", "check", "pack", "push", "structure", "init", "run", "devices", "schema",
+    "demo", "doctor", "shrink", "bank", "prune", "export", "predict", "evaluate", "profile", "frontier", "bench",
+    "verify", "build", "check", "pack", "push", "structure", "init", "run", "devices", "schema",
 )  # fmt: skip
 DEVICE = ("click", "filelock", "numpy", "onnxruntime", "PIL")  # what the base install brings; [train] brings the rest
 

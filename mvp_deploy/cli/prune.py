@@ -9,6 +9,7 @@ import click
 from mvp_deploy.base.bounds import IMAGE_SIZE, NEIGHBOURS
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._latency import Timed, latency_options
 from mvp_deploy.cli._options import budget_options, options
 from mvp_deploy.cli._types import Number
 from mvp_deploy.pruning.config import Budget
@@ -27,6 +28,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--image-size", type=Number(IMAGE_SIZE), help="With --backbone: edge of the input in pixels.")
 @click.option("--out", required=True, type=FOLDER, help="The RUN folder to write.")
 @budget_options
+@latency_options
 @click.option("--recipe", default="default", show_default=True, type=click.Choice([*RECIPES]),
               help="How neighbours vote.")  # fmt: skip
 @click.option("--set", "changes", multiple=True, metavar="FIELD=VALUE", help="Change one field of the recipe.")
@@ -45,6 +47,7 @@ def command(
     image_size: int | None,
     out: Path,
     budget: Budget,
+    timed: Timed | None,
     recipe: str,
     changes: tuple[str, ...],
     neighbours: int | None,
@@ -63,6 +66,7 @@ def command(
     Example:
       mvp-deploy prune digits#7,8,9 --bank BANK --keep 0.3 --out RUN
       mvp-deploy prune PHOTOS --backbone mobilenetv2_100 --pretrained --macs 0.6 --out RUN
+      mvp-deploy prune digits#7,8,9 --bank BANK --speed-up 2x --on board.json --out RUN
     """
     from mvp_deploy import backbones, runs
     from mvp_deploy.bank.alone import alone
@@ -88,6 +92,9 @@ def command(
         bank = alone(given, *start, seed=seed)
     else:
         raise InputError("Name the --bank to ask, or the --backbone to prune without one.")
+    meet = None
+    if timed is not None:
+        budget, meet = timed.meeting(bank.backbone, budget.round_to, out, console)
     run = runs.prune_task(
         given,
         bank,
@@ -97,6 +104,7 @@ def command(
         suited(bank.backbone, training, seed),
         device=place,
         reporter=console,
+        meet=meet,
     )
     metrics = run.info["metrics"]
     rows = [
@@ -112,6 +120,10 @@ def command(
         for name, m in ((name, metrics[name]) for name in ("unpruned", "pruned"))
     ]
     console.table(("model", "accuracy", "units", "params", "MACs", "steps", "seconds"), rows)
+    if latency := metrics["pruned"]["making"].get("latency"):
+        from mvp_deploy.latency.meet import Met
+
+        console.show(f"\n{latency['target']} asked for: {Met(**latency)}")
     voters = run.info["votes"]["voters"]
     if voters:
         console.show("")

@@ -148,7 +148,7 @@ class Meeting:
             everything = all(solution.counts[group.name] == group.size for group in self.structure.groups)
             if 1 - SLACK <= miss <= 1 + TOLERANCE or (everything and miss < 1):
                 break
-            limit = min(self.full, max(solution.ms, limit if miss > 1 else 0.0) / miss * (1 - TOLERANCE / 2))
+            limit = min(self.full, solution.ms / miss * (1 - TOLERANCE / 2))
         good = [pair for pair in found if _missed(self.target, pair[1]) <= 1 + TOLERANCE]
         if not good:
             _, met = min(found, key=lambda pair: _missed(self.target, pair[1]))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -37,6 +38,11 @@ class Fit:
     coefficients: np.ndarray
     full: Shape
     off: float
+
+    @cached_property
+    def plain(self) -> tuple[float, ...]:
+        """The coefficients as plain numbers: plans ask for single shapes by the hundred thousand."""
+        return tuple(self.coefficients.tolist())
 
     def ms(self, shapes: np.ndarray, step: int, alignment: int) -> np.ndarray:
         """Milliseconds at shapes int [n, 2]."""
@@ -58,8 +64,14 @@ class LatencyModel:
 
     def layer(self, number: int, rows: int, columns: int) -> float:
         """The milliseconds that one layer adds to a model: on the alignment, never fewer for more rows or columns."""
-        shapes = np.array([[rows, columns]])
-        return float(self.scale * self.fits[number].ms(shapes, self.step, self.alignment)[0])
+        one = self.fits[number]
+        start, per_row, per_column, per_product = one.plain
+        r, c = (-(-size // self.step) * self.step if size > 1 else size for size in (rows, columns))
+        ms = start + per_row * r + per_column * c + per_product * r * c
+        aligned = all(
+            size % self.alignment == 0 or size == full for size, full in zip((rows, columns), one.full, strict=True)
+        )
+        return self.scale * ms * (1.0 if aligned else one.off)
 
     def total(self, shapes: Sequence[Shape]) -> float:
         """Milliseconds of a model whose layers have these shapes."""

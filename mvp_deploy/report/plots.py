@@ -33,8 +33,17 @@ STYLE: Any = {
 WIDTH = 4.8  # inches: at 400 pixels of width the text still has about 9 pixels
 
 
-def accuracy_against_latency(names: Sequence[str], milliseconds: Sequence[float], accuracies: Sequence[float]) -> str:
-    """One point per model: median latency in milliseconds, and accuracy (0..1). The first is the baseline."""
+def accuracy_against_latency(
+    names: Sequence[str],
+    milliseconds: Sequence[float],
+    accuracies: Sequence[float],
+    second: Sequence[bool] | None = None,
+) -> str:
+    """One point per model: median latency in milliseconds, and accuracy (0..1).
+
+    second: which are drawn in the second colour; by default the first, the baseline.
+    """
+    second = [index == 0 for index in range(len(names))] if second is None else second
     with _plot(max(2.6, 0.5 + 0.22 * len(names))) as (axes, svg):
         low, high = 100 * min(accuracies), 100 * max(accuracies)
         margin = max(2, high - low)
@@ -44,7 +53,7 @@ def accuracy_against_latency(names: Sequence[str], milliseconds: Sequence[float]
         order = sorted(range(len(names)), key=lambda index: accuracies[index])
         for place, index in enumerate(order):  # names stand in a column on the right, where none hides another
             x, y = milliseconds[index], 100 * accuracies[index]
-            axes.plot(x, y, "o", color=SECOND if index == 0 else FIRST, markersize=8, clip_on=False, zorder=3)
+            axes.plot(x, y, "o", color=SECOND if second[index] else FIRST, markersize=8, clip_on=False, zorder=3)
             axes.annotate(
                 names[index],
                 (x, y),
@@ -98,6 +107,12 @@ def kept(names: Sequence[str], shares: Sequence[float], unanimity: Sequence[floa
         axes.set(xlabel="unit group, input to output", ylabel="%", ylim=(0, 105))
         axes.set_xticks([])
     return svg[0]
+
+
+def standing_alone(svg: str) -> str:
+    """A plot as a file of its own, with colours that suit light and dark alike."""
+    style = "<style>:root { color: #777; --soft: #999; --a: #2a78d6; --b: #c2571a; }</style>"
+    return svg.replace(">", f">{style}", 1)
 
 
 @contextmanager

@@ -122,3 +122,38 @@ def test_from_python_too_a_time_needs_a_profile_and_excludes_other_budgets() -> 
         mvp.prune(MODEL, data, macs=0.5, on=PROFILE)
     with pytest.raises(InputError, match="this is another backbone"):
         mvp.prune(chain(64, 48), data, latency=1.0, on=replace(PROFILE, backbone="other"))
+
+
+def test_a_bank_s_task_is_pruned_to_a_time_from_the_command_line(cnn, tmp_path: Path) -> None:
+    """With the profile of another machine, so that nothing is timed; the clock that is there is tested above."""
+    from click.testing import CliRunner
+
+    from mvp_deploy.cli import main
+
+    bank, run, board = tmp_path / "bank", tmp_path / "run", tmp_path / "board.json"
+    structure = cnn.original.structure
+    profile = profile_by(cnn.original.model, structure, blocks_of(8))
+    board.write_text(json.dumps(asdict(profile)), encoding="utf-8")
+
+    def call(*arguments: str) -> str:
+        result = CliRunner().invoke(main, [*arguments, "--quiet"])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    call("bank", "init", str(bank), "--backbone", "test_resnet", "--image-size", "32", "--weights", str(cnn.weights))
+    same = ["--bank", str(bank), "--out", str(run), "--on", str(board), "--steps", "2", "--recipe", "own"]
+    told = call("prune", "digits#0,1,2", *same, "--speed-up", "2x")
+    assert "2 times faster asked for" in told
+    assert "not timed here" in told
+    info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert info["budget"]["of"] == "latency"
+    met = info["metrics"]["pruned"]["making"]["latency"]
+    assert met["predicted_ms"] <= 0.5 * met["predicted_full_ms"]
+    for wrong in (
+        ["--on", str(board)],
+        ["--latency", "0ms"],
+        ["--speed-up", "2x", "--macs", "0.5"],
+        ["--latency", "x"],
+    ):
+        result = CliRunner().invoke(main, ["prune", "digits#0,1,2", "--bank", str(bank), "--out", str(run), *wrong])
+        assert result.exit_code == 2, result.output

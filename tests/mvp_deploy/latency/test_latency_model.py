@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from fakes.profiles import blocks_of, chain, profile_by, structure_of
 from hypothesis import given, settings
@@ -47,3 +48,10 @@ def test_the_whole_is_its_overhead_and_its_layers(stepped: tuple[int, LatencyMod
     layers = sum(model.layer(number, *shape) for number, shape in enumerate(shapes))
     assert model.total(shapes) == pytest.approx(model.overhead + layers)
     assert model.overhead == pytest.approx(0.1, rel=0.05)
+
+
+def test_one_shape_at_a_time_and_many_at_once_are_the_same(stepped: tuple[int, LatencyModel]) -> None:
+    _, model = stepped
+    for rows, columns in ((1, 1), (33, 40), (48, 64), (7, 3)):
+        at_once = model.fits[1].ms(np.array([[rows, columns]]), model.step, model.alignment)[0]
+        assert model.layer(1, rows, columns) == pytest.approx(model.scale * at_once)

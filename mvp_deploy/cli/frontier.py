@@ -1,0 +1,157 @@
+"""mvp-deploy frontier: which backbone, image size and cut to ship, by accuracy and measured milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mvp_deploy.base.bounds import BATCH, DURATION, FRACTION, IMAGE_SIZE, SEED, THREADS
+from mvp_deploy.base.errors import InputError
+from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._types import Listed, Number
+
+if TYPE_CHECKING:
+    from mvp_deploy.latency.frontier import Frontier
+
+FILE = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("data")
+@click.option("--backbone", required=True, type=Listed(click.STRING), help="timm backbones, as resnet18,resnet34.")
+@click.option("--image-size", default="128", show_default=True, type=Listed(Number(IMAGE_SIZE)),
+              help="Image sizes, as 96,128,160.")  # fmt: skip
+@click.option("--out", required=True, type=FILE, help="The folder for the models and frontier.json, .svg and .html.")
+@click.option("--pretrained", is_flag=True, help="timm's own weights.")
+@click.option("--weights", multiple=True, type=FILE, help="A file of weights for each backbone, in their order.")
+@click.option("--latency", help="The time to meet, as 4ms.")
+@click.option("--on", "profiles", multiple=True, type=FILE,
+              help="A profile of one of them: it is cut by milliseconds, the others by MACs.")  # fmt: skip
+@click.option("--keep-time", "shares", default="0.7,0.5,0.85", show_default=True, type=Listed(Number(FRACTION)),
+              help="Cuts to try: shares of the unpruned time, in this order; the empty text tries none.")  # fmt: skip
+@click.option("--time-limit", type=Number(DURATION), help="Seconds after which no new candidate is begun.")
+@click.option("--runtime", default="onnxruntime", show_default=True, help="onnxruntime or openvino; float32.")
+@click.option("--threads", default=1, show_default=True, type=Number(THREADS), help="CPU threads of the runtime.")
+@click.option("--batch", default=1, show_default=True, type=Number(BATCH), help="Images in a batch.")
+@click.option("--seed", default=0, show_default=True, type=Number(SEED), help="For everything that is drawn at random.")
+@output_options
+def command(
+    data: str,
+    backbone: tuple[str, ...],
+    image_size: tuple[int, ...],
+    out: Path,
+    pretrained: bool,
+    weights: tuple[Path, ...],
+    latency: str | None,
+    profiles: tuple[Path, ...],
+    shares: tuple[float, ...],
+    time_limit: float | None,
+    runtime: str,
+    threads: int,
+    batch: int,
+    seed: int,
+    console: Console,
+) -> None:
+    """Find which model to ship for DATA: backbones, image sizes and cuts by accuracy and measured milliseconds.
+
+    Nothing is trained: heads and re-solved layers come in closed form. Every unpruned backbone at every size comes
+    first, so that it shows where pruning is not the answer. Leave-one-out accuracy on training images decides;
+    held-out accuracy is told. Useful after a minute, better later; killed and called again, it goes on.
+
+    \b
+    Example:
+      mvp-deploy frontier photos --backbone resnet18,resnet34 --image-size 96,128 --pretrained --latency 4ms --out FRONT
+    """
+    import math
+
+    from mvp_deploy.base.environment import versions
+    from mvp_deploy.base.files import sha256
+    from mvp_deploy.latency import files
+    from mvp_deploy.latency.format import Conditions
+    from mvp_deploy.latency.frontier import Source, search
+    from mvp_deploy.latency.meet import Target, quantity
+    from mvp_deploy.pruning.unpruned import digest
+    from mvp_deploy.tasks import load_task
+
+    if weights and (pretrained or len(weights) != len(backbone)):
+        raise InputError("give one --weights file for each backbone, or --pretrained, or neither.")
+    if not backbone or not image_size:
+        raise InputError("give at least one --backbone and one --image-size.")
+    target = None if latency is None else Target(milliseconds=quantity(latency, "ms")).milliseconds
+    conditions = Conditions(runtime, "cpu", threads, batch)
+    known = [files.read(path) for path in profiles]
+    for profile in known:
+        files.check_conditions(profile, conditions)
+    task = load_task(data)
+    sources = [Source(name, pretrained, weights[n] if weights else None) for n, name in enumerate(backbone)]
+    made_from = {
+        "data": task.fingerprint,
+        "weights": [sha256(source.weights) if source.weights else pretrained for source in sources],
+        "backbones": list(backbone),
+        "profiles": [sha256(path) for path in profiles],
+        "seed": seed,
+        "versions": versions(),
+    }
+    found = search(
+        task,
+        sources,
+        image_size,
+        out,
+        conditions=conditions,
+        key=digest(made_from),
+        shares=[share for share in shares if share < 1],
+        profiles=known,
+        milliseconds=target,
+        seconds=time_limit or math.inf,
+        seed=seed,
+        reporter=console,
+    )
+    verdict = found.verdict(target)
+    _draw(found, verdict, out)
+    console.table(
+        ["candidate", "ms", "accuracy", "interval", "leave-one-out", "MMACs", "on the front"],
+        [
+            (
+                each.name,
+                f"{each.ms:.3f}",
+                f"{each.accuracy:.1%}",
+                f"{each.interval.low:.1%} to {each.interval.high:.1%}",
+                f"{each.loo:.1%}",
+                f"{each.macs / 1e6:.1f}",
+                "yes" if each in found.front else "",
+            )
+            for each in sorted(found.candidates, key=lambda c: c.ms)
+        ],
+    )
+    console.show(f"\n{verdict}\n{out / 'frontier.html'}")
+    console.result(
+        {
+            "verdict": verdict,
+            "winner": found.winner(target).name,
+            "front": [each.name for each in found.front],
+            "candidates": [
+                {"name": each.name, "ms": each.ms, "accuracy": each.accuracy, "loo": each.loo, "file": each.file}
+                for each in found.candidates
+            ],
+        }
+    )
+
+
+def _draw(found: Frontier, verdict: str, out: Path) -> None:
+    """The front as a picture, and on a page."""
+    from mvp_deploy.base.files import write_text
+    from mvp_deploy.report.page import Figure, Section, page
+    from mvp_deploy.report.plots import accuracy_against_latency, standing_alone
+
+    order = sorted(found.candidates, key=lambda c: (not c.unpruned, c.ms))
+    svg = accuracy_against_latency(
+        [each.name for each in order],
+        [each.ms for each in order],
+        [each.accuracy for each in order],
+        second=[each.unpruned for each in order],
+    )
+    write_text(out / "frontier.svg", standing_alone(svg))
+    figure = Figure(svg, "Held-out accuracy against measured milliseconds; unpruned candidates in the second colour.")
+    write_text(out / "frontier.html", page("Frontier", verdict, [Section("Candidates", figures=[figure])]))

@@ -1,0 +1,123 @@
+"""The search over backbones, sizes and cuts; models are not exported, and the clock is made up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mvp_deploy.base.errors import InputError, LatencyError
+from mvp_deploy.cli import main
+from mvp_deploy.latency import frontier
+from mvp_deploy.latency.format import Conditions
+from mvp_deploy.latency.frontier import Candidate, Frontier
+
+
+def candidate(size: int, share: float, ms: float, loo: float) -> Candidate:
+    return Candidate("net", size, share, "macs", 1000, loo, loo, 100, ms, "models/x.onnx", 1.0)
+
+
+def of(*candidates: Candidate) -> Frontier:
+    return Frontier("0" * 64, Conditions("onnxruntime"), candidates)
+
+
+WHOLE, SMALL = candidate(128, 1.0, 4.0, 0.95), candidate(96, 1.0, 2.5, 0.90)
+
+
+def test_the_front_has_what_nothing_beats_in_both() -> None:
+    bad, good = candidate(128, 0.7, 3.0, 0.85), candidate(128, 0.5, 2.0, 0.88)
+    assert of(WHOLE, SMALL, bad, good).front == [good, SMALL, WHOLE]
+
+
+def test_where_a_smaller_image_is_better_it_says_do_not_prune() -> None:
+    told = of(WHOLE, SMALL, candidate(128, 0.6, 2.4, 0.85)).verdict(2.6)
+    assert "net at 96 px, 2.500 ms" in told
+    assert "Do not prune" in told
+
+
+def test_where_a_cut_is_better_the_best_unpruned_stands_beside_it() -> None:
+    told = of(WHOLE, SMALL, candidate(128, 0.6, 2.4, 0.93)).verdict(2.6)
+    assert "net at 128 px cut to 60% of its macs" in told
+    assert "Unpruned the best there is net at 96 px: 2.500 ms" in told
+
+
+def test_a_time_that_no_candidate_meets_names_the_fastest() -> None:
+    with pytest.raises(LatencyError, match=r"the fastest is net at 96 px with 2\.500 ms"):
+        of(WHOLE, SMALL).winner(1.0)
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Models take as long as their MACs say; gives the names of those that were timed."""
+    timed: list[str] = []
+
+    def export(model: object, example: object, path: Path, metadata: object) -> Path:
+        path.write_bytes(b"")
+        return path
+
+    def time(out: Path, candidates: Sequence[Candidate], conditions: Conditions) -> list[float]:
+        timed.append(candidates[-1].file)
+        return [each.macs / 1e6 for each in candidates]
+
+    monkeypatch.setattr(frontier, "export_onnx", export)
+    monkeypatch.setattr(frontier, "_timed", time)
+    return timed
+
+
+def call(out: Path, *more: str) -> object:
+    fixed = ["digits#0,1,2", "--backbone", "test_resnet", "--image-size", "32,24", "--keep-time", "0.6", "--json", "-q"]
+    return CliRunner().invoke(main, ["frontier", *fixed, "--out", str(out), *more])
+
+
+def test_every_size_is_tried_whole_and_cut_and_the_search_goes_on_where_it_stopped(
+    tmp_path: Path, made_up: list[str]
+) -> None:
+    first = call(tmp_path / "f", "--time-limit", "0.001")
+    assert first.exit_code == 0, first.output
+    assert made_up == ["models/test_resnet-32-1.onnx"]
+    second = call(tmp_path / "f")
+    assert second.exit_code == 0, second.output
+    assert made_up[1:] == [f"models/test_resnet-{size}-{share}.onnx" for size, share in ((24, 1), (32, 0.6), (24, 0.6))]
+    found = json.loads(second.stdout)
+    assert len(found["candidates"]) == 4
+    assert found["winner"] in {each["name"] for each in found["candidates"]}
+    assert {"frontier.json", "frontier.svg", "frontier.html"} <= {path.name for path in (tmp_path / "f").iterdir()}
+    assert "test_resnet at 24 px" in (tmp_path / "f" / "frontier.svg").read_text(encoding="utf-8")
+    other = call(tmp_path / "f", "--seed", "1")
+    assert other.exit_code == 2
+    assert "the search of something else" in other.output
+
+
+def test_a_size_that_a_backbone_cannot_take_is_left_out_with_a_warning(tmp_path: Path, made_up: list[str]) -> None:
+    arguments = ["digits#0,1", "--backbone", "nothing_of_timm,test_resnet", "--image-size", "24", "--keep-time", ""]
+    result = CliRunner().invoke(main, ["frontier", *arguments, "--out", str(tmp_path / "f"), "-q"])
+    assert result.exit_code == 0, result.output
+    assert "left out (timm" in result.output
+    assert made_up == ["models/test_resnet-24-1.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--latency", "0ms"], "must be milliseconds above 0"),
+        (["--latency", "nan"], "not a number of ms"),
+        (["--weights", "a.pth", "--pretrained"], "one --weights file for each backbone"),
+        (["--on", "nothing.json"], "does not exist"),
+    ],
+)
+def test_wrong_usage_is_told_before_any_work(tmp_path: Path, more: list[str], told: str) -> None:
+    result = call(tmp_path / "f", *more)
+    assert result.exit_code == 2
+    assert told in result.output
+
+
+def test_frontier_json_that_is_damaged_is_refused(tmp_path: Path, made_up: list[str]) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "frontier.json").write_text('{"key": 1}', encoding="utf-8")
+    result = call(tmp_path / "f")
+    assert result.exit_code == 2
+    assert "is damaged" in result.output
+    assert InputError.code == 2
