@@ -99,7 +99,7 @@ class Net:
     def drawn(self, full: torch.nn.Module, structure: Structure) -> Iterator[dict[str, int]]:
         """Random widths in multiples of 8, then what budgets of MACs leave."""
         random = self.plans - self.plans // 2
-        yield from pieces.draw(structure, random + 4, seed=1)[2:-2]
+        yield from pieces.draw(structure, random + 6, seed=1)[2:-4]
         scores = score("magnitude", structure, full, KeepPlan.full(structure), _Nothing())
         for fraction in np.linspace(0.25, 0.9, self.plans // 2):
             yield cheapest(structure, Budget(float(fraction), "macs", 8), scores)

@@ -3,9 +3,10 @@
 Kernels are timed inside whole running models, so that caches, memory layouts and fusion are as they are when the model
 is used. A kernel with r rows and c columns (a convolution's outputs and inputs) takes
 
-    t(r, c) = a + b r' + d c' + e r' c',    a, b, d, e >= 0,    r' = r rounded up to a multiple of the step
+    t(r, c) = a + b r' + d c' + e r' c' + f (r' c')^2,    a to f >= 0,    r' = r rounded up to a multiple of the step
 
-for a start, writing, reading and multiplying. Runtimes compute in blocks, of 8 or 16 channels on most CPUs, so that a
+for a start, writing, reading and multiplying; the square is for weights that fit into caches where a model is narrow
+and come from memory where it is not. Runtimes compute in blocks, of 8 or 16 channels on most CPUs, so that a
 width of 33 takes as long as 40: the step is the one that fits all kernels best. Off the multiples of another number,
 the alignment, some leave their fast kernels altogether (a convolution of 14 channels in ONNX Runtime takes twice the
 time of one of 16): such widths cost a factor more, and no plan chooses them.
@@ -33,7 +34,10 @@ FEW = 4  # shapes that a kernel is fitted to, at least
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """One kernel: coefficients of 1, r', c' and r'c', the shape it has unpruned, and the factor off the alignment."""
+    """One kernel.
+
+    coefficients: of 1, r', c', r'c' and (r'c')^2. full: its shape unpruned. off: the factor off the alignment.
+    """
 
     coefficients: np.ndarray
     full: Shape
@@ -65,9 +69,9 @@ class LatencyModel:
     def layer(self, number: int, rows: int, columns: int) -> float:
         """The milliseconds that one layer adds to a model: on the alignment, never fewer for more rows or columns."""
         one = self.fits[number]
-        start, per_row, per_column, per_product = one.plain
+        start, per_row, per_column, per_product, per_square = one.plain
         r, c = (-(-size // self.step) * self.step if size > 1 else size for size in (rows, columns))
-        ms = start + per_row * r + per_column * c + per_product * r * c
+        ms = start + per_row * r + per_column * c + (per_product + per_square * r * c) * r * c
         aligned = all(
             size % self.alignment == 0 or size == full for size, full in zip((rows, columns), one.full, strict=True)
         )
@@ -135,10 +139,10 @@ def _on(shapes: Sequence[Shape], fits: Sequence[Fit], alignment: int) -> bool:
 
 
 def _features(shapes: np.ndarray, step: int) -> np.ndarray:
-    """[1, r', c', r'c'] of shapes int [n, 2]: float [n, 4]. What has one column, as depthwise layers have, keeps it."""
+    """[1, r', c', r'c', (r'c')^2] of shapes int [n, 2]: float [n, 5]. One column, as of depthwise layers, stays one."""
     padded = np.where(shapes > 1, -(-shapes // step) * step, shapes).astype(float)
     rows, columns = padded.T
-    return np.stack([np.ones_like(rows), rows, columns, rows * columns], 1)
+    return np.stack([np.ones_like(rows), rows, columns, rows * columns, np.square(rows * columns)], 1)
 
 
 def _fitted(features: np.ndarray, ms: np.ndarray) -> tuple[np.ndarray, float]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from mvp_deploy.structure import Structure
 
-VARIANTS = 14
+VARIANTS = 16
 LEAST = 0.1  # of a group's units
 GRAINS = (8, 4, 8, 16)  # what the widths of successive variants are multiples of
 ODD = (1, 2)  # of the last variants: there runtimes fall off their fast paths
@@ -48,15 +48,15 @@ def layout(structure: Structure) -> str:
 
 
 def draw(structure: Structure, variants: int = VARIANTS, seed: int = 0) -> tuple[dict[str, int], ...]:
-    """Widths to time: all units, a quarter of each group, then a Latin hypercube over the groups."""
+    """Widths to time: all, a quarter, a Latin hypercube over the groups, three quarters, and half of each group."""
     from mvp_deploy.pruning.budget import WHOLE
 
     rng = np.random.default_rng(seed)
-    drawn = variants - 2
-    grains = [1, 8, *(GRAINS * variants)[: drawn - len(ODD)], *ODD]
+    drawn = variants - 4
+    grains = [1, 8, *(GRAINS * variants)[: drawn - len(ODD)], *ODD, 8, 8]
     found: list[dict[str, int]] = [{} for _ in range(variants)]
     for group in structure.groups:
-        shares = [1.0, 0.25, *(LEAST + (1 - LEAST) * (rng.permutation(drawn) + rng.random(drawn)) / drawn)]
+        shares = [1.0, 0.25, *(LEAST + (1 - LEAST) * (rng.permutation(drawn) + rng.random(drawn)) / drawn), 0.75, 0.5]
         for number, share in enumerate(shares):
             grain = 1 if group.kind in ("head", "group") else min(grains[number], 4 if group.size < 32 else 16)
             count = max(1, round(share * group.size / grain)) * grain

@@ -25,14 +25,14 @@ ORT = Conditions("onnxruntime")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Subject]:
     folder = tmp_path_factory.mktemp("made") / "parts"
-    subject = pieces.make("chain", lambda classes: chain(16, 32), SIZE, folder, variants=4, reporter=Silent())
+    subject = pieces.make("chain", lambda classes: chain(16, 32), SIZE, folder, variants=6, reporter=Silent())
     return folder, subject
 
 
 @pytest.fixture
 def parts(made: tuple[Path, Subject], tmp_path: Path) -> Path:
     """A folder of the same pieces that a test may spoil."""
-    pack.pack(made[0], 4, tmp_path / "pieces.zip")
+    pack.pack(made[0], 6, tmp_path / "pieces.zip")
     pack.unpack(tmp_path / "pieces.zip", tmp_path / "p.json.parts")
     return tmp_path / "p.json.parts"
 
@@ -54,7 +54,7 @@ def test_each_layer_of_a_real_runtime_gets_its_kernels(made: tuple[Path, Subject
 
 
 def test_variants_differ_in_widths_and_the_first_is_whole(made: tuple[Path, Subject]) -> None:
-    variants = [json.loads((made[0] / f"{n:02}.json").read_text(encoding="utf-8"))["shapes"] for n in range(4)]
+    variants = [json.loads((made[0] / f"{n:02}.json").read_text(encoding="utf-8"))["shapes"] for n in range(6)]
     assert variants[0] == [[16, 3], [32, 16], [4, 32]]
     assert variants[1] == [[4, 3], [8, 4], [4, 8]]
 
@@ -77,7 +77,8 @@ def test_a_killed_profile_goes_on_with_the_next_turn(parts: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         measure.measure(parts, ORT, rounds=(3, 3), look=dies_once, reporter=Silent())
     found = measure.measure(parts, ORT, rounds=(3, 3), look=dies_once, reporter=Silent())
-    assert turns == ["00", "01", "02", "03", "03", "02", "02", "01", "00", "00", "01", "02", "03"]
+    there, back = ["00", "01", "02", "03", "04", "05"], ["05", "04", "03", "02", "01", "00"]
+    assert turns == [*there[:5], "05", *there[5:], *back, *there]
     assert found.stable
     assert fit(found).total([(16, 3), (32, 16), (4, 32)]) == pytest.approx(found.full_ms, rel=0.02)
 
@@ -102,7 +103,7 @@ def test_a_noisy_machine_is_looked_at_longer_and_then_named(parts: Path) -> None
         return ms * (1 + next(turns) % 7), layers
 
     found = measure.measure(parts, ORT, rounds=(3, 5), look=noisy, reporter=Silent())
-    assert next(turns) == 5 * 4
+    assert next(turns) == 5 * 6
     assert not found.stable
     assert "the machine was not quiet" in files.noisy(found)
 
