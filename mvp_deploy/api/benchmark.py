@@ -29,6 +29,7 @@ def benchmark(
     providers: Sequence[str] = (),
     threads: int | None = None,
     duration: float = 3.0,
+    sustained: float | None = None,
     device: torch.device | str = "auto",
     seed: int = 0,
     reporter: Reporter | None = None,
@@ -46,6 +47,7 @@ def benchmark(
         providers: of ONNX Runtime, ``cpu``, ``cuda`` or ``tensorrt``: a row for each.
         threads: of each runtime on the CPU; one a core by default.
         duration: seconds of timed runs for each model and batch size, in all processes together.
+        sustained: seconds that each model is then run without a pause; not at all by default.
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
         seed: of the noise that bare files are run on.
         reporter: who is told; `mvp_deploy.progress` decides by default.
@@ -86,5 +88,6 @@ def benchmark(
         threads=threads,
         device=where,
         seed=seed,
+        sustained=sustained,
         reporter=to,
     )

@@ -14,9 +14,9 @@ from mvp_deploy.base.environment import cores, environment
 from mvp_deploy.base.errors import EnvironmentMissing, ExitCode, MvpError, error_of
 from mvp_deploy.base.formats import Amount, Count, Share, Size
 from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.benchmark.cold import Cold, Sustained, cold, sustain
 from mvp_deploy.benchmark.looks import Round, disturbed, looks, noise
 from mvp_deploy.benchmark.measure import Settings, Timing, speed_up, timing
-from mvp_deploy.benchmark.memory import memory
 from mvp_deploy.benchmark.runner import Runner, logits, open_runner
 from mvp_deploy.benchmark.statistics import Interval
 from mvp_deploy.benchmark.table import record, text
@@ -68,7 +68,9 @@ class Row:
     agreement: Share | None = None  # share of the samples that get PyTorch's class here
     accuracy_here: Share | None = None  # on the bundle's samples, measured here
     samples: Count | None = None  # how many those are
-    memory: Count | None = None  # bytes, as benchmark.memory says
+    memory: Count | None = None  # bytes, as in ``cold``
+    cold: Cold | None = None  # in a process of its own
+    sustained: Sustained | None = None  # where it was asked for
     error: str | None = None
     code: ExitCode = ExitCode.OK
 
@@ -133,11 +135,14 @@ def benchmark(
     threads: int | None,
     device: str,
     seed: int = 0,
+    sustained: float | None = None,
     reporter: Reporter,
 ) -> Benchmark:
     """Time all candidates at each batch size, in turns. A model whose parity does not hold is not timed.
 
-    seed: of the noise that bare files are run on.
+    Args:
+        seed: of the noise that bare files are run on.
+        sustained: seconds that each model is then run without a pause.
     """
     checked = [[_checked(each, candidates, size, threads, device, seed) for each in candidates] for size in batches]
     rounds = [_round(rows, candidates, size, device, seed) for size, rows in zip(batches, checked, strict=True)]
@@ -146,6 +151,8 @@ def benchmark(
     for number, (size, rows) in enumerate(zip(batches, checked, strict=True)):
         sessions = zip(*(look.sessions[number] for look in found), strict=True)  # of each timed model
         timed = [row if row.error else replace(row, timing=timing(next(sessions), size, settings)) for row in rows]
+        if sustained is not None:
+            timed = _sustained(timed, candidates, sustained, threads, device, reporter)
         related += [_related(row, timed[candidate.baseline]) for row, candidate in zip(timed, candidates, strict=True)]
     busiest = max((look.others for look in found if look.others is not None), default=None)
     result = Benchmark(tuple(related), environment() | {"others": busiest})
@@ -167,8 +174,8 @@ def _checked(
         with closing(open_runner(candidate.path, candidate.runtime, threads=threads, device=device)) as runner:
             named = replace(row, runtime=runner.name, details=dict(runner.details))
             named = replace(named, **_checks(runner, candidate, size, seed))
-        took = memory(candidate.path, candidate.runtime, batch_size=size, threads=threads, device=device)
-        return replace(named, memory=took)
+        alone = cold(candidate.path, candidate.runtime, batch_size=size, threads=threads, device=device)
+        return replace(named, cold=alone, memory=None if alone is None else alone.memory)
     except Exception as error:  # whatever a runtime raises; it must not look like success
         if isinstance(error, MvpError):
             return replace(row, error=str(error), code=error.code)
@@ -181,6 +188,27 @@ def _round(rows: Sequence[Row], candidates: Sequence[Candidate], size: int, devi
     known = next((candidate.expected.images for candidate in candidates if candidate.expected is not None), None)
     images = None if known is None else np.ascontiguousarray(known[np.arange(size) % len(known)])
     return Round([(each.path, each.runtime, each.device or device) for each in good], size, images, seed)
+
+
+def _sustained(
+    rows: Sequence[Row],
+    candidates: Sequence[Candidate],
+    seconds: float,
+    threads: int | None,
+    device: str,
+    reporter: Reporter,
+) -> list[Row]:
+    """The rows that were timed, each run for so many seconds."""
+    found = []
+    for row, each in zip(rows, candidates, strict=True):
+        if row.timing is None:
+            found.append(row)
+            continue
+        reporter.say(f"running {row.model} {row.precision} at batch {row.batch} for {seconds:.0f} s")
+        on = each.device or device
+        long = sustain(each.path, each.runtime, seconds, batch_size=row.batch, threads=threads, device=on)
+        found.append(replace(row, sustained=long))
+    return found
 
 
 def _related(row: Row, baseline: Row) -> Row:

@@ -30,8 +30,12 @@ def text(result: Benchmark) -> str:
     reasons = list(dict.fromkeys(row.error for row in result.rows if row.error))
     table = plain_table(COLUMNS, [_cells(row, reasons, result.disturbed) for row in result.rows])
     why = [f"[{number}] {reason}" for number, reason in enumerate(reasons, 1)]
+    long = [
+        f"{row.model} {row.precision} at batch {row.batch}: {row.sustained}" for row in result.rows if row.sustained
+    ]
     machine = result.environment
-    return "\n".join([table, *why, "", f"{machine['cpu']}, {machine['cores']} cores; {'; '.join(_runtimes(result))}"])
+    where = f"{machine['cpu']}, {machine['cores']} cores; {'; '.join(_runtimes(result))}"
+    return "\n".join([table, *why, *long, "", where])
 
 
 def record(row: Row) -> dict[str, Any]:

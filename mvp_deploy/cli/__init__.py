@@ -21,7 +21,7 @@ from mvp_deploy.base.errors import ExitCode, MvpError, of_system
 
 NAMES = (
     "demo", "doctor", "shrink", "bank", "prune", "export", "predict", "evaluate", "profile", "frontier", "bench",
-    "verify", "build", "check", "pack", "push", "structure", "init", "run", "devices", "schema",
+    "verify", "build", "check", "pack", "push", "structure", "init", "run", "devices", "report", "schema",
 )  # fmt: skip
 DEVICE = ("click", "filelock", "numpy", "onnxruntime", "PIL")  # what the base install brings; [train] brings the rest
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -16,6 +16,7 @@ from mvp_deploy.cli._common import Console
 from mvp_deploy.cli._types import Listed
 
 if TYPE_CHECKING:
+    from mvp_deploy.bundle import Bundle
     from mvp_deploy.remote.inventory import Device, Inventory
 
 T = TypeVar("T")
@@ -67,20 +68,33 @@ class Fleet:
 def on_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add --on, --devices and --allow-missing; the command receives ``fleet: Fleet | None``."""
 
-    @click.option("--on", default="", type=Listed(click.STRING), metavar="NAME,TAG,…",
-                  help="Do it on these devices of devices.yaml, reached by ssh.  [default: here]")  # fmt: skip
-    @inventory_option
-    @click.option("--allow-missing", is_flag=True, help="A device that is away is a named gap, and no failure.")
+    @named_options
     @functools.wraps(function)
     def command(on: tuple[str, ...], inventory: Path, allow_missing: bool, **arguments: Any) -> Any:
-        fleet = None
-        if on:
-            from mvp_deploy.remote.inventory import chosen, load
-
-            fleet = Fleet(chosen(load(inventory), on), allow_missing)
-        return function(fleet=fleet, **arguments)
+        return function(fleet=fleet_of(on, inventory, allow_missing), **arguments)
 
     return command
+
+
+def named_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same options as they are; the command receives ``on``, ``inventory`` and ``allow_missing``."""
+    for option in (
+        click.option("--allow-missing", is_flag=True, help="A device that is away is a named gap, and no failure."),
+        inventory_option,
+        click.option("--on", default="", type=Listed(click.STRING), metavar="NAME,TAG,…",
+                     help="Do it on these devices of devices.yaml, reached by ssh.  [default: here]"),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def fleet_of(on: Collection[str], inventory: Path, allow_missing: bool) -> Fleet | None:
+    """The devices of these names and tags; None where there are none."""
+    if not on:
+        return None
+    from mvp_deploy.remote.inventory import chosen, load
+
+    return Fleet(chosen(load(inventory), tuple(on)), allow_missing)
 
 
 def inventory_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,3 +122,27 @@ def forwarded(but: Collection[str] = ()) -> list[str]:
         else:
             found += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return found
+
+
+def given(name: str) -> str | None:
+    """The value of an option of the running command that was given, and is no default."""
+    context = click.get_current_context()
+    return str(context.params[name]) if context.get_parameter_source(name) == ParameterSource.COMMANDLINE else None
+
+
+def crops_of(bundle: Bundle, images: Sequence[Any]) -> dict[str, bytes]:
+    """Images (files, or uint8 RGB pixels) as a device gets them: read and cropped as the bundle says."""
+    from mvp_deploy.base.formats import read_json
+    from mvp_deploy.bundle.format import CURE
+    from mvp_deploy.remote.classify import crops
+    from mvp_deploy.tasks.folder import read_image
+    from mvp_deploy.tasks.preprocessing import Preprocessing
+
+    missing = f"{bundle.path} does not say how an image becomes the model's input: export it with its preprocessing."
+    how = read_json(bundle.path / "preprocessing.json", Preprocessing, cure=CURE, missing=missing)
+
+    def crop(number: int) -> Any:
+        image = images[number]
+        return how.resize(read_image(image) if isinstance(image, Path) else image)
+
+    return crops(crop, len(images))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mvp_deploy.base.bounds import DEVICE, POINTS, SEED
+from mvp_deploy.base.bounds import DEVICE, DURATION, POINTS, SEED
 from mvp_deploy.base.formats import Within
 from mvp_deploy.exporters.protocol import PRECISIONS
 
@@ -65,6 +65,19 @@ class Device(click.ParamType):
         if not re.match(DEVICE, str(value)):
             self.fail(f"{value!r} is not a device: write auto, cpu, cuda or cuda:N.", param, ctx)
         return str(value)
+
+
+class Span(click.ParamType):
+    """A time as 90s, 10m or 1h, in seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", str(value))
+        seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2] or "s"] if found else 0.0
+        if not DURATION.holds(seconds):
+            self.fail(f"{value!r} is not a time up to an hour: write 90s, 10m or 1h.", param, ctx)
+        return seconds
 
 
 SEEDS = Number(SEED)

@@ -11,12 +11,13 @@ from mvp_deploy.benchmark.config import Timed
 from mvp_deploy.cli._common import Console, common_options
 from mvp_deploy.cli._on import Fleet, forwarded, on_options
 from mvp_deploy.cli._options import options
-from mvp_deploy.cli._types import PRECISION
+from mvp_deploy.cli._types import PRECISION, Span
 
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options("timed", Timed(), batches="--batch")
+@click.option("--sustained", type=Span(), help="Then run each model so long without a pause, as 10m.")
 @click.option("--runtime", multiple=True, help="Only files for it: onnxruntime, openvino, …  [default: all]")
 @click.option("--precision", default="", type=PRECISION, help="Only these of a bundle, as fp32,int8.  [default: all]")
 @click.option(
@@ -34,6 +35,7 @@ from mvp_deploy.cli._types import PRECISION
 def command(
     models: tuple[Path, ...],
     timed: Timed,
+    sustained: float | None,
     runtime: tuple[str, ...],
     precision: tuple[str, ...],
     provider: tuple[str, ...],
@@ -80,6 +82,7 @@ def command(
         duration=timed.duration,
         device=device,
         seed=seed,
+        sustained=sustained,
         reporter=console,
     )
     console.show(str(result))

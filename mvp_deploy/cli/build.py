@@ -9,6 +9,7 @@ import click
 
 from mvp_deploy.base.bounds import LEVEL, WORKSPACE
 from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._on import Fleet, forwarded, on_options
 from mvp_deploy.cli._types import PRECISION, Number
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--level", type=Number(LEVEL), help="Optimisation, 0 (built soon) to 5 (runs fast).")
 @click.option("--version-compatible", is_flag=True, help="An engine that later TensorRT versions run too.")
 @click.option("--hardware-compatible", is_flag=True, help="An engine that other GPUs from Ampere on run too.")
+@on_options
 @common_options
 def command(
     bundle: Path,
@@ -42,6 +44,7 @@ def command(
     level: int | None,
     version_compatible: bool,
     hardware_compatible: bool,
+    fleet: Fleet | None,
     device: str,
     seed: int,
     console: Console,
@@ -52,15 +55,29 @@ def command(
     inspector tells, and must agree with PyTorch on the bundle's samples. Engines that are there and made from the
     same are kept.
 
+    With --on they are built on those devices, and come back into BUNDLE for the next `bench --on`.
+
     \b
     Examples:
       mvp-deploy build bundles/dogs --target tensorrt --precision fp16,int8
       mvp-deploy build bundles/dogs --batch 1 --batch 1:16:64 --level 5
+      mvp-deploy build bundles/dogs --on orin
     """
     from mvp_deploy import bundle as bundles
     from mvp_deploy.export.engines import build_engines
     from mvp_deploy.exporters.tensorrt.build import Options, Profile
 
+    if fleet is not None:
+        from mvp_deploy.remote.build import build
+
+        arguments = forwarded()
+        came_to = fleet.each(lambda name, device: build(name, device, bundle, arguments, console), console)
+        rows = [(name, file) for name, (files, _) in came_to.results.items() for file in files]
+        console.table(["device", "built"], rows)
+        built = {name: files for name, (files, _) in came_to.results.items()}
+        console.result({"bundle": str(bundle), "devices": built, "missing": came_to.gaps})
+        came_to.end([error for _, error in came_to.results.values() if error])
+        return
     options = Options(
         profiles=tuple(map(Profile.parse, batch)),
         workspace=workspace,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,7 +11,12 @@ from mvp_deploy.base.bounds import LIMIT
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options
 from mvp_deploy.cli._model import model_options
+from mvp_deploy.cli._on import Fleet, crops_of, given, on_options
 from mvp_deploy.cli._types import Number
+
+if TYPE_CHECKING:
+    from mvp_deploy.inference.evaluate import Evaluation
+    from mvp_deploy.remote.inventory import Device
 
 
 @click.command()
@@ -22,6 +28,7 @@ from mvp_deploy.cli._types import Number
 @click.option("--class-map", type=click.Path(path_type=Path), help="Lines OLD,NEW (or JSON), as DATA?class-map=FILE.")
 @click.option("--csv", type=click.Path(path_type=Path), help="Write image, true and predicted class to this file.")
 @model_options
+@on_options
 @output_options
 def command(
     bundle: Path,
@@ -35,19 +42,22 @@ def command(
     precision: str | None,
     threads: int | None,
     device: str,
+    fleet: Fleet | None,
     console: Console,
 ) -> None:
     """Measure the accuracy of a model of BUNDLE on the labelled images of DATA, on this machine.
 
     DATA is named as for `prune`; classes are matched by name. Needs numpy, Pillow, click and the model's runtime alone.
+    With --on the images are read and cropped here, and the model answers there: Pillow is not needed there.
 
     \b
     Examples:
       mvp-deploy evaluate bundles/dogs data/dogs
       mvp-deploy evaluate bundles/dogs photos --part all --precision int8 --csv predictions.csv
+      mvp-deploy evaluate bundles/dogs data/dogs --on pi5
     """
     from mvp_deploy.bundle import read
-    from mvp_deploy.inference.evaluate import evaluate, whole, write_csv
+    from mvp_deploy.inference.evaluate import evaluate, judged, require_known, whole, write_csv
     from mvp_deploy.inference.model import chosen, open_model
     from mvp_deploy.tasks import load_task
     from mvp_deploy.tasks.task import with_query
@@ -59,20 +69,45 @@ def command(
         raise InputError(f"{data} has no third part: with train/ and test/ alone, test/ is the held-out part.")
     parts = {"held-out": lambda: task.test, "train": lambda: task.train, "all": lambda: whole(task), "test": task.final}
     split = parts[part]()  # type: ignore[misc]  # there is a third part
+    if fleet is not None:
+        from mvp_deploy.remote.classify import logits_on
+
+        require_known(opened.classes, task)
+        images, on = crops_of(opened, list(split.images)), given("device")
+
+        def there(name: str, device: Device) -> Evaluation:
+            logits = logits_on(
+                name, device, opened, file, images, threads=threads, on=on, reporter=console
+            )
+            return judged(opened.classes, task, split, logits.argmax(1))
+
+        came_to = fleet.each(there, console)
+        for name, found in came_to.results.items():
+            show(f"{file.file} on {name}", f"{len(split)} images sent there", found, console)
+        evaluations = {name: found.to_json() for name, found in came_to.results.items()}
+        console.result({"model": file.file, "devices": evaluations, "missing": came_to.gaps})
+        if csv is not None:
+            for name, found in came_to.results.items():
+                write_csv(csv.with_stem(f"{csv.stem}-{name}"), found)
+        came_to.end()
+        return
     with open_model(opened, file, threads=threads, device=device) as model, console.progress("evaluating") as step:
         found = evaluate(model, task, split, step)
+    show(file.file, f"{len(split)} images", found, console)
+    console.result({"model": file.file} | found.to_json())
+    if csv is not None:
+        write_csv(csv, found)
+
+
+def show(subject: str, images: str, found: Evaluation, console: Console) -> None:
+    """Print an accuracy, that of each class, and the most frequent mistakes."""
     accuracy = found.accuracy
-    console.show(
-        f"{file.file}: accuracy {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%}) on {len(split)} images"
-    )
+    console.show(f"{subject}: accuracy {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%}) on {images}")
     console.show("")
     rows = [(name, count, _share(recall), _share(precision)) for name, count, recall, precision in found.per_class()]
     console.table(("class", "images", "recall", "precision"), rows)
     for line in found.confused():
         console.show(line)
-    console.result({"model": file.file} | found.to_json())
-    if csv is not None:
-        write_csv(csv, found)
 
 
 def _share(value: float) -> str:

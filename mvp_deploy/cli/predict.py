@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mvp_deploy.base.bounds import TOP
 from mvp_deploy.cli._common import Console, output_options
 from mvp_deploy.cli._model import model_options
+from mvp_deploy.cli._on import Fleet, crops_of, given, on_options
 from mvp_deploy.cli._types import Number
+
+if TYPE_CHECKING:
+    from mvp_deploy.bundle import Bundle, ModelFile
 
 
 @click.command()
@@ -17,6 +23,7 @@ from mvp_deploy.cli._types import Number
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", default=3, show_default=True, type=Number(TOP), help="How many classes to show.")
 @model_options
+@on_options
 @output_options
 def command(
     bundle: Path,
@@ -27,9 +34,12 @@ def command(
     precision: str | None,
     threads: int | None,
     device: str,
+    fleet: Fleet | None,
     console: Console,
 ) -> None:
     """Classify IMAGES with a model of BUNDLE, in its own runtime. Needs numpy, Pillow, click and that runtime alone.
+
+    With --on the images are read and cropped here, and the model answers there: Pillow is not needed there.
 
     An image that cannot be read is named, the others are classified, and the exit code is then 2.
 
@@ -37,6 +47,7 @@ def command(
     Examples:
       mvp-deploy predict bundles/dogs rex.jpg bella.jpg
       mvp-deploy predict bundles/dogs photos/*.jpg --target openvino --precision int8 --json
+      mvp-deploy predict bundles/dogs rex.jpg --on pi5
     """
     from mvp_deploy.base.errors import InputError, MvpError
     from mvp_deploy.bundle import read
@@ -44,6 +55,9 @@ def command(
 
     opened = read(bundle)
     file = chosen(opened, unpruned=unpruned, target=target, precision=precision)
+    if fleet is not None:
+        _on_devices(opened, file, images, top, threads, fleet, console)
+        return
     found, unreadable = [], []
     with open_model(opened, file, threads=threads, device=device) as model:
         for image in images:
@@ -53,8 +67,44 @@ def command(
                 console.warn(str(error))
                 unreadable.append(str(image))
                 continue
-            found.append({"image": str(image), "label": best[0][0], "classes": dict(best)})
-            console.show(f"{image}: " + ", ".join(f"{name} {share:.1%}" for name, share in best))
+            found.append(_told(str(image), best))
+            console.show(_line(str(image), best))
     console.result({"model": file.file, "predictions": found, "unreadable": unreadable})
     if unreadable:
         raise InputError(f"{len(unreadable)} of {len(images)} images cannot be read; the first is {unreadable[0]}.")
+
+
+def _told(image: str, best: Sequence[tuple[str, float]]) -> dict[str, object]:
+    return {"image": image, "label": best[0][0], "classes": dict(best)}
+
+
+def _line(image: str, best: Sequence[tuple[str, float]]) -> str:
+    return f"{image}: " + ", ".join(f"{name} {share:.1%}" for name, share in best)
+
+
+def _on_devices(
+    bundle: Bundle,
+    file: ModelFile,
+    images: tuple[Path, ...],
+    top: int,
+    threads: int | None,
+    fleet: Fleet,
+    console: Console,
+) -> None:
+    from mvp_deploy.inference.model import Prediction, softmax
+    from mvp_deploy.remote.classify import logits_on
+
+    crops = crops_of(bundle, images)
+    on = given("device")
+    came_to = fleet.each(
+        lambda name, device: logits_on(name, device, bundle, file, crops, threads=threads, on=on, reporter=console),
+        console,
+    )
+    found = {}
+    for name, logits in came_to.results.items():
+        predictions = [Prediction(row, bundle.classes).best(top) for row in softmax(logits)]
+        found[name] = [_told(str(image), best) for image, best in zip(images, predictions, strict=True)]
+        for image, best in zip(images, predictions, strict=True):
+            console.show(f"{name}: " + _line(str(image), best))
+    console.result({"model": file.file, "devices": found, "missing": came_to.gaps})
+    came_to.end()

@@ -12,10 +12,11 @@ import click
 from mvp_deploy.base.bounds import BATCH, IMAGE_SIZE, THREADS
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._on import Fleet, forwarded, on_options
 from mvp_deploy.cli._types import PRECISIONS, Number
 
 if TYPE_CHECKING:
-    from mvp_deploy.latency.format import Form, Precision, Subject
+    from mvp_deploy.latency.format import Conditions, Form, Precision, Subject
 
 
 @click.command()
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS))
 @click.option("--threads", default=1, show_default=True, type=Number(THREADS), help="CPU threads of the runtime.")
 @click.option("--batch", default=1, show_default=True, type=Number(BATCH), help="Images in a batch.")
+@on_options
 @output_options
 def command(
     subject: str,
@@ -36,6 +38,7 @@ def command(
     precision: Precision,
     threads: int,
     batch: int,
+    fleet: Fleet | None,
     console: Console,
 ) -> None:
     """Measure what SUBJECT takes in milliseconds, layer by layer, for --latency to prune by.
@@ -43,17 +46,23 @@ def command(
     SUBJECT is a timm backbone, or a file of pieces (.zip) that a workstation made of one. Whole models of several
     widths are timed, and within them each layer with all that the runtime fuses with it. Killed and called again, it
     goes on where it stopped. On a device without torch, time the pieces: the profile then prunes on the workstation.
+    --on does all of that: makes the pieces here, times them on the devices, and writes OUT here (for several devices
+    OUT-NAME.json each).
 
     \b
     Examples:
       mvp-deploy profile resnet18 --image-size 128 --out resnet18.json
       mvp-deploy profile resnet18 --image-size 128 --out pieces.zip      on the workstation
       mvp-deploy profile pieces.zip --threads 4 --out board.json         on the device
+      mvp-deploy profile resnet18 --image-size 128 --out board.json --on pi5
     """
     from mvp_deploy.latency import files, pack
     from mvp_deploy.latency.format import Conditions
 
     pack.check_suffix(out)
+    if fleet is not None:
+        _on_devices(subject, out, image_size, precision, Conditions(runtime, "cpu", threads, batch), fleet, console)
+        return
     start = time.monotonic()
     conditions = Conditions(runtime, "cpu", threads, batch)
     if subject.endswith(pack.SUFFIX):
@@ -86,6 +95,37 @@ def command(
         f"{found}: {found.full_ms:.3f} ms unpruned, {min(run.ms for run in found.runs):.3f} ms at its smallest here; "
         f"{len(found.layers)} layers, {len(found.kernels)} kinds, {len(found.runs)} widths in {seconds:.0f} s -> {out}"
     )
+
+
+def _on_devices(
+    subject: str,
+    out: Path,
+    image_size: int | None,
+    precision: Precision,
+    conditions: Conditions,
+    fleet: Fleet,
+    console: Console,
+) -> None:
+    from tempfile import TemporaryDirectory
+
+    from mvp_deploy.latency import files, pack
+    from mvp_deploy.remote.profile import profile
+
+    if out.suffix == pack.SUFFIX:
+        raise InputError(f"--on gives a profile, not pieces: name it as --out {out.with_suffix('.json')}.")
+    options = forwarded(but=("out", "image_size", "precision"))
+    with TemporaryDirectory() as folder:
+        pieces = Path(subject)
+        if not subject.endswith(pack.SUFFIX):
+            pieces = Path(folder, "pieces.zip")
+            files.make_pieces(pieces, _maker(subject, image_size, precision, console), conditions)
+        alone = len(fleet.devices) == 1
+        names = {name: out if alone else out.with_stem(f"{out.stem}-{name}") for name in fleet.devices}
+        came_to = fleet.each(lambda name, device: profile(name, device, pieces, options, names[name], console), console)
+    for name, told in came_to.results.items():
+        console.show(f"{name}: {told['full_ms']:.3f} ms unpruned -> {names[name]}")
+    console.result({"devices": came_to.results, "missing": came_to.gaps})
+    came_to.end()
 
 
 def _maker(

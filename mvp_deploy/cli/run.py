@@ -11,6 +11,7 @@ from mvp_deploy.base.bounds import JOBS
 from mvp_deploy.base.errors import ExitCode, MvpError, error_of
 from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._on import fleet_of, named_options
 from mvp_deploy.cli._types import Number
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--set", "changes", multiple=True, metavar="A.B=VALUE", help="Put a value in place of FILE's.")
 @click.option("--sign-key", type=click.Path(path_type=Path), help="Sign bundles with this private key (PEM).")
 @click.option("--mlflow", metavar="URI", help="Log results to the MLflow tracking server or store there.")
+@named_options
 @cluster_options
 @output_options
 def command(
@@ -41,22 +43,27 @@ def command(
     sign_key: Path | None,
     mlflow: str | None,
     cluster: Cluster | None,
+    on: tuple[str, ...],
+    inventory: Path,
+    allow_missing: bool,
     console: Console,
 ) -> None:
     """Prune, export, check, benchmark, judge and bundle every task of FILE (deploy.yaml).
 
     Steps whose inputs have not changed are not done again, so a killed run goes on when called again. A task
-    that fails stops no other. Reports: report.json, report.html, junit.xml and summary.md in the file's `out`.
+    that fails stops no other. With --on, and where gates name a device, models are timed on those devices too.
+    Reports: report.json, report.html, junit.xml and summary.md in the file's `out`.
 
     \b
-    Exit codes, of several the first of 1, 6, 2, 5, 3, 4:
+    Exit codes, of several the first of 1, 6, 7, 2, 5, 3, 4:
       0  all tasks met their gates      4  latency, speed-up or size not met, or too noisy to tell
       1  unexpected error               5  parity not met
       2  usage, config or data          6  a device, package or URL is missing, or another run is at work
-      3  accuracy not met
+      3  accuracy not met               7  a device that is reached by ssh is away
     \b
     Example:
       mvp-deploy run deploy.yaml --jobs 2 --baseline accepted/report.json
+      mvp-deploy run deploy.yaml --on pi5,orin --allow-missing
     """
     from mvp_deploy.base.fetching import is_url
     from mvp_deploy.bundle import signing
@@ -66,6 +73,7 @@ def command(
     from mvp_deploy.pipeline.publish import publish, refuse_strangers
     from mvp_deploy.pipeline.run import alone, folder, run
     from mvp_deploy.report.ci import OVERVIEW, failures, row
+    from mvp_deploy.report.devices import columns_of
 
     config = deployfile.load(file, changes)
     before = None if baseline is None else read_report(baseline)
@@ -77,6 +85,9 @@ def command(
         _show_plan(config, file.parent, only, console)
         return
     store = None if mlflow is None else tracking.Store.open(mlflow)
+    asked = [config.tasks[name] for name in only or config.tasks if name in config.tasks]
+    gated = [name for task in asked for name in task.gates.devices]
+    fleet = fleet_of(dict.fromkeys([*on, *gated]), inventory, allow_missing)
     if is_url(config.out):
         refuse_strangers(config.out, only or config.tasks)
     with alone(out):
@@ -88,9 +99,18 @@ def command(
             cluster=cluster,
             baseline=before,
             sign_key=sign_key,
+            devices=fleet.devices if fleet else {},
+            allow_missing=allow_missing,
             reporter=console,
         )
         console.table(OVERVIEW, [row(task) for task in found["tasks"].items()])
+        for name, task in found["tasks"].items():
+            if task.get("devices"):
+                there = columns_of(task)
+                console.show(f"\n{name}")
+                console.table(*there.table())
+                for line in there.remarks():
+                    console.show(line)
         console.result(found)
         wrong = failures(found)
         codes = [ExitCode(found["code"])]

@@ -63,22 +63,32 @@ def evaluate(model: Model, task: Task, part: Split, step: Any = lambda done, tot
     Raises:
         MvpError: the data have a class that the model does not know, or an image cannot be read.
     """
-    unknown = [name for name in task.classes if name not in model.classes]
-    if unknown:
-        known = ", ".join(model.classes[:8]) + (" …" if len(model.classes) > 8 else "")
-        raise InputError(
-            f"The data have the class {unknown[0]!r}, which the model does not know: it tells apart {known}. "
-            "Choose classes with SOURCE#class,class."
-        )
-    place = np.array([model.classes.index(name) for name in task.classes])
-    truth = place[part.labels]
+    require_known(model.classes, task)
     images: Sequence[Path | np.ndarray] = part.images  # type: ignore[assignment]
     found: list[int] = []
     for start in range(0, len(images), BATCH):
         found += model.logits(list(images[start : start + BATCH])).argmax(1).tolist()
         step(len(found), len(images))
-    names = tuple(str(x) if isinstance(x, Path) else str(number) for number, x in enumerate(images))
-    return _counted(model, names, truth, np.array(found))
+    return judged(model.classes, task, part, np.array(found))
+
+
+def require_known(classes: tuple[str, ...], task: Task) -> None:
+    """Raise MvpError where the data have a class that a model of these ``classes`` does not know."""
+    unknown = [name for name in task.classes if name not in classes]
+    if unknown:
+        known = ", ".join(classes[:8]) + (" …" if len(classes) > 8 else "")
+        raise InputError(
+            f"The data have the class {unknown[0]!r}, which the model does not know: it tells apart {known}. "
+            "Choose classes with SOURCE#class,class."
+        )
+
+
+def judged(classes: tuple[str, ...], task: Task, part: Split, given: np.ndarray) -> Evaluation:
+    """What a model of these classes got right. given: the class it gave each image of ``part``, int64 [n]."""
+    place = np.array([classes.index(name) for name in task.classes])
+    truth = place[part.labels]
+    names = tuple(str(x) if isinstance(x, Path) else str(number) for number, x in enumerate(part.images))
+    return _counted(classes, names, truth, given)
 
 
 def evaluate_prepared(model: Model, batches: Iterable[Any]) -> Evaluation:
@@ -104,7 +114,7 @@ def evaluate_prepared(model: Model, batches: Iterable[Any]) -> Evaluation:
         truth += labels.astype(np.int64).tolist()
     if not truth or len(truth) != len(found):
         raise InputError(f"The data give {len(found)} images and {len(truth)} labels: one label an image.")
-    return _counted(model, tuple(map(str, range(len(truth)))), np.array(truth), np.array(found))
+    return _counted(model.classes, tuple(map(str, range(len(truth)))), np.array(truth), np.array(found))
 
 
 def _array(x: Any) -> np.ndarray:
@@ -112,10 +122,12 @@ def _array(x: Any) -> np.ndarray:
     return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
 
 
-def _counted(model: Model, names: tuple[str, ...], truth: np.ndarray, given: np.ndarray) -> Evaluation:
-    confusion = np.zeros((len(model.classes),) * 2, np.int64)
+def _counted(
+    classes: tuple[str, ...], names: tuple[str, ...], truth: np.ndarray, given: np.ndarray
+) -> Evaluation:
+    confusion = np.zeros((len(classes),) * 2, np.int64)
     np.add.at(confusion, (truth, given), 1)
-    return Evaluation(model.classes, confusion, names, truth, given)
+    return Evaluation(classes, confusion, names, truth, given)
 
 
 def whole(task: Task) -> Split:

@@ -14,7 +14,6 @@ from mvp_deploy.base.formats import read_json
 from mvp_deploy.benchmark.runner import Runner, open_runner
 from mvp_deploy.bundle import Bundle, ModelFile
 from mvp_deploy.bundle.format import CURE, listed
-from mvp_deploy.tasks.folder import read_image
 from mvp_deploy.tasks.preprocessing import Preprocessing
 
 BATCH = 16  # images at once
@@ -78,10 +77,13 @@ class Model:
                 "This bundle does not say how an image becomes the model's input: export it with preprocessing=, or "
                 "pass arrays of floats that your own transforms made."
             )
-        pixels = read_image(image) if isinstance(image, Path) else image
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise InputError(f"An image is uint8 RGB [height, width, 3], not {pixels.dtype} {list(pixels.shape)}.")
-        return self.preprocessing.apply(pixels)
+        if isinstance(image, Path):
+            from mvp_deploy.tasks.folder import read_image  # imports Pillow
+
+            return self.preprocessing.apply(read_image(image))
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise InputError(f"An image is uint8 RGB [height, width, 3], not {image.dtype} {list(image.shape)}.")
+        return self.preprocessing.apply(image)
 
     def predict(self, images: Sequence[Path | np.ndarray]) -> list[Prediction]:
         """What each image shows, as `logits` reads them."""

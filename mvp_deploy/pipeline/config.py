@@ -78,8 +78,32 @@ class SpeedUpLimit(Where):
     at_least: Positive = Field(description="Times faster than the unpruned model.")
 
 
+class DeviceGates(Where):
+    """Limits on one device of devices.yaml."""
+
+    latency_ms: Positive | None = Field(None, description="Median milliseconds there, at most.")
+    speed_up: Positive | None = Field(None, description="Times faster than unpruned there, at least.")
+
+    @property
+    def latency(self) -> list[LatencyLimit]:
+        where = self.model_dump(include={"runtime", "precision", "batch"})
+        return [] if self.latency_ms is None else [LatencyLimit(at_most_ms=self.latency_ms, **where)]
+
+    @property
+    def at_least(self) -> list[SpeedUpLimit]:
+        where = self.model_dump(include={"runtime", "precision", "batch"})
+        return [] if self.speed_up is None else [SpeedUpLimit(at_least=self.speed_up, **where)]
+
+
 class GatesSection(Section):
-    """Limits that a task must meet, or the build is red."""
+    """Limits that a task must meet, or the build is red; under a device's name, limits on that device."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, DeviceGates] = Field(init=False)
+
+    @property
+    def devices(self) -> dict[str, DeviceGates]:
+        return dict(self.__pydantic_extra__)
 
     min_accuracy: Share | None = Field(None, description="Of every exported pruned model, 0 to 1.")
     max_drop: Share | None = Field(None, description="Accuracy lost against the unpruned model, 0 to 1.")
@@ -114,7 +138,7 @@ class TaskSection(Shared):
     @model_validator(mode="after")
     def _measured(self) -> TaskSection:
         """A limit for what will not be measured fails for certain: better now than after hours."""
-        for limit in [*self.gates.latency, *self.gates.speed_up]:
+        for limit in [*self.gates.latency, *self.gates.speed_up, *self.gates.devices.values()]:
             for key, value, made in (
                 ("precision", limit.precision, self.export.precisions),
                 ("batch", limit.batch, self.benchmark.batches),

@@ -65,7 +65,8 @@ def _told(path: Path, root: yaml.Node, changed: Sequence[Location], data: Any, p
         place = "--set"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
-    if problem["type"] == "extra_forbidden":
+    device_gate = len(where) > 1 and where[-2] == "gates" and problem["type"] == "model_type"
+    if problem["type"] == "extra_forbidden" or device_gate:
         close = difflib.get_close_matches(str(where[-1]), _known(), n=1)
         message = "there is no such key" + (f"; did you mean {close[0]}?" if close else "")
     elif problem["type"] == "missing":

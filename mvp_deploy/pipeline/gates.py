@@ -8,7 +8,7 @@ What was found of a task (``facts``) is a dict of JSON values, the same that rep
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mvp_deploy.base.errors import ExitCode
@@ -55,11 +55,27 @@ def _judge(facts: Facts, gates: GatesSection) -> Iterator[Verdict]:
             yield exact("max_size_mb", name, size, at_most(gates.max_size_mb), ExitCode.LATENCY)
         if gates.max_parity is not None and model["precision"] == "fp32":  # others differ by nature
             yield exact("max_parity", name, model["parity"], at_most(gates.max_parity), ExitCode.PARITY)
-    rows, busy = list(pruned_rows(facts)), disturbed(facts)
-    for latency in gates.latency:
-        yield from _latency(latency, rows, busy)
-    for speed_up in gates.speed_up:
-        yield from _speed_up(speed_up, rows, busy)
+    yield from judge_times(facts["times"], gates.latency, gates.speed_up)
+
+
+def judge_times(
+    times: Facts,
+    latency: Iterable[LatencyLimit],
+    speed_up: Iterable[SpeedUpLimit],
+    where: str = "",
+    slowed: bool = False,
+) -> Iterator[Verdict]:
+    """The outcome of limits on times.
+
+    Args:
+        where: put before the gate's name: the device.
+        slowed: whether its clocks were lowered, which only makes it slower, as other work does.
+    """
+    rows, busy = list(pruned_rows({"times": times})), disturbed({"times": times}) or slowed
+    for most in latency:
+        yield from (replace(found, gate=where + found.gate) for found in _latency(most, rows, busy))
+    for least in speed_up:
+        yield from (replace(found, gate=where + found.gate) for found in _speed_up(least, rows, busy))
 
 
 def exact(gate: str, subject: str, value: float, limit: Limit, code: ExitCode) -> Verdict:

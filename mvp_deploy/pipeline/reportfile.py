@@ -12,6 +12,7 @@ from mvp_deploy.benchmark.format import Machine, Times
 from mvp_deploy.bundle import ModelFile
 from mvp_deploy.pipeline.gates import Verdict
 from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.remote.measured import OnDevice
 from mvp_deploy.runs.format import Both, Group, Images
 
 
@@ -53,6 +54,7 @@ class TaskReport:
     models: Annotated[tuple[Model, ...], Within(1, 10_000)] | None = None
     held_out: str | None = None
     times: Times | None = None
+    devices: dict[str, OnDevice] | None = None
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mvp_deploy import bundle
@@ -16,10 +17,10 @@ from mvp_deploy.base.cluster import Cluster
 from mvp_deploy.base.environment import environment
 from mvp_deploy.base.errors import ExitCode, InputError, MvpError
 from mvp_deploy.base.fetching import cache, is_url
-from mvp_deploy.base.files import locked
+from mvp_deploy.base.files import locked, sha256
 from mvp_deploy.base.reporter import Named, Reporter, Silent
 from mvp_deploy.bundle import signing
-from mvp_deploy.pipeline import steps
+from mvp_deploy.pipeline import ondevices, steps
 from mvp_deploy.pipeline.baseline import SCHEMA, compare
 from mvp_deploy.pipeline.build import build_all, plan
 from mvp_deploy.pipeline.config import Config
@@ -28,6 +29,7 @@ from mvp_deploy.pipeline.places import content, local
 from mvp_deploy.pipeline.progress import Failure, Progress, caught, go_on, worst
 from mvp_deploy.pipeline.steps import Work
 from mvp_deploy.pipeline.times import measure
+from mvp_deploy.remote.inventory import Inventory
 from mvp_deploy.tasks.task import source_of
 
 
@@ -40,6 +42,8 @@ def run(
     cluster: Cluster | None = None,
     baseline: Mapping[str, Any] | None = None,
     sign_key: Path | None = None,
+    devices: Inventory = MappingProxyType({}),
+    allow_missing: bool = False,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Bring every task up to date and judge it; gives what report.json holds. If a task fails, the report says why.
@@ -51,6 +55,8 @@ def run(
         cluster: where they are pruned and exported instead.
         baseline: the report of the last accepted run.
         sign_key: the private key bundles are signed with.
+        devices: machines that every task's models are timed on too.
+        allow_missing: whether one of them that is away is a named gap, and no failure.
 
     Raises:
         MvpError: (INPUT) no such task, no bank, no usable key; (ENVIRONMENT) another run is at work in the same
@@ -69,7 +75,9 @@ def run(
             if isinstance(work, Failure):
                 tasks[name] = _told(Progress(failure=work), [], {})
             else:
-                tasks[name] = _finish(work, built[name], baseline, sign_key, Named(reporter, name))
+                tasks[name] = _finish(
+                    work, built[name], baseline, sign_key, devices, allow_missing, Named(reporter, name)
+                )
     code = worst(ExitCode(task["code"]) for task in tasks.values())
     return {
         "schema": SCHEMA,
@@ -154,7 +162,13 @@ def _possible(work: Work | Failure, *, here: bool) -> Work | Failure:
 
 
 def _finish(
-    work: Work, progress: Progress, baseline: Mapping[str, Any] | None, sign_key: Path | None, reporter: Named
+    work: Work,
+    progress: Progress,
+    baseline: Mapping[str, Any] | None,
+    sign_key: Path | None,
+    devices: Inventory,
+    allow_missing: bool,
+    reporter: Named,
 ) -> dict[str, Any]:
     """Time, judge and bundle one task, alone on the machine; gives its part of report.json."""
     progress = go_on(work, progress, work.keys, {"benchmark": lambda: measure(work, reporter)})
@@ -163,14 +177,21 @@ def _finish(
     if progress.failure is None:
         facts = steps.facts(work)
         verdicts = judge(facts, work.task.gates)
+        if devices:
+            there = ondevices.measure_on(work, devices, allow_missing, reporter)
+            facts["devices"] = ondevices.to_json(there)
+            verdicts += ondevices.judge_on(there, work.task.gates)
         before = (baseline or {"tasks": {}})["tasks"].get(work.name)
         if before:
             verdicts += compare(facts, before, work.task.gates.max_regression)
     failed = any(verdict.code for verdict in verdicts)
     if progress.failure is None and not failed:
         signed_by = None if sign_key is None else signing.public_half(sign_key)
-        keys = {"bundle": steps.key(after=work.keys["benchmark"], signed_by=signed_by, measured=steps.measured(work))}
-        progress = go_on(work, progress, keys, {"bundle": lambda: steps.pack(work, sign_key)})
+        measured = ondevices.files(work)
+        inputs: dict[str, Any] = {"signed_by": signed_by, "measured": steps.measured(work)}
+        inputs |= {"devices": {name: sha256(file) for name, file in measured.items()}} if measured else {}
+        keys = {"bundle": steps.key(after=work.keys["benchmark"], **inputs)}
+        progress = go_on(work, progress, keys, {"bundle": lambda: steps.pack(work, sign_key, measured)})
     elif failed:
         _withdraw(work, reporter)
     if progress.failure:

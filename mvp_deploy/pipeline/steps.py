@@ -203,8 +203,11 @@ def export(work: Work, reporter: Reporter) -> None:
         raise error
 
 
-def pack(work: Work, sign_key: Path | None) -> None:
-    """The bundle: what was exported, with its times where nothing disturbed them; signed where there is a key."""
+def pack(work: Work, sign_key: Path | None, devices: Mapping[str, Path]) -> None:
+    """The bundle: what was exported, with its times where nothing disturbed them; signed where there is a key.
+
+    devices: files of what was measured on devices, by their names.
+    """
     exported = work.output("export")
     bundle.read(exported)  # refuses what is not as it was written
     seal = None if sign_key is None else partial(signing.sign, private_key=sign_key)
@@ -214,6 +217,9 @@ def pack(work: Work, sign_key: Path | None) -> None:
         )
         if measured(work):
             shutil.copyfile(work.output("benchmark"), folder / "measurements.json")
+        for name, file in devices.items():
+            (folder / bundle.DEVICES).mkdir(exist_ok=True)
+            shutil.copyfile(file, folder / bundle.DEVICES / f"{name}.json")
 
 
 def measured(work: Work) -> bool:

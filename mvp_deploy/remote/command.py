@@ -46,7 +46,7 @@ def carry_out(
     """
     wanted = there.device.power.model_dump(exclude_none=True) if power else {}
     asked = json.dumps(asdict(Asked(tuple(arguments), repeat, wanted))).encode()
-    heard = _Heard(there.name, reporter)
+    heard = Heard(there.name, reporter)
     there.send({**files, ASKED: asked})
     code = there.run("_there", [], heard)
     made = there.made()
@@ -60,7 +60,7 @@ def carry_out(
     return Outcome(answer, output, heard.error(answer.code) if answer.code else None, made)
 
 
-class _Heard:
+class Heard:
     """What a command says on standard error: passed on line by line, and its last error kept."""
 
     def __init__(self, name: str, reporter: Reporter) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from mvp_deploy import bundle as bundles
 from mvp_deploy.base.board import Board, State
-from mvp_deploy.base.errors import InputError, MvpError
+from mvp_deploy.base.errors import ExitCode, InputError, MvpError
 from mvp_deploy.base.formats import Count, Malformed, Sha256, Within, Word, parse, read_json
 from mvp_deploy.base.reporter import Named, Reporter
 from mvp_deploy.benchmark.format import Times
@@ -39,6 +39,15 @@ class Measured:
     throttled: tuple[str, ...]  # what lowered the clocks meanwhile, in the last of ``tries``
     tries: Count
     times: Times
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """What became of one device: its measurement, or why there is none, and whether that may be."""
+
+    measured: Measured | None = None
+    gap: str | None = None
+    code: ExitCode = ExitCode.OK  # what a gap ends with
 
 
 def measure(

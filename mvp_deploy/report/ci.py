@@ -8,6 +8,7 @@ from typing import Any
 
 from mvp_deploy.base.errors import ExitCode
 from mvp_deploy.benchmark.looks import disturbed
+from mvp_deploy.report.devices import columns_of
 from mvp_deploy.report.task import accuracy
 
 Report = Mapping[str, Any]
@@ -55,8 +56,26 @@ def markdown(report: Report) -> str:
             lines.append(f"- **{name}**: {_inline(task['error'])}")
         lines += [f"- **{name}**: {_inline(told(gate))}" for gate in task["gates"] if gate["code"]]
         lines += [f"- {name}: {_inline(warning)}" for warning in task.get("warnings", ())]
+        lines += [f"- {name}: {_inline(told(gate))}" for gate in task["gates"] if is_gap(gate)]
+        lines += _devices(name, task)
     lines += [f"- **{name}** was in the baseline and is no longer in the config" for name in report["gone"]]
     return "\n".join(lines) + "\n\n"
+
+
+def is_gap(gate: Report) -> bool:
+    """Whether it says of a device that it was away, and might be."""
+    return gate["gate"] == "device" and not gate["code"]
+
+
+def _devices(name: str, task: Report) -> list[str]:
+    """A table of the task's models with a column for each device."""
+    if not task.get("devices"):
+        return []
+    found = columns_of(task)
+    header, rows = found.table()
+    lines = ["", f"{name} on devices:", "", f"| {' | '.join(header)} |", f"| --- |{' ---: |' * (len(header) - 1)}"]
+    lines += ["| " + " | ".join(map(_inline, cells)) + " |" for cells in rows]
+    return [*lines, "", *(f"- {_inline(line)}" for line in found.remarks())]
 
 
 def row(item: tuple[str, Report]) -> list[str]:
@@ -100,6 +119,8 @@ def failures(report: Report) -> list[str]:
 
 def told(gate: Report) -> str:
     """A gate's verdict as a sentence."""
+    if gate["gate"] == "device":
+        return f"{gate['subject']} not measured: {gate['advice']}"
     if gate["value"] is None:
         found = ""
     elif gate["low"] == gate["high"]:

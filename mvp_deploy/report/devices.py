@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from mvp_deploy.base.board import Board
+from mvp_deploy.base.formats import loads, parse
+from mvp_deploy.benchmark.cold import Cold
 from mvp_deploy.benchmark.compare import Row
 from mvp_deploy.benchmark.format import Times
 from mvp_deploy.benchmark.looks import disturbed
-from mvp_deploy.remote.measured import Measured
+from mvp_deploy.remote.measured import Measured, OnDevice
 
 Key = tuple[str, str, str, int]  # model, precision, runtime, batch
 
@@ -68,6 +72,13 @@ def side_by_side(measured: Mapping[str, Measured], gaps: Mapping[str, str]) -> C
     return Columns((*there, *(Column(name, gap=why) for name, why in gaps.items())))
 
 
+def columns_of(task: Mapping[str, Any]) -> Columns:
+    """The devices of a task of report.json."""
+    found = {name: parse(OnDevice, loads(json.dumps(each).encode())) for name, each in task["devices"].items()}
+    measured = {name: each.measured for name, each in found.items() if each.measured is not None}
+    return side_by_side(measured, {name: str(each.gap) for name, each in found.items() if each.measured is None})
+
+
 def _rows(column: Column) -> tuple[Row, ...]:
     return () if column.times is None else column.times.rows
 
@@ -108,6 +119,11 @@ def _told(column: Column) -> Iterator[str]:
     here = [(row.accuracy_here, row.samples) for row in _rows(column) if row.model == "pruned"]
     if shares := [share for share, _ in here if share is not None]:
         yield f"accuracy there at least {min(shares):.1%} on the {here[0][1]} samples sent"
+    for row in _rows(column):
+        if row.model == "pruned" and row.batch == 1 and row.cold is not None:
+            yield f"{row.model} {row.precision} {_alone(row.cold)}"
+        if row.sustained is not None:
+            yield f"{row.model} {row.precision} at batch {row.batch}: {row.sustained}"
     first, last = column.temperatures
     if first is not None and last is not None:
         yield f"{first:.0f} °C before and {last:.0f} °C after"
@@ -115,3 +131,12 @@ def _told(column: Column) -> Iterator[str]:
         yield f"clocks lowered ({', '.join(column.throttled)}): no result"
     for error in dict.fromkeys(row.error for row in _rows(column) if row.error):
         yield f"failed: {error}"
+
+
+def _alone(cold: Cold) -> str:
+    told = [f"loads in {cold.load_ms:.0f} ms", f"first image {cold.first_ms:.1f} ms"]
+    if cold.peak is not None:
+        told.append(f"{cold.peak / 1e6:.0f} MB at most")
+    if cold.energy_mj is not None:
+        told.append(f"{cold.energy_mj:.1f} mJ an image")
+    return ", ".join(told)

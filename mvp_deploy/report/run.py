@@ -10,6 +10,7 @@ from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.report import plots
 from mvp_deploy.report.ci import OVERVIEW
 from mvp_deploy.report.ci import row as cells
+from mvp_deploy.report.devices import columns_of
 from mvp_deploy.report.page import Figure, Section, Table, page
 
 Json = Mapping[str, Any]
@@ -66,6 +67,10 @@ def _tasks(tasks: Json) -> Iterator[Section]:
         table = Table(GATES, gates) if gates else None
         figures = list(_figures(task)) if task.get("models") else []
         yield Section(f"{name}: {task['outcome']}", " ".join(told), table, figures)
+        if task.get("devices"):
+            there = columns_of(task)
+            text = " ".join(f"{line}." for line in there.remarks())
+            yield Section(f"{name}: on devices", text, Table(*there.table()))
         voters = task.get("votes", {}).get("voters", ())
         if voters:
             cells = [(_short(v["task"]), f"{v['similarity']:.3f}", f"{v['weight']:.2f}") for v in voters]

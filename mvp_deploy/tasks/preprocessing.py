@@ -60,7 +60,11 @@ class Preprocessing:
 
     def apply(self, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """From a uint8 RGB image [height, width, 3] to the model's float32 input [3, H, W]."""
-        pixels = self.resize(image).astype(np.float32) / 255
+        return self.normalise(self.resize(image))
+
+    def normalise(self, crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """The rest of `apply`: what `resize` gave, uint8 [H, W, 3], to float32 [3, H, W]. Needs numpy alone."""
+        pixels = crop.astype(np.float32) / 255
         normalised = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(normalised.transpose(2, 0, 1))
 

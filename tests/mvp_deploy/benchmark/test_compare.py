@@ -20,8 +20,8 @@ from mvp_deploy.base.processes import apart
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.benchmark import compare, looks, runner
 from mvp_deploy.benchmark.candidates import by_provider, of_bundle, of_files, only
+from mvp_deploy.benchmark.cold import cold, of_ends
 from mvp_deploy.benchmark.measure import Settings
-from mvp_deploy.benchmark.memory import memory
 from mvp_deploy.benchmark.runner import logits, open_runner, runtime_of
 
 QUICK = Settings(duration=0.1, processes=2, window=0.01, warm_up=0.01)
@@ -138,12 +138,24 @@ def test_a_runtime_that_is_not_installed_names_the_cure(tmp_path: Path) -> None:
 
 def test_more_weights_take_more_memory(tmp_path: Path) -> None:
     small, large = (
-        memory(make_onnx(tmp_path / f"{width}.onnx", width), "onnxruntime", batch_size=1, threads=1, device="cpu")
+        cold(make_onnx(tmp_path / f"{width}.onnx", width), "onnxruntime", batch_size=1, threads=1, device="cpu")
         for width in (8, 200_000)  # 24 MB of weights
     )
-    if small is None or large is None:
+    assert small is not None
+    assert large is not None
+    assert min(small.load_ms, small.first_ms) > 0
+    if small.memory is None or large.memory is None:
         pytest.skip("this system does not tell a process's memory")
-    assert large - small > 20e6
+    assert large.memory - small.memory > 20e6
+    assert large.peak > large.memory
+
+
+def test_a_sustained_run_compares_its_first_tenth_with_its_last() -> None:
+    slower = np.cumsum(np.concatenate([np.full(100, 0.01), np.full(450, 0.02)]))  # 10 s in all
+    found = of_ends(slower, batch_size=4)
+    assert found.seconds == pytest.approx(10)
+    assert found.first == pytest.approx(400, rel=0.02)
+    assert found.last == pytest.approx(200, rel=0.03)
 
 
 def test_the_environment_names_machine_and_versions() -> None:

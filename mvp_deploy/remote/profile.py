@@ -1,0 +1,35 @@
+"""A profile of a backbone's layers, measured on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mvp_deploy.base.errors import MvpError
+from mvp_deploy.base.reporter import Named, Reporter
+from mvp_deploy.remote.command import carry_out
+from mvp_deploy.remote.inventory import Device
+from mvp_deploy.remote.session import session
+
+PIECES, PROFILE = "pieces.zip", "profile.json"
+
+
+def profile(
+    name: str, device: Device, pieces: Path, options: Sequence[str], out: Path, reporter: Reporter
+) -> dict[str, Any]:
+    """Time the pieces there with these options of `mvp-deploy profile`, and write the profile to ``out``."""
+    threads = [] if device.threads is None or "--threads" in options else ["--threads", str(device.threads)]
+    arguments = ["profile", PIECES, "--out", PROFILE, *threads, *options, "--json"]
+    with session(name, device, reporter) as there:
+        speaker = Named(reporter, name, bars=False)
+        done = carry_out(there, arguments, {PIECES: pieces}, reporter=speaker, repeat=False, power=True)
+        if done.error or PROFILE not in done.made:
+            raise done.error or MvpError(f"{name} wrote no profile: run again.")
+        there.fetch(*done.made[PROFILE], out)
+    if done.answer.throttled:
+        reporter.warn(
+            f"{name}: its clocks were lowered while it was profiled ({', '.join(done.answer.throttled)}): the profile "
+            "is no result. Give it cooling or more power, and profile again."
+        )
+    return dict(done.output)
