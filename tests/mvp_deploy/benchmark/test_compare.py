@@ -127,7 +127,7 @@ def test_a_device_that_is_not_there_is_an_error_never_a_fall_back(tmp_path: Path
 
 def test_a_runtime_that_is_not_installed_names_the_cure(tmp_path: Path) -> None:
     (tmp_path / "a.xyz").write_text("x")
-    with pytest.raises(MvpError, match="no model file"):
+    with pytest.raises(MvpError, match="not a model file"):
         runtime_of(tmp_path / "a.xyz")
     with pytest.raises(MvpError) as caught:
         open_runner(tmp_path / "a.xyz", "no_such_runtime")
