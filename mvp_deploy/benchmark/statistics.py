@@ -131,7 +131,7 @@ def share_interval(hits: int, n: int) -> Interval:
     share, spread = hits / n, NORMAL**2 / n
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
-    return Interval(share, min(share, centre - half), max(share, centre + half))
+    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
 
 
 def unpaired_change(before: float, before_n: int, now: float, now_n: int) -> Interval:

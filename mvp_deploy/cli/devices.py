@@ -38,6 +38,10 @@ def add(name: str, address: str, inventory: Path, tags: tuple[str, ...], **given
     """Write the device NAME, reached as ADDRESS (user@host, or a Host of ~/.ssh/config), into devices.yaml.
 
     Nothing is asked of it yet: `mvp-deploy devices doctor NAME` does that.
+
+    \b
+    Example:
+      mvp-deploy devices add pi5 pi@pi5.local --python ~/venv/bin/python --tag arm
     """
     from mvp_deploy.remote.inventory import add
 
@@ -50,7 +54,12 @@ def add(name: str, address: str, inventory: Path, tags: tuple[str, ...], **given
 @inventory_option
 @output_options
 def list_(inventory: Path, console: Console) -> None:
-    """The devices of devices.yaml; none of them is reached for it."""
+    """The devices of devices.yaml; none of them is reached for it.
+
+    \b
+    Example:
+      mvp-deploy devices list
+    """
     from mvp_deploy.remote.inventory import load
 
     found = load(inventory)
@@ -70,6 +79,10 @@ def doctor(names: tuple[str, ...], inventory: Path, console: Console) -> None:
     """Say what the devices NAMES (or tags) are, and the line to run there for what they lack. Installs nothing.
 
     The exit code is 6 where a device lacks what every command needs, and 7 where one is away.
+
+    \b
+    Example:
+      mvp-deploy devices doctor pi5
     """
     from dataclasses import asdict
 

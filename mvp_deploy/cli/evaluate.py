@@ -76,9 +76,7 @@ def command(
         images, on = crops_of(opened, list(split.images)), given("device")
 
         def there(name: str, device: Device) -> Evaluation:
-            logits = logits_on(
-                name, device, opened, file, images, threads=threads, on=on, reporter=console
-            )
+            logits = logits_on(name, device, opened, file, images, threads=threads, on=on, reporter=console)
             return judged(opened.classes, task, split, logits.argmax(1))
 
         came_to = fleet.each(there, console)

@@ -9,8 +9,9 @@ import click
 
 from mvp_deploy.base.bounds import IMAGE_SIZE
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.benchmark.config import Timed
+from mvp_deploy.benchmark.config import Timed as Measure
 from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._latency import Timed, latency_options
 from mvp_deploy.cli._options import budget_options, options
 from mvp_deploy.cli._types import Number
 from mvp_deploy.export.config import Exports
@@ -36,11 +37,12 @@ FILE = click.Path(path_type=Path)
 @click.option("--image-size", type=Number(IMAGE_SIZE), help="Edge of the input in pixels; the model's own by default.")
 @click.option("--out", required=True, type=FILE, help="Where the bundle, the run and the report go.")
 @budget_options
+@latency_options
 @click.option("--train", type=click.Choice(["none", "short", "full"]), default="short", show_default=True,
               help="How long to tune what was cut: not at all, 100 steps, or 20 epochs.")  # fmt: skip
 @options("training", Training(), "batch_size", "flip")
 @options("asked", Exports(), "targets", "precisions", targets="--target", precisions="--precision")
-@options("measure", Timed(), "batches", batches="--measure")
+@options("measure", Measure(), "batches", batches="--measure")
 @click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
 @common_options
 def command(
@@ -53,10 +55,11 @@ def command(
     image_size: int | None,
     out: Path,
     budget: Budget,
+    timed: Timed | None,
     train: str,
     training: Training,
     asked: Exports,
-    measure: Timed,
+    measure: Measure,
     skip_bad: bool,
     device: str,
     seed: int,
@@ -71,6 +74,7 @@ def command(
     \b
     Examples:
       mvp-deploy shrink photos --model last.pth.tar --macs 0.5 --out small
+      mvp-deploy shrink photos --model last.pth.tar --speed-up 2x --out small
       mvp-deploy shrink photos --model resnet18 --pretrained --macs 0.4 --target openvino --precision int8 --out small
     """
     from dataclasses import replace
@@ -99,6 +103,7 @@ def command(
             targets=asked.targets,
             precisions=asked.precisions,
             batches=measure.batches,
+            timed=timed,
             device=place,
             reporter=console,
         )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,7 +23,9 @@ from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.bundle import Bundle
 from mvp_deploy.export.artefacts import plan
 from mvp_deploy.export.deploy import export_run
+from mvp_deploy.latency.meet import Meeting, Target
 from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.outputs import other_order
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.report.outcome import Outcome, outcome
@@ -36,6 +39,18 @@ EPOCHS, LEAST = 20, 300  # of a full training, at least so many steps
 MEASURES = {"units": "units", "macs": "MACs", "params": "parameters"}
 ORDER_IMAGES = 256  # are enough to see in which order a head has its classes
 TIMED = 2  # steps
+
+
+class Timed(Protocol):
+    """A time to meet (`mvp_deploy.latency.meet`)."""
+
+    @property
+    def target(self) -> Target: ...
+
+    def meeting(
+        self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter
+    ) -> tuple[Budget, Callable[[Original], Meeting]]:
+        """The budget as a share of the unpruned time, and what allots the units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,28 +137,34 @@ def shrink(
     targets: Sequence[str],
     precisions: Sequence[str],
     batches: Sequence[int],
+    timed: Timed | None = None,
     device: torch.device,
     reporter: Reporter,
 ) -> Made:
     """Prune, tune, export, check and time; a killed call goes on where it stopped when called again.
 
-    Leaves ``out``/run, ``out``/bundle and ``out``/report.html.
+    Leaves ``out``/run, ``out``/bundle and ``out``/report.html. timed: a time to meet, in the budget's place.
 
     Raises:
         MvpError: what pruning and export raise; a target that is not installed is found before any work.
     """
     precisions = tuple(dict.fromkeys(("fp32", *precisions)))  # what one had is the model in fp32
     plan(targets, precisions, reporter)
-    _announce(task, start, out, budget, config, targets, precisions, device, reporter)
+    goal = f"keep {budget.fraction:.0%} of its {MEASURES[budget.of]}" if timed is None else str(timed.target)
+    _announce(task, start, out, goal, config, targets, precisions, device, reporter)
+    bank, meet = alone(task, start.backbone, start.state, seed=config.seed), None
+    if timed is not None:
+        budget, meet = timed.meeting(bank.backbone, budget.round_to, out / "run", reporter)
     run = runs.prune_task(
         task,
-        alone(task, start.backbone, start.state, seed=config.seed),
+        bank,
         out / "run",
         budget,
         recipe,
         config,
         device=device,
         reporter=reporter,
+        meet=meet,
     )
     reporter.say("\nExport, parity, latency")
     bundle = export_run(
@@ -165,7 +186,7 @@ def _announce(
     task: Task,
     start: Start,
     out: Path,
-    budget: Budget,
+    goal: str,
     config: TrainConfig,
     targets: Sequence[str],
     precisions: Sequence[str],
@@ -177,8 +198,7 @@ def _announce(
     images = f"{len(task.train)} training and {len(task.test)} held-out images"
     kept = "its trained head stays" if start.trained else "its head is solved for the data"
     reporter.say(
-        f"1. Prune {start.backbone.name} at {size} px to {budget.fraction:.0%} of its {MEASURES[budget.of]}; {kept}. "
-        f"{images} of {len(task.classes)} classes"
+        f"1. Prune {start.backbone.name} at {size} px ({goal}); {kept}. {images} of {len(task.classes)} classes"
     )
     if config.steps:
         each = _seconds_a_step(task, start, config, device)

@@ -85,6 +85,7 @@ def test_a_checkpoint_for_other_classes_becomes_a_backbone_and_that_is_said(trai
     ("arguments", "sentence"),
     [
         ((), "Name the model to shrink"),
+        (("--model", "test_resnet", "--macs", "0.5", "--speed-up", "2x"), "--macs and a time exclude each other"),
         (("--model", "test_resnet"), "without weights is random"),
         (("--model", "test_resnett", "--pretrained"), "did you mean test_resnet"),
         (("--model", "test_resnet", "--weights", "none.pt"), "no weights file none.pt"),
