@@ -12,6 +12,7 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.tasks.listing import Files, Listing
 
 MAX_BYTES = 1 << 30
+MAX_NAME = 4096  # characters of a path
 
 
 def list_coco(path: Path) -> Listing:
@@ -27,12 +28,14 @@ def list_coco(path: Path) -> Listing:
     try:
         names = {each["id"]: unicodedata.normalize("NFC", str(each["name"])) for each in data["categories"]}
         files = {each["id"]: str(each["file_name"]) for each in data["images"]}
+        if odd := next((name for name in files.values() if len(name) > MAX_NAME or "\0" in name), None):
+            raise InputError(f"{path} names an image {odd[:40]!r}…, which no file can be called")
         categories: dict[Any, set[str]] = defaultdict(set)
         for each in data["annotations"]:
             categories[each["image_id"]].add(names[each["category_id"]])
     except (KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is not a COCO file ({type(error).__name__}: {error}): it needs images, annotations and categories"
+            f"{path} is not a COCO file ({type(error).__name__}: {str(error)[:200]}): it needs images, annotations and categories"
         ) from error
     left_out = Counter[str]()
     root = _root(path, list(files.values()))

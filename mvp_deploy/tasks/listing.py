@@ -56,6 +56,8 @@ def narrowing(query: str) -> Narrowing:
 def _class_map(path: Path) -> dict[str, str]:
     """New names by old ones, from a JSON mapping or a CSV of two columns without a header."""
     try:
+        if not path.is_file():
+            raise ValueError("it is not a file")
         if path.stat().st_size > MAX_MAP:
             raise ValueError(f"it has more than {MAX_MAP} bytes")
         text = path.read_text(encoding="utf-8")

@@ -63,13 +63,12 @@ def require_source(spec: str) -> None:
     narrowing(query)
     if source == "digits" or is_url(source):
         return
-    paths = expand(source)
-    missing = next((path for path in paths if not path.exists()), None)
-    if missing is not None or not (paths[0].is_dir() or paths[0].suffix.lower() in FILES):
-        raise InputError(
-            f"there is no image folder and no {', '.join(FILES)} file {str(missing or source)!r}: give the path or URL "
-            "of one, or 'digits' for the embedded digits"
-        )
+    for path in expand(source):
+        if not path.is_dir() and not (path.is_file() and path.suffix.lower() in FILES):  # a pipe would be waited for
+            raise InputError(
+                f"there is no image folder and no {', '.join(FILES)} file {str(path)!r}: give the path or URL of one, "
+                "or 'digits' for the embedded digits"
+            )
 
 
 def files_of(source: str) -> list[Path]:

@@ -133,7 +133,10 @@ def other_files(folder: Path) -> list[Target]:
     CalibrationImages(np.ones((3, 3, 4, 4), np.float32), np.arange(3)).save(calibration)
     arrays = folder / "data.npz"
     np.savez(arrays, images=np.arange(20 * 64, dtype=np.uint8).reshape(20, 8, 8), labels=np.arange(20) % 2)
+    table, coco = _listings(folder)
     return [
+        Target(table, lambda: load_task(str(table))),
+        Target(coco, lambda: load_task(str(coco))),
         Target(config, lambda: deployfile.load(config)),
         Target(report, lambda: read_report(report)),
         Target(weights, lambda: read_weights(weights)),
@@ -141,6 +144,23 @@ def other_files(folder: Path) -> list[Target]:
         Target(calibration, lambda: CalibrationImages.load(calibration)),
         Target(arrays, lambda: load_task(str(arrays))),
     ]
+
+
+def _listings(folder: Path) -> tuple[Path, Path]:
+    """The same twelve images of two classes as a CSV and as a COCO file."""
+    names = [f"{number}.png" for number in range(12)]
+    for number, name in enumerate(names):
+        Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(folder / name)
+    table, coco = folder / "images.csv", folder / "coco.json"
+    lines = [f"{name},{'cat' if number % 2 else 'dog'}" for number, name in enumerate(names)]
+    table.write_text("path,label\n" + "\n".join(lines) + "\n")
+    content = {
+        "images": [{"id": number, "file_name": name} for number, name in enumerate(names)],
+        "annotations": [{"image_id": number, "category_id": number % 2} for number in range(12)],
+        "categories": [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}],
+    }
+    coco.write_text(json.dumps(content))
+    return table, coco
 
 
 def engine_files(folder: Path) -> list[Target]:

@@ -25,8 +25,8 @@ from mvp_deploy.cli import main
 
 FILES = (
     "manifest.json", "bundle.json", "labels.json", "samples.npz", "measurements.json", "run.json", "bank.json",
-    "backbone.safetensors", "task", "deploy.yaml", "report.json", "weights.safetensors", "weights.pth",
-    "calibration.npz", "data.npz", "a.engine.json", *IMAGES,
+    "backbone.safetensors", "task", "images.csv", "coco.json", "deploy.yaml", "report.json", "weights.safetensors",
+    "weights.pth", "calibration.npz", "data.npz", "a.engine.json", *IMAGES,
 )  # fmt: skip
 JSON = [name for name in FILES if name.endswith((".json", ".yaml"))]
 
