@@ -35,7 +35,8 @@ def list_coco(path: Path) -> Listing:
             categories[each["image_id"]].add(names[each["category_id"]])
     except (KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is not a COCO file ({type(error).__name__}: {str(error)[:200]}): it needs images, annotations and categories"
+            f"{path} is not a COCO file ({type(error).__name__}: {str(error)[:200]}): it needs images, annotations and "
+            "categories"
         ) from error
     left_out = Counter[str]()
     root = _root(path, list(files.values()))
