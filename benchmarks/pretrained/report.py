@@ -89,7 +89,7 @@ def toy(cells: Sequence[Cell]) -> Iterator[str]:
 
     for arm in arms:
         yield row(arm, [arm])
-    yield row("whichever has the least leave-one-out loss", arms)
+    yield row("voted or obs, whichever has the lower leave-one-out loss", ["voted", "obs"])
 
 
 def plot(table: Table) -> None:

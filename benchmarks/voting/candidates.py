@@ -36,6 +36,7 @@ ARMS: Mapping[str, Recipe] = {
     "voted": VOTED,
     "own": RECIPES["own"],
     "obs": changed(RECIPES["own"], ["criterion=obs"]),
+    "obs, tuned as before": changed(RECIPES["own"], ["criterion=obs", "judged=false", "norms=recomputed"]),
     "lent": changed(RECIPES["lent"], ["scope=uniform"]),
     "taylor under one threshold": changed(RECIPES["own"], ["scope=global"]),
     "obs under one threshold": RECIPES["compensated"],
