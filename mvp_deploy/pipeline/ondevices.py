@@ -60,8 +60,8 @@ def _measured(work: Work, reporter: Reporter, name: str, device: Device) -> Meas
     settings = device.model_dump(mode="json", exclude={"tags", "wait_s", "limit_s", "keep_mb"})
     key = steps.key(after=work.keys["export"], benchmark=asdict(asked), device=settings)
     known, mark = _read(place), place.with_suffix(".key")
-    if _is_result(work, known) and mark.is_file() and mark.read_text(encoding="utf-8") == key:
-        assert known is not None
+    kept = mark.is_file() and mark.read_text(encoding="utf-8") == key
+    if known is not None and kept and _is_result(work, known):
         return known
     threads = [] if asked.threads is None else ["--threads", str(asked.threads)]
     options = ["--batch", ",".join(map(str, asked.batches)), "--duration", str(asked.duration), *threads]
