@@ -1,7 +1,12 @@
-"""Makes ``tests/`` importable (``from fakes …``), and says why tests marked gpu do not run here."""
+"""Makes ``tests/`` importable (``from fakes …``), and says why tests marked gpu do not run here.
+
+One thread for each process, unless OMP_NUM_THREADS says otherwise: the nets are tiny, and with several workers
+(``-n 2``) more threads than cores only wait for each other, at ten times the CPU time. Set before torch is imported.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -10,6 +15,8 @@ import pytest
 
 from mvp_deploy.exporters import cuda
 from mvp_deploy.exporters.errors import MvpError
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
