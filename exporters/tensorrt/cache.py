@@ -86,6 +86,12 @@ def folder(offer: Offer) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", f"{offer.gpu.name}-tensorrt-{offer.version}".lower()).strip("-")
 
 
+def timing(offer: Offer) -> Path:
+    """Where this machine keeps what kernels took, for all builds with this GPU and TensorRT."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home, "mvp-deploy", f"{folder(offer)}.timing")
+
+
 def store(engine: Path, built: Built, wanted: Mapping[str, Any], onnx: Path) -> dict[str, Any]:
     """Write an engine and its description, the description last: an engine without one is not loaded."""
     record = {

@@ -22,6 +22,7 @@ PORT = Within(1, 65_535)
 THREADS = Within(1, 4096)
 JOBS = Within(1, 1024)
 POINTS = Within(0.0, 100.0)  # of accuracy
+VARIANTS = Within(6, 64)  # of a profile's widths
 REPEATS = Within(1, 1000)
 TOP = Within(1, 1_000_000)
 LIMIT = Within(2, 1_000_000_000)  # images of each class

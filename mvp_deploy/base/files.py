@@ -75,8 +75,11 @@ def locked(lock: Path, busy: str, *, wait: float = 0) -> Iterator[None]:
     Raises:
         MvpError: (ENVIRONMENT) another process holds it, or it cannot be made.
     """
-    from filelock import FileLock, Timeout  # a device that only reads has no filelock
-
+    try:
+        from filelock import FileLock, Timeout
+    except ModuleNotFoundError:  # a device with NumPy and click alone, which runs one command at a time
+        yield
+        return
     held = FileLock(lock, is_singleton=True)
     with writing_errors(lock):
         lock.parent.mkdir(parents=True, exist_ok=True)

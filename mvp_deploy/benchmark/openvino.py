@@ -68,10 +68,19 @@ class OpenVinoRunner:
         del self._request
 
 
+def version(device: str) -> str:
+    _check(device)
+    return str(openvino.__version__)
+
+
 def open_runner(path: Path, *, threads: int | None, device: str) -> OpenVinoRunner:
+    _check(device)
+    return OpenVinoRunner(path, threads)
+
+
+def _check(device: str) -> None:
     if device.partition(":")[0] not in ("auto", "cpu"):
         raise EnvironmentMissing(f"{device} was asked for, and OpenVINO runs on the CPU here: pass --device cpu.")
-    return OpenVinoRunner(path, threads)
 
 
 def kernel_times(path: Path, batch: np.ndarray, *, runs: int, threads: int, device: str) -> list[tuple[str, float]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,15 @@ class EngineRunner:
             "d2h": received.seconds_since(computed),
         }
 
+    def layers(self, runs: int) -> list[tuple[str, list[float]]]:
+        """The engine's layers in order, each with its seconds in so many runs outside of the graph, once prepared."""
+        profiler = _profiler(self._trt)
+        self._context.profiler = profiler  # from now on a run reports its layers before it returns
+        for _ in range(runs):
+            self._enqueue()
+        self._stream.wait()
+        return list(profiler.seconds.items())
+
     def output(self) -> np.ndarray:
         return self._target.host.astype(np.float32)
 
@@ -133,6 +142,35 @@ class EngineRunner:
     def _failed(self, what: str) -> MvpError:
         why = "; ".join(self._log.errors[-3:]) or "TensorRT gives no reason"
         return EnvironmentMissing(f"the engine {what}: {why}.")
+
+
+def _profiler(trt: Any) -> Any:
+    """What TensorRT tells its layers' times to: they lie in ``seconds``, by name, in the order in which they ran."""
+
+    class Times(trt.IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.seconds: dict[str, list[float]] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.seconds.setdefault(layer_name, []).append(ms / 1000)
+
+    return Times()
+
+
+def version(device: str) -> str:
+    return probe(gpu_index(device)).version
+
+
+def kernel_times(path: Path, batch: np.ndarray, *, runs: int, threads: int, device: str) -> list[tuple[str, float]]:
+    """What each layer of an engine takes: its name and the lower quartile of its seconds, in order.
+
+    From TensorRT's own profiler. It takes an event before and after each layer, and no CUDA graph: the sum is more
+    than the whole model takes. The first run is left out, and other work can only lengthen the rest.
+    """
+    with closing(open_runner(path, threads=threads, device=device)) as runner:
+        runner.prepare(batch)
+        return [(name, float(np.percentile(values[1:], 25))) for name, values in runner.layers(runs + 1)]
 
 
 def open_runner(path: Path, *, threads: int | None, device: str) -> EngineRunner:

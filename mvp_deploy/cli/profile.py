@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mvp_deploy.base.bounds import BATCH, IMAGE_SIZE, THREADS
+from mvp_deploy.base.bounds import BATCH, IMAGE_SIZE, THREADS, VARIANTS
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options
 from mvp_deploy.cli._on import Fleet, forwarded, on_options
-from mvp_deploy.cli._types import PRECISIONS, Number
+from mvp_deploy.cli._types import PRECISIONS, Device, Number
 
 if TYPE_CHECKING:
     from mvp_deploy.latency.format import Conditions, Form, Precision, Subject
@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 @click.option("--out", required=True, type=click.Path(path_type=Path),
               help="The profile to write (.json), or the pieces for a device (.zip).")  # fmt: skip
 @click.option("--image-size", type=Number(IMAGE_SIZE), help="Height and width.  [default: the backbone's own]")
-@click.option("--runtime", default="onnxruntime", show_default=True, help="onnxruntime or openvino.")
+@click.option("--runtime", default="onnxruntime", show_default=True, help="onnxruntime, openvino or tensorrt.")
+@click.option("--device", default="auto", type=Device(),
+              help="cpu, cuda or cuda:N.  [default: cuda for tensorrt, else cpu]")  # fmt: skip
 @click.option("--precision", default="fp32", show_default=True, type=click.Choice(PRECISIONS))
 @click.option("--threads", default=1, show_default=True, type=Number(THREADS), help="CPU threads of the runtime.")
 @click.option("--batch", default=1, show_default=True, type=Number(BATCH), help="Images in a batch.")
+@click.option("--variants", type=Number(VARIANTS), help="Choices of widths in the pieces.  [default: 16; tensorrt: 10]")
 @on_options
 @output_options
 def command(
@@ -35,9 +38,11 @@ def command(
     out: Path,
     image_size: int | None,
     runtime: str,
+    device: str,
     precision: Precision,
     threads: int,
     batch: int,
+    variants: int | None,
     fleet: Fleet | None,
     console: Console,
 ) -> None:
@@ -55,28 +60,29 @@ def command(
       mvp-deploy profile resnet18 --image-size 128 --out pieces.zip      on the workstation
       mvp-deploy profile pieces.zip --threads 4 --out board.json         on the device
       mvp-deploy profile resnet18 --image-size 128 --out board.json --on pi5
+      mvp-deploy profile resnet18 --runtime tensorrt --precision fp16 --out orin.json --on orin
     """
     from mvp_deploy.latency import files, pack
     from mvp_deploy.latency.format import Conditions
 
     pack.check_suffix(out)
+    if device == "auto":
+        device = "cuda" if runtime == "tensorrt" else "cpu"
+    conditions = Conditions(runtime, device, threads, batch)
+    there = subject.endswith(pack.SUFFIX)
+    source = Path(subject) if there else _maker(subject, image_size, precision, variants, console)
     if fleet is not None:
-        _on_devices(subject, out, image_size, precision, Conditions(runtime, "cpu", threads, batch), fleet, console)
+        _on_devices(source, out, conditions, fleet, console)
         return
     start = time.monotonic()
-    conditions = Conditions(runtime, "cpu", threads, batch)
-    if subject.endswith(pack.SUFFIX):
-        if out.suffix == pack.SUFFIX:
+    if out.suffix == pack.SUFFIX:
+        if isinstance(source, Path):
             raise InputError(f"{subject} holds pieces already: time them with --out PROFILE.json.")
-        found = files.profile(out, conditions, source=Path(subject), reporter=console)
-    else:
-        make = _maker(subject, image_size, precision, console)
-        if out.suffix == pack.SUFFIX:
-            made = files.make_pieces(out, make, conditions)
-            console.result({"pieces": str(out), "variants": len(made.variants), "layers": len(made.layers)})
-            console.show(f"{out}: {len(made.variants)} variants of {subject}, {out.stat().st_size / 1e6:.1f} MB.")
-            return
-        found = files.profile(out, conditions, source=make, reporter=console)
+        made = files.make_pieces(out, source, conditions)
+        console.result({"pieces": str(out), "variants": len(made.variants), "layers": len(made.layers)})
+        console.show(f"{out}: {len(made.variants)} variants of {subject}, {out.stat().st_size / 1e6:.1f} MB.")
+        return
+    found = files.profile(out, conditions, source=source, reporter=console)
     seconds = time.monotonic() - start
     console.result(
         {
@@ -98,10 +104,8 @@ def command(
 
 
 def _on_devices(
-    subject: str,
+    source: Path | Callable[[Path, Form], Subject],
     out: Path,
-    image_size: int | None,
-    precision: Precision,
     conditions: Conditions,
     fleet: Fleet,
     console: Console,
@@ -113,12 +117,13 @@ def _on_devices(
 
     if out.suffix == pack.SUFFIX:
         raise InputError(f"--on gives a profile, not pieces: name it as --out {out.with_suffix('.json')}.")
-    options = forwarded(but=("out", "image_size", "precision"))
+    options = forwarded(but=("out", "image_size", "precision", "variants"))
     with TemporaryDirectory() as folder:
-        pieces = Path(subject)
-        if not subject.endswith(pack.SUFFIX):
+        if isinstance(source, Path):
+            pieces = source
+        else:
             pieces = Path(folder, "pieces.zip")
-            files.make_pieces(pieces, _maker(subject, image_size, precision, console), conditions)
+            files.make_pieces(pieces, source, conditions)
         alone = len(fleet.devices) == 1
         names = {name: out if alone else out.with_stem(f"{out.stem}-{name}") for name in fleet.devices}
         came_to = fleet.each(lambda name, device: profile(name, device, pieces, options, names[name], console), console)
@@ -129,7 +134,7 @@ def _on_devices(
 
 
 def _maker(
-    name: str, image_size: int | None, precision: Precision, console: Console
+    name: str, image_size: int | None, precision: Precision, variants: int | None, console: Console
 ) -> Callable[[Path, Form], Subject]:
     from mvp_deploy import backbones
     from mvp_deploy.latency import files
@@ -142,4 +147,5 @@ def _maker(
         size,
         precision,
         console,  # type: ignore[arg-type]
+        variants,
     )

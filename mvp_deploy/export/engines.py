@@ -5,7 +5,6 @@ Needs numpy and TensorRT alone. Engines are good for one GPU and one TensorRT, s
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -94,12 +93,6 @@ def engines_of(bundle: Bundle, device: str = "auto") -> list[ModelFile]:
     return _listed(bundle, _folder(bundle, offer))
 
 
-def timing_cache(offer: Offer) -> Path:
-    """Where this machine keeps what kernels took, for all builds with this GPU and TensorRT."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home, "mvp-deploy", f"{cache.folder(offer)}.timing")
-
-
 def _engine(bundle: Bundle, model: str, options: Options, offer: Offer) -> tuple[Engine, ModelFile]:
     source = _source(bundle, model, options.precision, offer)
     onnx, path = bundle.path / source.file, _folder(bundle, offer) / f"{model}.{options.precision}.engine"
@@ -107,7 +100,7 @@ def _engine(bundle: Bundle, model: str, options: Options, offer: Offer) -> tuple
     record = cache.stored(path, identity)
     reused = record is not None
     if record is None:
-        record = cache.store(path, build(offer, onnx, options, timing_cache(offer)), identity, onnx)
+        record = cache.store(path, build(offer, onnx, options, cache.timing(offer)), identity, onnx)
     tolerance = max(source.tolerance, TOLERANCE[options.precision])
     try:
         parity, accuracy = _check(bundle, model, path, options, offer, tolerance)

@@ -40,12 +40,12 @@ def profile(
     """Time a backbone and write its profile; called again after a kill, it goes on.
 
     Args:
-        source: a file of pieces, or what makes them: called with a folder and int8's form.
+        source: a file of pieces, or what makes them: called with a folder and what they are for.
 
     Raises:
         MvpError: the runtime is missing or tells no times of its kernels, or the pieces are damaged.
     """
-    runtime_version(conditions.runtime)  # before minutes of work
+    runtime_version(conditions)  # before minutes of work
     folder = parts_of(out)
     with locked(folder.with_suffix(".lock"), f"another process is writing {out}: wait for it."):
         if isinstance(source, Path):
@@ -66,11 +66,14 @@ def maker(
     input_size: tuple[int, int, int],
     precision: Precision,
     reporter: Reporter,
+    variants: int | None = None,
 ) -> Callable[[Path, Form], Subject]:
     """What `profile` makes a backbone's pieces with."""
 
     def make(folder: Path, form: Form) -> Subject:
-        return pieces.make(name, build, input_size, folder, precision=precision, form=form, reporter=reporter)
+        return pieces.make(
+            name, build, input_size, folder, precision=precision, form=form, variants=variants, reporter=reporter
+        )
 
     return make
 
@@ -80,7 +83,7 @@ def make_pieces(out: Path, make: Callable[[Path, Form], Subject], conditions: Co
     folder = parts_of(out)
     with locked(folder.with_suffix(".lock"), f"another process is writing {out}: wait for it."):
         subject = make(folder, conditions.form)
-        pack.pack(folder, len(subject.variants), out)
+        pack.pack(folder, subject, out)
         pack.remove(folder, len(subject.variants))
     return subject
 

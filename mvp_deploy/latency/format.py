@@ -16,7 +16,7 @@ Name = Annotated[str, Within(1, 300)]
 Index = Annotated[int, Within(0, 100_000)]
 Milliseconds = Annotated[float, Within(0, 1e7)]
 Precision = Literal["fp32", "fp16", "int8"]
-Form = Literal["cpu", "tensorrt"]
+Form = Literal["cpu", "tensorrt", "engine"]
 Shape = tuple[Size, Size]  # of a layer's weight as a matrix: rows (outputs), columns (inputs of each group)
 
 
@@ -25,7 +25,8 @@ class Subject:
     """What is profiled.
 
     layout: SHA-256 of the structure's unit groups. layers: the weights' names, in the order in which they run.
-    variants: for each, how many units every group keeps. form: of int8, as `calibration` takes it.
+    variants: for each, how many units every group keeps. form: what the files are for: 'engine' for
+    TensorRT's engines, else int8's form as `calibration` takes it.
     """
 
     format: Literal[1]
@@ -62,8 +63,9 @@ class Conditions:
 
     @property
     def form(self) -> Form:
-        """How the runtime takes int8."""
-        return "cpu" if self.runtime == "onnxruntime" else "tensorrt"
+        """What the pieces must be made for."""
+        forms: dict[str, Form] = {"onnxruntime": "cpu", "tensorrt": "engine"}
+        return forms.get(self.runtime, "tensorrt")
 
     def __str__(self) -> str:
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
@@ -94,6 +96,7 @@ class Machine:
     cpu: Annotated[str, Within(0, 300)]
     cores: Annotated[int, Within(1, 65_536)]
     system: Annotated[str, Within(0, 300)]
+    gpu: Annotated[str, Within(0, 300)] | None = None  # that computed; None: the CPU did
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ class Profile:
 
     def __str__(self) -> str:
         size = "x".join(map(str, self.input_size[1:]))
-        return f"{self.backbone} at {size}, {self.precision}, {self.conditions}, {self.machine.cpu}"
+        return f"{self.backbone} at {size}, {self.precision}, {self.conditions}, {self.machine.gpu or self.machine.cpu}"
 
     @property
     def full_ms(self) -> float:

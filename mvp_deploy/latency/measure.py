@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +22,8 @@ from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.benchmark.measure import Settings, session
-from mvp_deploy.benchmark.runner import module_of, open_runner
+from mvp_deploy.benchmark.runner import Runner, module_of, open_runner
+from mvp_deploy.latency.engines import engine_of, gpu_of
 from mvp_deploy.latency.format import (
     CURE,
     FORMAT,
@@ -30,6 +31,7 @@ from mvp_deploy.latency.format import (
     Kernel,
     Layer,
     Machine,
+    Precision,
     Profile,
     Run,
     Sample,
@@ -46,7 +48,7 @@ NOISE = 0.02  # stable: the whole models' times have at most this relative stand
 WINDOWS = Settings(duration=0.6, processes=2, window=0.1, warm_up=0.1)  # half of the duration in each turn
 KERNEL_RUNS = 30
 
-Look = Callable[[Path, Variant, Conditions, tuple[int, int, int]], tuple[float, tuple[float, ...]]]
+Look = Callable[[Path, Variant, Conditions, Subject], tuple[float, tuple[float, ...]]]
 
 
 def measure(
@@ -69,7 +71,7 @@ def measure(
     """
     subject = read_json(folder / SUBJECT, Subject, cure=CURE, versions=(FORMAT,))
     variants = [read_json(folder / f"{n:02}.json", Variant, cure=CURE) for n in range(len(subject.variants))]
-    _check(folder, subject, variants)
+    _check(folder, subject, variants, conditions)
     done = _resumed(folder, conditions)
     least, most = (count * len(variants) for count in rounds)
     with loudest() as loud, reporter.progress("timing") as step:
@@ -78,39 +80,59 @@ def measure(
             turn, place = divmod(len(done.visits), len(variants))
             number = place if turn % 2 == 0 else len(variants) - 1 - place  # A B C, C B A: slow drift is shared
             with other_work() as others:
-                ms, layers = (look or timed)(
-                    folder / f"{number:02}.onnx", variants[number], conditions, subject.input_size
-                )
+                ms, layers = (look or timed)(folder / f"{number:02}.onnx", variants[number], conditions, subject)
             visit = Visit(number, ms, layers, others[0] if others else None)
             done = replace(done, visits=(*done.visits, visit))
             write_text(folder / VISITS, json.dumps(asdict(done)))
     return profile_of(subject, variants, done, loud)
 
 
-def timed(
-    path: Path, variant: Variant, conditions: Conditions, input_size: tuple[int, int, int]
-) -> tuple[float, tuple[float, ...]]:
+def timed(path: Path, variant: Variant, conditions: Conditions, subject: Subject) -> tuple[float, tuple[float, ...]]:
     """The milliseconds of one variant, and of each of its layers."""
-    batch = np.random.default_rng(0).standard_normal((conditions.batch, *input_size), np.float32)
-    settings = {"threads": conditions.threads, "device": conditions.device}
-    with closing(open_runner(path, conditions.runtime, **settings)) as runner:  # type: ignore[arg-type]
+    batch = np.random.default_rng(0).standard_normal((conditions.batch, *subject.input_size), np.float32)
+    with closing(opened(path, subject.precision, conditions)) as runner:
         (found,) = session([runner], batch, WINDOWS)
-    kernels = module_of(conditions.runtime).kernel_times(path, batch, runs=KERNEL_RUNS, **settings)
+    kernels = module_of(conditions.runtime).kernel_times(
+        ready(path, subject.precision, conditions),
+        batch,
+        runs=KERNEL_RUNS,
+        threads=conditions.threads,
+        device=conditions.device,
+    )
     ms = 1000 * float(np.percentile(found.seconds, 25))  # as of the kernels: other work can only lengthen a run
     return ms, by_layer(kernels, variant.labels, len(variant.shapes))
+
+
+def opened(path: Path, precision: Precision, conditions: Conditions) -> Runner:
+    """An ONNX file of a piece's form, ready to be timed under the conditions."""
+    file = ready(path, precision, conditions)
+    return open_runner(file, conditions.runtime, threads=conditions.threads, device=conditions.device)
+
+
+def ready(path: Path, precision: Precision, conditions: Conditions) -> Path:
+    """What the runtime opens: the file itself, or for TensorRT its engine."""
+    return engine_of(path, precision, conditions) if conditions.runtime == "tensorrt" else path
 
 
 def by_layer(kernels: Sequence[tuple[str, float]], labels: Mapping[str, int], layers: int) -> tuple[float, ...]:
     """Milliseconds of each layer: of the kernels with its names, and of those without any that follow them.
 
-    Runtimes build a kernel's name on that of a node or tensor it came from: the longest one counts.
+    Runtimes build a kernel's name on that of a node or tensor it came from: the longest one counts. TensorRT joins
+    names («conv + relu», «PWN(sigmoid, mul)», «Reformatting CopyNode for Input Tensor 0 to conv»): the first counts.
     """
     sums = [0.0] * layers
     owner = 0
     for name, seconds in kernels:
-        owner = next((labels[part] for part in _beginnings(name) if part in labels), owner)
+        owner = next((labels[part] for part in _parts(name) if part in labels), owner)
         sums[owner] += 1000 * seconds
     return tuple(sums)
+
+
+def _parts(name: str) -> Iterator[str]:
+    """The name and its beginnings, then those of each name in it."""
+    yield from _beginnings(name)
+    for part in re.findall(r"[^\s,+()\[\]{}]+", name):
+        yield from _beginnings(part)
 
 
 def _beginnings(name: str) -> list[str]:
@@ -143,7 +165,7 @@ def profile_of(subject: Subject, variants: Sequence[Variant], done: Visits, loud
         subject.precision,
         done.conditions,
         done.version,
-        Machine(str(machine["cpu"])[:300], cores(), str(machine["system"])[:300]),
+        Machine(str(machine["cpu"])[:300], cores(), str(machine["system"])[:300], gpu_of(done.conditions.device)),
         tuple(Layer(weight, place) for weight, place in zip(subject.layers, places, strict=True)),
         tuple(Kernel(kind, tuple(found)) for (kind, _), found in zip(kinds, samples, strict=True)),
         tuple(Run(variant.shapes, float(ms)) for variant, ms in zip(variants, whole, strict=True)),
@@ -182,7 +204,7 @@ def _noise(done: Visits, variants: int) -> float:
 
 
 def _resumed(folder: Path, conditions: Conditions) -> Visits:
-    version = runtime_version(conditions.runtime)
+    version = runtime_version(conditions)
     file = folder / VISITS
     if not file.exists():
         return Visits(conditions, version)
@@ -195,21 +217,27 @@ def _resumed(folder: Path, conditions: Conditions) -> Visits:
     return found
 
 
-def runtime_version(runtime: str) -> str:
-    """The installed version of a runtime that tells what its kernels take."""
+def runtime_version(conditions: Conditions) -> str:
+    """The installed version of a runtime that tells what its kernels take, and has the device."""
+    runtime = conditions.runtime
     try:
         module = module_of(runtime)
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("mvp_deploy"):
-            raise InputError(f"there is no runtime {runtime!r}: choose onnxruntime or openvino.") from error
+            raise InputError(f"there is no runtime {runtime!r}: choose onnxruntime, openvino or tensorrt.") from error
         raise EnvironmentMissing(f"{runtime} is not installed: `mvp-deploy doctor` gives the install line.") from error
     if not hasattr(module, "kernel_times"):
-        raise EnvironmentMissing(f"{runtime} cannot be profiled yet: choose onnxruntime or openvino.")
-    version = getattr(getattr(module, runtime), "__version__", "unknown")
-    return str(version).split("-")[0]
+        raise EnvironmentMissing(f"{runtime} cannot be profiled yet: choose onnxruntime, openvino or tensorrt.")
+    return str(module.version(conditions.device)).split("-")[0]
 
 
-def _check(folder: Path, subject: Subject, variants: Sequence[Variant]) -> None:
+def _check(folder: Path, subject: Subject, variants: Sequence[Variant], conditions: Conditions) -> None:
+    forms = {subject.form, conditions.form}
+    if len(forms) > 1 and (subject.precision == "int8" or "engine" in forms):
+        raise InputError(
+            f"the pieces are not made for {conditions.runtime}: make them with `mvp-deploy profile {subject.backbone} "
+            f"--runtime {conditions.runtime} --precision {subject.precision} --out PIECES.zip`."
+        )
     layers = len(subject.layers)
     for number, variant in enumerate(variants):
         if len(variant.shapes) != layers or len(variant.kinds) != layers:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mvp_deploy.base.environment import environment
-from mvp_deploy.base.errors import InputError, LatencyError
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, LatencyError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.measure import Settings, session
-from mvp_deploy.benchmark.runner import open_runner
 from mvp_deploy.latency.cost import Milliseconds
+from mvp_deploy.latency.engines import gpu_of
 from mvp_deploy.latency.files import noisy
 from mvp_deploy.latency.format import Profile
-from mvp_deploy.latency.measure import runtime_version
+from mvp_deploy.latency.measure import opened, runtime_version
 from mvp_deploy.latency.pieces import converted
 from mvp_deploy.latency.plan import Solution, solve
 from mvp_deploy.pruning.budget import Budget, Scores
@@ -174,9 +174,9 @@ def timer(structure: Structure, full: nn.Module, profile: Profile) -> Timer | No
     Raises:
         MvpError: the machine is the profile's, and the runtime is of another version, or missing.
     """
-    if environment()["cpu"] != profile.machine.cpu:
+    if not _here(profile):
         return None
-    version = runtime_version(profile.conditions.runtime)
+    version = runtime_version(profile.conditions)
     if version != profile.version:
         raise InputError(
             f"the profile was taken with {profile.conditions.runtime} {profile.version}, and {version} is installed: "
@@ -195,6 +195,14 @@ def timer(structure: Structure, full: nn.Module, profile: Profile) -> Timer | No
     return time_plan
 
 
+def _here(profile: Profile) -> bool:
+    """Whether this machine, with its GPU if that computed, is the profile's."""
+    try:
+        return (environment()["cpu"], gpu_of(profile.conditions.device)) == (profile.machine.cpu, profile.machine.gpu)
+    except EnvironmentMissing:  # no such GPU
+        return False
+
+
 def time_models(models: tuple[nn.Module, ...], profile: Profile, folder: Path) -> tuple[float, ...]:
     """Milliseconds of several models under a profile's conditions, taken in turns."""
     import torch
@@ -208,8 +216,7 @@ def time_models(models: tuple[nn.Module, ...], profile: Profile, folder: Path) -
         for number, model in enumerate(models):
             file = export_onnx(model, torch.zeros(1, *profile.input_size), folder / f"{number}.fp32.onnx", {})
             made = converted(file, profile.precision, conditions.form, profile.input_size, folder / f"{number}.onnx")
-            opened = open_runner(made, conditions.runtime, threads=conditions.threads, device=conditions.device)
-            runners.append(stack.enter_context(closing(opened)))
+            runners.append(stack.enter_context(closing(opened(made, profile.precision, conditions))))
         return tuple(found.median for found in session(runners, batch, WINDOWS))
 
 

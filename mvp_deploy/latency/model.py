@@ -18,7 +18,7 @@ overhead may be negative: tracing adds something to each kernel, which a model t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 
@@ -99,6 +99,26 @@ def fit(profile: Profile) -> LatencyModel:
     overhead, scale = _whole(sums, measured, np.array([_on(run.shapes, fits, alignment) for run in profile.runs]))
     weights = tuple(layer.weight for layer in profile.layers)
     return LatencyModel(weights, fits, step, alignment, overhead, scale)
+
+
+def held_out(profile: Profile) -> list[tuple[float, float]]:
+    """Measured and predicted milliseconds of each variant but the unpruned one, by a fit to all the others.
+
+    Variants at the ends of the widths, as a quarter of each group, are then predicted beyond what was fitted.
+    """
+    numbers = range(1, len(profile.runs))
+    return [(profile.runs[n].ms, fit(_without(profile, n)).total(profile.runs[n].shapes)) for n in numbers]
+
+
+def _without(profile: Profile, number: int) -> Profile:
+    """The profile of all variants but one: a kernel has a sample of each for every layer of its kind."""
+    count = len(profile.runs)
+    kernels = [
+        replace(kernel, samples=tuple(s for n, s in enumerate(kernel.samples) if n % count != number))
+        for kernel in profile.kernels
+    ]
+    runs = (*profile.runs[:number], *profile.runs[number + 1 :])
+    return replace(profile, kernels=tuple(kernels), runs=runs)
 
 
 def _grid(kernels: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[int, int]:

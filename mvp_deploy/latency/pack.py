@@ -18,15 +18,23 @@ MAX_TEXT = 64 * 2**20
 CURE = "make the pieces again with `mvp-deploy profile BACKBONE --out PIECES.zip`"
 
 
-def names(variants: int) -> list[str]:
-    """The files of so many variants."""
-    return [SUBJECT, *(f"{number:02}.{suffix}" for number in range(variants) for suffix in ("json", "onnx"))]
+def flagged(path: Path) -> Path:
+    """The ONNX file beside ``path`` for the TensorRT releases whose builder flags, not the graph, decide precision."""
+    return path.with_suffix(".flags.onnx")
 
 
-def pack(folder: Path, variants: int, file: Path) -> None:
+def names(subject: Subject) -> list[str]:
+    """The files of its pieces."""
+    pieces = [Path(f"{number:02}.onnx") for number in range(len(subject.variants))]
+    both = subject.form == "engine" and subject.precision != "fp32"
+    files = [(piece.with_suffix(".json"), piece, *([flagged(piece)] if both else [])) for piece in pieces]
+    return [SUBJECT, *(str(file) for each in files for file in each)]
+
+
+def pack(folder: Path, subject: Subject, file: Path) -> None:
     """Write the folder's pieces as one file."""
     with atomic_write(file) as path, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in names(variants):
+        for name in names(subject):
             archive.write(folder / name, name)
 
 
@@ -43,7 +51,7 @@ def unpack(file: Path, folder: Path) -> None:
                 if SUBJECT not in found or found[SUBJECT].file_size > MAX_TEXT:
                     raise Malformed(f"it has no {SUBJECT}")
                 subject = parse(Subject, loads(archive.read(SUBJECT)))
-                wanted = names(len(subject.variants))
+                wanted = names(subject)
                 for name in wanted:
                     if name not in found or found[name].file_size > (MAX_TEXT if name.endswith("json") else MAX_PIECE):
                         raise Malformed(f"{name} is missing or too large")
@@ -61,9 +69,10 @@ def _extract(archive: zipfile.ZipFile, name: str, path: Path) -> None:
 
 
 def remove(folder: Path, variants: int) -> None:
-    """Remove the pieces that a finished profile no longer needs, and the folder if nothing else is in it."""
-    for name in [*names(variants), "visits.json"]:
-        (folder / name).unlink(missing_ok=True)
+    """Remove the pieces that a finished profile no longer needs, their engines, and the folder if it is empty then."""
+    made = [path for number in range(variants) for path in folder.glob(f"{number:02}.*")]
+    for path in [folder / SUBJECT, folder / "visits.json", *made]:
+        path.unlink(missing_ok=True)
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()
 

@@ -22,17 +22,19 @@ from mvp_deploy.base.files import write_text
 from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.latency.format import CURE, FORMAT, Form, Precision, Shape, Subject, Variant
-from mvp_deploy.latency.pack import SUBJECT
+from mvp_deploy.latency.pack import SUBJECT, flagged
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mvp_deploy.structure import Structure
 
-VARIANTS = 16
+VARIANTS: dict[Form, int] = {"cpu": 16, "tensorrt": 16, "engine": 10}  # building an engine takes up to a minute
 LEAST = 0.1  # of a group's units
 GRAINS = (8, 4, 8, 16)  # what the widths of successive variants are multiples of
 ODD = (1, 2)  # of the last variants: there runtimes fall off their fast paths
+BLOCKS = (8, 16, 32)  # for TensorRT, which pads channels to 8 for fp16 and to 32 for int8
+OPSET = 17  # newest that every TensorRT reads
 CLASSES = (1000, 100, 10)
 PERIOD = 1021  # values after which weights repeat: a prime, so that no width meets it
 HEAVY = ("Conv", "Gemm", "MatMul")
@@ -47,18 +49,25 @@ def layout(structure: Structure) -> str:
     return hashlib.sha256(repr(groups).encode()).hexdigest()
 
 
-def draw(structure: Structure, variants: int = VARIANTS, seed: int = 0) -> tuple[dict[str, int], ...]:
-    """Widths to time: all, a quarter, a Latin hypercube over the groups, three quarters, and half of each group."""
+def draw(
+    structure: Structure, variants: int = VARIANTS["cpu"], seed: int = 0, *, padded: bool = False
+) -> tuple[dict[str, int], ...]:
+    """Widths to time: all, a quarter, a Latin hypercube over the groups, three quarters, and half of each group.
+
+    padded: in multiples of 8 alone, for a runtime that computes in such blocks anyway.
+    """
     from mvp_deploy.pruning.budget import WHOLE
 
     rng = np.random.default_rng(seed)
     drawn = variants - 4
-    grains = [1, 8, *(GRAINS * variants)[: drawn - len(ODD)], *ODD, 8, 8]
+    body = (BLOCKS * variants)[:drawn] if padded else ((GRAINS * variants)[: drawn - len(ODD)] + ODD)
+    grains = [1, 8, *body, 8, 8]
+    narrow, wide = (8, 32) if padded else (4, 16)
     found: list[dict[str, int]] = [{} for _ in range(variants)]
     for group in structure.groups:
         shares = [1.0, 0.25, *(LEAST + (1 - LEAST) * (rng.permutation(drawn) + rng.random(drawn)) / drawn), 0.75, 0.5]
         for number, share in enumerate(shares):
-            grain = 1 if group.kind in ("head", "group") else min(grains[number], 4 if group.size < 32 else 16)
+            grain = 1 if group.kind in ("head", "group") else min(grains[number], narrow if group.size < 32 else wide)
             count = max(1, round(share * group.size / grain)) * grain
             found[number][group.name] = group.size if group.kind in WHOLE or share == 1 else min(count, group.size)
     return tuple(found)
@@ -72,13 +81,14 @@ def make(
     *,
     precision: Precision = "fp32",
     form: Form = "cpu",
-    variants: int = VARIANTS,
+    variants: int | None = None,
     reporter: Reporter,
 ) -> Subject:
     """Write the pieces into ``folder``; those that are there already stay.
 
     Args:
         name: the backbone's. build: makes it with so many classes.
+        variants: how many; None: as many as the runtimes of this form need.
 
     Raises:
         MvpError: the folder holds the pieces of another subject, or the model cannot be exported.
@@ -101,7 +111,7 @@ def make(
         precision,
         form,
         layers,
-        draw(structure, variants),
+        draw(structure, variants or VARIANTS[form], padded=form == "engine"),
     )
     begin(folder, subject)
     with reporter.progress("writing pieces") as step:
@@ -142,7 +152,10 @@ def _export(full: nn.Module, subject: Subject, counts: Mapping[str, int], path: 
         fp32 = export_onnx(small, example, Path(folder) / "fp32.onnx", {})
         graph = onnx.load(fp32).graph
         other = Path(folder) / "other.onnx"
-        converted(fp32, subject.precision, subject.form, subject.input_size, other).replace(path)
+        made = converted(fp32, subject.precision, subject.form, subject.input_size, other)
+        if flagged(made).exists():
+            flagged(made).replace(flagged(path))
+        made.replace(path)
     sizes = shapes_of(structure, subject.layers, counts)
     numbers = {name: int(np.prod(_sizes(structure, name, counts))) for name in subject.layers}
     owners = _owners(graph, subject.layers, numbers)
@@ -176,18 +189,30 @@ def _repeating(model: nn.Module) -> nn.Module:
 
 
 def converted(fp32: Path, precision: Precision, form: Form, input_size: tuple[int, int, int], out: Path) -> Path:
-    """The file in another precision, for its time: accuracy is not asked for, and all that can be int8 is."""
+    """The file in another precision, for its time: accuracy is not asked for, and all that can be int8 is.
+
+    For engines beside it lies, where they differ, the file for TensorRT releases that go by flags (`pack.flagged`).
+    """
     from mvp_deploy.calibration.convert import convert_fp16, convert_int8, measure
     from mvp_deploy.calibration.guard import Limit
     from mvp_deploy.calibration.images import CalibrationImages
+    from mvp_deploy.exporters.opset import lower_opset
 
+    engine = form == "engine"
     if precision == "fp32":
-        return fp32
+        return lower_opset(fp32, out, OPSET) if engine else fp32
     images = np.random.default_rng(0).standard_normal((2, *input_size), np.float32)
     measured = measure(fp32, CalibrationImages(images, np.zeros(2, np.int64)))
+    anything = Limit(lambda model: 1.0, 1, 1.0)
     if precision == "fp16":
+        if engine:
+            lower_opset(fp32, flagged(out), OPSET)
         return convert_fp16(measured, out).path
-    return convert_int8(measured, out, Limit(lambda model: 1.0, 1, 1.0), target=form, method="minmax").path
+    if not engine:
+        return convert_int8(measured, out, anything, target=form, method="minmax").path
+    by_flags = convert_int8(measured, flagged(out), anything, target="tensorrt", method="minmax").path
+    lower_opset(by_flags, by_flags, OPSET)
+    return convert_int8(measured, out, anything, target="tensorrt", rest="fp16", method="minmax").path
 
 
 def _owners(graph: Any, layers: tuple[str, ...], numbers: Mapping[str, int]) -> list[int]:

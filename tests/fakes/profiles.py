@@ -12,7 +12,19 @@ import torch
 
 from fakes.models import classifier
 from mvp_deploy.latency import pack
-from mvp_deploy.latency.format import FORMAT, Conditions, Kernel, Layer, Machine, Profile, Run, Sample, Subject, Variant
+from mvp_deploy.latency.format import (
+    FORMAT,
+    Conditions,
+    Form,
+    Kernel,
+    Layer,
+    Machine,
+    Profile,
+    Run,
+    Sample,
+    Subject,
+    Variant,
+)
 from mvp_deploy.latency.pieces import draw, layout, shapes_of
 from mvp_deploy.pruning.linear import linear_layers
 from mvp_deploy.structure import Structure, analyze
@@ -67,7 +79,7 @@ def blocks_of(step: int) -> Time:
     )
 
 
-def tiny_pieces(folder: Path) -> Path:
+def tiny_pieces(folder: Path, form: Form = "cpu") -> Path:
     """Pieces of a classifier at four widths, as a workstation makes them, in one file."""
     folder.mkdir()
     widths = (16, 8, 12, 4)
@@ -78,7 +90,7 @@ def tiny_pieces(folder: Path) -> Path:
         (folder / f"{number:02}.json").write_text(json.dumps(asdict(variant)), encoding="utf-8")
     layers = ("conv.weight", "fc.weight")
     counts = tuple({"conv": channels} for channels in widths)
-    subject = Subject(FORMAT, "tiny", "0" * 64, (3, 8, 8), "fp32", "cpu", layers, counts)
+    subject = Subject(FORMAT, "tiny", "0" * 64, (3, 8, 8), "fp32", form, layers, counts)
     (folder / "subject.json").write_text(json.dumps(asdict(subject)), encoding="utf-8")
-    pack.pack(folder, len(widths), folder.with_suffix(".zip"))
+    pack.pack(folder, subject, folder.with_suffix(".zip"))
     return folder.with_suffix(".zip")

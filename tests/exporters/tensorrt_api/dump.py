@@ -20,7 +20,7 @@ from typing import Any
 CLASSES = (
     "Builder", "BuilderFlag", "DataType", "EngineInspector", "HardwareCompatibilityLevel", "IBuilderConfig",
     "ICudaEngine", "IExecutionContext", "IHostMemory", "ILogger", "ILogger.Severity", "INetworkDefinition",
-    "IOptimizationProfile", "ITensor", "ITimingCache", "LayerInformationFormat", "MemoryPoolType",
+    "IOptimizationProfile", "IProfiler", "ITensor", "ITimingCache", "LayerInformationFormat", "MemoryPoolType",
     "NetworkDefinitionCreationFlag", "OnnxParser", "ParserError", "ProfilingVerbosity", "Runtime",
     "TensorIOMode",
 )  # fmt: skip

@@ -78,6 +78,18 @@ def test_a_profile_is_timed_there_from_pieces(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "board.json").read_text(encoding="utf-8"))["kernels"]) == 2
 
 
+def test_tensorrt_is_profiled_there_with_numpy_and_click_alone(tmp_path: Path) -> None:
+    pieces = tiny_pieces(tmp_path / "pieces", "engine")
+    call = ["profile", str(pieces), "--runtime", "tensorrt", "--precision", "fp16", "--out", "orin.json", "--json"]
+    timed = on_device(*call, home=tmp_path)
+    assert timed.returncode == 0, timed.stderr
+    found = json.loads((tmp_path / "orin.json").read_text(encoding="utf-8"))
+    assert found["machine"]["gpu"] == "Orin, 16 multiprocessors"
+    assert found["conditions"]["device"] == "cuda"
+    assert {path.name for path in tmp_path.iterdir()} >= {"orin.json", "mvp-deploy"}  # the timing cache is kept
+    assert not (tmp_path / "orin.json.parts").exists()  # engines and all
+
+
 def test_predict_and_evaluate_need_pillow_besides(tmp_path: Path) -> None:
     path = str(tiny_bundle(tmp_path / "b", ["fp32"]))
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)

@@ -32,12 +32,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Subject]:
 @pytest.fixture
 def parts(made: tuple[Path, Subject], tmp_path: Path) -> Path:
     """A folder of the same pieces that a test may spoil."""
-    pack.pack(made[0], 6, tmp_path / "pieces.zip")
+    pack.pack(*made, tmp_path / "pieces.zip")
     pack.unpack(tmp_path / "pieces.zip", tmp_path / "p.json.parts")
     return tmp_path / "p.json.parts"
 
 
-def look(path: Path, variant: Variant, conditions: Conditions, size: object) -> tuple[float, tuple[float, ...]]:
+def look(path: Path, variant: Variant, conditions: Conditions, subject: object) -> tuple[float, tuple[float, ...]]:
     """A machine that computes in eights, without noise."""
     layers = tuple(blocks_of(8)(*shape) for shape in variant.shapes)
     return 0.1 + sum(layers), layers
@@ -47,7 +47,7 @@ def look(path: Path, variant: Variant, conditions: Conditions, size: object) -> 
 def test_each_layer_of_a_real_runtime_gets_its_kernels(made: tuple[Path, Subject], runtime: str) -> None:
     pytest.importorskip(runtime)
     variant = Variant(**json.loads((made[0] / "00.json").read_text(encoding="utf-8")))
-    whole, layers = measure.timed(made[0] / "00.onnx", variant, Conditions(runtime), SIZE)
+    whole, layers = measure.timed(made[0] / "00.onnx", variant, Conditions(runtime), made[1])
     assert whole > 0
     assert len(layers) == len(made[1].layers) == 3
     assert all(ms > 0 for ms in layers)

@@ -73,7 +73,7 @@ def test_a_time_below_the_floor_names_the_floor() -> None:
 
 def test_a_profile_of_another_version_of_the_runtime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(meet, "environment", lambda: {"cpu": PROFILE.machine.cpu})
-    monkeypatch.setattr(meet, "runtime_version", lambda runtime: "2.0")
+    monkeypatch.setattr(meet, "runtime_version", lambda conditions: "2.0")
     with pytest.raises(InputError, match=r"onnxruntime 1\.0, and 2\.0 is installed"):
         meet.timer(STRUCTURE, MODEL, PROFILE)
 
