@@ -198,17 +198,16 @@ def converted(fp32: Path, precision: Precision, form: Form, input_size: tuple[in
     from mvp_deploy.calibration.images import CalibrationImages
     from mvp_deploy.exporters.opset import lower_opset
 
-    engine = form == "engine"
     if precision == "fp32":
-        return lower_opset(fp32, out, OPSET) if engine else fp32
+        return lower_opset(fp32, out, OPSET) if form == "engine" else fp32
     images = np.random.default_rng(0).standard_normal((2, *input_size), np.float32)
     measured = measure(fp32, CalibrationImages(images, np.zeros(2, np.int64)))
     anything = Limit(lambda model: 1.0, 1, 1.0)
     if precision == "fp16":
-        if engine:
+        if form == "engine":
             lower_opset(fp32, flagged(out), OPSET)
         return convert_fp16(measured, out).path
-    if not engine:
+    if form != "engine":
         return convert_int8(measured, out, anything, target=form, method="minmax").path
     by_flags = convert_int8(measured, flagged(out), anything, target="tensorrt", method="minmax").path
     lower_opset(by_flags, by_flags, OPSET)
