@@ -13,6 +13,7 @@ import torch
 from mvp_deploy.bank.new import NewTask
 from mvp_deploy.bank.signature import Signature
 from mvp_deploy.bank.store import Entry
+from mvp_deploy.base.devices import full_float32
 from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.pruning.head import recalibrate, separability
 from mvp_deploy.pruning.original import Original
@@ -179,6 +180,7 @@ def run_model(kind: str, entry: Entry, original: Original, train: Images) -> flo
     return RUN_MODELS[kind](entry, original, train)
 
 
+@full_float32()
 def _leep_of(entry: Entry, original: Original, train: Images, limit: int = 512) -> float:
     """LEEP of a stored task's pruned model on (at most ``limit`` of) the target's training images."""
     model = original.pruned(entry.plan, entry.weights()).eval()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mvp_deploy.backbones import Backbone, build
+from mvp_deploy.base.devices import full_float32
 from mvp_deploy.tasks import Images
 
 
@@ -28,6 +29,7 @@ class Signature:
         return cls(tensors["mean"].numpy(), tensors["count"].numpy())
 
 
+@full_float32()
 def sign(
     backbone: Backbone, state: Mapping[str, Tensor], train: Images, num_classes: int, device: torch.device
 ) -> Signature:

@@ -1,8 +1,11 @@
-"""Which device a command runs on. A device asked for and not there is an error, never a fall-back."""
+"""Which device a command runs on, and what float32 means there. A device asked for and not there is an error, never a
+fall-back."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mvp_deploy.base.errors import EnvironmentMissing, InputError
@@ -36,3 +39,26 @@ def resolve(name: str) -> torch.device:
             f"{name} was asked for, but there are {count} GPUs: pass --device cuda:0 to cuda:{count - 1}",
         )
     return torch.device("cuda", index)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Multiply float32 with all 23 bits of its mantissa, whatever the process asked torch for; also a decorator.
+
+    NVIDIA's GPUs since Ampere round the inputs of convolutions to TF32's 10 bits by default, and those of matrix
+    products on request. What is measured, compared or solved as float32 then differs from the CPU's in the third digit.
+    """
+    import torch
+
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before = [backend.fp32_precision for backend in backends]
+    products = torch.get_float32_matmul_precision()  # torch refuses matrix products where both settings disagree
+    torch.set_float32_matmul_precision("highest")
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from mvp_deploy.base.devices import resolve
+from mvp_deploy.base.devices import full_float32, resolve
 from mvp_deploy.pruning import pruned
 
 
@@ -30,12 +31,15 @@ class TorchRunner:
 
     def prepare(self, batch: np.ndarray) -> None:
         self._batch = torch.from_numpy(batch)
+        if self._device.type == "cuda":
+            self._batch = self._batch.pin_memory()
 
     @torch.inference_mode()
     def run(self) -> None:
         if torch.get_num_threads() != self._threads:  # one setting for the whole process, and others may time too
             torch.set_num_threads(self._threads)
-        self._logits = self._model(self._batch.to(self._device)).cpu()
+        with full_float32() if self._device.type == "cuda" else nullcontext():
+            self._logits = self._model(self._batch.to(self._device, non_blocking=True)).cpu()
 
     def output(self) -> np.ndarray:
         logits: np.ndarray = self._logits.numpy()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mvp_deploy import bundle
+from mvp_deploy.base.devices import full_float32
 from mvp_deploy.base.environment import versions
 from mvp_deploy.base.errors import ExitCode, InputError, MvpError, error_of
 from mvp_deploy.base.reporter import Reporter
@@ -153,9 +154,9 @@ def calibration_images(train: Images, seed: int, reporter: Reporter) -> Calibrat
     return images
 
 
+@full_float32()
 @torch.inference_mode()
 def reference(model: torch.nn.Module, test: Images) -> np.ndarray:
-    """The model's logits on every held-out image, in full float32 (a GPU would else round to TF32)."""
+    """The model's logits on every held-out image."""
     model = model.to(test.device).eval()
-    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
-        return np.concatenate([model(x).float().cpu().numpy() for x, _ in test.batches(BATCH)])
+    return np.concatenate([model(x).float().cpu().numpy() for x, _ in test.batches(BATCH)])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from mvp_deploy.base.devices import full_float32
 from mvp_deploy.structure.bind import bound
 from mvp_deploy.structure.graph import TracedModel
 from mvp_deploy.structure.trace import open_functionals
@@ -133,6 +134,7 @@ def ridge_classifier(features: Tensor, labels: Tensor, classes: int, *, intercep
     return RidgeFit(scale * weight, scale * (y_mean - weight @ x_mean), float(loss), accuracy)
 
 
+@full_float32()
 def recalibrate(model: nn.Module, images: Images, *, batches: int = 16, batch_size: int = 64, seed: int = 0) -> bool:
     """Recompute running batch-norm statistics, in place, as plain averages over a few batches.
 
@@ -216,6 +218,7 @@ def _rows(x: Tensor, weight: Tensor, name: str) -> Tensor:
     return x.flatten(1) if x.shape[1:] == weight.shape[1:] else x.flatten(2).mean(2)
 
 
+@full_float32()
 def features(model: nn.Module, classifier: Sequence[str], images: Images, limit: int) -> tuple[list[Tensor], Tensor]:
     """What the layers of the classifier are given, each float64 [n, features] on the CPU, and the labels int64 [n]."""
     weights = [model.get_parameter(f"{name}.weight") for name in classifier]

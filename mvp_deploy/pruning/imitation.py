@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mvp_deploy.base.devices import full_float32
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning.config import IMITATION
 from mvp_deploy.pruning.linear import LinearCalls, LinearLayer, linear_layers
@@ -90,6 +91,7 @@ def _error(original: Original, plan: KeepPlan, images: Images, model: nn.Module)
     return feature_error(original, plan, model, images)
 
 
+@full_float32()
 @torch.no_grad()
 def feature_error(original: Original, plan: KeepPlan, model: nn.Module, images: Images) -> float:
     """How far the features are from the unpruned model's: the squared difference, of their variance (0: equal)."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mvp_deploy.base.devices import full_float32
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning.obs import obs
 from mvp_deploy.structure import KeepPlan, Structure, scatter
@@ -24,6 +25,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]  # normalised images float32 [b, 3, H,
 Criterion = Callable[..., dict[str, np.ndarray]]
 
 
+@full_float32()
 def score(
     criterion: str,
     structure: Structure,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mvp_deploy.base.devices import full_float32
 from mvp_deploy.pruning.linear import LinearCalls, LinearLayer
 
 ROWS_PER_COLUMN = 64  # for each unknown of a regression: the noise in its solution is then far below what is left over
@@ -109,6 +110,7 @@ def draw_places(layer: LinearLayer, x: Tensor, images: int, generator: torch.Gen
     return torch.randperm(places, generator=generator)[:wanted].sort().values
 
 
+@full_float32()
 def collect(
     model: nn.Module,
     layers: Mapping[str, LinearLayer],

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mvp_deploy.base.devices import full_float32
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning.linear import LinearLayer, linear_layers
 from mvp_deploy.pruning.moments import CrossMoments, draw_places, with_constant
@@ -51,6 +52,7 @@ class Reconstruction:
     images: int
 
 
+@full_float32()
 def reconstruct(
     full: nn.Module,
     structure: Structure,

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mvp_deploy.base.devices import full_float32
 from mvp_deploy.base.files import write_text
 from mvp_deploy.base.formats import Share, Within, read_json
 from mvp_deploy.pruning.head import finish, solve_head
@@ -213,6 +214,7 @@ def set_aside(images: Images, seed: int) -> tuple[Images, Images] | None:
     return images.subset((~aside).nonzero().flatten()), images.subset(aside.nonzero().flatten())
 
 
+@full_float32()
 @torch.no_grad()
 def judged(model: nn.Module, images: Images) -> Judgement:
     """The model in eval mode on ``images``."""

@@ -106,8 +106,8 @@ class Images:
             for part in parts:
                 yield self.pixels[part.to(self.device)]
         else:
-            for pixels in _stream(self.pixels, parts, self.preprocessing):
-                yield pixels.to(self.device)
+            for pixels in _stream(self.pixels, parts, self.preprocessing, pinned=self.device.type == "cuda"):
+                yield pixels.to(self.device, non_blocking=True)  # from pinned memory, while the model works
 
 
 def prepare(
@@ -151,8 +151,12 @@ def resize_batch(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     return canvas
 
 
-def _stream(split: Split, parts: list[Tensor], preprocessing: Preprocessing) -> Iterator[Tensor]:
+def _stream(
+    split: Split, parts: list[Tensor], preprocessing: Preprocessing, *, pinned: bool = False
+) -> Iterator[Tensor]:
     """The prepared images of each list of indices, made by threads a little ahead of whoever asks.
+
+    pinned: in memory that a GPU reads by itself.
 
     Decoding and resizing do not hold Python's lock, so threads suffice.
     """
@@ -161,7 +165,7 @@ def _stream(split: Split, parts: list[Tensor], preprocessing: Preprocessing) -> 
     threads = ThreadPoolExecutor(ahead)
     try:
         for part in parts:
-            running.append(threads.submit(_made, split, part, preprocessing))
+            running.append(threads.submit(_made, split, part, preprocessing, pinned))
             if len(running) > ahead:
                 yield running.popleft().result()
         while running:
@@ -170,7 +174,12 @@ def _stream(split: Split, parts: list[Tensor], preprocessing: Preprocessing) -> 
         threads.shutdown(cancel_futures=True)
 
 
-def _made(split: Split, part: Tensor, preprocessing: Preprocessing) -> Tensor:
+def _made(split: Split, part: Tensor, preprocessing: Preprocessing, pinned: bool) -> Tensor:
+    pixels = _resized(split, part, preprocessing)
+    return pixels.pin_memory() if pinned else pixels
+
+
+def _resized(split: Split, part: Tensor, preprocessing: Preprocessing) -> Tensor:
     if isinstance(split.images, np.ndarray):
         arrays = split.images[part.numpy()]
         height, width = arrays.shape[1:3]

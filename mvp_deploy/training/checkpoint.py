@@ -42,7 +42,7 @@ class Header:
 
 
 class Checkpoint:
-    """Saves and restores a model, its optimizer, the gradient scaler and torch's random state."""
+    """Saves and restores a model, its optimizer, the gradient scaler and torch's random state on their device."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Checkpoint:
     ) -> None:
         self.path = Path(path)
         self._model, self._optimizer, self._scaler = model, optimizer, scaler
+        self._device = labels.device
         shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
         training = json.dumps([asdict(config), shapes, labels.tolist()])
         self._training = hashlib.sha256(training.encode()).hexdigest()
@@ -70,11 +71,9 @@ class Checkpoint:
                 for name, value in entry.items()
                 if isinstance(value, Tensor)
             },
-            "random": {"cpu": torch.get_rng_state()},
+            "random": {"cpu": torch.get_rng_state()} | self._random_of_gpu(),
             "best": dict(best.state),
         }
-        if torch.cuda.is_available():
-            sections["random"]["cuda"] = torch.cuda.get_rng_state()
         known = None if math.isnan(loss) else loss
         done = {"training": self._training, "step": step, "seconds": seconds, "loss": known}
         done["best"] = [best.value if math.isfinite(best.value) else None, best.step, best.disappointed]
@@ -101,8 +100,12 @@ class Checkpoint:
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": state})
         self._scaler.load_state_dict(done.scaler)
         torch.set_rng_state(sections["random"]["cpu"])
-        if "cuda" in sections["random"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(sections["random"]["cuda"])
+        if "cuda" in sections["random"] and self._device.type == "cuda":
+            torch.cuda.set_rng_state(sections["random"]["cuda"], self._device)
         least, at, disappointed = done.best
         best = Best(math.inf if least is None else least, at, sections["best"], disappointed)
         return done.step, done.seconds, math.nan if done.loss is None else done.loss, best
+
+    def _random_of_gpu(self) -> dict[str, Tensor]:
+        """The random state of the GPU that is used, if one is: others belong to other work."""
+        return {"cuda": torch.cuda.get_rng_state(self._device)} if self._device.type == "cuda" else {}

@@ -36,5 +36,5 @@ class TrainConfig(Training):
     augment: bool = True
     norms: Literal["trained", "frozen"] = "trained"  # frozen: batch norms keep their statistics
     seed: Annotated[int, SEED] = 0
-    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"  # auto: bf16 where the GPU has it, else fp16
+    amp: Literal["auto", "bf16", "fp16", "off"] = "auto"  # auto: bf16, else fp16; off: float32 without TF32
     channels_last: bool = True  # weights' layout while training, quicker on CUDA and CPU; afterwards as usual

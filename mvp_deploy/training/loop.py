@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvp_deploy.base.devices import full_float32
 from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.tasks.images import Images
 from mvp_deploy.training.checkpoint import Best, Checkpoint
@@ -81,7 +82,8 @@ def fit(
     scaler = torch.amp.GradScaler("cuda", enabled=precision is torch.float16)
     saved = Checkpoint(checkpoint, model, optimizer, scaler, config, images.labels) if checkpoint else None
     every = 10 if cuda else 1  # reading the loss makes the host wait for the GPU
-    with torch.random.fork_rng(devices=[device] if cuda else []):
+    exact = full_float32() if precision is None else nullcontext()
+    with torch.random.fork_rng(devices=[device] if cuda else []), exact:
         torch.manual_seed(config.seed)  # for dropout and the like
         start, before, loss, best = saved.load() if saved and saved.path.exists() else (0, 0.0, math.nan, Best())
         began = last_saved = time.monotonic()
@@ -146,6 +148,7 @@ def freeze_norms(model: nn.Module) -> None:
         freeze()
 
 
+@full_float32()
 @torch.no_grad()
 def accuracy(model: nn.Module, images: Images) -> float:
     """The share of the images that the model classifies rightly (0..1), in eval mode and float32."""
@@ -249,7 +252,8 @@ def _precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:
     """What to compute in besides float32: bf16 or fp16 on CUDA, nothing on a CPU."""
     if device.type != "cuda" or config.amp == "off":
         return None
-    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    with torch.cuda.device(device):
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if config.amp == "bf16" and not has_bf16:
         raise EnvironmentMissing("this GPU has no bf16: choose auto, fp16 or off for amp")
     return torch.float16 if config.amp == "fp16" or not has_bf16 else torch.bfloat16
