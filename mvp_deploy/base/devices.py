@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mvp_deploy.base.errors import EnvironmentMissing, InputError
 
@@ -50,7 +50,8 @@ def full_float32() -> Iterator[None]:
     """
     import torch
 
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    cudnn: Any = torch.backends.cudnn
+    backends = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
     before = [backend.fp32_precision for backend in backends]
     products = torch.get_float32_matmul_precision()  # torch refuses matrix products where both settings disagree
     torch.set_float32_matmul_precision("highest")
