@@ -23,16 +23,15 @@ from run import append, read, rounded
 
 from mvp_deploy.bank.trial import Trials
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.mvp import start
 from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed
 from mvp_deploy.pruning.tuning import tune_by
-from mvp_deploy.pruning.yardstick import Yardstick
 from mvp_deploy.training import accuracy
 
 RESULTS = Path(__file__).parent / "results"
 VOTED = Recipe()
 ARMS: Mapping[str, Recipe] = {
     "old": changed(VOTED, ["judged=false", "norms=recomputed"]),  # the study's default
+    "default": RECIPES["default"],
     "voted": VOTED,
     "own": RECIPES["own"],
     "obs": changed(RECIPES["own"], ["criterion=obs"]),
@@ -79,11 +78,9 @@ def main(
         for key in missing:
             arm, recipe = key["arm"], ARMS[key["arm"]]
             if arm not in begun:
-                decision = task.decide(recipe, Budget(keep, of), seed)  # type: ignore[arg-type]
-                model = start(task.original, task.train, decision, recipe, seed=seed)
-                measure = Yardstick(task.original, task.train).measure(model, decision.plan)
-                told = {"loo_loss": measure.loo_loss, "before": accuracy(model, task.test)}
-                begun[arm] = model, told | {"model_macs": task.original.cost(decision.plan).macs}
+                made = task.make(recipe, Budget(keep, of), seed)  # type: ignore[arg-type]
+                told = {"loo_loss": made.loss, "before": accuracy(made.model, task.test), "way": made.recipe.way}
+                begun[arm] = made.model, told | {"model_macs": task.original.cost(made.decision.plan).macs}
             model, told = begun[arm]
             model = copy.deepcopy(model)
             config = training(voters.backbone, chosen, steps=key["steps"], seed=seed)

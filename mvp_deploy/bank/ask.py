@@ -18,7 +18,7 @@ from mvp_deploy.base import tensorfile
 from mvp_deploy.base.formats import Amount, Share, Within
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning.budget import Budget, Scores
-from mvp_deploy.pruning.making import make
+from mvp_deploy.pruning.making import chosen, make
 from mvp_deploy.pruning.mvp import Decision, cut
 from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.pruning.recipes import Recipe
@@ -129,9 +129,8 @@ def begin(
     for voter in votes["voters"]:
         near = f"{votes.get('measure', 'similarity')}: {voter['similarity']:.3f}"
         reporter.say(f"voter {voter['task']}: {near}; weight {voter['weight']:.2f}")
-    ways = header["info"]["steps"].get("ways", {})
-    for way, loss in ways.items():
-        reporter.say(f"{way}: leave-one-out loss {loss:.3f}{', the least' if loss == min(ways.values()) else ''}")
+    if ways := header["info"]["steps"].get("ways"):
+        reporter.say(chosen(ways))
     for name in ("unpruned", "cut", "reconstruction"):
         step = header["info"]["steps"].get(name, {})
         if "loo_accuracy" in step:

@@ -148,7 +148,8 @@ def _arms(recipe: Recipe, others: int, steps: int) -> dict[str, tuple[Recipe, in
     tried = [*(f"neighbours={n}" for n in NEIGHBOURS if n < others), ALL, RANDOM]
     tried += [ALIKE] if recipe.weighting != "plain" else []
     tried += [f"even={images:g}" for images in EVEN] if recipe.votes == "lent" else []
-    voting = {arm: (changed(recipe, arm.split()), steps) for arm in tried}
+    votes_alone = replace(recipe, rivals=False)  # or its own importance would decide in some of the arms
+    voting = {arm: (changed(votes_alone, arm.split()), steps) for arm in tried}
     return voting | {f"own x{times}": (RECIPES["own"], times * steps) for times in LONGER}
 
 

@@ -13,7 +13,7 @@ from mvp_deploy.bank.entry import Entry
 from mvp_deploy.bank.nearest import Neighbours, neighbours, run_model
 from mvp_deploy.bank.new import NewTask
 from mvp_deploy.pruning.budget import Budget, Scores
-from mvp_deploy.pruning.making import make
+from mvp_deploy.pruning.making import Made, make
 from mvp_deploy.pruning.mvp import Decision, decide, own_importance
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
@@ -41,6 +41,20 @@ class Trials(NewTask):
     _known: dict[Hashable, tuple[Any, float]] = field(default_factory=dict)  # what was worked out, and its seconds
     _spared: float = 0.0  # seconds that trials did not take, since others had worked something out
 
+    def make(self, recipe: Recipe, budget: Budget, seed: int = 0) -> Made:
+        """The pruned model before fine-tuning, by the neighbours that the recipe names."""
+        found = self._asked(recipe, seed)
+        return make(
+            self.original,
+            self.train,
+            found.voters,
+            recipe,
+            budget,
+            too_distant=found.too_distant,
+            importance=lambda criterion: self._importance(criterion, seed),
+            seed=seed,
+        )
+
     def decide(self, recipe: Recipe, budget: Budget, seed: int = 0) -> Decision:
         """Ask the neighbours that the recipe names, and choose the units that stay."""
         found = self._asked(recipe, seed)
@@ -60,17 +74,7 @@ class Trials(NewTask):
     ) -> Trial:
         """Prune by the recipe and fine-tune; teacher: the unpruned model, where the recipe distils."""
         begun, self._spared = time.perf_counter(), 0.0
-        found = self._asked(recipe, config.seed)
-        made = make(
-            self.original,
-            self.train,
-            found.voters,
-            recipe,
-            budget,
-            too_distant=found.too_distant,
-            importance=lambda criterion: self._importance(criterion, config.seed),
-            seed=config.seed,
-        )
+        made = self.make(recipe, budget, config.seed)
         before = accuracy(made.model, self.test)
         tune_by(made.recipe, made.model, self.original.classifier, self.train, config, teacher=teacher)
         after = accuracy(made.model, self.test)

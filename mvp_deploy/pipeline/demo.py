@@ -62,7 +62,7 @@ def run_demo(out: Path, *, device: torch.device, seed: int, reporter: Reporter) 
         reporter.say(f"\nBank, task {number} of {len(BANK)}: {spec}, pruned the long way")
         config = _training(30, seed)
         add_task(bank, load_task(spec), BUDGET, SCHEDULE, config, device=device, reporter=reporter)
-    reporter.say(f"\nNew task: {TARGET}, pruned by the votes of its nearest tasks")
+    reporter.say(f"\nNew task: {TARGET}, by its nearest tasks' votes or its own importance")
     run = runs.prune_task(
         load_task(TARGET),
         bank,

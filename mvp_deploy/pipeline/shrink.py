@@ -203,7 +203,7 @@ def _announce(
     if config.steps:
         each = _seconds_a_step(task, start, config, device)
         models = 1 if start.trained else 2
-        seconds = each * config.steps * 2 * models  # trials take as long as the training
+        seconds = each * config.steps * 3 * models  # two trials and the training
         reporter.say(
             f"2. Tune it for up to {config.steps} steps; {_told(seconds)} on this machine at "
             f"{each:.2g} s a step, measured" + (", the unpruned model included" if models == 2 else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from mvp_deploy.pruning.budget import Budget, Scores
-from mvp_deploy.pruning.mvp import Allocation, Decision, cut, decide, mend, own_importance
+from mvp_deploy.pruning.mvp import Allocation, Decision, cut, decide, give_head, importances, repair
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.votes import Voter
@@ -50,23 +50,20 @@ def make(
     Args:
         voters, too_distant: see `mvp.decide`.
         allocate: see `mvp.decide`; there is one way then, since it measures each.
-        importance: gives the target's own by a criterion; by default worked out by `mvp.own_importance`.
+        importance: gives the target's own by a criterion; by default as `mvp.importances` does.
     """
     yardstick = Yardstick(original, train) if measurable(original) else None
-    known = cache(importance or (lambda criterion: own_importance(original, train, criterion, seed=seed)))
+    known = cache(importance) if importance else importances(original, train, seed=seed)
 
     def one(way: Recipe) -> Made:
         decision = decide(
             original, train, voters, way, budget, too_distant=too_distant,
             importance=lambda: known(way.criterion), allocate=allocate, seed=seed,
         )  # fmt: skip
-        model, steps = cut(original, decision), {}
-        if yardstick:
-            steps["cut"] = asdict(yardstick.measure(model, decision.plan))
-        done = mend(model, original, train, decision, way, seed=seed)
+        model = cut(original, decision)
+        done = repair(model, original, train, decision, way, seed=seed)
         found = yardstick.measure(model, decision.plan) if yardstick else None
-        if done:
-            steps["reconstruction"] = asdict(done) | (asdict(found) if found else {})
+        steps = {"reconstruction": asdict(done) | (asdict(found) if found else {})} if done else {}
         return Made(way, decision, model, steps, found.loo_loss if found else None)
 
     ways = recipe.ways(bool(voters), budget.of)
@@ -74,8 +71,20 @@ def make(
         ways = ways[:1]
     made = [one(way) for way in ways]
     best = min(made, key=lambda each: each.loss or 0.0)
+    give_head(best.model, original, train, best.recipe)
     if yardstick:
         best.steps["unpruned"] = asdict(yardstick.unpruned)
+        best.steps["cut"] = asdict(yardstick.measure(cut(original, best.decision), best.decision.plan))
     if len(made) > 1:
         best.steps["ways"] = {each.recipe.way: each.loss for each in made}
     return best
+
+
+def chosen(ways: Mapping[str, float]) -> str:
+    """Which of the ways was taken, as a sentence; ``ways``: the leave-one-out loss of each, in nats."""
+    least = min(ways, key=lambda way: ways[way])
+    if "votes" in ways and least != "votes":
+        rivals = f"{ways['votes']:.3f} against {ways[least]:.3f}"
+        return f"the neighbours' votes lost to {least} by leave-one-out loss on the training images: {rivals}"
+    others = ", ".join(f"{way} {loss:.3f}" for way, loss in ways.items() if way != least)
+    return f"{least} had the least leave-one-out loss on the training images: {ways[least]:.3f} ({others})"

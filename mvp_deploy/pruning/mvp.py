@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
@@ -107,11 +108,25 @@ def _counts(
     return budgets.counts_for(structure, budget, profile)
 
 
-def own_importance(original: Original, train: Images, criterion: str, *, seed: int = 0) -> dict[str, np.ndarray]:
+def own_importance(original: Original, train: Images, criterion: str, *, seed: int = 0) -> Scores:
     """The target's own importance on the pretrained backbone, one-shot: under a head solved in closed form."""
-    model = original.copy()
-    solve_head(model, original.classifier, train)
-    return score(criterion, original.structure, model, original.full, train, seed=seed)
+    return importances(original, train, seed=seed)(criterion)
+
+
+def importances(original: Original, train: Images, *, seed: int = 0) -> Callable[[str], Scores]:
+    """Gives the target's own importance by any criterion: each is worked out once, all under one solved head."""
+
+    @cache
+    def headed() -> nn.Module:
+        model = original.copy()
+        solve_head(model, original.classifier, train)
+        return model
+
+    @cache
+    def by(criterion: str) -> Scores:
+        return score(criterion, original.structure, headed(), original.full, train, seed=seed)
+
+    return by
 
 
 def cut(original: Original, decision: Decision) -> nn.Module:
@@ -127,6 +142,15 @@ def mend(
     model: nn.Module, original: Original, train: Images, decision: Decision, recipe: Recipe, *, seed: int = 0
 ) -> Reconstruction | None:
     """Ready the smaller model for fine-tuning, in place: reconstruction, batch norms and head, as the recipe says."""
+    done = repair(model, original, train, decision, recipe, seed=seed)
+    give_head(model, original, train, recipe)
+    return done
+
+
+def repair(
+    model: nn.Module, original: Original, train: Images, decision: Decision, recipe: Recipe, *, seed: int = 0
+) -> Reconstruction | None:
+    """Make up for what was cut, in place, but for the head: reconstruction and batch norms, as the recipe says."""
     done = None
     if recipe.reconstruct and decision.initial == "pretrained":
         skip = [] if recipe.head == "trained" else [f"{name}.weight" for name in original.classifier]
@@ -135,9 +159,13 @@ def mend(
         recalibrate(model, train, seed=seed)
     elif recipe.norms == "auto":
         recalibrate_if_better(model, original.classifier, train, seed=seed)
+    return done
+
+
+def give_head(model: nn.Module, original: Original, train: Images, recipe: Recipe) -> None:
+    """Solve the head in closed form, in place, where the recipe or the training images ask for it."""
     if recipe.head == "closed-form" or (recipe.head == "trained" and _outlived(model, original, train)):
         solve_head(model, original.classifier, train)
-    return done
 
 
 def _outlived(model: nn.Module, original: Original, train: Images) -> bool:

@@ -15,7 +15,7 @@ from mvp_deploy.pruning.config import Criterion
 
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """How a new task's model is made from its neighbours'. The defaults follow docs/voting.md."""
+    """How a new task's model is made from its neighbours'. A field's default is what docs/voting.md found for votes."""
 
     votes: Literal["mask", "score", "lent", "none"] = setting(
         "mask",
@@ -73,9 +73,8 @@ class Recipe(Settings):
     )
     judged: bool = setting(
         True,
-        "Two trainings of half the length, a bold and a careful one, are judged by training images set aside; the "
-        "better one's way is taken on all images, and if neither helps the model stays untuned. Without it the bold "
-        "one is taken.",
+        "Two trainings, a bold and a careful one, are judged by training images set aside; the better one's way is "
+        "taken on all images, and if neither helps the model stays untuned. Without it the bold one is taken.",
     )
     distill: Annotated[float, SHARE] = setting(
         0.0, "Weight of distillation from the unpruned model during fine-tuning; 0: none."
@@ -83,11 +82,11 @@ class Recipe(Settings):
     lean: Annotated[float, SHARE] = setting(
         0.0, "With too few or too distant neighbours, raise own to this share; 0: only warn."
     )
-    rivals: Literal["never", "alone", "always"] = setting(
-        "never",
-        "The task's own importance by taylor and by obs, re-solved (one threshold if the budget is a cost), takes the "
-        "votes' place if nobody can be asked ('alone'), or stands beside them ('always'); of these ways the one is "
-        "taken whose head in closed form has the least leave-one-out loss on the training images. 'never': none do.",
+    rivals: bool = setting(
+        False,
+        "The task's own importance by taylor and by obs, re-solved (one threshold if the budget is a cost), and what "
+        "neighbours lend stand beside the votes, or take their place if nobody can be asked; of these ways the one is "
+        "taken whose head in closed form has the least leave-one-out loss on the training images.",
     )
     ladder: bool = setting(
         False, "If the bank's ladder has a model of exactly this budget, start from it and ask nobody."
@@ -114,8 +113,8 @@ class Recipe(Settings):
             groups, since the units that bring least are those that cost most.
         """
         asked = neighbours and self.asks_neighbours
-        itself = replace(self, rivals="never")
-        if self.rivals == "never" or (self.rivals == "alone" and asked):
+        itself = replace(self, rivals=False)
+        if not self.rivals:
             return (itself,)
         scope: Literal["uniform", "global"] = "uniform" if of == "units" else "global"
         alone = replace(itself, votes="none", neighbours=0, own=1.0, weights="pretrained", scope=scope)
@@ -129,7 +128,7 @@ _PUBLISHED = Recipe(
     nearest_by="leep", neighbours=5, weighting="plain", head="fresh", reconstruct=False, norms="trained", judged=False
 )
 _NAMED = (
-    Recipe(name="default", ladder=True, rivals="alone"),
+    Recipe(name="default", ladder=True, rivals=True),
     # Zhao et al. 2023 (arXiv 2301.11560): LEEP neighbours, units sampled from the softmax of plain votes per layer,
     # weights averaged over the neighbours that kept the unit, a new head, fine-tuning.
     replace(_PUBLISHED, name="paper", select="sample"),

@@ -1,9 +1,9 @@
 """Fine-tuning that cannot end worse than it began, as far as training images can tell.
 
-A part of them is set aside. Two trainings of half the length are judged by it: a bold one, whose batch norms follow
-the batches, and a careful one, with a lower learning rate and frozen norms. The better one's way is gone on all images;
-where neither helps, the model stays untuned. (Trials of a tenth of the steps favour low rates: what a high one has
-upset is not yet made up for. Tuning by such trials lost three to five points on five tasks; see docs/pretrained.md.)
+A part of them is set aside. Two trainings are judged by it: a bold one, whose batch norms follow the batches, and a
+careful one, with a lower learning rate and frozen norms. The better one's way is gone on all images; where neither
+helps, the model stays untuned. (Trials are as long as the training: shorter ones favour low rates, since what a high
+one has upset is not yet made up for; see docs/pretrained.md.)
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from mvp_deploy.training import Diverged, FitResult, Progress, TrainConfig, fit
 
 SET_ASIDE = 0.2  # of each class
 LEAST_ASIDE = 5  # images; fewer say nothing
-TOO_FEW = f"fewer than {LEAST_ASIDE} images could be set aside to judge tuning by"
-TRIAL = 0.5  # of the steps: both trials together take as long as the training
 CAREFUL = 1 / 8  # of the configured learning rate
 TOO_FEW = f"fewer than {LEAST_ASIDE} images could be set aside to judge tuning by"
 
@@ -151,12 +149,11 @@ def tune(
     def trial(choice: Choice) -> Judgement:
         twin = copy.deepcopy(start)
         try:
-            trained(twin, part, choice, short)
+            trained(twin, part, choice, replace(config, distill=0.0))
         except Diverged:
             return WORST
         return judged(twin, aside)
 
-    short = replace(config, steps=max(1, round(TRIAL * config.steps)), distill=0.0)
     choices = _choices(model, config, norms)
     memory = checkpoint.with_suffix(".choice.json") if checkpoint else None
     if memory and memory.exists():
@@ -172,7 +169,7 @@ def tune(
         after = outcomes[choice]
         if memory:
             write_text(memory, json.dumps(asdict(Trials(choice, before, after))))
-    tried = len(choices) * short.steps
+    tried = len(choices) * config.steps
     done = FitResult(0, 0.0, math.nan, 0)
     if after.no_worse_than(before):
         model.load_state_dict(untuned.state_dict())

@@ -32,17 +32,19 @@ class Yardstick:
 
     def __init__(self, original: Original, train: Images) -> None:
         self.original, self.train = original, train
-        self.whole, _ = self._features(original.model)
+        self.whole, self.labels = self._features(original.model)
 
     @property
     def unpruned(self) -> Measure:
-        return self.measure(self.original.model, self.original.full)
+        return self._judged(self.whole, self.original.full)
 
     def measure(self, model: nn.Module, plan: KeepPlan) -> Measure:
         """Of the model that ``plan`` describes, whatever its weights."""
-        seen, labels = self._features(model)
+        return self._judged(self._features(model)[0], plan)
+
+    def _judged(self, seen: Tensor, plan: KeepPlan) -> Measure:
         kept = self.original.structure.tensor_masks(plan)[f"{self.original.classifier[0]}.weight"][1]
-        head = ridge_classifier(seen, labels, self.original.num_classes)
+        head = ridge_classifier(seen, self.labels, self.original.num_classes)
         return Measure(_relative(seen, _kept(self.whole, kept)), head.loo_accuracy, head.loo_loss)
 
     def _features(self, model: nn.Module) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from mvp_deploy.pruning.making import chosen
 from mvp_deploy.report import plots
 from mvp_deploy.report.page import Figure, Section, Table, page
 
@@ -112,10 +113,11 @@ def _votes(run: Json) -> Section:
         [group["kept"] / group["size"] for group in groups],
         [group["unanimity"] for group in groups],
     )
+    ways = run["metrics"]["pruned"].get("making", {}).get("ways")
     return Section(
         "Who voted, and what stays",
         f"Recipe {run['recipe']['name']}: the task's own importance has {run['votes']['own']:.0%} of the say, the "
-        "neighbours' votes have the rest.",
+        f"neighbours' votes have the rest.{f' Tried: {chosen(ways)}.' if ways else ''}",
         Table(("neighbour", run["votes"].get("measure", "similarity"), "weight"), rows) if rows else None,
         [Figure(svg, f"Units kept in each of the {len(groups)} unit groups.")],
     )

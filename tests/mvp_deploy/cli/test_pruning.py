@@ -66,7 +66,8 @@ def test_a_bank_of_rotated_streams_is_another_backbone_s(tmp_path: Path) -> None
 
 
 def test_a_new_task_is_pruned(bank: Path, tmp_path: Path) -> None:
-    done = call("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", *PRUNE)
+    voted = (*PRUNE, "--set", "rivals=false")
+    done = call("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", *voted)
     assert done.exit_code == 0, done.output
     assert "unpruned" in done.stdout
     assert "digits#1,2,3" in done.stdout
@@ -89,7 +90,8 @@ def test_a_damaged_task_of_the_bank_is_left_out_with_a_warning(bank: Path, tmp_p
     good = path.read_bytes()
     try:
         path.write_bytes(b"nonsense")
-        done = call("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", *PRUNE)
+        voted = (*PRUNE, "--set", "rivals=false")
+        done = call("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", *voted)
     finally:
         path.write_bytes(good)
     assert done.exit_code == 0, done.output

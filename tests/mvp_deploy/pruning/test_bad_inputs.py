@@ -17,7 +17,7 @@ from mvp_deploy.tasks import Images
 from mvp_deploy.training import TrainConfig
 
 HALF = Budget(0.5, "macs")
-ALONE = Recipe(rivals="always")
+ALONE = Recipe(rivals=True)
 
 
 def shown(cnn, pixels: torch.Tensor, labels: list[int]) -> Images:
