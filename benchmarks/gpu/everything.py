@@ -1,191 +1,261 @@
-"""Everything that only a GPU can show, in one run of under ten minutes; writes gpu.json with machine and versions.
+"""Everything that only a GPU can show, in calls of under ten minutes; writes gpu.json with machine and versions.
 
-    python benchmarks/gpu/everything.py cifar100_200x50.npz --out gpu [--tensorrt trt/env]
+    python benchmarks/gpu/prepare.py caltech101_160.tar --out kit                     # on a CPU, before
+    python benchmarks/gpu/everything.py kit --out gpu --only '*prune' --only '*export'
+    python benchmarks/gpu/everything.py kit --out gpu --tensorrt trt/env
 
-The tests marked gpu; Meta-Vote Pruning under CUDA (a backbone pretrained on half of the classes, a bank, a new task);
-ONNX in fp32, fp16 and int8 of the pruned and the unpruned model; both timed in PyTorch and by ONNX Runtime's CUDA
-provider; engines of both, their agreement with ONNX Runtime, and their latency.
+In the order of what matters most: the tests marked gpu; the job at its real size (prune, export, time) on the GPU and
+on the CPU; engines in every precision, what they compute, how fast they are, and damaged ones; profiles and plans under
+a budget of time; a transformer with heads cut.
 
-Needs torch, timm, onnx, onnxscript, onnxruntime, safetensors, filelock, pillow and click, and pytest for the tests;
-this project itself need not be installed. TensorRT may have a Python of its own, which has numpy, click and tensorrt:
---tensorrt names a shell file that sets its environment, after which `python3.10` is it. Engines are then built and
-timed there.
+Needs what the extra `train` names, and pytest for the tests; this project itself need not be installed. TensorRT may
+have a Python of its own, which has numpy, click and tensorrt: --tensorrt names a shell file that sets its environment,
+after which `python3.10` is it. Engines are then built and timed there.
 
-gpu.json is written anew after every step. A step that fails does not stop the rest; its error is in the JSON, and the
-exit code is 1. Called again with the same --work it goes on where it was, so what the ten minutes did not reach comes
-then: engines that are there are kept.
+A step that fails does not stop the rest; its error is in the JSON, and the exit code is 1. Called again with the same
+--out and --work, steps that ended well are not taken again. `--device cpu` tries the script: what needs a GPU is named
+as skipped.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
+import shutil
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import datetime, timezone
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from session import Session, Skipped
 
 from mvp_deploy.base.environment import environment
 
-REPOSITORY = Path(__file__).parents[2]
-COMMAND = "from mvp_deploy.cli import main; main()"
 LOGITS = Path(__file__).with_name("engine_logits.py")
-LIMIT = 570  # seconds for all steps together
-FOR_ENGINES = 330  # of them, which the steps before leave to TensorRT: each engine may take a minute
-FOR_TIMING = 60  # which building them leaves
 PRECISIONS = ("fp16", "int8", "fp32")  # what matters most comes first
 BATCHES = "1,8,32"
-
-
-@dataclass
-class Session:
-    """The steps taken so far, each with its time and its result or error, kept in ``out``/gpu.json."""
-
-    out: Path
-    device: str
-    tensorrt: Path | None
-    about: dict[str, Any]
-    start: float = field(default_factory=time.monotonic)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    reserve: float = FOR_ENGINES
-
-    def mvp(self, record: dict[str, Any], name: str, *arguments: object, on_engine: bool = False) -> None:
-        """Keep what `mvp-deploy ARGUMENTS --json` prints, also where it fails, run by the Python it is for."""
-        done = self.run("-c", COMMAND, *map(str, arguments), "--json", on_engine=on_engine)
-        if done.stdout.strip():
-            record[name] = json.loads(done.stdout)
-        _succeeded(done)
-
-    def run(self, *arguments: str, on_engine: bool = False) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, *arguments]
-        if on_engine and self.tensorrt is not None:
-            command = ["bash", "-c", 'source "$0" && exec python3.10 "$@"', str(self.tensorrt), *arguments]
-        left = LIMIT - self.reserve - (time.monotonic() - self.start)
-        if left < 1:
-            raise RuntimeError(f"not begun: the other steps took their share of the {LIMIT} s")
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        return subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=left, check=False, cwd=REPOSITORY
-        )
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[dict[str, Any]]:
-        """A step whose findings go into the dictionary it gives; an error is kept and ends only the step."""
-        record: dict[str, Any] = {"step": name}
-        began = time.monotonic()
-        print(f"{began - self.start:6.1f} s  {name}", flush=True)
-        try:
-            yield record
-        except Exception as error:  # whatever a step meets belongs into the record
-            record["error"] = f"{type(error).__name__}: {error}"
-            print(f"          failed: {record['error']}", flush=True)
-        record["seconds"] = round(time.monotonic() - began, 1)
-        self.steps.append(record)
-        whole = {**self.about, "seconds": round(time.monotonic() - self.start, 1), "steps": self.steps}
-        (self.out / "gpu.json").write_text(json.dumps(whole, indent=1, default=str) + "\n")
-
-
-def _succeeded(done: subprocess.CompletedProcess[str]) -> None:
-    if done.returncode:
-        raise RuntimeError(f"exit code {done.returncode}: {(done.stderr.strip() or done.stdout.strip())[-2000:]}")
+TENSORRT = ["--target", "onnx", "--target", "tensorrt", "--opset", 17, "--max-drop", "5%", "--measure", ""]
+JOBS = {  # backbone, image size, weights in the kit, share of the MACs
+    "lite2": ("tf_efficientnet_lite2", 128, "lite2.safetensors", 0.45),
+    "resnet50": ("resnet50", 224, None, 0.45),
+    "vit_small": ("vit_small_patch16_224", 224, None, 0.5),
+}
 
 
 @click.command()
-@click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("kit", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", envvar="OUT", default="gpu", show_default="$OUT or gpu", type=click.Path(path_type=Path))
 @click.option("--work", default="build/gpu", show_default=True, type=click.Path(path_type=Path), help="For all files.")
 @click.option("--tensorrt", type=click.Path(exists=True, path_type=Path), help="Shell file to source for python3.10.")
-@click.option("--backbone", default="resnet18", show_default=True)
-@click.option("--image-size", default=128, show_default=True)
-@click.option("--device", default="cuda", show_default=True, help="cpu leaves out what needs a GPU, to try the script.")
-@click.option("--classes", default=5, show_default=True, help="Of each task.")
-@click.option("--tasks", default=6, show_default=True, help="In the bank.")
-@click.option("--steps", default=200, show_default=True, help="Of each fine-tuning; pretraining takes five times it.")
-@click.option("--opset", default=17, show_default=True, help="Newest that the TensorRT here reads.")
-@click.option("--duration", default=3.0, show_default=True, help="Seconds to time each model, at most.")
+@click.option("--only", multiple=True, metavar="PATTERN", help="Only steps of such names, as «lite2: fp16*».")
+@click.option("--device", default="cuda", show_default=True, help="cpu skips what needs a GPU, to try the script.")
+@click.option("--steps", default=100, show_default=True, help="Of each fine-tuning.")
+@click.option("--duration", default=1.0, show_default=True, help="Seconds to time each model and batch size, at most.")
+@click.option("--limit", default=570.0, show_default=True, help="Seconds for this call.")
 def main(
-    data: Path,
+    kit: Path,
     out: Path,
     work: Path,
     tensorrt: Path | None,
-    backbone: str,
-    image_size: int,
+    only: tuple[str, ...],
     device: str,
-    classes: int,
-    tasks: int,
     steps: int,
-    opset: int,
     duration: float,
+    limit: float,
 ) -> None:
-    data, out, work = data.resolve(), out.resolve(), work.resolve()
+    kit, out, work = kit.resolve(), out.resolve(), work.resolve()
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)
     about = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {**environment(), "gpu": _gpu()},
-        "arguments": {"data": data.name, "backbone": backbone, "image_size": image_size, "steps": steps},
+        "arguments": {"steps": steps, "duration": duration},
     }
-    session = Session(out, device, tensorrt.resolve() if tensorrt else None, about)
-    pretext, *chosen = _tasks(data, classes, tasks)
-    bank, run, bundle, weights = (work / name for name in ("bank", "run", "bundle", "weights.safetensors"))
-    on_device, timing = ["--device", device], ["--batch", BATCHES, "--duration", duration]
-
-    with session.step("tests marked gpu") as record:
-        done = session.run("-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-rs", "-p", "no:cacheprovider")
-        record["end"] = done.stdout[-1500:]
-        _succeeded(done)
-    with session.step("pretrain") as record:
-        if not weights.is_file():
-            record["accuracy"] = _pretrain(backbone, image_size, pretext, weights, device, 5 * steps)
-    with session.step("bank") as record:
-        if not (bank / "bank.json").is_file():
-            given = ["--backbone", backbone, "--weights", weights, "--image-size", image_size]
-            session.mvp(record, "init", "bank", "init", bank, *given)
-        training = ["--keep", 0.3, "--steps", steps, "--round-steps", steps // 2, "--flip", *on_device]
-        missing = [
-            task for task in chosen[:-1] if session.run("-c", COMMAND, "bank", "show", str(bank), task).returncode
-        ]
-        if missing:
-            session.mvp(record, "add", "bank", "add", bank, *missing, *training)
-    with session.step("prune") as record:
-        training = ["--keep", 0.3, "--steps", steps, "--flip", *on_device]
-        session.mvp(record, "run", "prune", chosen[-1], "--bank", bank, "--out", run, *training)
-    with session.step("export") as record:
-        asked = ["--precision", "fp32,fp16,int8", "--target", "onnx", "--target", "tensorrt", "--opset", opset]
-        asked += ["--max-drop", 5, "--measure", ""]  # what int8 loses is in the record; engines are to be built anyway
-        session.mvp(record, "bundle", "export", run, "--out", bundle, *asked, *on_device)
-    with session.step("latency in PyTorch") as record:
-        brief = ["--batch", "1,32", "--duration", duration]
-        session.mvp(record, "benchmark", "bench", run, *brief, *on_device)
-    with session.step("latency by ONNX Runtime") as record:
-        files = ["--runtime", "onnxruntime", "--precision", "fp32,fp16", "--provider", device.partition(":")[0]]
-        session.mvp(record, "benchmark", "bench", bundle, *files, *timing)
-    if device != "cpu":
-        _engines(session, bundle, timing)
-    failed = [step["step"] for step in session.steps if "error" in step]
-    print(f"done: {out / 'gpu.json'}" + (f"; failed: {', '.join(failed)}" if failed else ""))
-    sys.exit(1 if failed else 0)
+    session = Session(out / "gpu.json", device, tensorrt.resolve() if tensorrt else None, only, limit, about)
+    timing = ["--batch", BATCHES, "--duration", duration]
+    tests(session)
+    demo(session, work)
+    for name in ("lite2", "resnet50"):
+        job(session, name, kit, work, steps, timing)
+    engines(session, {name: work / name / "bundle" for name in ("lite2", "resnet50", "demo")}, timing)
+    heads(session, kit, work, timing)
+    profiles(session, kit, out, work, steps, timing)
+    print(f"done: {session.file}" + (f"; failed: {', '.join(session.failed)}" if session.failed else ""))
+    sys.exit(1 if session.failed else 0)
 
 
-def _engines(session: Session, bundle: Path, timing: list[Any]) -> None:
-    session.reserve = FOR_TIMING
-    for precision in PRECISIONS:
-        with session.step(f"{precision} engines") as record:
-            asked = ["--precision", precision, "--batch", "1", "--batch", "1:8:32", "--device", session.device]
-            session.mvp(record, "built", "build", bundle, *asked, on_engine=True)
-            record["from_onnx_runtime"] = _agreement(session, bundle, precision)
-    session.reserve = 0
-    with session.step("latency of engines") as record:
-        chosen = ["--runtime", "tensorrt", "--device", session.device]
-        session.mvp(record, "benchmark", "bench", bundle, *chosen, *timing, on_engine=True)
+def tests(session: Session) -> None:
+    with session.step("tests marked gpu") as found:
+        if found is None:
+            return
+        done = session.run("-m", "pytest", "tests/gpu", "-m", "gpu", "-q", "-rs", "-p", "no:cacheprovider", "-n", "4")
+        found["end"] = done.stdout[-6000:]
+        if done.returncode:
+            raise RuntimeError(f"pytest ended with {done.returncode}")
+
+
+def demo(session: Session, work: Path) -> None:
+    with session.step("demo") as found:
+        if found is not None:
+            found["demo"] = session.mvp("demo", "--out", work / "demo" / "demo", "--device", session.device)
+            asked = ["--precision", "fp32,int8", *TENSORRT, "--device", session.device]
+            session.mvp("export", work / "demo" / "demo" / "run", "--out", work / "demo" / "bundle", *asked)
+
+
+def job(session: Session, name: str, kit: Path, work: Path, steps: int, timing: list[Any]) -> None:
+    """Prune, export and time one backbone; with real weights also on the CPU, whose seconds are put beside."""
+    weights, run, bundle = JOBS[name][2], work / name / "run", work / name / "bundle"
+    with session.step(f"{name}: prune") as found:
+        if found is not None:
+            found["run"] = prune(session, name, kit, run, "--steps", steps, "--device", session.device)
+    with session.step(f"{name}: export") as found:
+        if found is not None:
+            asked = ["--precision", "fp32,fp16,int8", *TENSORRT, "--device", session.device]
+            found["bundle"] = session.mvp("export", run, "--out", bundle, *asked)
+    with session.step(f"{name}: latency in PyTorch") as found:
+        if found is not None:
+            found["benchmark"] = session.mvp("bench", run, *timing, "--device", session.device)
+    with session.step(f"{name}: latency by ONNX Runtime's CUDA provider") as found:
+        if found is not None:
+            _wants_provider(session)
+            files = ["--runtime", "onnxruntime", "--precision", "fp32,fp16", "--provider", "cuda"]
+            found["benchmark"] = session.mvp("bench", bundle, *files, *timing)
+    if weights and session.gpu:
+        with session.step(f"{name}: prune on the CPU") as found:
+            if found is not None:
+                found["run"] = prune(session, name, kit, work / name / "cpu", "--steps", steps, "--device", "cpu")
+
+
+def prune(session: Session, name: str, kit: Path, out: Path, *more: object) -> Any:
+    backbone, size, weights, macs = JOBS[name]
+    given = ["--weights", kit / weights] if weights else []
+    budget = [] if "--speed-up" in more else ["--macs", macs]
+    which = ["--backbone", backbone, "--image-size", size, *given, *budget]
+    return session.mvp("prune", kit / "photographs", *which, "--flip", "--out", out, *more)
+
+
+def engines(session: Session, of: dict[str, Path], timing: list[Any]) -> None:
+    for precision, (name, bundle) in product(PRECISIONS, of.items()):
+        with session.step(f"{name}: {precision} engines") as found:
+            if found is not None:
+                _wants_gpu(session)
+                asked = ["--precision", precision, "--batch", "1", "--batch", "1:8:32", "--device", session.device]
+                found["built"] = session.mvp("build", bundle, *asked, engines=True)
+                found["from_onnx_runtime"] = _agreement(session, bundle, precision)
+    for name, bundle in of.items():
+        with session.step(f"{name}: latency of engines") as found:
+            if found is not None:
+                _wants_gpu(session)
+                chosen = ["--runtime", "tensorrt", "--device", session.device]
+                found["benchmark"] = session.mvp("bench", bundle, *chosen, *timing, engines=True)
+    for name, bundle in of.items():
+        with session.step(f"{name}: engines that are damaged or foreign") as found:
+            if found is not None:
+                _wants_gpu(session)
+                found |= _refusals(session, bundle)
+
+
+def _refusals(session: Session, bundle: Path) -> dict[str, Any]:
+    """What `bench` says of an engine cut short, one with a changed byte, and one described as of another GPU."""
+    [first, *_] = sorted((bundle / "built").glob("*/*.engine"))
+    plan, told = first.read_bytes(), first.with_name(f"{first.name}.json")
+    half = len(plan) // 2
+    changed = {
+        "cut short": {first: plan[:half]},
+        "a byte changed": {first: plan[:half] + bytes([plan[half] ^ 1]) + plan[half + 1 :]},
+    }
+    if told.is_file():
+        words = told.read_text()
+        other = json.loads(words)
+        changed["without its description"] = {told: None}
+        changed["of another GPU"] = {told: json.dumps(_renamed(other)).encode()}
+    found = {}
+    for name, files in changed.items():
+        with_copy = bundle.with_name(f"{bundle.name}-changed")
+        shutil.copytree(bundle, with_copy)
+        for file, content in files.items():
+            there = with_copy / file.relative_to(bundle)
+            there.unlink() if content is None else there.write_bytes(content)
+        brief = ["--runtime", "tensorrt", "--batch", "1", "--duration", 0.2, "--device", session.device]
+        found[name] = session.mvp("bench", with_copy, *brief, engines=True, expected=None)
+        shutil.rmtree(with_copy)
+    return found
+
+
+def _renamed(told: Any) -> Any:
+    """A description with its GPU's name changed, wherever that stands."""
+    if isinstance(told, dict):
+        return {key: "NVIDIA Other" if key in ("gpu", "name") else _renamed(value) for key, value in told.items()}
+    return told
+
+
+def profiles(session: Session, kit: Path, out: Path, work: Path, steps: int, timing: list[Any]) -> None:
+    """Profile lite2, foresee what was left out of the fit, prune for twice the speed, and time what came of it."""
+    backbone, size, *_ = JOBS["lite2"]
+    engine = out / "lite2.tensorrt.fp16.json"
+    with session.step("profile: TensorRT, fp16") as found:
+        if found is not None:
+            _wants_gpu(session)
+            asked = ["--runtime", "tensorrt", "--precision", "fp16", "--device", session.device, "--out", engine]
+            found["profile"] = session.mvp("profile", kit / "pieces.zip", *asked, engines=True)
+            found["held_out"] = _foreseen(session, engine)
+    run, bundle = work / "faster" / "run", work / "faster" / "bundle"
+    with session.step("profile: prune for twice the speed") as found:
+        if found is not None:
+            _wants_gpu(session)
+            asked = ["--speed-up", "2x", "--on", engine, "--steps", steps, "--device", session.device]
+            found["run"] = prune(session, "lite2", kit, run, *asked)
+            exported = ["--precision", "fp32", *TENSORRT, "--device", session.device]
+            session.mvp("export", run, "--out", bundle, *exported)
+    with session.step("profile: latency of what it foretold") as found:
+        if found is not None:
+            _wants_gpu(session)
+            asked = ["--precision", "fp16", "--batch", "1", "--device", session.device]
+            found["built"] = session.mvp("build", bundle, *asked, engines=True)
+            chosen = ["--runtime", "tensorrt", "--batch", "1", *timing[2:], "--device", session.device]
+            found["benchmark"] = session.mvp("bench", bundle, *chosen, engines=True)
+    cuda = out / "lite2.cuda.fp32.json"
+    with session.step("profile: ONNX Runtime's CUDA provider") as found:
+        if found is not None:
+            _wants_provider(session)
+            asked = ["--image-size", size, "--device", session.device, "--variants", 6, "--out", cuda]
+            found["profile"] = session.mvp("profile", backbone, *asked)
+            found["held_out"] = _foreseen(session, cuda)
+
+
+def _foreseen(session: Session, profile: Path) -> Any:
+    """Each of a profile's variants, predicted from the others."""
+    file = profile.with_suffix(".held-out.json")
+    done = session.run("benchmarks/latency/held_out.py", str(profile), "--out", str(file))
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(file.read_text())
+
+
+def heads(session: Session, kit: Path, work: Path, timing: list[Any]) -> None:
+    """A transformer with heads cut: does an engine gain what its multiply-accumulates lose?"""
+    run, bundle = work / "vit_small" / "run", work / "vit_small" / "bundle"
+    with session.step("vit_small: prune") as found:
+        if found is not None:
+            found["run"] = prune(session, "vit_small", kit, run, "--steps", 0, "--device", session.device)
+    with session.step("vit_small: export") as found:
+        if found is not None:
+            asked = ["--precision", "fp32,fp16", *TENSORRT, "--device", session.device]
+            found["bundle"] = session.mvp("export", run, "--out", bundle, *asked)
+    with session.step("vit_small: fp16 engines") as found:
+        if found is not None:
+            _wants_gpu(session)
+            asked = ["--precision", "fp16", "--batch", "1", "--batch", "1:32:32", "--device", session.device]
+            found["built"] = session.mvp("build", bundle, *asked, engines=True)
+            found["from_onnx_runtime"] = _agreement(session, bundle, "fp16")
+    with session.step("vit_small: latency of engines") as found:
+        if found is not None:
+            _wants_gpu(session)
+            chosen = ["--runtime", "tensorrt", "--precision", "fp16", "--device", session.device]
+            found["benchmark"] = session.mvp("bench", bundle, *chosen, *timing, engines=True)
 
 
 def _agreement(session: Session, bundle: Path, precision: str) -> dict[str, float]:
@@ -194,8 +264,10 @@ def _agreement(session: Session, bundle: Path, precision: str) -> dict[str, floa
     from mvp_deploy.bundle import read
 
     whole = read(bundle)
-    images, found = whole.samples["images"], bundle.with_name(f"{precision}.npz")
-    _succeeded(session.run(str(LOGITS), str(bundle), precision, str(found), on_engine=True))
+    images, found = whole.samples["images"], bundle.with_name(f"{bundle.name}.{precision}.npz")
+    done = session.run(str(LOGITS), str(bundle), precision, str(found), engines=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
     files = {
         file.model: file.file
         for file in whole.models
@@ -210,36 +282,16 @@ def _agreement(session: Session, bundle: Path, precision: str) -> dict[str, floa
         }
 
 
-def _tasks(data: Path, classes: int, tasks: int) -> list[str]:
-    """The pretext task (half of the classes), the bank's tasks and the new one, of classes that no two share."""
-    with np.load(data) as arrays:
-        names = arrays["classes"].tolist() if "classes" in arrays.files else sorted(set(arrays["y_train"].tolist()))
-    half = len(names) // 2
-    groups = [names[:half], *(names[half + i * classes : half + (i + 1) * classes] for i in range(tasks + 1))]
-    if len(groups[-1]) < classes:
-        raise click.UsageError(f"{data.name} has {len(names)} classes: too few for {tasks + 1} tasks of {classes}")
-    return [f"{data}#{','.join(map(str, group))}" for group in groups]
+def _wants_gpu(session: Session) -> None:
+    if not session.gpu:
+        raise Skipped("needs a GPU and TensorRT")
 
 
-def _pretrain(name: str, image_size: int, task_name: str, out: Path, device: str, steps: int) -> float:
-    from dataclasses import replace
+def _wants_provider(session: Session) -> None:
+    import onnxruntime
 
-    from safetensors.torch import save_file
-
-    from mvp_deploy import backbones
-    from mvp_deploy.base.devices import resolve
-    from mvp_deploy.pruning.original import suited
-    from mvp_deploy.tasks import load_task, prepare
-    from mvp_deploy.training import accuracy, fit
-
-    recipe, state = backbones.create(name, image_size=image_size)
-    task = load_task(task_name)
-    model = backbones.build(recipe, state, len(task.classes))
-    train, test = (prepare(part, recipe.preprocessing, resolve(device)) for part in (task.train, task.test))
-    fit(model, train, replace(suited(recipe), steps=steps, batch_size=256, schedule="onecycle", flip=True))
-    weights = {key: value.cpu().contiguous() for key, value in model.state_dict().items() if key in state}
-    save_file(weights, out)
-    return accuracy(model, test)
+    if not session.gpu or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise Skipped("needs a GPU and onnxruntime-gpu")
 
 
 def _gpu() -> dict[str, Any] | str:

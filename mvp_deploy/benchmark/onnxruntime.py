@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -166,5 +167,7 @@ def _provider(device: str) -> tuple[str, dict[str, str]]:
         )
     if kind == "cpu":
         return provider, {}
+    with redirect_stdout(sys.stderr):  # it prints which it cannot load, and results may go to stdout
+        onnxruntime.preload_dlls()  # CUDA and cuDNN of pip's packages, where ONNX Runtime does not look by itself
     exact = {"use_tf32": "0"} if kind == "cuda" else {}  # on by default; it multiplies with 10 bits of mantissa, not 23
     return provider, {"device_id": index or "0", **exact}

@@ -74,7 +74,7 @@ def quantity(text: str, unit: str) -> float:
 
 @dataclass(frozen=True)
 class Met:
-    """How a budget was met. ms, full_ms: measured, None if the profile is of another machine."""
+    """How a budget was met. ms, full_ms: measured, None where they cannot be, see `timer`."""
 
     target: str
     profile: str
@@ -96,7 +96,7 @@ class Met:
 class Meeting:
     """Chooses how many units each group keeps from what they are worth: what `pruning.mvp.decide` asks for counts.
 
-    timer: times a plan's real model; None if the profile is of another machine. ``met`` afterwards says how it
+    timer: times a plan's real model; None where that cannot be done. ``met`` afterwards says how it
     went. The target is fixed in milliseconds by ``budget``, whose fraction is of the profile's unpruned time.
     """
 
@@ -169,14 +169,19 @@ def _missed(target: Target, met: Met) -> float:
 
 
 def timer(structure: Structure, full: nn.Module, profile: Profile) -> Timer | None:
-    """What times a plan's model beside the unpruned one, in turns; None if the profile is of another machine.
+    """What times a plan's model beside the unpruned one, in turns; None if it cannot be timed here.
+
+    That is where the profile is of another machine, or this Python lacks its runtime.
 
     Raises:
-        MvpError: the machine is the profile's, and the runtime is of another version, or missing.
+        MvpError: the machine is the profile's, and the runtime is of another version.
     """
     if not _here(profile):
         return None
-    version = runtime_version(profile.conditions)
+    try:
+        version = runtime_version(profile.conditions)
+    except EnvironmentMissing:  # TensorRT may have a Python of its own
+        return None
     if version != profile.version:
         raise InputError(
             f"the profile was taken with {profile.conditions.runtime} {profile.version}, and {version} is installed: "
