@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 import mvp_deploy as mvp
 from mvp_deploy import backbones
 from mvp_deploy.bank.signature import sign
+from mvp_deploy.base.devices import full_float32
 from mvp_deploy.pruning import moments, reconstruction
 from mvp_deploy.pruning.head import recalibrate, separability, solve_head
 from mvp_deploy.pruning.importance import score
@@ -113,7 +113,7 @@ def test_what_the_rest_can_say_is_made_up_for_on_either_device(images: tuple[Ima
         wide = KeepPlan(whole | dict(plan.masks))
         small = mvp.cut(full, wide, structure)
         x = next(iter(some.batches(64)))[0]
-        with torch.no_grad():
+        with torch.no_grad(), full_float32():
             wanted = full(x)
             assert not close(small(x), wanted, 0.02)
             done = reconstruction.reconstruct(full, structure, wide, small, some)
@@ -223,21 +223,21 @@ def test_a_module_on_the_gpu_is_pruned_and_left_there(reconstruct: bool, task: m
 
 
 def test_pruning_gives_its_memory_back(task: mvp.Task) -> None:
-    """The bound is far above what is needed: 1 GiB for the passes that stand still, weights and moments beside it."""
-    how = backbones.create("resnet18", image_size=64)[0].preprocessing
-    images = prepare(task.train, replace(how, crop_pct=1.0), DEVICE)
+    """cuBLAS keeps a workspace for each thread that multiplied, so these are cleared before each look."""
+
+    def held() -> int:
+        gc.collect()
+        torch._C._cuda_clearCublasWorkspaces()
+        return torch.cuda.memory_allocated(DEVICE)
+
+    images = prepare(task.train, backbones.create("resnet18", image_size=64)[0].preprocessing, DEVICE)
     net = backbones.timm().create_model("resnet18", num_classes=CLASSES).eval().to(DEVICE)
-    x = next(iter(images.batches(8)))[0]
-    with torch.no_grad():
-        net(x)
-    gc.collect()
-    before = torch.cuda.memory_allocated(DEVICE)
+    before = held()
     torch.cuda.reset_peak_memory_stats(DEVICE)
     result = mvp.prune(net, images, macs=0.5, criterion="taylor", device=DEVICE)
     peak = torch.cuda.max_memory_allocated(DEVICE) - before
     print(f"resnet18 at 64 pixels: {peak / 2**20:.0f} MiB at most beside the model and its images")
     assert {p.device for p in result.model.parameters()} == {DEVICE}
-    assert peak < 3 << 30
+    assert peak < 6 << 30  # passes that stand still may hold 1 GiB; moments and workspaces come on top
     del result
-    gc.collect()
-    assert torch.cuda.memory_allocated(DEVICE) - before < 64 << 20
+    assert held() - before < 64 << 20

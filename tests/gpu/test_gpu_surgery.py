@@ -116,4 +116,4 @@ def test_tf32_is_rounder_and_stays_out_of_full_float32(kind: str, monkeypatch: p
     with full_float32():
         full = relative(compute(x.to(DEVICE), weight.to(DEVICE)), wanted)
     print(f"{kind}: float32 {full:.1e}, TF32 {rounded:.1e} of the largest value")
-    assert full < 1e-5 < rounded < 1e-2
+    assert full < 3e-5 < rounded < 1e-2
