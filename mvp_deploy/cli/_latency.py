@@ -57,7 +57,10 @@ class Timed:
         def meet(original: Original) -> Meeting:
             clock = timer(original.structure, original.model, profile)
             if clock is None:
-                reporter.say("the profile is of another machine or runtime than here: the pruned model is not timed, so time it there.")
+                reporter.say(
+                    "the profile is of another machine or runtime than here: the pruned model is not timed, so time "
+                    "it there."
+                )
             return Meeting(original.structure, profile, self.target, round_to=round_to, timer=clock, reporter=reporter)
 
         return Budget(share, "latency", round_to), meet
