@@ -8,6 +8,7 @@ Both share a device's primary context, so streams and addresses from here are go
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from ctypes import byref, c_char, c_char_p, c_float, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
@@ -65,6 +66,15 @@ def select(index: int = 0) -> Gpu:
         memory=_value(c_size_t, driver.cuDeviceTotalMem_v2, device),
         cuda=f"{version // 1000}.{version % 1000 // 10}",
     )
+
+
+def available() -> bool:
+    """Whether this machine has a GPU that its driver can use."""
+    try:
+        select()
+    except MvpError:
+        return False
+    return True
 
 
 class Stream:
@@ -187,6 +197,7 @@ class _Driver:
 
 @cache
 def _driver() -> _Driver:
+    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # or every kernel of TensorRT is loaded, gigabytes of them
     driver = _Driver(_library())
     try:
         driver.cuInit(c_uint(0))

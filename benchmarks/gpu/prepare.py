@@ -2,7 +2,8 @@
 
     python benchmarks/gpu/prepare.py caltech101_160.tar --out kit
 
-The kit holds photographs of twelve classes, ImageNet weights of lite2, and the pieces of lite2 that a profile times.
+The kit holds photographs of twelve classes, ImageNet weights of lite2, bundles of lite2 and resnet50 to build engines
+of, and the pieces of lite2 that a profile times.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import click
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pretrained"))
-from everything import JOBS
+from everything import JOBS, TENSORRT
 from prepare import photographs, weights  # type: ignore[attr-defined]
 
 CLASSES = 12  # evenly spaced among all, as in the study of pretrained weights
@@ -35,9 +36,14 @@ def main(tar: Path, out: Path, work: Path) -> None:
         for part in ("train", "test"):
             name = names[number]
             shutil.copytree(whole / part / name, out / "photographs" / part / name, dirs_exist_ok=True)
-    backbone, size, given, _ = JOBS["lite2"]
-    of = [backbone, "--weights", out / given, "--image-size", size]
-    _mvp("profile", *of, "--runtime", "tensorrt", "--out", out / "pieces.zip")
+    backbone, size, *_ = JOBS["lite2"]
+    of = [backbone, "--image-size", size]
+    _mvp("profile", *of, "--runtime", "tensorrt", "--precision", "fp16", "--out", out / "pieces.zip")
+    for name in ("lite2", "resnet50"):
+        backbone, size, given, macs = JOBS[name]
+        of = ["--backbone", backbone, "--image-size", size, *(["--weights", out / given] if given else [])]
+        _mvp("prune", out / "photographs", *of, "--macs", macs, "--steps", 100, "--flip", "--out", work / name)
+        _mvp("export", work / name, "--out", out / "bundles" / name, "--precision", "fp32,int8", *TENSORRT)
 
 
 def _mvp(*arguments: object) -> None:

@@ -95,8 +95,11 @@ class Session:
             raise RuntimeError(f"`mvp-deploy {arguments[0]}` ended with {done.returncode}: {said}")
         return json.loads(done.stdout) if done.stdout.strip() else None
 
-    def run(self, *arguments: str, engines: bool = False) -> subprocess.CompletedProcess[str]:
-        """A Python command's end; it may take what is left of the call's time."""
+    def run(self, *arguments: str, engines: bool = False, log: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """A Python command's end; it may take what is left of the call's time.
+
+        log: where its output goes as it comes; by default it is kept in what comes back.
+        """
         command = [sys.executable, *arguments]
         path = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
         if engines and self.tensorrt is not None:
@@ -106,9 +109,11 @@ class Session:
         if left < 1:
             raise RuntimeError(f"not begun: the steps before took the {self.limit:.0f} s")
         surroundings = {**os.environ, "PYTHONPATH": ":".join(filter(None, path))}
-        return subprocess.run(
-            command, env=surroundings, capture_output=True, text=True, timeout=left, check=False, cwd=REPOSITORY
-        )
+        options: dict[str, Any] = {"env": surroundings, "text": True, "timeout": left, "cwd": REPOSITORY}
+        if log is None:
+            return subprocess.run(command, capture_output=True, check=False, **options)
+        with log.open("w", encoding="utf-8") as file:
+            return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False, **options)
 
 
 class Watch:

@@ -50,7 +50,7 @@ def layer_precisions(information: str) -> dict[str, int]:
     Raises:
         MvpError: (PARITY) the JSON has no layer details.
     """
-    layers = json.loads(information).get("Layers", [])
+    layers = json.loads(information, strict=False).get("Layers", [])  # 8.6 leaves control characters in strings
     if not layers or not all(isinstance(layer, dict) for layer in layers):
         raise ParityError(
             "the engine inspector shows no details of the layers, so their precision is unknown: build it again.",

@@ -19,6 +19,7 @@ from mvp_deploy.base.environment import cores
 from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.base.formats import Malformed, Within, loads, parse
 from mvp_deploy.base.processes import apart
+from mvp_deploy.exporters import cuda
 from mvp_deploy.exporters.session import open_session
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -156,7 +157,7 @@ def _provider(device: str) -> tuple[str, dict[str, str]]:
     """
     kind, _, index = device.partition(":")
     if kind == "auto":
-        kind = "cuda" if PROVIDERS["cuda"] in onnxruntime.get_available_providers() else "cpu"
+        kind = "cuda" if PROVIDERS["cuda"] in onnxruntime.get_available_providers() and cuda.available() else "cpu"
     if kind not in PROVIDERS:
         raise InputError(f"unknown device {device!r}: write auto, {', '.join(PROVIDERS)} or cuda:N.")
     provider = PROVIDERS[kind]

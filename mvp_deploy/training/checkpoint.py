@@ -37,7 +37,7 @@ class Header:
     step: Count
     seconds: Amount
     loss: float | None  # None: not read yet
-    scaler: dict[str, float]
+    scaler: dict[str, int | float]
     best: tuple[float | None, Count, Count]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from contextlib import suppress
 
 import numpy as np
@@ -40,6 +41,27 @@ def test_a_gpu_that_is_not_there_is_refused(gpu: FakeCuda) -> None:
     assert cuda.select(0) == cuda.Gpu("Orin", "8.7", 16, 8 << 30, "12.6")
     with pytest.raises(MvpError, match="GPU 1 was asked for and the NVIDIA driver sees 1"):
         cuda.select(1)
+
+
+@pytest.mark.parametrize(("asked", "used"), [(None, "LAZY"), ("EAGER", "EAGER")])
+def test_kernels_are_loaded_when_they_are_needed(
+    gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch, asked: str | None, used: str
+) -> None:
+    """All of TensorRT's at once are gigabytes; who asks for that gets it."""
+    monkeypatch.setenv("CUDA_MODULE_LOADING", asked or "")
+    if asked is None:
+        monkeypatch.delenv("CUDA_MODULE_LOADING")
+    cuda.select()
+    assert os.environ["CUDA_MODULE_LOADING"] == used
+
+
+def test_a_gpu_is_available_where_its_driver_starts(gpu: FakeCuda) -> None:
+    assert cuda.available()
+
+
+def test_no_gpu_is_available_where_its_driver_does_not_start(gpu: FakeCuda) -> None:
+    gpu.init_code = 100
+    assert not cuda.available()
 
 
 def test_arrays_travel_to_the_gpu_and_back(gpu: FakeCuda) -> None:

@@ -100,3 +100,9 @@ def test_another_precision_in_use_is_refused(asked: str, layers: dict, shrink: f
     with pytest.raises(MvpError, match=f"{asked} was asked for") as caught:
         check_precision(asked, layers, shrink)
     assert caught.value.code == ExitCode.PARITY
+
+
+def test_control_characters_in_names_are_read() -> None:
+    """TensorRT 8.6 on a real GPU leaves them in its JSON as they are."""
+    told = information(layer("Convolution", "Half", name="convMARKrelu")).replace("MARK", "\x01\n")
+    assert layer_precisions(told) == {"fp16": 1}

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,6 +123,19 @@ def test_a_device_that_is_not_there_is_an_error_never_a_fall_back(tmp_path: Path
     with pytest.raises(MvpError, match="onnxruntime-gpu") as caught:
         open_runner(make_onnx(tmp_path / "a.onnx"), device="cuda")
     assert caught.value.code == ExitCode.ENVIRONMENT
+
+
+def test_without_a_gpu_any_device_is_the_cpu_whatever_onnxruntime_is_built_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    from mvp_deploy.exporters import cuda
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(cuda, "available", lambda: False)
+    with closing(open_runner(make_onnx(tmp_path / "a.onnx"), device="auto")) as runner:
+        assert runner.name == "onnxruntime CPU"
 
 
 def test_a_runtime_that_is_not_installed_names_the_cure(tmp_path: Path) -> None:

@@ -54,11 +54,26 @@ def test_a_cpus_checkpoint_leaves_gpus_alone(gpus: dict[int, torch.Tensor], tmp_
     assert (gpus[0] == 9).all()
 
 
-def _checkpoint(folder: Path, device: torch.device) -> Checkpoint:
+def _checkpoint(
+    folder: Path, device: torch.device, scaler: torch.amp.GradScaler | None = None
+) -> Checkpoint:
     model = nn.Linear(2, 2)
     labels = SimpleNamespace(device=device, tolist=lambda: [0, 1])
-    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler("cuda", enabled=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = scaler or torch.amp.GradScaler("cuda", enabled=False)
     return Checkpoint(folder / "c.safetensors", model, optimizer, scaler, TrainConfig(), labels)  # type: ignore[arg-type]
+
+
+def test_a_scalers_whole_numbers_stay_whole(tmp_path: Path) -> None:
+    """torch refuses a growth interval of 2000.0, which only shows on a GPU: a scaler of the CPU counts the same way."""
+    scaler = torch.amp.GradScaler("cpu")
+    before = scaler.state_dict()
+    checkpoint = _checkpoint(tmp_path, torch.device("cpu"), scaler)
+    checkpoint.save(1, 0.0, 0.5, Best())
+    checkpoint.load()
+    after = scaler.state_dict()
+    assert after == before
+    assert {key: type(value) for key, value in after.items()} == {key: type(value) for key, value in before.items()}
 
 
 @pytest.fixture(params=["nothing", "high products", "tf32 everywhere"])
