@@ -132,7 +132,8 @@ def test_without_a_gpu_any_device_is_the_cpu_whatever_onnxruntime_is_built_with(
 
     from mvp_deploy.exporters import cuda
 
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    built_with = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: built_with)
     monkeypatch.setattr(cuda, "available", lambda: False)
     with closing(open_runner(make_onnx(tmp_path / "a.onnx"), device="auto")) as runner:
         assert runner.name == "onnxruntime CPU"
