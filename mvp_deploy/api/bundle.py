@@ -16,8 +16,9 @@ from mvp_deploy.api.progress import reporter as told
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.bundle import ModelFile
+from mvp_deploy.export.engines import model_of
 from mvp_deploy.inference.evaluate import Evaluation, evaluate, evaluate_prepared, whole
-from mvp_deploy.inference.model import Model, Prediction, chosen, open_model
+from mvp_deploy.inference.model import Model, Prediction, open_model
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +87,7 @@ class Bundle:
 
         Args:
             unpruned: the model that the bundle's own is compared with.
-            target: ``onnx``, ``openvino``, …; the bundle's first by default.
+            target: ``onnx``, ``openvino``, …, or ``engine`` with device="cuda"; the bundle's first by default.
             precision: ``fp32``, ``fp16`` or ``int8``; the bundle's first by default.
             threads: of the runtime on the CPU; one a core by default.
             device: 'cpu', 'cuda', 'cuda:N' or a torch.device.
@@ -101,8 +102,9 @@ class Bundle:
             ...     model.logits(images).shape, len(model.predict(images))
             ((2, 3), 2)
         """
-        file = chosen(self._read, unpruned=unpruned, target=target, precision=precision)
-        with open_model(self._read, file, threads=threads, device=str(device)) as model:
+        where = str(device)
+        file = model_of(self._read, unpruned=unpruned, target=target, precision=precision, device=where)
+        with open_model(self._read, file, threads=threads, device=where) as model:
             yield model
 
     @overload

@@ -47,6 +47,12 @@ class EngineRunner:
             "threads": "1",
         }
 
+    @property
+    def batch(self) -> int:
+        """The greatest batch size that one of its profiles is best at."""
+        profiles = range(self._engine.num_optimization_profiles)
+        return max(int(self._engine.get_tensor_profile_shape(self._input, index)[1][0]) for index in profiles)
+
     def prepare(self, batch: np.ndarray) -> None:
         self._buffers.close()
         self._choose_profile(len(batch))

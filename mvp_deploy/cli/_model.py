@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mvp_deploy.base.bounds import THREADS
+from mvp_deploy.base.errors import InputError
+from mvp_deploy.cli._on import given
 from mvp_deploy.cli._types import PRECISIONS, Device, Number
+
+if TYPE_CHECKING:
+    from mvp_deploy.bundle import Bundle, ModelFile
 
 
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -19,8 +24,24 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--precision", type=click.Choice(PRECISIONS), help="fp32, fp16 or int8.  [default: the bundle's first]"
         ),
-        click.option("--target", help="onnx, openvino, …  [default: the bundle's first]"),
+        click.option("--target", help="onnx, openvino, …; engine: what `build` made.  [default: the bundle's first]"),
         click.option("--unpruned", is_flag=True, help="The unpruned model instead of the pruned one."),
     ):
         function = option(function)
     return function
+
+
+def opened_with(
+    bundle: Bundle, unpruned: bool, target: str | None, precision: str | None, device: str
+) -> tuple[ModelFile, str]:
+    """The file that was asked for, and the device it runs on: engines need a GPU, and take the first if none is named.
+
+    Raises:
+        MvpError: the bundle has no such file, or an engine is asked for on other machines.
+    """
+    from mvp_deploy.export.engines import ENGINE, model_of
+
+    if target == ENGINE and given("on"):
+        raise InputError("An engine runs on the machine that built it: run this command there, without --on.")
+    where = "auto" if target == ENGINE and given("device") is None else device
+    return model_of(bundle, unpruned=unpruned, target=target, precision=precision, device=where), where

@@ -10,13 +10,15 @@ import click
 from mvp_deploy.base.bounds import LIMIT
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options
-from mvp_deploy.cli._model import model_options
+from mvp_deploy.cli._model import model_options, opened_with
 from mvp_deploy.cli._on import Fleet, crops_of, given, on_options
 from mvp_deploy.cli._types import Number
 
 if TYPE_CHECKING:
     from mvp_deploy.inference.evaluate import Evaluation
     from mvp_deploy.remote.inventory import Device
+
+MOST_CLASSES = 12  # of a confusion matrix that a terminal shows; --json has those of any size
 
 
 @click.command()
@@ -58,12 +60,12 @@ def command(
     """
     from mvp_deploy.bundle import read
     from mvp_deploy.inference.evaluate import evaluate, judged, require_known, whole, write_csv
-    from mvp_deploy.inference.model import chosen, open_model
+    from mvp_deploy.inference.model import open_model
     from mvp_deploy.tasks import load_task
     from mvp_deploy.tasks.task import with_query
 
     opened = read(bundle)
-    file = chosen(opened, unpruned=unpruned, target=target, precision=precision)
+    file, where = opened_with(opened, unpruned, target, precision, device)
     task = load_task(with_query(data, limit, class_map))
     if part == "test" and task.final is None:
         raise InputError(f"{data} has no third part: with train/ and test/ alone, test/ is the held-out part.")
@@ -89,7 +91,7 @@ def command(
                 write_csv(csv.with_stem(f"{csv.stem}-{name}"), found)
         came_to.end()
         return
-    with open_model(opened, file, threads=threads, device=device) as model, console.progress("evaluating") as step:
+    with open_model(opened, file, threads=threads, device=where) as model, console.progress("evaluating") as step:
         found = evaluate(model, task, split, step)
     show(file.file, f"{len(split)} images", found, console)
     console.result({"model": file.file} | found.to_json())
@@ -106,6 +108,11 @@ def show(subject: str, images: str, found: Evaluation, console: Console) -> None
     console.table(("class", "images", "recall", "precision"), rows)
     for line in found.confused():
         console.show(line)
+    if len(found.classes) <= MOST_CLASSES:
+        console.show("\nTrue classes in rows, given ones in columns:")
+        console.table(
+            ("", *found.classes), [(name, *row) for name, row in zip(found.classes, found.confusion, strict=True)]
+        )
 
 
 def _share(value: float) -> str:

@@ -10,18 +10,20 @@ import click
 
 from mvp_deploy.base.bounds import TOP
 from mvp_deploy.cli._common import Console, output_options
-from mvp_deploy.cli._model import model_options
+from mvp_deploy.cli._model import model_options, opened_with
 from mvp_deploy.cli._on import Fleet, crops_of, given, on_options
 from mvp_deploy.cli._types import Number
 
 if TYPE_CHECKING:
     from mvp_deploy.bundle import Bundle, ModelFile
+    from mvp_deploy.inference.model import Prediction
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", default=3, show_default=True, type=Number(TOP), help="How many classes to show.")
+@click.option("--csv", type=click.Path(path_type=Path), help="Write image, class and all probabilities to this file.")
 @model_options
 @on_options
 @output_options
@@ -29,6 +31,7 @@ def command(
     bundle: Path,
     images: tuple[Path, ...],
     top: int,
+    csv: Path | None,
     unpruned: bool,
     target: str | None,
     precision: str | None,
@@ -47,29 +50,33 @@ def command(
     Examples:
       mvp-deploy predict bundles/dogs rex.jpg bella.jpg
       mvp-deploy predict bundles/dogs photos/*.jpg --target openvino --precision int8 --json
+      mvp-deploy predict bundles/dogs photos/*.jpg --csv predictions.csv
       mvp-deploy predict bundles/dogs rex.jpg --on pi5
     """
     from mvp_deploy.base.errors import InputError, MvpError
     from mvp_deploy.bundle import read
-    from mvp_deploy.inference.model import chosen, open_model
+    from mvp_deploy.inference.model import open_model, write_predictions
 
     opened = read(bundle)
-    file = chosen(opened, unpruned=unpruned, target=target, precision=precision)
+    file, where = opened_with(opened, unpruned, target, precision, device)
     if fleet is not None:
-        _on_devices(opened, file, images, top, threads, fleet, console)
+        _on_devices(opened, file, images, top, threads, fleet, csv, console)
         return
-    found, unreadable = [], []
-    with open_model(opened, file, threads=threads, device=device) as model:
+    found: dict[str, Prediction] = {}
+    unreadable = []
+    with open_model(opened, file, threads=threads, device=where) as model:
         for image in images:
             try:
-                best = model.predict([image])[0].best(top)
+                found[str(image)] = model.predict([image])[0]
             except MvpError as error:
                 console.warn(str(error))
                 unreadable.append(str(image))
                 continue
-            found.append(_told(str(image), best))
-            console.show(_line(str(image), best))
-    console.result({"model": file.file, "predictions": found, "unreadable": unreadable})
+            console.show(_line(str(image), found[str(image)].best(top)))
+    if csv is not None:
+        write_predictions(csv, opened.classes, found)
+    told = [_told(image, each.best(top)) for image, each in found.items()]
+    console.result({"model": file.file, "predictions": told, "unreadable": unreadable})
     if unreadable:
         raise InputError(f"{len(unreadable)} of {len(images)} images cannot be read; the first is {unreadable[0]}.")
 
@@ -89,9 +96,10 @@ def _on_devices(
     top: int,
     threads: int | None,
     fleet: Fleet,
+    csv: Path | None,
     console: Console,
 ) -> None:
-    from mvp_deploy.inference.model import Prediction, softmax
+    from mvp_deploy.inference.model import Prediction, softmax, write_predictions
     from mvp_deploy.remote.classify import logits_on
 
     crops = crops_of(bundle, images)
@@ -102,9 +110,12 @@ def _on_devices(
     )
     found = {}
     for name, logits in came_to.results.items():
-        predictions = [Prediction(row, bundle.classes).best(top) for row in softmax(logits)]
-        found[name] = [_told(str(image), best) for image, best in zip(images, predictions, strict=True)]
-        for image, best in zip(images, predictions, strict=True):
-            console.show(f"{name}: " + _line(str(image), best))
+        probabilities = [Prediction(row, bundle.classes) for row in softmax(logits)]
+        predictions = dict(zip(map(str, images), probabilities, strict=True))
+        found[name] = [_told(image, each.best(top)) for image, each in predictions.items()]
+        for image, each in predictions.items():
+            console.show(f"{name}: " + _line(image, each.best(top)))
+        if csv is not None:
+            write_predictions(csv.with_stem(f"{csv.stem}-{name}"), bundle.classes, predictions)
     console.result({"model": file.file, "devices": found, "missing": came_to.gaps})
     came_to.end()

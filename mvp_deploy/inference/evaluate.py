@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,17 @@ class Evaluation:
             "images": len(self.truth),
             "accuracy": {"value": accuracy.value, "low": accuracy.low, "high": accuracy.high},
             "classes": list(self.classes),
+            "per_class": [
+                {"class": name, "images": count, "recall": _number(recall), "precision": _number(precision)}
+                for name, count, recall, precision in self.per_class()
+            ],
             "confusion": self.confusion.tolist(),
         }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
 
 
 def evaluate(model: Model, task: Task, part: Split, step: Any = lambda done, total: None) -> Evaluation:

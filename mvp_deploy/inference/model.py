@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import csv
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.files import atomic_write
 from mvp_deploy.base.formats import read_json
-from mvp_deploy.benchmark.runner import Runner, open_runner
+from mvp_deploy.benchmark.runner import Runner, logits, open_runner
 from mvp_deploy.bundle import Bundle, ModelFile
 from mvp_deploy.bundle.format import CURE, listed
 from mvp_deploy.tasks.preprocessing import Preprocessing
@@ -48,6 +50,7 @@ class Model:
     runner: Runner
     classes: tuple[str, ...]
     preprocessing: Preprocessing | None
+    batch: int | None = None  # images at once that an engine was built for; None: as they come
 
     def logits(self, images: Sequence[Path | np.ndarray]) -> np.ndarray:
         """Logits float32 [n, classes] of images.
@@ -61,9 +64,8 @@ class Model:
         """
         parts = []
         for start in range(0, len(images), BATCH):
-            self.runner.prepare(np.stack([self._input(x) for x in images[start : start + BATCH]]))
-            self.runner.run()
-            parts.append(self.runner.output().copy())
+            batch = np.stack([self._input(x) for x in images[start : start + BATCH]])
+            parts.append(logits(self.runner, batch, self.batch or len(batch)))
         return np.concatenate(parts)
 
     def _input(self, image: Path | np.ndarray) -> np.ndarray:
@@ -104,25 +106,45 @@ def open_model(
     how = read_json(how_file, Preprocessing, cure=CURE) if how_file.name in listed(bundle.path) else None
     runner = open_runner(bundle.path / file.file, threads=threads, device=device)
     try:
-        yield Model(file, runner, bundle.classes, how)
+        yield Model(file, runner, bundle.classes, how, getattr(runner, "batch", None))
     finally:
         runner.close()
 
 
 def chosen(
-    bundle: Bundle, *, unpruned: bool = False, target: str | None = None, precision: str | None = None
+    bundle: Bundle,
+    *,
+    unpruned: bool = False,
+    target: str | None = None,
+    precision: str | None = None,
+    built: Sequence[ModelFile] = (),
 ) -> ModelFile:
     """The bundle's file for a target and precision; the first that runs as it is, where none is asked for.
+
+    Args:
+        built: engines that were built from the bundle on this machine.
 
     Raises:
         MvpError: the bundle has no such file; the sentence lists those it has.
     """
-    for file in bundle.models:
+    files = [*bundle.models, *built]
+    for file in files:
         wanted = unpruned, target or file.target, precision or file.precision
         if (file.model == "unpruned", file.target, file.precision) == wanted and (target or file.target != "tensorrt"):
             return file
-    there = ", ".join(f"{file.model} {file.precision} for {file.target}" for file in bundle.models)
-    raise InputError(f"{bundle.path} has no such model; it has: {there}.")
+    there = ", ".join(f"{file.model} {file.precision} for {file.target}" for file in files)
+    build = f" `mvp-deploy build {bundle.path}` makes engines." if target == "engine" and not built else ""
+    raise InputError(f"{bundle.path} has no such model; it has: {there}.{build}")
+
+
+def write_predictions(path: Path, classes: Sequence[str], found: Mapping[str, Prediction]) -> None:
+    """One line an image: its name, the class it was given, and the probability of every class."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(("image", "predicted", *classes))
+        lines.writerows(
+            (image, each.label, *(f"{share:.6f}" for share in each.probabilities)) for image, each in found.items()
+        )
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -13,8 +13,10 @@ from click.testing import CliRunner
 from fakes.bundle import tiny_bundle
 from fakes.cuda import FakeCuda
 from fakes.tensorrt import VERSIONS
+from PIL import Image
 
 from mvp_deploy import bundle
+from mvp_deploy.api.bundle import Bundle
 from mvp_deploy.base.files import locked
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.benchmark.runner import logits, open_runner
@@ -54,6 +56,29 @@ def test_every_model_becomes_a_checked_engine(install, tmp_path: Path, home: Pat
     runner = open_runner(path / found[0].file, device="auto")
     samples = bundle.read(path).samples
     np.testing.assert_allclose(logits(runner, samples["images"], 4), samples[found[0].model], rtol=0.1, atol=0.1)
+
+
+def test_an_engine_classifies_images_like_the_bundles_files(install, tmp_path: Path) -> None:
+    install(VERSIONS[-1])
+    path = tiny_bundle(tmp_path / "b", ["fp32"])
+    images = [tmp_path / f"{number}.png" for number in range(3)]  # more than the engine's batch of one
+    for seed, image in enumerate(images):
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)).save(image)
+    before = CliRunner().invoke(main, ["predict", str(path), "--target", "engine", str(images[0])])
+    assert before.exit_code == ExitCode.INPUT
+    assert "mvp-deploy build" in before.output
+    built(path)
+    runs = [
+        CliRunner().invoke(main, ["predict", str(path), "--target", target, "--json", *map(str, images)])
+        for target in ("engine", "onnx")
+    ]
+    assert [run.exit_code for run in runs] == [0, 0], runs[0].output
+    engine, onnx = (json.loads(run.stdout)["predictions"] for run in runs)
+    for left, right in zip(engine, onnx, strict=True):
+        assert left["classes"] == pytest.approx(right["classes"], abs=1e-3)
+    session = Bundle(path).session(target="engine", device="cuda")
+    with session as model:
+        assert model.logits(images).shape == (3, 4)
 
 
 @pytest.mark.parametrize(("version", "source"), [("8.6.0", "fp32"), ("10.3.0", "fp32"), ("11.4.0.106", "fp16")])

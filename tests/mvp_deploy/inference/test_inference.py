@@ -56,6 +56,16 @@ def test_predict_gives_what_the_runtime_gives(made: Path, photos: Path, model: s
         assert [said["classes"][name] for name in "abcd"] == pytest.approx(shares.tolist(), abs=1e-5)
 
 
+def test_predict_writes_every_probability_as_csv(made: Path, photos: Path, tmp_path: Path) -> None:
+    image = photos / "a" / "0.png"
+    result = call("predict", made, image, "--csv", tmp_path / "said.csv")
+    assert result.exit_code == 0, result.output
+    (row,) = csv.DictReader((tmp_path / "said.csv").open(encoding="utf-8"))
+    assert row["image"] == str(image)
+    assert f": {row['predicted']} " in result.output
+    assert [float(row[name]) for name in "abcd"] == pytest.approx(expected(made, image).tolist(), abs=1e-5)
+
+
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_classified(
     made: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -81,6 +91,11 @@ def test_evaluate_counts_every_image_once(made: Path, photos: Path, tmp_path: Pa
     accuracy = found["accuracy"]
     assert accuracy["value"] == pytest.approx(right / 24)
     assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+    for place, each in enumerate(found["per_class"]):
+        assert (each["class"], each["images"]) == ("abcd"[place], 6)
+        assert each["recall"] == pytest.approx(confusion[place, place] / 6)
+        given = confusion[:, place].sum()
+        assert each["precision"] == (pytest.approx(confusion[place, place] / given) if given else None)
     rows = list(csv.DictReader((tmp_path / "said.csv").open(encoding="utf-8")))
     assert len(rows) == 24
     assert sum(row["class"] == row["predicted"] for row in rows) == right
@@ -92,6 +107,7 @@ def test_evaluate_tables_every_class(made: Path, photos: Path) -> None:
     for name in "abcd":
         assert f"\n{name} " in result.output
     assert "recall" in result.output
+    assert "True classes in rows" in result.output
 
 
 def test_classes_are_matched_by_name_not_by_order(made: Path, photos: Path) -> None:
