@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -113,40 +114,46 @@ def neighbours(new: NewTask, recipe: Recipe, *, seed: int = 0, score: Score | No
     if not recipe.asks_neighbours:
         return Neighbours((), False)
     damaged: list[str] = []
-    known: list[Signature] = []
-    entries: list[Entry] = []
+    known: list[tuple[Entry, Signature]] = []
     for entry in new.bank.entries(damaged):
         with _spared(damaged):
             if entry.data != new.task.fingerprint and entry.name != new.task.name:
                 new.bank.require(entry.backbone, str(entry.path))
-                known.append(_fitting(entry, new.signature))
-                entries.append(entry)
-    if not entries:
+                known.append((entry, _fitting(entry, new.signature)))
+    if not known:
         return Neighbours((), False, damaged=tuple(damaged))
-    wanted = min(recipe.neighbours or len(entries), len(entries))
+    entries, signatures = zip(*known, strict=True)
+    wanted = min(recipe.neighbours or len(known), len(known))
     by = "prototypes" if recipe.nearest_by == "features" and not new.original.classifier else recipe.nearest_by
-    nearness = similarities(new.signature, known)
+    ranked = list(zip(entries, similarities(new.signature, signatures).tolist(), strict=True))
     if by == "random":
-        order = np.random.default_rng(seed).permutation(len(entries))  # whoever comes first leads
+        ranked = [ranked[place] for place in np.random.default_rng(seed).permutation(len(ranked))]  # the first leads
     else:
-        order = np.argsort(nearness if by == "farthest" else -nearness, kind="stable")
+        ranked.sort(key=itemgetter(1), reverse=by != "farthest")
     if by in RUN_MODELS:
-        order = order[: max(wanted, SHORT_LIST)]
-        sized = {n: new.original.with_classes(n) for n in {len(entries[i].classes) for i in order}}
-        nearness = np.full(len(entries), -np.inf)  # of a damaged one: it comes last, and is found damaged again
-        for i in order:
-            with _spared(damaged):
-                nearness[i] = (score or run_model)(by, entries[i], sized[len(entries[i].classes)], new.train)
-        order = order[np.argsort(-nearness[order], kind="stable")]
-    chosen_near = by not in ("random", "farthest")  # the controls are far on purpose
-    distant = chosen_near and too_distant(new.signature, known, wanted)
+        ranked = _rescored(
+            by, [entry for entry, _ in ranked[: max(wanted, SHORT_LIST)]], new, score or run_model, damaged
+        )
     voters: list[Voter] = []
-    for i in order:
-        if len(voters) == wanted:
-            break
+    for entry, similarity in ranked:
         with _spared(damaged):
-            voters.append(_voter(entries[i], float(nearness[i])))
-    return Neighbours(tuple(voters), distant, MEASURES[by], tuple(dict.fromkeys(damaged)))
+            if len(voters) < wanted:
+                voters.append(_voter(entry, similarity))
+    chosen_near = by not in ("random", "farthest")  # the controls are far on purpose
+    distant = chosen_near and too_distant(new.signature, signatures, wanted)
+    return Neighbours(tuple(voters), distant, MEASURES[by], tuple(damaged))
+
+
+def _rescored(
+    by: str, entries: Sequence[Entry], new: NewTask, score: Score, damaged: list[str]
+) -> list[tuple[Entry, float]]:
+    """The entries whose models can be run on the new task's images, with their scores, nearest first."""
+    sized = {classes: new.original.with_classes(classes) for classes in {len(entry.classes) for entry in entries}}
+    found: list[tuple[Entry, float]] = []
+    for entry in entries:
+        with _spared(damaged):
+            found.append((entry, score(by, entry, sized[len(entry.classes)], new.train)))
+    return sorted(found, key=itemgetter(1), reverse=True)
 
 
 def _fitting(entry: Entry, target: Signature) -> Signature:
