@@ -11,7 +11,8 @@ from typing import IO
 
 import numpy as np
 
-from mvp_deploy.exporters.formats import Malformed, damaged, plain_file, reading_errors
+from mvp_deploy.exporters.fields import Malformed
+from mvp_deploy.exporters.formats import damaged, plain_file, reading_errors
 
 MAX_BYTES = 4 * 2**30  # of a file's arrays, unpacked
 

@@ -12,16 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from mvp_deploy.exporters.errors import EnvironmentMissing, InputError, MvpError
+from mvp_deploy.exporters.fields import Amount, Count, Like, Sha256, Within
 from mvp_deploy.exporters.files import write_bytes
-from mvp_deploy.exporters.formats import (
-    Amount,
-    Count,
-    Like,
-    Sha256,
-    Within,
-    read_as,
-    reading_errors,
-)
+from mvp_deploy.exporters.formats import read_as, reading_errors
 from mvp_deploy.exporters.tensorrt.releases import version_number
 
 if TYPE_CHECKING:

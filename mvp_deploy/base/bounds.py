@@ -3,7 +3,7 @@
 The greatest values are not advice: they catch typing mistakes before hours of work.
 """
 
-from mvp_deploy.exporters.formats import Within
+from mvp_deploy.exporters.fields import Within
 
 SEED = Within(0, 2**31 - 1)
 FRACTION = Within(0.0, 1.0, above=True)  # of what is kept

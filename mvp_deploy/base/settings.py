@@ -14,7 +14,8 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, ClassVar
 
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.exporters.formats import Malformed, check
+from mvp_deploy.exporters.fields import Malformed
+from mvp_deploy.exporters.parsing import check
 
 
 @dataclass(frozen=True)

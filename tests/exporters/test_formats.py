@@ -12,19 +12,9 @@ from typing import Annotated, Any, Literal
 import pytest
 
 from mvp_deploy.exporters.errors import InputError, MvpError
-from mvp_deploy.exporters.formats import (
-    Malformed,
-    Share,
-    Within,
-    inside,
-    loads,
-    parse,
-    read_bytes,
-    read_json,
-    reading_errors,
-    sealed,
-    unsealed,
-)
+from mvp_deploy.exporters.fields import Malformed, Share, Within
+from mvp_deploy.exporters.formats import inside, read_bytes, read_json, reading_errors, sealed, unsealed
+from mvp_deploy.exporters.parsing import loads, parse
 
 
 @dataclass(frozen=True)
