@@ -6,83 +6,134 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mvp_deploy.base.errors import InputError
+from mvp_deploy.cli._on import inventory_option
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from mvp_deploy.backbones import Backbone
     from mvp_deploy.base.reporter import Reporter
-    from mvp_deploy.latency.meet import Meeting, Target
+    from mvp_deploy.latency.format import Profile
+    from mvp_deploy.latency.meet import Meeting, Target, Timer
     from mvp_deploy.pruning.budget import Budget
     from mvp_deploy.pruning.original import Original
+    from mvp_deploy.remote.inventory import Device
 
 OTHERS = ("keep", "macs", "params")
+ON = (
+    "The profile to go by, written of this machine if it is not there; or a device of devices.yaml, to profile it and "
+    "to time the model there.  [default: here]"
+)
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A time to meet, and the file of the profile that says what layers take."""
+    """A time to meet, and where: by a profile's file, on a device of ``inventory``, or here (None)."""
 
     target: Target
-    on: Path | None
+    on: Path | str | None
+    inventory: Path
 
     def meeting(
         self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter
     ) -> tuple[Budget, Callable[[Original], Meeting]]:
         """The budget as a share of the profile's unpruned time, and what allots the units.
 
-        beside: the RUN; without --on, the present machine is profiled into a file of its name.
+        beside: the RUN; a machine that is profiled for it leaves a file of its name.
         """
-        from mvp_deploy import backbones
-        from mvp_deploy.latency import files
-        from mvp_deploy.latency.format import Conditions
-        from mvp_deploy.latency.meet import Meeting, profile_on, timer
+        from mvp_deploy.latency.meet import Meeting
         from mvp_deploy.pruning.budget import Budget
 
-        path = self.on or beside.with_name(f"{beside.name}.profile.json")
-        size = backbone.preprocessing.input_size
-
-        def make() -> Any:
-            source = files.maker(
-                backbone.name, lambda classes: backbones.build(backbone, None, classes), size, "fp32", reporter
-            )
-            return files.profile(path, Conditions("onnxruntime"), source=source, reporter=reporter)
-
-        profile = profile_on(path, make, reporter)
+        there = self._device()
+        profile = self._profile(there, backbone, beside, reporter)
         share = min(1.0, self.target.of(profile.full_ms) / profile.full_ms)
 
         def meet(original: Original) -> Meeting:
-            clock = timer(original.structure, original.model, profile)
-            if clock is None:
-                reporter.say(
-                    "the profile is of another machine or runtime than here: the pruned model is not timed, so time "
-                    "it there."
-                )
+            clock = _timer(there, original, profile, reporter)
             return Meeting(original.structure, profile, self.target, round_to=round_to, timer=clock, reporter=reporter)
 
         return Budget(share, "latency", round_to), meet
 
+    def _device(self) -> tuple[str, Device] | None:
+        if not isinstance(self.on, str):
+            return None
+        from mvp_deploy.remote.inventory import chosen, load
+
+        (found, *others) = chosen(load(self.inventory), (self.on,)).items()
+        if others:
+            raise InputError(f"{self.on} is {len(others) + 1} devices: a model is pruned for one, so name it.")
+        return found
+
+    def _profile(
+        self, there: tuple[str, Device] | None, backbone: Backbone, beside: Path, reporter: Reporter
+    ) -> Profile:
+        from mvp_deploy import backbones
+        from mvp_deploy.latency import files
+        from mvp_deploy.latency.format import Conditions
+        from mvp_deploy.latency.meet import profile_on
+
+        def build(classes: int) -> nn.Module:
+            return backbones.build(backbone, None, classes)
+
+        source = files.maker(backbone.name, build, backbone.preprocessing.input_size, "fp32", reporter)
+        conditions = Conditions("onnxruntime")
+        if there is None:
+            path = self.on if isinstance(self.on, Path) else beside.with_name(f"{beside.name}.profile.json")
+            return profile_on(path, lambda: files.profile(path, conditions, source=source, reporter=reporter), reporter)
+        from mvp_deploy.remote.profile import profile
+
+        name, device = there
+        path = beside.with_name(f"{beside.name}.{name}.profile.json")
+
+        def make() -> Profile:
+            with TemporaryDirectory() as folder:
+                pieces = Path(folder, "pieces.zip")
+                files.make_pieces(pieces, source, conditions)
+                profile(name, device, pieces, [], path, reporter)
+            return files.read(path)
+
+        return profile_on(path, make, reporter, name)
+
+
+def _timer(there: tuple[str, Device] | None, original: Original, profile: Profile, reporter: Reporter) -> Timer | None:
+    """What times plans where the profile was taken; None, which is said, where that cannot be done."""
+    from mvp_deploy.latency.meet import plan_timer, timer
+
+    if there is not None and profile.conditions.form != "engine":
+        from mvp_deploy.remote.clock import time_there
+
+        return plan_timer(original.structure, original.model, functools.partial(time_there, *there, reporter, profile))
+    clock = timer(original.structure, original.model, profile) if there is None else None
+    if clock is None:
+        reporter.say(
+            "the profile is of another machine or runtime than here: the pruned model is not timed, so time it there."
+        )
+    return clock
+
 
 def latency_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --latency, --speed-up and --on; the command receives ``timed: Timed | None``."""
+    """Add --latency, --speed-up, --on and --devices; the command receives ``timed: Timed | None``."""
 
     @click.option("--latency", help="Or: the milliseconds that the model may take, as 4ms.")
     @click.option("--speed-up", help="Or: how many times faster than unpruned, as 2x.")
-    @click.option("--on", "profile", type=click.Path(path_type=Path),
-                  help="The profile to go by; written there of this machine if it is not.")  # fmt: skip
+    @click.option("--on", metavar="PROFILE.json|NAME", help=ON)
+    @inventory_option
     @functools.wraps(function)
-    def command(latency: str | None, speed_up: str | None, profile: Path | None, **arguments: Any) -> Any:
-        return function(timed=_asked(latency, speed_up, profile), **arguments)
+    def command(latency: str | None, speed_up: str | None, on: str | None, inventory: Path, **arguments: Any) -> Any:
+        return function(timed=_asked(latency, speed_up, on, inventory), **arguments)
 
     return command
 
 
-def _asked(latency: str | None, speed_up: str | None, profile: Path | None) -> Timed | None:
+def _asked(latency: str | None, speed_up: str | None, on: str | None, inventory: Path) -> Timed | None:
     if latency is None and speed_up is None:
-        if profile is not None:
+        if on is not None:
             raise InputError("--on needs a time to meet: give --latency 4ms or --speed-up 2x.")
         return None
     from mvp_deploy.latency.meet import Target, quantity
@@ -91,4 +142,6 @@ def _asked(latency: str | None, speed_up: str | None, profile: Path | None) -> T
     if given := [name for name in OTHERS if (found := source(name)) is not None and found.name == "COMMANDLINE"]:
         raise InputError(f"--{given[0]} and a time exclude each other: give one.")
     milliseconds = None if latency is None else quantity(latency, "ms")
-    return Timed(Target(milliseconds, None if speed_up is None else quantity(speed_up, "x")), profile)
+    target = Target(milliseconds, None if speed_up is None else quantity(speed_up, "x"))
+    is_file = on is not None and (on.endswith(".json") or Path(on).exists())
+    return Timed(target, Path(on) if on is not None and is_file else on, inventory)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from mvp_deploy.structure import Structure
 
 Counts = Mapping[str, int]
+Clock = Callable[["tuple[nn.Module, ...]"], "tuple[float, ...]"]  # models -> milliseconds of each
 Timer = Callable[[Counts], tuple[float, float]]  # units kept -> milliseconds of that model, and of the unpruned one
 
 CORRECTIONS = 2
@@ -188,14 +190,18 @@ def timer(structure: Structure, full: nn.Module, profile: Profile) -> Timer | No
             "profile the backbone again."
         )
 
+    return plan_timer(structure, full, partial(time_models, profile))
+
+
+def plan_timer(structure: Structure, full: nn.Module, clock: Clock) -> Timer:
+    """What times a plan's model beside the unpruned one by ``clock``, which is given both."""
+
     def time_plan(counts: Counts) -> tuple[float, float]:
         from mvp_deploy.structure import KeepPlan, prune
 
         masks = {group.name: np.arange(group.size) < counts[group.name] for group in structure.groups}
-        with tempfile.TemporaryDirectory() as folder:
-            small = prune(structure, full, KeepPlan(masks), check=False)
-            ms, full_ms = time_models((small, full), profile, Path(folder))
-            return ms, full_ms
+        ms, full_ms = clock((prune(structure, full, KeepPlan(masks), check=False), full))
+        return ms, full_ms
 
     return time_plan
 
@@ -208,25 +214,32 @@ def _here(profile: Profile) -> bool:
         return False
 
 
-def time_models(models: tuple[nn.Module, ...], profile: Profile, folder: Path) -> tuple[float, ...]:
+def time_models(profile: Profile, models: tuple[nn.Module, ...]) -> tuple[float, ...]:
     """Milliseconds of several models under a profile's conditions, taken in turns."""
+    conditions = profile.conditions
+    batch = np.random.default_rng(0).standard_normal((conditions.batch, *profile.input_size), np.float32)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        files = exported(profile, models, Path(folder))
+        runners = [stack.enter_context(closing(opened(file, profile.precision, conditions))) for file in files]
+        return tuple(found.median for found in session(runners, batch, WINDOWS))
+
+
+def exported(profile: Profile, models: tuple[nn.Module, ...], folder: Path) -> list[Path]:
+    """ONNX files of models in a profile's precision and form."""
     import torch
 
     from mvp_deploy.exporters.onnx import export_onnx
 
-    conditions = profile.conditions
-    batch = np.random.default_rng(0).standard_normal((conditions.batch, *profile.input_size), np.float32)
-    with ExitStack() as stack:
-        runners = []
-        for number, model in enumerate(models):
-            file = export_onnx(model, torch.zeros(1, *profile.input_size), folder / f"{number}.fp32.onnx", {})
-            made = converted(file, profile.precision, conditions.form, profile.input_size, folder / f"{number}.onnx")
-            runners.append(stack.enter_context(closing(opened(made, profile.precision, conditions))))
-        return tuple(found.median for found in session(runners, batch, WINDOWS))
+    form, size = profile.conditions.form, profile.input_size
+    found = []
+    for number, model in enumerate(models):
+        file = export_onnx(model, torch.zeros(1, *size), folder / f"{number}.fp32.onnx", {})
+        found.append(converted(file, profile.precision, form, size, folder / f"{number}.onnx"))
+    return found
 
 
-def profile_on(path: Path, make: Callable[[], Profile], reporter: Reporter) -> Profile:
-    """The profile at ``path``; if there is none, of this machine, which takes minutes and is said."""
+def profile_on(path: Path, make: Callable[[], Profile], reporter: Reporter, where: str = "this machine") -> Profile:
+    """The profile at ``path``; if there is none, one is made of ``where``, which takes minutes and is said."""
     from mvp_deploy.latency import files
 
     if path.exists():
@@ -234,7 +247,7 @@ def profile_on(path: Path, make: Callable[[], Profile], reporter: Reporter) -> P
         if not found.stable:
             reporter.warn(noisy(found))
         return found
-    reporter.say(f"there is no profile {path}: this machine is profiled first, which takes some minutes.")
+    reporter.say(f"there is no profile {path}: {where} is profiled first, which takes some minutes.")
     start = time.monotonic()
     found = make()
     reporter.say(f"profiled in {time.monotonic() - start:.0f} s: {found} -> {path}")

@@ -61,7 +61,10 @@ def carry_out(
 
 
 class Heard:
-    """What a command says on standard error: passed on line by line, and its last error kept."""
+    """What a command says on standard error: passed on line by line, and its last error kept.
+
+    reporter: names the device before each line (`Named`).
+    """
 
     def __init__(self, name: str, reporter: Reporter) -> None:
         self.name, self.reporter = name, reporter
@@ -73,9 +76,9 @@ class Heard:
         for line in filter(str.strip, lines):
             self.lines = [*self.lines[-200:], line]
             if line.startswith("Warning: "):
-                self.reporter.warn(f"{self.name}: {line.removeprefix('Warning: ')}")
+                self.reporter.warn(line.removeprefix("Warning: "))
             elif not any(each.startswith("Error: ") for each in self.lines):
-                self.reporter.say(f"{self.name}: {line}")
+                self.reporter.say(line)
 
     def error(self, code: int) -> MvpError:
         begins = [number for number, line in enumerate(self.lines) if line.startswith("Error: ")]

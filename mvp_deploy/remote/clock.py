@@ -1,0 +1,50 @@
+"""What models take on a device, under the conditions of a profile that was taken there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from mvp_deploy.base.errors import LatencyError, MvpError
+from mvp_deploy.base.formats import Malformed, parse
+from mvp_deploy.base.reporter import Named, Reporter
+from mvp_deploy.benchmark.format import Times
+from mvp_deploy.latency.format import Profile
+from mvp_deploy.latency.meet import exported
+from mvp_deploy.remote.command import carry_out
+from mvp_deploy.remote.inventory import Device
+from mvp_deploy.remote.session import session
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def time_there(
+    name: str, device: Device, reporter: Reporter, profile: Profile, models: tuple[nn.Module, ...]
+) -> tuple[float, ...]:
+    """Milliseconds of several models there, medians of `mvp-deploy bench`.
+
+    Raises:
+        MvpError: (DEVICE) the device is away; (LATENCY) its clocks were lowered meanwhile, twice; or what the command
+            ended with there.
+    """
+    conditions = profile.conditions
+    options = ["--runtime", conditions.runtime, "--device", conditions.device, "--threads", str(conditions.threads)]
+    with TemporaryDirectory() as folder, session(name, device, reporter) as there:
+        files = {f"{number}.onnx": file for number, file in enumerate(exported(profile, models, Path(folder)))}
+        command = ["bench", *files, "--batch", str(conditions.batch), *options, "--json"]
+        speaker = Named(reporter, name, bars=False)
+        done = carry_out(there, command, files, reporter=speaker, repeat=True, power=True)
+    if done.error:
+        raise done.error
+    if done.answer.throttled:
+        raise LatencyError(
+            f"{name}: its clocks were lowered while the pruned model was timed ({', '.join(done.answer.throttled)}): "
+            "give it cooling or more power."
+        )
+    try:
+        timings = [row.timing for row in parse(Times, done.output).rows]
+    except Malformed as error:
+        raise MvpError(f"{name} gave a benchmark that is not ours ({error}): run again.") from error
+    return tuple(timing.p50 for timing in timings if timing is not None)

@@ -1,0 +1,71 @@
+"""profile --on, and plans by what a device takes: profiled there, pruned here, timed there, over a real sshd."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from fakes.profiles import blocks_of, chain, profile_by, structure_of, tiny_pieces
+
+from mvp_deploy.base.errors import EnvironmentMissing, ExitCode
+from mvp_deploy.base.reporter import Silent
+from mvp_deploy.cli import main
+from mvp_deploy.latency import files
+from mvp_deploy.remote.clock import time_there
+from mvp_deploy.remote.inventory import load
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def inventory(project: Path, **machines) -> None:
+    devices = {
+        name: {"address": "127.0.0.1", "port": each.port, "python": str(each.python), "tags": ["desk"]}
+        for name, each in machines.items()
+    }
+    (project / "devices.yaml").write_text(yaml.safe_dump(devices))
+
+
+def test_a_profile_is_taken_on_the_device_and_comes_back(machine, project: Path) -> None:
+    inventory(project, pi=machine())
+    pieces = tiny_pieces(project / "pieces")
+    done = CliRunner().invoke(main, ["profile", str(pieces), "--out", "board.json", "--on", "pi", "--json"])
+    assert done.exit_code == 0, done.output
+    found = files.read(project / "board.json")
+    assert found.full_ms == json.loads(done.stdout)["devices"]["pi"]["full_ms"] > 0
+
+
+def test_models_are_timed_on_the_device_under_the_profiles_conditions(machine, project: Path) -> None:
+    inventory(project, pi=machine())
+    large, small = chain(256, 256), chain(8, 8)
+    structure = structure_of(large, 64)
+    profile = profile_by(large, structure, blocks_of(1))
+    device = load(project / "devices.yaml")["pi"]
+    fast, slow = time_there("pi", device, Silent(), profile, (small, large))
+    assert 0 < 3 * fast < slow  # it has a thousandth of the work
+
+
+def test_a_device_without_the_runtime_says_what_to_install(machine, project: Path) -> None:
+    inventory(project, pi=machine(("numpy", "click")))
+    model = chain(8, 8)
+    profile = profile_by(model, structure_of(model), blocks_of(1))
+    with pytest.raises(EnvironmentMissing, match="onnxruntime"):
+        time_there("pi", load(project / "devices.yaml")["pi"], Silent(), profile, (model, model))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("desk", "desk is 2 devices"), ("orin", "there is no device and no tag 'orin'")]
+)
+def test_a_model_is_pruned_for_one_device_that_there_is(project: Path, name: str, said: str) -> None:
+    devices = {key: {"address": "127.0.0.1", "tags": ["desk"]} for key in ("pi", "nas")}
+    (project / "devices.yaml").write_text(yaml.safe_dump(devices))
+    asked = ["prune", "digits#0,1", "--backbone", "test_resnet", "--image-size", "32", "--out", "run"]
+    done = CliRunner().invoke(main, [*asked, "--speed-up", "2x", "--on", name])
+    assert done.exit_code == ExitCode.INPUT
+    assert said in done.output
