@@ -85,7 +85,8 @@ def main(
             model = copy.deepcopy(model)
             config = training(voters.backbone, chosen, steps=key["steps"], seed=seed)
             tuned = tune_by(recipe, model, task.original.classifier, task.train, config)
-            after = {"accuracy": accuracy(model, task.test), "kept": tuned.kept, "taken": tuned.steps}
+            lr = tuned.choice.lr if tuned.choice else None
+            after = {"accuracy": accuracy(model, task.test), "kept": tuned.kept, "taken": tuned.steps, "lr": lr}
             append(file, key | rounded(told | after))
         print(f"{chosen.name} {data.name}: {len(missing)} cells", flush=True)
 

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from torch import nn
 
 from mvp_deploy.pruning.budget import Budget, Scores
-from mvp_deploy.pruning.mvp import Allocation, Decision, cut, decide, give_head, importances, repair
+from mvp_deploy.pruning.mvp import (
+    Allocation,
+    Decision,
+    cut,
+    decide,
+    give_head,
+    importances,
+    in_rounds,
+    re_solve,
+    settle_norms,
+)
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.votes import Voter
@@ -56,12 +66,17 @@ def make(
     known = cache(importance) if importance else importances(original, train, seed=seed)
 
     def one(way: Recipe) -> Made:
-        decision = decide(
-            original, train, voters, way, budget, too_distant=too_distant,
-            importance=lambda: known(way.criterion), allocate=allocate, seed=seed,
-        )  # fmt: skip
-        model = cut(original, decision)
-        done = repair(model, original, train, decision, way, seed=seed)
+        own = partial(known, way.criterion)
+        if way.rounds > 1 and not way.asks_neighbours and budget.of != "units" and allocate is None:
+            decision, model, done = in_rounds(original, train, way, budget, own, seed=seed)
+        else:
+            decision = decide(
+                original, train, voters, way, budget, too_distant=too_distant,
+                importance=own, allocate=allocate, seed=seed,
+            )  # fmt: skip
+            model = cut(original, decision)
+            done = re_solve(model, original, train, decision, way, seed=seed)
+        settle_norms(model, original, train, way, seed=seed)
         found = yardstick.measure(model, decision.plan) if yardstick else None
         steps = {"reconstruction": asdict(done) | (asdict(found) if found else {})} if done else {}
         return Made(way, decision, model, steps, found.loo_loss if found else None)

@@ -5,9 +5,10 @@ Zhao, Zhou, Long, Jiang, Zhang, ECML-PKDD 2023 (arXiv 2301.11560); the open poin
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -58,6 +59,7 @@ def decide(
     too_distant: bool = False,
     importance: Callable[[], Scores] | None = None,
     allocate: Allocation | None = None,
+    within: KeepPlan | None = None,
     seed: int = 0,
 ) -> Decision:
     """Choose which units stay.
@@ -65,6 +67,7 @@ def decide(
     voters: nearest first, already chosen; too_distant: they are farther than the bank's tasks are from each other.
     importance: gives the target's own by the recipe's criterion; by default worked out by `own_importance`.
     allocate: how many units each group keeps, from the target's own importance; by default as the recipe's scope says.
+    within: only units that this plan keeps may stay.
     Where there is no neighbour to ask, the target's own importance decides, with a warning.
     """
     structure = original.structure
@@ -77,8 +80,9 @@ def decide(
     if lent:
         own = len(train) / (len(train) + recipe.even)
         known = votes.beside(known, votes.lent(structure, voters, recipe.weighting), own)
-    counts = allocate(known) if allocate else _counts(structure, budget, recipe, voters, known)
-    plan = budgets.keep_best(structure, _wishes(structure, recipe, voters, known, own, seed), counts, seed=seed)
+    counts = allocate(known) if allocate else _counts(structure, budget, recipe, voters, known, within)
+    wishes = _wishes(structure, recipe, voters, known, own, seed)
+    plan = budgets.keep_best(structure, wishes, counts, within=within, seed=seed)
     weights = tuple(votes.weights(voters, recipe.weighting).tolist())
     return Decision(plan, voters, weights, votes.unanimity(structure, voters, plan), own, initial, warnings)
 
@@ -98,14 +102,19 @@ def _wishes(
 
 
 def _counts(
-    structure: Structure, budget: Budget, recipe: Recipe, voters: Sequence[Voter], known: Scores
+    structure: Structure,
+    budget: Budget,
+    recipe: Recipe,
+    voters: Sequence[Voter],
+    known: Scores,
+    within: KeepPlan | None,
 ) -> Mapping[str, int]:
     """How many units each group keeps, by the recipe's scope."""
     if recipe.scope == "global":
-        return knapsack.cheapest(structure, budget, known)
+        return knapsack.cheapest(structure, budget, known, within=within)
     shares = votes.shares(structure, voters) if recipe.scope == "neighbours" and voters else None
     profile = budgets.uniform(structure) if shares is None else budgets.proportional(structure, shares)
-    return budgets.counts_for(structure, budget, profile)
+    return budgets.counts_for(structure, budget, profile, within=within)
 
 
 def own_importance(original: Original, train: Images, criterion: str, *, seed: int = 0) -> Scores:
@@ -129,6 +138,38 @@ def importances(original: Original, train: Images, *, seed: int = 0) -> Callable
     return by
 
 
+def in_rounds(
+    original: Original,
+    train: Images,
+    recipe: Recipe,
+    budget: Budget,
+    importance: Callable[[], Scores],
+    *,
+    seed: int = 0,
+) -> tuple[Decision, nn.Module, Reconstruction | None]:
+    """Cut and re-solve in the recipe's rounds, the fraction falling geometrically; a round scores what the last left.
+
+    importance: of the unpruned model's units. The model has the head of the original, and its batch norms.
+    """
+    structure, plan, model = original.structure, original.full, original.copy()
+    for done in range(1, recipe.rounds + 1):
+        share = replace(budget, fraction=budget.fraction ** (done / recipe.rounds))
+        decision = decide(original, train, (), recipe, share, importance=importance, within=plan, seed=seed)
+        weights = gather(structure, original.widened(plan, model.state_dict()), decision.plan)
+        plan, model = decision.plan, original.pruned(decision.plan, weights)
+        solved = re_solve(model, original, train, decision, recipe, seed=seed)
+        importance = partial(_of_smaller, original, model, plan, train, recipe.criterion, seed + done)
+    return decision, model, solved
+
+
+def _of_smaller(
+    original: Original, model: nn.Module, plan: KeepPlan, train: Images, criterion: str, seed: int
+) -> Scores:
+    headed = copy.deepcopy(model)
+    solve_head(headed, original.classifier, train)
+    return score(criterion, original.structure, headed, plan, train, seed=seed)
+
+
 def cut(original: Original, decision: Decision) -> nn.Module:
     """The smaller model with its initial weights, and nothing done about what it lost."""
     model = original.pruned(decision.plan)
@@ -142,24 +183,28 @@ def mend(
     model: nn.Module, original: Original, train: Images, decision: Decision, recipe: Recipe, *, seed: int = 0
 ) -> Reconstruction | None:
     """Ready the smaller model for fine-tuning, in place: reconstruction, batch norms and head, as the recipe says."""
-    done = repair(model, original, train, decision, recipe, seed=seed)
+    done = re_solve(model, original, train, decision, recipe, seed=seed)
+    settle_norms(model, original, train, recipe, seed=seed)
     give_head(model, original, train, recipe)
     return done
 
 
-def repair(
+def re_solve(
     model: nn.Module, original: Original, train: Images, decision: Decision, recipe: Recipe, *, seed: int = 0
 ) -> Reconstruction | None:
-    """Make up for what was cut, in place, but for the head: reconstruction and batch norms, as the recipe says."""
-    done = None
-    if recipe.reconstruct and decision.initial == "pretrained":
-        skip = [] if recipe.head == "trained" else [f"{name}.weight" for name in original.classifier]
-        done = reconstruct(original.model, original.structure, decision.plan, model, train, skip=skip, seed=seed)
+    """Re-solve the layers that lost inputs, in place, where the recipe says so and weights are the backbone's own."""
+    if not recipe.reconstruct or decision.initial != "pretrained":
+        return None
+    skip = [] if recipe.head == "trained" else [f"{name}.weight" for name in original.classifier]
+    return reconstruct(original.model, original.structure, decision.plan, model, train, skip=skip, seed=seed)
+
+
+def settle_norms(model: nn.Module, original: Original, train: Images, recipe: Recipe, *, seed: int = 0) -> None:
+    """Recompute batch-norm statistics, in place, where the recipe or the training images ask for it."""
     if recipe.norms == "recomputed":
         recalibrate(model, train, seed=seed)
     elif recipe.norms == "auto":
         recalibrate_if_better(model, original.classifier, train, seed=seed)
-    return done
 
 
 def give_head(model: nn.Module, original: Original, train: Images, recipe: Recipe) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from mvp_deploy.base.bounds import NEIGHBOURS, SHARE
+from mvp_deploy.base.bounds import NEIGHBOURS, ROUNDS, SHARE
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import Within
 from mvp_deploy.base.settings import Settings, described, setting
@@ -65,6 +65,11 @@ class Recipe(Settings):
         True,
         "Re-solve in closed form the layers that lost inputs, so that they give what the unpruned ones gave (if "
         "initial weights are the pretrained backbone's).",
+    )
+    rounds: Annotated[int, ROUNDS] = setting(
+        1,
+        "Cut in so many rounds where the task's own importance decides alone and the budget is a cost, which falls "
+        "geometrically: each re-solves the layers and scores what is left.",
     )
     norms: Literal["auto", "frozen", "recomputed", "trained"] = setting(
         "auto",
@@ -128,7 +133,7 @@ _PUBLISHED = Recipe(
     nearest_by="leep", neighbours=5, weighting="plain", head="fresh", reconstruct=False, norms="trained", judged=False
 )
 _NAMED = (
-    Recipe(name="default", ladder=True, rivals=True),
+    Recipe(name="default", ladder=True, rivals=True, rounds=3),
     # Zhao et al. 2023 (arXiv 2301.11560): LEEP neighbours, units sampled from the softmax of plain votes per layer,
     # weights averaged over the neighbours that kept the unit, a new head, fine-tuning.
     replace(_PUBLISHED, name="paper", select="sample"),

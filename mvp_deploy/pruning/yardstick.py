@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images
 
 MEASURED = 512  # training images at most
+BLANK = 1e-5  # of features' size: a spread that is rounding alone
+FEW = 30  # with fewer, an image is worth more than three points
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,22 @@ class Yardstick:
     @property
     def unpruned(self) -> Measure:
         return self._judged(self.whole, self.original.full)
+
+    @property
+    def doubts(self) -> Iterator[str]:
+        """Sentences on why leave-one-out numbers say little of this task."""
+        counts, images = self.train.labels.bincount(minlength=self.original.num_classes), len(self.train)
+        if images < FEW:
+            noun = "image is little to judge by" if images == 1 else "images are little to judge by"
+            each = f"{100 / images:.0f} points of leave-one-out accuracy"
+            yield f"{images} training {noun}: each is worth {each}, so smaller differences say nothing"
+        if alone := int((counts == 1).sum()):
+            yield (
+                f"{alone} of {len(counts)} classes have one training image: without it nothing is known of the class, "
+                "so its leave-one-out answer is wrong whatever the model"
+            )
+        if images > 1 and _spread(self.whole) <= BLANK * self.whole.norm():
+            yield "all training images give the same features, so nothing tells the classes apart: are they blank?"
 
     def measure(self, model: nn.Module, plan: KeepPlan) -> Measure:
         """Of the model that ``plan`` describes, whatever its weights."""
@@ -63,5 +82,9 @@ def _kept(features: Tensor, mask: np.ndarray | None) -> Tensor:
 
 
 def _relative(got: Tensor, wanted: Tensor) -> float:
-    spread = (wanted - wanted.mean(0)).norm()
+    spread = _spread(wanted)
     return float((got - wanted).norm() / spread) if spread > 0 else 0.0
+
+
+def _spread(features: Tensor) -> Tensor:
+    return (features - features.mean(0)).norm()

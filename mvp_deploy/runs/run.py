@@ -147,11 +147,15 @@ def _prune_task(
     final = accuracy(model, test)
     reporter.say(f"pruned model: accuracy {final:.1%} {done.told}")
     tuned: dict[str, Any] = asdict(done)
+    doubts: list[str] = []
     if measurable(original):
-        tuned |= asdict(Yardstick(original, train).measure(model, begun.plan))
+        yardstick = Yardstick(original, train)
+        doubts += yardstick.doubts
+        tuned |= asdict(yardstick.measure(model, begun.plan))
         reporter.say(f"tuned: leave-one-out accuracy {tuned['loo_accuracy']:.1%}")
     error = begun.info["steps"]["exactness"]
     warnings = [*task.notes, *begun.info["warnings"], *_advice(whole.accuracy, cut, final, 1 / len(task.classes))]
+    warnings += doubts
     if recipe.judged and config.steps and done.choice is None:
         warnings.append(f"the pruned model was left {done.told}")
     if original.structure.inexact:

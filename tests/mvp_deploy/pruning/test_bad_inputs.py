@@ -13,6 +13,7 @@ from mvp_deploy.pruning.making import make
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import RECIPES, Recipe
 from mvp_deploy.pruning.tuning import tune_by
+from mvp_deploy.pruning.yardstick import Yardstick
 from mvp_deploy.tasks import Images
 from mvp_deploy.training import TrainConfig
 
@@ -48,6 +49,22 @@ def test_little_to_learn_from_still_gives_a_finite_model(cnn, what: str) -> None
     done = tune_by(ALONE, made.model, cnn.original.classifier, train, TrainConfig(steps=2, batch_size=4))
     assert finite(made.model, cnn.test)
     assert done.told
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("one image in all", "1 training image is little"),
+        ("one class with one image", "1 of 3 classes have one training image"),
+        ("constant images", "are they blank"),
+    ],
+)
+def test_a_sentence_says_where_a_number_means_little(cnn, what: str, sentence: str) -> None:
+    assert any(sentence in doubt for doubt in Yardstick(cnn.original, images(cnn, what)).doubts)
+
+
+def test_enough_images_that_differ_leave_no_doubt(cnn) -> None:
+    assert list(Yardstick(cnn.original, cnn.train).doubts) == []
 
 
 def test_channels_that_are_always_zero_do_no_harm(cnn) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.making import chosen, make
-from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.pruning.mvp import give_head, importances, in_rounds, settle_norms
+from mvp_deploy.pruning.recipes import RECIPES, Recipe
 from tests.mvp_deploy.pruning.test_mvp import voters_of
 
 BUDGET = Budget(0.5)
@@ -32,7 +36,37 @@ def test_the_choice_is_told_in_a_sentence() -> None:
     assert chosen({"taylor": 0.5, "obs": 1.25}).endswith("0.500 (obs 1.250)")
 
 
+def test_rounds_meet_the_budget_of_a_cost_and_end_in_another_model(both) -> None:
+    original, recipe = both.original, RECIPES["compensated"]
+    once, made = (make(original, both.train, [], replace(recipe, rounds=n), Budget(0.5, "macs")) for n in (1, 2))
+    assert original.cost(made.decision.plan).macs <= 0.5 * original.cost().macs
+    assert not same(once.model, made.model)
+    assert all(bool(made.model(x).isfinite().all()) for x, _ in both.test.batches(64))
+
+
+def test_a_budget_of_units_is_met_in_one_round(cnn) -> None:
+    recipe = RECIPES["own"]
+    once, made = (make(cnn.original, cnn.train, [], replace(recipe, rounds=n), BUDGET) for n in (1, 2))
+    assert same(once.model, made.model)
+
+
+def test_one_round_is_one_cut(cnn) -> None:
+    recipe = RECIPES["compensated"]
+    made = make(cnn.original, cnn.train, [], recipe, BUDGET)
+    own = importances(cnn.original, cnn.train)("obs")
+    decision, model, _ = in_rounds(cnn.original, cnn.train, recipe, BUDGET, lambda: own)
+    settle_norms(model, cnn.original, cnn.train, recipe)
+    give_head(model, cnn.original, cnn.train, recipe)
+    assert decision.plan == made.decision.plan
+    assert same(model, made.model)
+
+
 def test_without_rivals_the_recipe_itself_decides(cnn) -> None:
     made = make(cnn.original, cnn.train, voters_of(cnn, 2), Recipe(), BUDGET)
     assert made.recipe == Recipe()
     assert "ways" not in made.steps
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    state = other.state_dict()
+    return all(v.shape == state[n].shape and torch.equal(v, state[n]) for n, v in one.state_dict().items())
