@@ -91,19 +91,17 @@ def toy(cells: Sequence[Cell]) -> Iterator[str]:
     arms = [arm for arm in dict.fromkeys(c["arm"] for c in cells) if arm != "old"]
 
     def row(name: str, choose: Sequence[str]) -> str:
-        targets = [
-            t
-            for t in dict.fromkeys(c["target"] for c in cells)
-            if all((arm, n, t) in found for arm in (*choose, "old") for n in steps)
-        ]
-        columns = []
+        columns, counts = [], []
         for n in steps:
+            every = dict.fromkeys(c["target"] for c in cells)
+            targets = [t for t in every if all((arm, n, t) in found for arm in (*choose, "old"))]
+            counts.append(len(targets))
             chosen = [min((found[arm, n, t] for arm in choose), key=lambda c: c["loo_loss"]) for t in targets]
             apart = [
                 100 * (c["accuracy"] - found["old", n, t]["accuracy"]) for c, t in zip(chosen, targets, strict=True)
             ]
             columns.append(_mean(apart, signed=True))
-        return f"| {name} | " + " | ".join(columns) + f" | {len(targets)} |"
+        return f"| {name} | " + " | ".join(columns) + f" | {', '.join(map(str, dict.fromkeys(counts)))} |"
 
     for arm in arms:
         yield row(arm, [arm])
