@@ -20,11 +20,9 @@ Timed = tuple[Target, Profile]
 
 def budget_of(keep: float | None, macs: float | None, params: float | None, round_to: int) -> Budget:
     """The one budget asked for. Raises MvpError for none, several, or one that is not a fraction."""
-    asked = {of: part for of, part in (("units", keep), ("macs", macs), ("params", params)) if part is not None}
-    if len(asked) != 1:
+    if (keep, macs, params).count(None) != 2:
         raise InputError("Say how much stays by one of macs=, params= and keep=, a fraction above 0 and at most 1.")
-    ((of, fraction),) = asked.items()
-    return Budget(fraction, of, round_to)  # type: ignore[arg-type]
+    return Budget.asked(keep=keep, macs=macs, params=params, round_to=round_to)
 
 
 def target_of(

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mvp_deploy.base.bounds import IMAGE_SIZE
 from mvp_deploy.base.errors import MvpError, error_of
 from mvp_deploy.cli._bank_build import build
 from mvp_deploy.cli._bank_evaluate import evaluate
 from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, common_options, output_options
 from mvp_deploy.cli._options import budget_options, options
-from mvp_deploy.cli._types import SEEDS, Number
+from mvp_deploy.cli._types import SEEDS
+from mvp_deploy.cli._weights import Weights, weights_options
 from mvp_deploy.pruning.config import Budget, Schedule
 from mvp_deploy.training.config import Training
 
@@ -39,9 +39,7 @@ command.add_command(build)
 @click.argument("folder", metavar="BANK", type=FOLDER)
 @click.option("--backbone", "name", required=True, help="A timm model, for example resnet18, or a published one: "
               "hf-hub:OWNER/NAME, local-dir:FOLDER.")  # fmt: skip
-@click.option("--pretrained", is_flag=True, help="With timm's pretrained weights (downloads them).")
-@click.option("--weights", type=FOLDER, help="With the weights in this .safetensors or .pth file.")
-@click.option("--image-size", type=Number(IMAGE_SIZE), help="Edge of the input in pixels; the model's own by default.")
+@weights_options()
 @click.option("--seed", default=0, show_default=True, type=SEEDS, help="Of random weights, if no others are given.")
 @click.option("--allow-inexact", is_flag=True, help="Let `bank add` and `prune` also remove units that an operator "
               "mixes with others (GRN, ECA, spatial gates), and report the error.")  # fmt: skip
@@ -51,9 +49,7 @@ command.add_command(build)
 def init(
     folder: Path,
     name: str,
-    pretrained: bool,
-    weights: Path | None,
-    image_size: int | None,
+    weights: Weights,
     seed: int,
     allow_inexact: bool,
     rotate: str | None,
@@ -65,12 +61,9 @@ def init(
     Example:
       mvp-deploy bank init BANK --backbone resnet18 --weights resnet18.safetensors --image-size 32
     """
-    from mvp_deploy import backbones
     from mvp_deploy.bank.store import Bank
 
-    backbone, state = backbones.create(name, pretrained=pretrained, weights=weights, image_size=image_size, seed=seed)
-    if not pretrained and weights is None:
-        console.warn("the backbone's weights are random: give --pretrained or --weights for a useful bank.")
+    backbone, state = weights.backbone(name, seed, console)
     backbone = replace(backbone, allow_inexact=allow_inexact)
     if rotate is not None:
         from mvp_deploy.pruning import rotation

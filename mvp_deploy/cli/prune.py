@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from mvp_deploy.base.bounds import IMAGE_SIZE, NEIGHBOURS
+from mvp_deploy.base.bounds import NEIGHBOURS
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, common_options
 from mvp_deploy.cli._latency import Timed, latency_options
 from mvp_deploy.cli._options import budget_options, options
 from mvp_deploy.cli._types import Number
+from mvp_deploy.cli._weights import Weights, weights_options
 from mvp_deploy.pruning.config import Budget
 from mvp_deploy.pruning.recipes import RECIPES, recipe_named
 from mvp_deploy.training.config import Training
@@ -23,9 +24,7 @@ FOLDER = click.Path(path_type=Path)
 @click.argument("task")
 @click.option("--bank", "bank_folder", type=FOLDER, help="The bank whose tasks vote; without one give --backbone.")
 @click.option("--backbone", "name", help="Without a bank: the timm model to prune, by the task's own images alone.")
-@click.option("--pretrained", is_flag=True, help="With --backbone: timm's pretrained weights (downloads them).")
-@click.option("--weights", type=FOLDER, help="With --backbone: the weights in this .safetensors or .pth file.")
-@click.option("--image-size", type=Number(IMAGE_SIZE), help="With --backbone: edge of the input in pixels.")
+@weights_options("--backbone")
 @click.option("--out", required=True, type=FOLDER, help="The RUN folder to write.")
 @budget_options
 @latency_options
@@ -42,9 +41,7 @@ def command(
     task: str,
     bank_folder: Path | None,
     name: str | None,
-    pretrained: bool,
-    weights: Path | None,
-    image_size: int | None,
+    weights: Weights,
     out: Path,
     budget: Budget,
     timed: Timed | None,
@@ -68,7 +65,7 @@ def command(
       mvp-deploy prune PHOTOS --backbone mobilenetv2_100 --pretrained --macs 0.6 --out RUN
       mvp-deploy prune digits#7,8,9 --bank BANK --speed-up 2x --on board.json --out RUN
     """
-    from mvp_deploy import backbones, runs
+    from mvp_deploy import runs
     from mvp_deploy.bank.alone import alone
     from mvp_deploy.bank.store import Bank
     from mvp_deploy.base.devices import resolve
@@ -80,16 +77,13 @@ def command(
     place = resolve(device)
     given = load_task(task, skip_bad=skip_bad)
     if bank_folder is not None:
-        if name is not None or pretrained or weights is not None or image_size is not None:
+        if name is not None or weights != Weights():
             raise InputError(
                 "--bank has its own backbone: leave out --backbone, --pretrained, --weights, --image-size."
             )
         bank: Bank = Bank.open(bank_folder)
     elif name is not None:
-        if not pretrained and weights is None:
-            console.warn("the backbone's weights are random: give --pretrained or --weights for a useful model.")
-        start = backbones.create(name, pretrained=pretrained, weights=weights, image_size=image_size, seed=seed)
-        bank = alone(given, *start, seed=seed)
+        bank = alone(given, *weights.backbone(name, seed, console), seed=seed)
     else:
         raise InputError("Name the --bank to ask, or the --backbone to prune without one.")
     meet = None

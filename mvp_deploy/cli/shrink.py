@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mvp_deploy.base.bounds import IMAGE_SIZE
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.benchmark.config import Timed as Measure
 from mvp_deploy.cli._common import Console, common_options
 from mvp_deploy.cli._latency import Timed, latency_options
 from mvp_deploy.cli._options import budget_options, options
-from mvp_deploy.cli._types import Number
+from mvp_deploy.cli._weights import Weights, weights_options
 from mvp_deploy.export.config import Exports
 from mvp_deploy.pruning.config import Budget
 from mvp_deploy.training.config import Training
@@ -32,9 +32,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--checkpoint", type=FILE, help="Your trained model's .pth or .safetensors; its head stays.")
 @click.option("--classes", metavar="NAME,NAME,…", help="The checkpoint's classes in the order of its outputs.  "
               "[default: the data's order, which is checked]")  # fmt: skip
-@click.option("--pretrained", is_flag=True, help="With --model: timm's pretrained weights (downloads them).")
-@click.option("--weights", type=FILE, help="With --model: the weights of a backbone in this file.")
-@click.option("--image-size", type=Number(IMAGE_SIZE), help="Edge of the input in pixels; the model's own by default.")
+@weights_options("--model")
 @click.option("--out", required=True, type=FILE, help="Where the bundle, the run and the report go.")
 @budget_options
 @latency_options
@@ -50,9 +48,7 @@ def command(
     name: str | None,
     checkpoint: Path | None,
     classes: str | None,
-    pretrained: bool,
-    weights: Path | None,
-    image_size: int | None,
+    weights: Weights,
     out: Path,
     budget: Budget,
     timed: Timed | None,
@@ -77,8 +73,6 @@ def command(
       mvp-deploy shrink photos --model last.pth.tar --speed-up 2x --out small
       mvp-deploy shrink photos --model resnet18 --pretrained --macs 0.4 --target openvino --precision int8 --out small
     """
-    from dataclasses import replace
-
     from mvp_deploy.base.devices import resolve
     from mvp_deploy.export.pack import failure
     from mvp_deploy.pipeline.shrink import shrink, steps_of
@@ -89,7 +83,7 @@ def command(
     place = resolve(device)
     task = load_task(data, skip_bad=skip_bad)
     named = tuple(classes.split(",")) if classes else ()
-    start = _start(task, name, checkpoint, weights, pretrained, named, image_size, seed, console)
+    start = _start(task, name, checkpoint, weights, named, seed, console)
     steps = steps_of(train, len(task.train), training.batch_size)
     config = suited(start.backbone, replace(training, steps=steps), seed)
     try:
@@ -130,33 +124,30 @@ def _start(
     task: Task,
     name: str | None,
     checkpoint: Path | None,
-    weights: Path | None,
-    pretrained: bool,
+    weights: Weights,
     classes: tuple[str, ...],
-    image_size: int | None,
     seed: int,
     console: Console,
 ) -> Start:
     """The one model that was asked for."""
-    from mvp_deploy import backbones
     from mvp_deploy.pipeline.shrink import Start, from_checkpoint
 
     if name is not None and checkpoint is None and Path(name).is_file():
         checkpoint, name = Path(name), None
     if checkpoint is not None:
-        if pretrained or weights is not None:
+        if not weights.random:
             raise InputError("A checkpoint has its own weights: leave out --pretrained and --weights.")
-        return from_checkpoint(checkpoint, name, task, classes=classes, image_size=image_size, reporter=console)
+        size = weights.image_size
+        return from_checkpoint(checkpoint, name, task, classes=classes, image_size=size, reporter=console)
     if name is None:
         raise InputError("Name the model to shrink: --model NAME, or --checkpoint FILE for one of your own.")
     if classes:
         raise InputError("--classes belongs to a --checkpoint: a new head has the data's classes.")
-    published = ":" in name
-    if not (published or pretrained or weights):
+    if ":" in name:  # published with its weights
+        weights = replace(weights, pretrained=True)
+    if weights.random:
         raise InputError(
             f"{name} without weights is random: add --pretrained, --checkpoint FILE (trained for these classes) or "
             "--weights FILE (a backbone)."
         )
-    pretrained = pretrained or published
-    made = backbones.create(name, pretrained=pretrained, weights=weights, image_size=image_size, seed=seed)
-    return Start(*made, trained=False)
+    return Start(*weights.backbone(name, seed, console), trained=False)
