@@ -17,6 +17,7 @@ from mvp_deploy.exporters.files import atomic_write
 from mvp_deploy.exporters.session import open_session
 
 if TYPE_CHECKING:
+    import onnx
     import torch
 
 OPSET = 18
@@ -38,37 +39,10 @@ def export_onnx(
         MvpError: the model cannot be exported, is over 2 GB, or the result fails onnx.checker.
     """
     import onnx
-    import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    from mvp_deploy.exporters.translations import TRANSLATIONS
 
     model = copy.deepcopy(model).cpu().eval()
     _refuse_over_limit(model)
-    # torch.export forgets half way which kernel attention had, and a view that fitted its strides then fits no more
-    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
-        warnings.simplefilter("ignore")  # deprecations inside torch: nothing a user can mend
-        try:
-            program = torch.onnx.export(
-                model,
-                (torch.zeros(2, *example.shape[1:]),),  # a batch of one would be taken for a constant
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-                custom_translation_table=TRANSLATIONS,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[0]
-            raise InputError(
-                f"{type(model).__name__} cannot be exported to ONNX: {reason} (--debug shows where)."
-            ) from error
-    if program is None:
-        raise MvpError("torch.onnx.export gave no program.")
-    proto = program.model_proto
-    _drop_traces(proto)
+    proto = _translate(model, example)
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=json.dumps(value, sort_keys=True))
     try:
@@ -96,6 +70,40 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     props = onnx.load(os.fspath(path), load_external_data=False).metadata_props
     return {entry.key: json.loads(entry.value) for entry in props}
+
+
+def _translate(model: torch.nn.Module, example: torch.Tensor) -> onnx.ModelProto:
+    """The ONNX model, with nothing in it that differs between equal models."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    from mvp_deploy.exporters.translations import TRANSLATIONS
+
+    # torch.export forgets half way which kernel attention had, and a view that fitted its strides then fits no more
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        warnings.simplefilter("ignore")  # deprecations inside torch: nothing a user can mend
+        try:
+            program = torch.onnx.export(
+                model,
+                (torch.zeros(2, *example.shape[1:]),),  # a batch of one would be taken for a constant
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+                custom_translation_table=TRANSLATIONS,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            raise InputError(
+                f"{type(model).__name__} cannot be exported to ONNX: {reason} (--debug shows where)."
+            ) from error
+    if program is None:
+        raise MvpError("torch.onnx.export gave no program.")
+    proto = program.model_proto
+    _drop_traces(proto)
+    return proto
 
 
 def _refuse_over_limit(model: torch.nn.Module) -> None:

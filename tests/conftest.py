@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from mvp_deploy.exporters import cuda
 from mvp_deploy.exporters.errors import MvpError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mvp_deploy.benchmark.measure import Session, Settings
+    from mvp_deploy.benchmark.runner import Runner
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -32,12 +40,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def quiet() -> Iterator[None]:
-    """Benchmarks take the machine for a quiet one and time in this process: tests ask for no real times."""
-    from mvp_deploy.benchmark import looks
+    """Benchmarks take the machine for a quiet one, time in this process and soon: tests ask for no real times."""
+    from mvp_deploy.benchmark import looks, measure
+
+    def soon(runners: Sequence[Runner], batch: np.ndarray, settings: Settings, **named: int) -> list[Session]:
+        return measure.session(runners, batch, replace(settings, duration=0.1, window=0.005, warm_up=0.005), **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(looks, "other_work", lambda: nullcontext([0.0]))
         patch.setattr(looks, "apart", lambda function, *arguments: function(*arguments))
+        patch.setattr(looks, "session", soon)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def translated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """See tests/translated.py; ``inspect.unwrap(onnx._translate)`` is the way round it."""
+    from translated import once
+
+    from mvp_deploy.exporters import onnx
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "translated"
+    folder.mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx, "_translate", once(onnx._translate, folder))
         yield
 
 

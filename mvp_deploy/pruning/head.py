@@ -24,7 +24,11 @@ from mvp_deploy.training import TrainConfig
 HEAD_IMAGES = 8192  # a head of 100 classes gained 2.6 points from 3,398 images beside 2,048 of them
 FEW_TIMES = 5  # after more, a tuned head is better than one solved again (docs/voting.md)
 PENALTIES = torch.logspace(-6, 1, 15, dtype=torch.float64)
-"""Relative to the largest eigenvalue: from interpolation to almost nothing but the classes' means."""
+"""Relative to the largest eigenvalue: from interpolation to almost nothing but the classes' means.
+
+The least one passes float32's rounding of the features on 500 / sqrt(images)-fold at most, 1 / (2 sqrt(1e-6)): about
+1e-5 of the logits of a head from few images, a tenth of what parity allows. So it may stay; leave-one-out loss decides.
+"""
 SCALES = torch.logspace(-1, 2, 13)
 """Of the regression's outputs, which estimate probabilities, as logits."""
 _BatchNorm = nn.modules.batchnorm._BatchNorm

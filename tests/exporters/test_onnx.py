@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from inspect import unwrap
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +12,19 @@ import torch
 from torch.nn import functional
 
 from mvp_deploy.backbones.timm_import import timm
+from mvp_deploy.exporters import onnx as exporter
 from mvp_deploy.exporters.errors import MvpError
 from mvp_deploy.exporters.onnx import export_onnx, read_metadata, run_onnx
 from mvp_deploy.exporters.parity import check_parity
 
 METADATA = {"classes": ["cat", "Käse"], "preprocessing": {"mean": [0.5, 0.5, 0.5]}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def translated_each_time() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter, "_translate", unwrap(exporter._translate))
+        yield
 
 
 def small_model(name: str = "resnet18", seed: int = 0) -> torch.nn.Module:

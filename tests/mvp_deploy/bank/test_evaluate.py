@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from mvp_deploy import backbones
 from mvp_deploy.bank import ladder
 from mvp_deploy.bank.add import add_task
-from mvp_deploy.bank.evaluate import ALIKE, ALL, RANDOM, evaluate, judge
+from mvp_deploy.bank.evaluate import ALIKE, ALL, RANDOM, Verdict, _left_out, evaluate, judge
 from mvp_deploy.bank.images import images_of
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import MvpError
@@ -101,13 +102,17 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
     return made
 
 
-def test_every_task_is_left_out_in_turn(bank: Bank) -> None:
-    found = evaluate(bank, (), 3, [0], device=torch.device("cpu"), reporter=Silent())
-    assert found.tasks == 4
-    assert found.steps == 3
+@pytest.fixture(scope="module")
+def verdict(bank: Bank) -> Verdict:
+    return evaluate(bank, (), 3, [0], device=torch.device("cpu"), reporter=Silent())
+
+
+def test_every_task_is_left_out_in_turn(verdict: Verdict) -> None:
+    assert verdict.tasks == 4
+    assert verdict.steps == 3
     own = {"own x1", "own x2", "own x4"}
-    assert set(found.accuracy) == {"neighbours=1", ALL, ALIKE, RANDOM} | own  # 3 others: 3 is all
-    assert found.gain.low <= found.gain.value <= found.gain.high
+    assert set(verdict.accuracy) == {"neighbours=1", ALL, ALIKE, RANDOM} | own  # 3 others: 3 is all
+    assert verdict.gain.low <= verdict.gain.value <= verdict.gain.high
 
 
 def test_the_images_are_found_from_any_folder_and_where_the_project_has_moved(
@@ -144,11 +149,26 @@ def test_a_recipe_that_asks_nobody_is_refused(bank: Bank) -> None:
         evaluate(bank, (), 3, [0], recipe="own", device=torch.device("cpu"), reporter=Silent())
 
 
-def test_the_command_prints_the_verdict_and_gives_it_to_machines(bank: Bank) -> None:
+def test_the_command_prints_the_verdict_and_gives_it_to_machines(
+    bank: Bank, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(asked: Bank, tasks: Sequence[str], steps: int, seeds: Sequence[int], **named: object) -> Verdict:
+        assert (asked.folder, tasks, steps, *seeds) == (bank.folder, (), 3, 0)
+        assert named["recipe"] == "default"
+        return verdict
+
+    monkeypatch.setattr("mvp_deploy.bank.evaluate.evaluate", found)
     asked = ["bank", "evaluate", str(bank.folder), "--steps", "3", "--device", "cpu"]
-    found = CliRunner().invoke(main, [*asked, "--json"])
-    assert found.exit_code == 0, found.output
-    told = json.loads(found.stdout)
+    done = CliRunner().invoke(main, [*asked, "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
     assert told["tasks"] == 4
     assert told["nearness"].keys() == {"value", "low", "high"}
-    assert told["verdict"] in CliRunner().invoke(main, asked).stdout  # as certain the second time
+    assert told["verdict"] in CliRunner().invoke(main, asked).stdout
+
+
+def test_an_attempt_ends_the_same_the_second_time(bank: Bank) -> None:
+    entry = bank.entry("digits#0,1")
+    arms = {"one": (RECIPES["default"], 3)}
+    first, second = (_left_out(bank, entry, arms, [0], torch.device("cpu")) for _ in range(2))
+    assert first == second

@@ -38,8 +38,12 @@ sys.meta_path.insert(0, OnDevice)
 sys.path[:0] = {PATHS}
 from fakes.tensorrt import install
 install("8.6.0")
-from mvp_deploy.benchmark import looks
+from dataclasses import replace
+from mvp_deploy.benchmark import looks, measure
 looks.apart = lambda function, *arguments: function(*arguments)  # the stand-ins are in this process alone
+def soon(runners, batch, settings, **named):  # no real times are asked for
+    return measure.session(runners, batch, replace(settings, window=0.005, warm_up=0.005), **named)
+looks.session = soon
 """
 MAIN = "from mvp_deploy.cli import main; main(sys.argv[1:])"
 

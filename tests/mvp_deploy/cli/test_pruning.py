@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from fresh import start
 
 from mvp_deploy import runs
 from mvp_deploy.bank.store import Bank
@@ -167,20 +165,15 @@ def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
 
 def killed(moment: str, *arguments: object) -> None:
     """Run the command in a process of its own and kill -9 it as soon as it says ``moment`` (a regular expression)."""
-    code = "from mvp_deploy.cli import main; main()"
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], stderr=subprocess.PIPE, text=True, env=environment
-    )
-    assert process.stderr is not None
+    process, stderr = start(*arguments)
     seen = ""
     while not re.search(moment, seen, re.MULTILINE):
-        line = process.stderr.readline()
+        line = stderr.readline()
         assert line, f"it ended before it said {moment!r}: {seen}"
         seen += line
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("moment", ["^unpruned model: accuracy", "^round 1 of 2: 1/2", "^round 2: "])

@@ -35,7 +35,7 @@ def test_equal_inputs_give_equal_bundles_to_the_bit_but_for_times(run) -> None:
 def test_every_precision_and_target_asked_for_is_checked_timed_and_bundled(run) -> None:
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
     asked = ["export.precisions=[fp32, fp16, int8]", "export.targets=[onnx, openvino]", "export.max_drop=1.0"]
-    asked += ["gates.speed_up=[{at_least: 0.001, precision: int8, runtime: openvino}]", "benchmark.duration=0.8"]
+    asked += ["gates.speed_up=[{at_least: 0.001, precision: int8, runtime: openvino}]"]
     done = run("--only", "ones", *(part for change in asked for part in ("--set", change)))
     assert done.exit_code in (0, ExitCode.LATENCY), done.output  # so short a benchmark may be too noisy to tell
     report = json.loads(Path("deploy/report.json").read_text(encoding="utf-8"))["tasks"]["ones"]
@@ -120,7 +120,7 @@ def test_engines_are_built_once_timed_and_not_bundled(run, install, tmp_path: Pa
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     install("10.3.0")  # a stand-in that computes what the real one would
     asked = ["--only", "ones", "--set", "export.targets=[onnx, tensorrt]"]
-    asked += ["--set", "gates.latency=[{at_most_ms: 1000, runtime: tensorrt}]", "--set", "benchmark.duration=0.8"]
+    asked += ["--set", "gates.latency=[{at_most_ms: 1000, runtime: tensorrt}]"]
     done = run(*asked)
     assert done.exit_code == 0, done.output
     rows = json.loads(Path("deploy/report.json").read_text(encoding="utf-8"))["tasks"]["ones"]["times"]["rows"]

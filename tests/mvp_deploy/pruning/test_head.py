@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.pruning.head import classifier, finish, recalibrate, solve_head
+from mvp_deploy.exporters.parity import FP32_TOLERANCE
+from mvp_deploy.pruning.head import classifier, finish, recalibrate, ridge_classifier, solve_head
 from mvp_deploy.pruning.norms import recalibrate_if_better
 from mvp_deploy.structure import KeepPlan, analyze, prune
 from mvp_deploy.structure.graph import TracedModel
@@ -182,3 +183,14 @@ def test_the_head_of_a_traced_program_is_solved_too(cnn) -> None:
     assert isinstance(small, TracedModel)
     assert solve_head(small, classifier(model), cnn.train)
     assert accuracy(small, cnn.test) > 0.6  # a third is chance
+
+
+def test_a_head_from_few_images_passes_the_features_rounding_on_far_below_what_parity_allows() -> None:
+    """Features behind a ReLU, fewer images than features: the regression may interpolate."""
+    for seed in range(5):
+        torch.manual_seed(seed)
+        labels = torch.arange(24) % 3
+        features = (torch.randn(24, 64).double() + torch.nn.functional.one_hot(labels, 64)).relu()
+        head = ridge_classifier(features, labels, 3)
+        logits, rounded = (x @ head.weight.T + head.bias for x in (features, features * (1 + 2e-7 * torch.randn(24, 64))))
+        assert (rounded - logits).abs().max() < 0.5 * FP32_TOLERANCE * logits.abs().max()
