@@ -192,5 +192,7 @@ def test_a_head_from_few_images_passes_the_features_rounding_on_far_below_what_p
         labels = torch.arange(24) % 3
         features = (torch.randn(24, 64).double() + torch.nn.functional.one_hot(labels, 64)).relu()
         head = ridge_classifier(features, labels, 3)
-        logits, rounded = (x @ head.weight.T + head.bias for x in (features, features * (1 + 2e-7 * torch.randn(24, 64))))
+        logits, rounded = (
+            x @ head.weight.T + head.bias for x in (features, features * (1 + 2e-7 * torch.randn(24, 64)))
+        )
         assert (rounded - logits).abs().max() < 0.5 * FP32_TOLERANCE * logits.abs().max()
