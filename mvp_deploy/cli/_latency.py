@@ -47,18 +47,13 @@ class Timed:
 
         beside: the RUN; a machine that is profiled for it leaves a file of its name.
         """
-        from mvp_deploy.latency.meet import Meeting
-        from mvp_deploy.pruning.budget import Budget
+        from mvp_deploy.latency.meet import within
 
         there = self._device()
         profile = self._profile(there, backbone, beside, reporter)
-        share = min(1.0, self.target.of(profile.full_ms) / profile.full_ms)
-
-        def meet(original: Original) -> Meeting:
-            clock = _timer(there, original, profile, reporter)
-            return Meeting(original.structure, profile, self.target, round_to=round_to, timer=clock, reporter=reporter)
-
-        return Budget(share, "latency", round_to), meet
+        return within(
+            self.target, profile, round_to, lambda original: _timer(there, original, profile, reporter), reporter
+        )
 
     def _device(self) -> tuple[str, Device] | None:
         if not isinstance(self.on, str):
@@ -103,18 +98,16 @@ class Timed:
 
 def _timer(there: tuple[str, Device] | None, original: Original, profile: Profile, reporter: Reporter) -> Timer | None:
     """What times plans where the profile was taken; None, which is said, where that cannot be done."""
-    from mvp_deploy.latency.meet import plan_timer, timer
+    from mvp_deploy.latency.meet import ELSEWHERE, here, plan_timer
 
-    if there is not None and profile.conditions.form != "engine":
-        from mvp_deploy.remote.clock import time_there
+    if there is None:
+        return here(original, profile, reporter)
+    if profile.conditions.form == "engine":
+        reporter.say(ELSEWHERE)
+        return None
+    from mvp_deploy.remote.clock import time_there
 
-        return plan_timer(original.structure, original.model, functools.partial(time_there, *there, reporter, profile))
-    clock = timer(original.structure, original.model, profile) if there is None else None
-    if clock is None:
-        reporter.say(
-            "the profile is of another machine or runtime than here: the pruned model is not timed, so time it there."
-        )
-    return clock
+    return plan_timer(original.structure, original.model, functools.partial(time_there, *there, reporter, profile))
 
 
 def latency_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -31,8 +31,10 @@ from mvp_deploy.pruning.budget import Budget, Scores
 if TYPE_CHECKING:
     from torch import nn
 
+    from mvp_deploy.pruning.original import Original
     from mvp_deploy.structure import Structure
 
+ELSEWHERE = "the profile is of another machine or runtime than here: the pruned model is not timed, so time it there."
 Counts = Mapping[str, int]
 Clock = Callable[["tuple[nn.Module, ...]"], "tuple[float, ...]"]  # models -> milliseconds of each
 Timer = Callable[[Counts], tuple[float, float]]  # units kept -> milliseconds of that model, and of the unpruned one
@@ -161,6 +163,31 @@ class Meeting:
             )
         solution, self.met = min(good, key=lambda pair: pair[0].lost)
         return solution.counts
+
+
+def within(
+    target: Target, profile: Profile, round_to: int, clock: Callable[[Original], Timer | None], reporter: Reporter
+) -> tuple[Budget, Callable[[Original], Meeting]]:
+    """The budget as a share of the profile's unpruned time, and what allots a model's units.
+
+    Args:
+        clock: gives what times that model's plans, or None where that cannot be done.
+    """
+    share = min(1.0, target.of(profile.full_ms) / profile.full_ms)
+
+    def meet(original: Original) -> Meeting:
+        timer = clock(original)
+        return Meeting(original.structure, profile, target, round_to=round_to, timer=timer, reporter=reporter)
+
+    return Budget(share, "latency", round_to), meet
+
+
+def here(original: Original, profile: Profile, reporter: Reporter) -> Timer | None:
+    """What times plans on this machine; None, which is said, where the profile is of another."""
+    found = timer(original.structure, original.model, profile)
+    if found is None:
+        reporter.say(ELSEWHERE)
+    return found
 
 
 def _missed(target: Target, met: Met) -> float:

@@ -62,6 +62,20 @@ class RecipeSection(Section):
             raise ValueError(str(error)) from error
 
 
+class TimeSection(Section):
+    """How fast the pruned model must be, in the budget's place."""
+
+    latency_ms: Positive | None = Field(None, description="Milliseconds that it may take.")
+    speed_up: Annotated[float, Within(1.0, 1e9)] | None = Field(None, description="Or: times faster than unpruned.")
+    profile: str = Field(description="What the backbone's layers take: a file of mvp-deploy profile.")
+
+    @model_validator(mode="after")
+    def _one(self) -> TimeSection:
+        if (self.latency_ms is None) == (self.speed_up is None):
+            raise ValueError("give latency_ms or speed_up")
+        return self
+
+
 class Where(Section):
     """Which measurements a limit is for; what is left out fits all."""
 
@@ -122,6 +136,7 @@ class Shared(Section):
     """What can be set for all tasks, and for one."""
 
     budget: Counted = Budget()
+    time: TimeSection | None = None
     recipe: RecipeSection = RecipeSection()
     training: Training = Training()
     export: Exports = Exports()

@@ -111,7 +111,8 @@ def settle(
         task = config.tasks[name]
         data = local(task.data, base, reporter)
         _refuse_inside(out, Path(source_of(data)))
-        return settle_task(name, task, data)
+        profile = None if task.time is None else Path(local(task.time.profile, base, reporter))
+        return settle_task(name, task, data, profile=profile)
 
     return {name: caught(partial(settled, name)) for name in only or config.tasks}
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mvp_deploy import __file__ as package
 from mvp_deploy import bundle
@@ -34,10 +34,15 @@ from mvp_deploy.bundle import signing
 from mvp_deploy.pipeline.config import TaskSection
 from mvp_deploy.pipeline.places import content, data_content
 from mvp_deploy.pipeline.times import gpu
+from mvp_deploy.pruning.config import Budget
+
+if TYPE_CHECKING:
+    from mvp_deploy.latency.meet import Meeting
+    from mvp_deploy.pruning.original import Original
 
 # The rooms and files whose code decides what a step gives, beside those of the steps before it.
 MADE_BY = {
-    "prune": ("base", "tasks", "backbones", "training", "structure", "pruning", "bank", "runs"),
+    "prune": ("base", "tasks", "backbones", "training", "structure", "pruning", "bank", "latency", "runs"),
     "export": ("export", "bundle", "benchmark", "exporters", "calibration"),
     "benchmark": ("pipeline/times.py",),
 }
@@ -52,6 +57,7 @@ class Work:
     task: TaskSection
     data: str  # SOURCE or SOURCE#classes, local
     bank: Path  # local
+    profile: Path | None  # local, where a time is to be met
     device: str
     seed: int
     out: Path
@@ -80,7 +86,16 @@ class Done:
 
 
 def settle(
-    name: str, task: TaskSection, data: str, bank: Path, *, bank_content: str, device: str, seed: int, out: Path
+    name: str,
+    task: TaskSection,
+    data: str,
+    bank: Path,
+    *,
+    bank_content: str,
+    profile: Path | None,
+    device: str,
+    seed: int,
+    out: Path,
 ) -> Work:
     """A task with the keys of its steps. Each key holds those before it, so a change redoes all that follows.
 
@@ -92,14 +107,16 @@ def settle(
         spec=task.data,  # not ``data``, which changes with the folder that the command is called in
         data=data_content(data),
         bank=bank_content,
+        profile=None if profile is None else content(str(profile)),
         device=device,
         seed=seed,
-        task=task.model_dump(mode="json", include={"skip_bad", "budget", "recipe", "training"}),
+        task=task.model_dump(mode="json", include={"skip_bad", "budget", "time", "recipe", "training"}),
     )
     export = key(after=prune, code=code("export"), export=asdict(task.export))
     machine = {"cpu": cpu_name(), "cores": cores(), "gpu": gpu() if "tensorrt" in task.export.targets else None}
     times = key(after=export, code=code("benchmark"), benchmark=asdict(task.benchmark), **machine)
-    return Work(name, task, data, bank, device, seed, out, {"prune": prune, "export": export, "benchmark": times})
+    keys = {"prune": prune, "export": export, "benchmark": times}
+    return Work(name, task, data, bank, profile, device, seed, out, keys)
 
 
 def key(**inputs: Any) -> str:
@@ -169,16 +186,32 @@ def prune(work: Work, reporter: Reporter) -> None:
     from mvp_deploy.tasks import load_task
 
     asked, bank = work.task, Bank.open(work.bank)
+    budget, meet = _budget(work, reporter)
     prune_task(
         load_task(work.data, skip_bad=asked.skip_bad),
         bank,
         work.output("prune"),
-        asked.budget,
+        budget,
         asked.recipe.recipe(),
         suited(bank.backbone, asked.training, work.seed),
         device=resolve(work.device),
         reporter=reporter,
+        meet=meet,
     )
+
+
+def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Callable[[Original], Meeting] | None]:
+    """How much stays; for a time to meet, what allots the units too."""
+    from mvp_deploy.latency import files
+    from mvp_deploy.latency.meet import Target, here, within
+
+    asked = work.task.time
+    if asked is None or work.profile is None:
+        return work.task.budget, None
+    profile = files.read(work.profile)
+    target = Target(asked.latency_ms, asked.speed_up)
+    round_to = work.task.budget.round_to
+    return within(target, profile, round_to, lambda original: here(original, profile, reporter), reporter)
 
 
 def export(work: Work, reporter: Reporter) -> None:
