@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 # The rooms and files whose code decides what a step gives, beside those of the steps before it.
 MADE_BY = {
     "prune": ("base", "tasks", "backbones", "training", "structure", "pruning", "bank", "latency", "runs"),
-    "export": ("export", "bundle", "benchmark", "exporters", "calibration"),
+    "export": ("export", "inference", "bundle", "benchmark", "exporters", "calibration"),
     "benchmark": ("pipeline/times.py",),
 }
 STEPS = ("prune", "export", "benchmark", "bundle")  # gates are judged each time: that takes no time
