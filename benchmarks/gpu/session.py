@@ -111,7 +111,11 @@ class Session:
         surroundings = {**os.environ, "PYTHONPATH": ":".join(filter(None, path))}
         options: dict[str, Any] = {"env": surroundings, "text": True, "timeout": left, "cwd": REPOSITORY}
         if log is None:
-            return subprocess.run(command, capture_output=True, check=False, **options)
+            try:
+                return subprocess.run(command, capture_output=True, check=False, **options)
+            except subprocess.TimeoutExpired as late:  # how far it came is in what it said
+                said = (late.stderr or late.stdout or b"").decode(errors="replace")[-TELL:]
+                raise RuntimeError(f"not done after {left:.0f} s: {said}") from None
         with log.open("w", encoding="utf-8") as file:
             return subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False, **options)
 
