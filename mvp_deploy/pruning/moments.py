@@ -7,7 +7,7 @@ places are drawn at random (`ROWS_PER_COLUMN`), and their sums scaled up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -71,8 +71,8 @@ class CrossMoments:
         count = self.inputs[:, -1:, -1].clamp_min(1)
         return (self.squares - self.cross[:, -1].square() / count).clamp_min(0)
 
-    def ridge(self, penalty: float, towards: Tensor, *, constant: bool = True) -> Tensor:
-        """Weights [groups, outputs, columns + 1] that lower the squared error, and how far they are from ``towards``.
+    def ridge(self, penalties: Iterable[float], towards: Tensor, *, constant: bool = True) -> Iterator[Tensor]:
+        """For each penalty, weights [groups, outputs, columns + 1] that lower the squared error, not far from others.
 
         min |W x - y|^2 + penalty x m |W - towards|^2, m being the mean square of the inputs: NaN in a group where
         rounding left the problem without a solution. constant: whether the last number of ``towards`` may change too.
@@ -80,15 +80,20 @@ class CrossMoments:
         n = self.inputs.shape[-1] - (0 if constant else 1)
         diagonal = self.inputs.diagonal(dim1=1, dim2=2)
         size = diagonal[:, :-1].mean(1, keepdim=True)
-        weights = penalty * torch.where(size > 0, size, torch.ones_like(size)).expand(-1, diagonal.shape[1]).clone()
-        weights[:, -1] = FREE * diagonal[:, -1].clamp_min(1)
-        factor, failed = torch.linalg.cholesky_ex((self.inputs + torch.diag_embed(weights))[:, :n, :n])
+        size = torch.where(size > 0, size, torch.ones_like(size))
+        free = FREE * diagonal[:, -1:].clamp_min(1)
         residual = (self.cross - self.inputs @ towards.mT)[:, :n]
-        change = torch.cholesky_solve(residual, factor)
-        change[failed > 0] = torch.nan
-        solved = towards.clone()
-        solved[:, :, :n] += change.mT
-        return solved
+        for penalty in penalties:
+            held = self.inputs[:, :n, :n].clone()
+            held.diagonal(dim1=1, dim2=2)[:, : self.inputs.shape[-1] - 1].add_(penalty * size)
+            if constant:
+                held.diagonal(dim1=1, dim2=2)[:, -1:].add_(free)
+            factor, failed = torch.linalg.cholesky_ex(held)
+            change = torch.cholesky_solve(residual, factor)
+            change[failed > 0] = torch.nan
+            solved = towards.clone()
+            solved[:, :, :n] += change.mT
+            yield solved
 
 
 FREE = 1e-9  # the constant is not held back, but for rounding

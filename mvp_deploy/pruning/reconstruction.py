@@ -161,18 +161,18 @@ def _cross_validated(
     total = sum(parts[1:], parts[0])
     before = total.error(start)
 
-    def left_out(penalty: float) -> Tensor:
-        errors = [part.error((total - part).ridge(penalty, start, constant=constant)) for part in parts]
-        return torch.stack(errors).sum(0)
+    def errors_of(part: CrossMoments) -> Tensor:
+        """On a part, of what the others give: [penalties, groups, outputs]."""
+        return torch.stack([part.error(weight) for weight in (total - part).ridge(PENALTIES, start, constant=constant)])
 
-    errors = torch.stack([left_out(penalty) for penalty in PENALTIES])
+    errors = sum(map(errors_of, parts[1:]), errors_of(parts[0]))
     least, which = errors.nan_to_num(nan=torch.inf).min(0)
     better = least < before
     solution = start.clone()
     for place, penalty in enumerate(PENALTIES):
         chosen = better & (which == place)
         if chosen.any():
-            whole = total.ridge(penalty, start, constant=constant)
+            (whole,) = total.ridge([penalty], start, constant=constant)
             solution = torch.where((chosen & whole.isfinite().all(2))[:, :, None], whole, solution)
     spread = float(total.spread.sum()) or 1.0
     after = torch.where(better, least, before)
