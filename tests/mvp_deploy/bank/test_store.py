@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fakes.run import DETAILS
+from fresh import SERVER
 
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.bank.signature import Signature
@@ -176,9 +177,8 @@ def _add_same(folder: Path, results: multiprocessing.Queue) -> None:
 
 
 def test_many_processes_adding_at_once_lose_nothing(bank: Bank) -> None:
-    context = multiprocessing.get_context("spawn")
     names = [[f"task {worker} {index}" for index in range(10)] for worker in range(4)]
-    workers = [context.Process(target=_add, args=(bank.folder, own)) for own in names]
+    workers = [SERVER.Process(target=_add, args=(bank.folder, own)) for own in names]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -189,9 +189,8 @@ def test_many_processes_adding_at_once_lose_nothing(bank: Bank) -> None:
 
 
 def test_of_many_processes_adding_the_same_task_one_does(bank: Bank) -> None:
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    workers = [context.Process(target=_add_same, args=(bank.folder, results)) for _ in range(4)]
+    results = SERVER.Queue()
+    workers = [SERVER.Process(target=_add_same, args=(bank.folder, results)) for _ in range(4)]
     for worker in workers:
         worker.start()
     said = [results.get(timeout=120) for _ in workers]
@@ -204,10 +203,9 @@ def test_of_many_processes_adding_the_same_task_one_does(bank: Bank) -> None:
 
 
 def test_a_claim_keeps_others_out_and_ends_with_its_block(bank: Bank) -> None:
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
+    results = SERVER.Queue()
     with bank.claim("same"):
-        worker = context.Process(target=_add_same, args=(bank.folder, results))
+        worker = SERVER.Process(target=_add_same, args=(bank.folder, results))
         worker.start()
         assert "another process" in results.get(timeout=120)
         worker.join()
