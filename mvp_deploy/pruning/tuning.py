@@ -23,7 +23,7 @@ from torch.nn import functional
 from mvp_deploy.base.devices import full_float32
 from mvp_deploy.base.files import write_text
 from mvp_deploy.base.formats import Share, Within, read_json
-from mvp_deploy.pruning.head import finish, solve_head
+from mvp_deploy.pruning.head import finish, recalibrate, solve_head
 from mvp_deploy.pruning.norms import has_batch_norms
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.tasks import Images
@@ -146,8 +146,10 @@ def tune(
     part, aside = parts
 
     def trained(model: nn.Module, images: Images, choice: Choice, config: TrainConfig, **how: Any) -> FitResult:
-        done = fit(model, images, choice.applied(config), **how)
         statistics = not choice.frozen_norms and norms in ("auto", "recomputed")
+        if statistics and recalibrate(model, images, seed=config.seed) and solved_head:
+            solve_head(model, classifier, images)  # for features as batches' own statistics give them in training
+        done = fit(model, images, choice.applied(config), **how)
         finish(model, classifier, images, config, statistics=statistics, head=solved_head)
         return done
 
