@@ -52,10 +52,10 @@ CALLS = {
     "prune": ["prune", "photos", "--bank", "bank", "--out", "OUT", *TINY, "--keep", "0.5", "--neighbours", "1"],
     "shrink": ["shrink", "photos", "--model", "test_resnet", "--weights", "weights.safetensors", "--image-size", "32",
                "--out", "OUT", "--train", "none", "--macs", "0.5", "--measure", "", "--device", "cpu"],
-    "profile": ["profile", "test_resnet", "--out", "OUT", "--image-size", "32", "--threads", "1", "--batch", "1"],
+    "profile": ["profile", "test_resnet", "--out", "OUT.json", "--image-size", "32", "--threads", "1", "--batch", "1"],
     "frontier": ["frontier", "photos", "--backbone", "test_resnet", "--weights", "weights.safetensors",
                  "--image-size", "32", "--out", "OUT", "--keep-time", "", "--time-limit", "1"],
-    "report": ["report", "bundle", "--out", "OUT"],
+    "report": ["report", "times.json", "--out", "OUT.html"],
     "verify": ["verify", "bundle"],
     "check": ["check", "bundle/models/pruned.fp32.onnx", "--for", "tensorrt"],
     "build": ["build", "bundle", "--precision", "fp32", "--batch", "1:2:4"],
@@ -101,6 +101,7 @@ def make(folder: Path) -> None:
         ["bank", "init", "bank", "--backbone", "test_resnet", "--weights", "weights.safetensors", "--image-size", "32"],
         ["bank", "add", "bank", "digits#0,1", "digits#2,3", *TINY, "--rounds", "1", "--round-steps", "1"],
         ["prune", "photos", "--bank", "bank", "--out", "run", *TINY, "--keep", "0.5"],
+        ["bench", "bundle", "--duration", "0.01", "--out", "times.json"],
     ):
         done = CliRunner().invoke(command, call)
         assert done.exit_code == 0, done.output
@@ -136,7 +137,7 @@ def changed(call: list[str], draw: random.Random, there: Path) -> tuple[list[str
 def spoilt(draw: random.Random, there: Path) -> str:
     """Damage one file of the inputs, in place."""
     files = sorted(
-        path for name in ("bundle", "bank", "run", "photos", "weights.safetensors")
+        path for name in ("bundle", "bank", "run", "photos", "times.json", "weights.safetensors")
         for path in ([there / name] if (there / name).is_file() else (there / name).rglob("*")) if path.is_file()
     )  # fmt: skip
     file = draw.choice(files)
