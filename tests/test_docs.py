@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,15 @@ def test_its_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         line = text[: block.start(1)].count("\n")
         code = compile("\n" * line + block[1], str(ROOT / page), "exec")
         exec(code, names)
+
+
+def test_the_page_of_settings_has_every_key_of_deploy_yaml() -> None:
+    from mvp_deploy.pipeline.config import Config
+
+    schema = Config.model_json_schema()
+    page = runpy.run_path(str(ROOT / "docs" / "settings.py"))["page"](schema)
+    sections = [schema, *schema["$defs"].values(), schema["$defs"]["RecipeSection"]["properties"]["set"]]
+    fields = {key: field for section in sections for key, field in section["properties"].items()}
+    assert len(fields) > 40
+    assert [key for key, field in fields.items() if "$ref" not in field and f"\n| `{key}` | " not in page] == []
+    assert "| `precision` | `fp32`, `fp16`, `int8` |" in page  # a type that is a choice
