@@ -37,8 +37,10 @@ def mse(histogram: np.ndarray) -> float:
 
 
 def entropy(histogram: np.ndarray) -> float:
-    """The least divergence between the values' distribution and the rounded one's (Migacz, "8-bit inference with
-    TensorRT", GTC 2017). The bin at zero counts like its neighbour: zeros are exact after any rounding.
+    """The threshold of the least divergence between the distributions of the values and of the rounded values.
+
+    Migacz, "8-bit inference with TensorRT", GTC 2017. The bin at zero counts like its neighbour, since zeros are exact
+    after any rounding.
     """
     counts = histogram.astype(np.float64)
     counts[0] = counts[1]

@@ -31,8 +31,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Within(Rule):
-    """Bounds of a number, or of the length of a text, list or mapping; both are allowed, unless ``above`` excludes
-    the low one."""
+    """Bounds of a number, or of the length of a text, list or mapping; ``above`` excludes the lower one."""
 
     low: float
     high: float

@@ -16,7 +16,7 @@ from onnxscript.function_libs.torch_lib.ops import nn as torchs
 
 
 def gelu(self: Any, approximate: str = "none") -> Any:
-    """x * (1 + erf(x / sqrt 2)) * 0.5, multiplied in the order that runtimes look for."""
+    """X * (1 + erf(x / sqrt 2)) * 0.5, multiplied in the order that runtimes look for."""
     if approximate != "none":
         return torchs.aten_gelu(self, approximate)
     erf = op.Erf(op.Div(self, _float(math.sqrt(2))))
@@ -33,8 +33,11 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Attention of any rank: one transposition where torch's spelling computes shapes at run time, and knows four
-    dimensions only. With a mask, four dimensions are torch's."""
+    """Attention of any rank, with one transposition.
+
+    torch's translation computes shapes at run time and takes four dimensions only; it is used for four
+    dimensions with a mask.
+    """
     rank = len(query.shape)
     if is_causal or enable_gqa or (attn_mask is not None and rank == 4):
         return torchs.aten_scaled_dot_product_attention(

@@ -126,10 +126,10 @@ class Bank:
             rounds: cuts, each followed by ``round_steps`` of fine-tuning.
             round_steps: steps after each cut.
             batch_size: images in a step.
-            replace_old: put it in the place of a stored task of that name.
+            replace_old: replace a stored task of the same name.
             device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
             seed: of what is drawn at random.
-            reporter: who is told; `mvp_deploy.progress` decides by default.
+            reporter: receives messages and progress; by default the one that `mvp_deploy.progress` set.
 
         Returns:
             The stored task: name, classes, keep plan, metrics.
@@ -192,7 +192,7 @@ class Bank:
             batch_size: images in a step.
             device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
             seed: of what is drawn at random.
-            reporter: who is told; `mvp_deploy.progress` decides by default.
+            reporter: receives messages and progress; by default the one that `mvp_deploy.progress` set.
 
         Raises:
             InputError: the data cannot be read, the budget cannot be met, there is no such recipe, or ``out`` holds
@@ -206,17 +206,16 @@ class Bank:
             >>> result.classes, result.report.macs <= 0.6 * result.report.full_macs
             (('5', '6'), True)
         """
-        task, budget, voting = _task(data), budget_of(keep, macs, params, round_to), recipe_named(recipe)
+        task = _task(data)
         config = replace(suited(self.store.backbone), steps=steps, batch_size=batch_size, seed=seed)
+        how = runs.Pruning(budget_of(keep, macs, params, round_to), recipe_named(recipe), config)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory())) / "run" if out is None else Path(out)
             run = runs.prune_task(
                 task,
                 self.store,
                 folder,
-                budget,
-                voting,
-                config,
+                how,
                 device=resolve(str(device)),
                 reporter=reporter or told(),
             )
@@ -249,7 +248,7 @@ class Bank:
             round_to: channels and hidden units stay in multiples of it.
             device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
             seed: of what is drawn at random.
-            reporter: who is told; `mvp_deploy.progress` decides by default.
+            reporter: receives messages and progress; by default the one that `mvp_deploy.progress` set.
 
         Raises:
             InputError: a budget cannot be met, or images are gone or changed.

@@ -50,7 +50,7 @@ def benchmark(
         sustained: seconds that each model is then run without a pause; not at all by default.
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
         seed: of the noise that bare files are run on.
-        reporter: who is told; `mvp_deploy.progress` decides by default.
+        reporter: receives messages and progress; by default the one that `mvp_deploy.progress` set.
 
     Returns:
         A frozen result: print it, read its ``rows``, take ``records()`` or ``to_pandas()``. Latencies are milliseconds,

@@ -152,7 +152,7 @@ class Bundle:
                 ``(images, labels)`` of the model's input, such as a DataLoader gives, with labels in the order of
                 ``classes``.
             part: which images of a task: ``held-out``, ``train`` or ``all``.
-            reporter: who is told; `mvp_deploy.progress` decides by default.
+            reporter: receives messages and progress; by default the one that `mvp_deploy.progress` set.
             session: which model, as `session` takes it.
 
         Returns:

@@ -24,8 +24,10 @@ def as_task(data: Any) -> Task | None:
 
 
 def training_images(data: Any, preprocessing: Preprocessing | None, device: Any, *, limit: int | None = None) -> Images:
-    """The training images of ``data``: of a task, prepared as the model wants them; or of one's own loader, as it
-    gives them (`mvp_deploy.tasks.own.collect`)."""
+    """The training images of ``data``.
+
+    A task's images are prepared for the model; a user's loader gives them as they are (`mvp_deploy.tasks.own.collect`).
+    """
     from mvp_deploy.tasks import Images, prepare
     from mvp_deploy.tasks.own import collect
 

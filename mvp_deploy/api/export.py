@@ -82,7 +82,7 @@ def export(
         device: where PyTorch computes what the files are compared with: 'auto', 'cpu', 'cuda', 'cuda:N' or a
             torch.device.
         seed: which images calibrate, judge and are packed as samples.
-        reporter: who is told; `mvp_deploy.progress` decides by default.
+        reporter: receives messages and progress; by default the one that `mvp_deploy.progress` set.
 
     Raises:
         InputError: the model cannot be exported, or data and model do not fit each other.

@@ -15,7 +15,7 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning import pruned
 from mvp_deploy.structure import KeepPlan, analyze, prune
 
-OWN = 1  # format of a file that holds a module of one's own
+OWN = 1  # format of a file that holds a user's module
 
 
 def save(result: Result, path: str | os.PathLike[str]) -> Path:
@@ -59,7 +59,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
 
     Args:
         path: the file, or a RUN folder, of which the pruned model is taken.
-        model: for a module of one's own, the full-size module, new from its class; its weights do not count. A timm
+        model: for your own module, the full-size module, new from its class; its weights are not used. A timm
             model needs none.
 
     Raises:

@@ -33,7 +33,7 @@ _current: Reporter = _Quiet()
 
 
 def reporter() -> Reporter:
-    """Who is told of the work that begins now."""
+    """The reporter for work that starts now."""
     return _current
 
 

@@ -59,7 +59,7 @@ class Result:
             compares with.
         plan: which units stayed.
         report: sizes and accuracies.
-        backbone: how timm makes the unpruned model again; None for a module of one's own.
+        backbone: how timm makes the unpruned model again; None for a user's own module.
         classes: the outputs' names, where the data have them.
         input_size: channels, height and width of an image.
         folder: the RUN on disk, where one was asked for.

@@ -30,7 +30,7 @@ class Backbone:
     weights_sha256: Sha256  # of names, types, shapes and values; no matter in which file they lay
     preprocessing: Preprocessing
     license: str | None  # of the pretrained weights, where timm knows it
-    allow_inexact: bool = False  # whether units that an operator mixes with others may go all the same
+    allow_inexact: bool = False  # whether units that an operator mixes with others may be removed
 
     @property
     def fingerprint(self) -> str:

@@ -31,8 +31,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_file(path: Path) -> Any:
-    """What a weights file holds, read without running code from it: tensors, plain values, and the argparse.Namespace
-    in which timm's own train.py keeps its arguments.
+    """The content of a weights file, read without running code from it.
+
+    It may hold tensors, plain values, and the argparse.Namespace in which timm's train.py keeps its arguments.
 
     Raises:
         MvpError: no such file, or not safetensors or a PyTorch file of plain tensors.

@@ -13,13 +13,13 @@ import torch
 from mvp_deploy import __version__
 from mvp_deploy.bank.new import NewTask
 from mvp_deploy.bank.store import Bank, Entry, Record
+from mvp_deploy.bank.unpruned import digest, train_unpruned
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.base.workspaces import remove_workspaces, workspaces
 from mvp_deploy.pruning.budget import Budget, counts_for, uniform, units_kept
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.iterative import Schedule, prune_iteratively
 from mvp_deploy.pruning.original import check_exact
-from mvp_deploy.pruning.unpruned import digest, train_unpruned
 from mvp_deploy.tasks import Task
 from mvp_deploy.tasks.task import lasting
 from mvp_deploy.training import TrainConfig
@@ -64,17 +64,7 @@ def add_task(
         new = NewTask.of(task, bank, device, config.seed)
         original, train, test = new.original, new.train, new.test
         counts_for(original.structure, budget, uniform(original.structure))  # a hopeless budget fails at once
-        whole = train_unpruned(
-            original,
-            train,
-            test,
-            config,
-            task.classes,
-            work / "unpruned.safetensors",
-            work=work,
-            inputs=settings,
-            reporter=reporter,
-        )
+        whole = train_unpruned(new, config, work / "unpruned.safetensors", inputs=settings, reporter=reporter)
         scores = score("taylor", original.structure, whole.model, original.full, train, seed=config.seed)
         result = prune_iteratively(
             original,

@@ -29,8 +29,10 @@ class NoBank(Bank):
 
 
 def alone(task: Task, backbone: Backbone, state: Mapping[str, Tensor], seed: int = 0) -> NoBank:
-    """What `prune_task` takes in a bank's place: the backbone, its linear streams in their principal directions on the
-    task's training images (see `rotation.rotate`); with its trained head, where ``state`` has one for these classes."""
+    """What `prune_task` takes instead of a bank: the backbone, with its trained head if ``state`` has one.
+
+    Its linear streams are turned into their principal directions on the task's training images (`rotation.rotate`).
+    """
     shown = prepare(task.train, backbone.preprocessing, memory_limit=0)
     turned, weights = rotate(backbone, state, shown, num_classes=len(task.classes), seed=seed)
     return NoBank(Path(os.devnull, "bank"), turned, weights)

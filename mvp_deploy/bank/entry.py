@@ -110,7 +110,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a listing tells of a stored task, from its header alone."""
+    """What a listing shows of a stored task, from its header alone."""
 
     name: str
     path: Path

@@ -79,12 +79,17 @@ def evaluate(
     device: torch.device,
     reporter: Reporter,
 ) -> Verdict:
-    """Try the recipe with several numbers of neighbours, nearest and random, where it blends own and lent importance
-    with several weights, and own importance with several numbers of steps.
+    """Leave tasks out in turn, and try voting against their own importance.
 
-    names: tasks of the bank to leave out; none: all. Each is pruned to its
-    entry's budget by its entry's training, but for ``steps``. Raises InputError for fewer than four tasks, or
-    a recipe that asks nobody.
+    The recipe is tried with several numbers of neighbours, nearest and random, and with several weights of own and lent
+    importance if it blends them; own importance is tried with several numbers of steps.
+
+    Args:
+        names: Tasks of the bank to leave out; all by default. Each is pruned to its entry's budget by its entry's
+            training, but for ``steps``.
+
+    Raises:
+        InputError: There are fewer than four tasks, or the recipe asks no neighbours.
     """
     if not RECIPES[recipe].asks_neighbours:
         raise InputError(f"The recipe {recipe} asks no neighbours: name one that does, such as default or paper.")
@@ -108,8 +113,11 @@ def evaluate(
 
 
 def judge(table: Mapping[str, np.ndarray], recipe: str, steps: int) -> Verdict:
-    """The verdict on accuracies float64 [tasks] of the arms: voting by the fields each is named after (`RANDOM`
-    among them, which is a control, not a choice), and 'own xK' (K times the steps)."""
+    """The verdict on the arms' accuracies, float64 [tasks].
+
+    Arms of voting are named by the recipe's fields that they set (`RANDOM` among them, which is a control, not a
+    choice); 'own xK' is own importance with K times the steps.
+    """
     own = table["own x1"]
     usual = f"neighbours={RECIPES[recipe].neighbours}"
     usual = usual if usual in table else ALL  # as many as there are

@@ -12,7 +12,7 @@ def images_of(entry: Entry, bank: Bank) -> Task:
     """The task as it was stored, its images loaded from where they were, or from beside the bank.
 
     Raises:
-        MvpError: (INPUT) they are gone, or are no longer those it was pruned on.
+        MvpError: (INPUT) they are missing, or have changed since it was pruned.
     """
     seed = entry.details["training"]["seed"]
     task = load_again(entry.name, entry.data, seed, source=entry.details.get("source"), beside=bank.folder)

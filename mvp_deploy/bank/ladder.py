@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mvp_deploy.bank.add import versions
 from mvp_deploy.bank.images import images_of
 from mvp_deploy.bank.store import Bank
+from mvp_deploy.bank.unpruned import digest
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.base.files import locked
@@ -37,7 +38,6 @@ from mvp_deploy.pruning.imitation import TUNING, feature_error, imitate
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.original import Original, check_exact
 from mvp_deploy.pruning.reconstruction import reconstruct
-from mvp_deploy.pruning.unpruned import digest
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.structure.plan import PackedMask
 from mvp_deploy.tasks import Images, Preprocessing, Task, load_task, prepare
@@ -302,8 +302,9 @@ def pool(tasks: Sequence[Task], preprocessing: Preprocessing, device: torch.devi
 
 
 def tasks_of(bank: Bank, more: Sequence[str], reporter: Reporter) -> list[Task]:
-    """The bank's tasks, loaded again, and further ones. Tasks that are damaged or whose images are gone are left out,
-    with a warning.
+    """The bank's tasks, loaded again, and further ones.
+
+    Tasks that are damaged or whose images are missing are left out, with a warning.
 
     Raises:
         MvpError: one of ``more`` cannot be loaded.

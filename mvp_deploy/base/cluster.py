@@ -38,7 +38,7 @@ def spread(
 ) -> Iterator[tuple[str, T | MvpError]]:
     """Do all pieces on the cluster; gives each one's name and result, or the error that ended it, as they come.
 
-    Each is done in the working directory of this process. What it tells its reporter is told here, under its name. A
+    Each runs in the working directory of this process, and reports here, under its name. A
     piece whose worker is lost is done again, so it must go on from what it has written, or start over.
 
     Raises:

@@ -1,5 +1,4 @@
-"""Which device a command runs on, and what float32 means there. A device asked for and not there is an error, never a
-fall-back."""
+"""Which device a command runs on, and what float32 means there. A missing device is an error, never a fall-back."""
 
 from __future__ import annotations
 

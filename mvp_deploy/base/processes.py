@@ -49,7 +49,7 @@ def apart(function: Callable[..., T], *arguments: Any, quiet: bool = False) -> T
 def _serve() -> None:
     """The child: read the call, make it, write its result."""
     with os.fdopen(os.dup(1), "wb") as answer:
-        os.dup2(2, 1)  # what the function prints is no answer
+        os.dup2(2, 1)  # what the function prints is not the answer
         call = pickle.load(sys.stdin.buffer)
         threading.Thread(target=_follow, daemon=True).start()  # before what the call needs is imported
         try:

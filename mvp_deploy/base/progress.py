@@ -16,8 +16,10 @@ from mvp_deploy.base.reporter import quarters
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[..., Any]]:
-    """Gives ``step(done, total, loss=None)``: a bar on a terminal (with rich, where installed), else a line at the
-    start and at each quarter."""
+    """Yields ``step(done, total, loss=None)``.
+
+    It draws a bar on a terminal (if rich is installed), else it prints a line at the start and at each quarter.
+    """
     if sys.stderr.isatty() and find_spec("rich") is not None:  # a device has click and numpy alone
         with _bar(label) as step:
             yield step
@@ -37,7 +39,7 @@ def plain_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str
 
 
 def _lines(label: str) -> Callable[..., Any]:
-    began: tuple[float, int] | None = None  # what precedes the first step is no measure of the others
+    began: tuple[float, int] | None = None  # what precedes the first step does not predict the others
 
     def tell(done: int, total: int, loss: float | None) -> None:
         nonlocal began

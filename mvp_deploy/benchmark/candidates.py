@@ -66,16 +66,18 @@ def by_provider(candidates: Sequence[Candidate], providers: Sequence[str], devic
         for provider in (providers if candidate.runtime == "onnxruntime" else (None,))
     ]
 
-    def row(index: int, provider: str | None) -> int:
-        """Which row has a candidate under a provider; its first if it has none under that."""
-        own = [at for at, (each, _) in enumerate(rows) if each == index]
-        return next((at for at in own if rows[at][1] == provider), own[0])
+    places = {row: at for at, row in enumerate(rows)}
+    firsts = {index: at for at, (index, _) in reversed([*enumerate(rows)])}  # for baselines without the provider
 
     def place(provider: str | None) -> str | None:
         return f"{provider}:{number}" if number and provider in ("cuda", "tensorrt") else provider
 
     return [
-        replace(candidates[index], baseline=row(candidates[index].baseline, provider), device=place(provider))
+        replace(
+            candidates[index],
+            baseline=places.get((base := candidates[index].baseline, provider), firsts[base]),
+            device=place(provider),
+        )
         for index, provider in rows
     ]
 

@@ -91,7 +91,7 @@ class Benchmark:
     __repr__ = __str__
 
     def records(self) -> list[dict[str, Any]]:
-        """A flat dictionary for each row: ``model``, ``batch``, ``p50_ms``, ``speed_up``, ``accuracy``, ``error``, …"""
+        """A flat dictionary for each row, with ``model``, ``batch``, ``p50_ms``, ``speed_up``, ``error`` and others."""
         return [record(row) for row in self.rows]
 
     def to_pandas(self) -> Any:
@@ -108,7 +108,7 @@ class Benchmark:
 
     @property
     def disturbed(self) -> bool:
-        """Whether other work was in the way: then the times are no result, to be packed or kept."""
+        """Whether other work disturbed the measurement: such times are neither packed nor kept."""
         return disturbed(self.environment)
 
     def to_json(self) -> dict[str, Any]:

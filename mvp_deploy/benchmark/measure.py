@@ -48,7 +48,7 @@ class Session:
 
     seconds: tuple[float, ...]  # of each run
     windows: tuple[float, ...]  # milliseconds: the median of each turn
-    parts: Mapping[str, Sequence[float]]  # seconds of each run, by what the runtime tells of its own time
+    parts: Mapping[str, Sequence[float]]  # seconds of each run, by part, as the runtime reports them
 
     @property
     def median(self) -> float:
@@ -70,7 +70,7 @@ class Timing:
     runs: Count
     windows: tuple[tuple[Amount, ...], ...]  # for each process, the median latency in each turn
     stable: bool  # the processes agree closely enough
-    parts: dict[str, Amount] = field(default_factory=dict)  # medians of what the runtime tells of its own time
+    parts: dict[str, Amount] = field(default_factory=dict)  # milliseconds: medians of what the runtime reports
 
 
 def session(

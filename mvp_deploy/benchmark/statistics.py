@@ -135,8 +135,10 @@ def share_interval(hits: int, n: int) -> Interval:
 
 
 def unpaired_change(before: float, before_n: int, now: float, now_n: int) -> Interval:
-    """By how much a share (0..1) of ``n`` changed, on different images (Agresti and Caffo 2000: one hit and one miss
-    are added to each)."""
+    """By how much a share (0..1) of ``n`` changed, on different images.
+
+    Agresti and Caffo (2000): one hit and one miss are added to each.
+    """
     shares = [(share * n + 1) / (n + 2) for share, n in ((before, before_n), (now, now_n))]
     variance = sum(p * (1 - p) / (n + 2) for p, n in zip(shares, (before_n, now_n), strict=True))
     half, centre = NORMAL * math.sqrt(variance), shares[1] - shares[0]

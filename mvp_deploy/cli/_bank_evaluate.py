@@ -26,8 +26,9 @@ def evaluate(
     folder: Path, tasks: tuple[str, ...], recipe: str, steps: int, repeats: int, device: str, seed: int,
     console: Console,
 ) -> None:  # fmt: skip
-    """Leave every task (or TASKS) out in turn: does voting help, do the nearest count, how many should vote, and how
-    many steps does it save?
+    """Leave every task (or TASKS) out in turn, to see whether voting helps.
+
+    Says whether the nearest tasks count, how many should vote, and how many steps voting saves.
 
     \b
     Example:

@@ -125,7 +125,7 @@ def forwarded(but: Collection[str] = ()) -> list[str]:
 
 
 def given(name: str) -> str | None:
-    """The value of an option of the running command that was given, and is no default."""
+    """The value of an option of the running command if the user gave it."""
     context = click.get_current_context()
     return str(context.params[name]) if context.get_parameter_source(name) == ParameterSource.COMMANDLINE else None
 

@@ -58,7 +58,7 @@ def command(
 
     Nothing is trained: heads and re-solved layers come in closed form. Every unpruned backbone at every size comes
     first, so that it shows where pruning is not the answer. Leave-one-out accuracy on training images decides;
-    held-out accuracy is told. Useful after a minute, better later; killed and called again, it goes on.
+    held-out accuracy is reported. It has first results after a minute; killed and called again, it goes on.
 
     \b
     Example:
@@ -66,13 +66,13 @@ def command(
     """
     import math
 
+    from mvp_deploy.bank.unpruned import digest
     from mvp_deploy.base.environment import versions
     from mvp_deploy.base.files import sha256
     from mvp_deploy.latency import files
     from mvp_deploy.latency.format import Conditions
     from mvp_deploy.latency.frontier import Source, search
     from mvp_deploy.latency.meet import Target, quantity
-    from mvp_deploy.pruning.unpruned import digest
     from mvp_deploy.tasks import load_task
 
     if weights and (pretrained or len(weights) != len(backbone)):

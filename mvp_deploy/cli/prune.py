@@ -89,17 +89,8 @@ def command(
     meet = None
     if timed is not None:
         budget, meet = timed.meeting(bank.backbone, budget.round_to, out, console)
-    run = runs.prune_task(
-        given,
-        bank,
-        out,
-        budget,
-        voting,
-        suited(bank.backbone, training, seed),
-        device=place,
-        reporter=console,
-        meet=meet,
-    )
+    how = runs.Pruning(budget, voting, suited(bank.backbone, training, seed), meet)
+    run = runs.prune_task(given, bank, out, how, device=place, reporter=console)
     metrics = run.info["metrics"]
     rows = [
         (

@@ -121,7 +121,7 @@ def command(
             console.show(f"\nReport: {config.out if is_url(config.out) else out}/report.html")
             if store is not None:
                 store.log(found, out)
-        except MvpError as error:  # the tasks' results are reported all the same
+        except MvpError as error:  # the tasks' results are still reported
             wrong.append(str(error))
             codes.append(error.code)
     if wrong:

@@ -78,6 +78,7 @@ def command(
     from mvp_deploy.pipeline.shrink import shrink, steps_of
     from mvp_deploy.pruning.original import suited
     from mvp_deploy.pruning.recipes import recipe_named
+    from mvp_deploy.runs import Pruning
     from mvp_deploy.tasks import load_task
 
     place = resolve(device)
@@ -86,21 +87,9 @@ def command(
     start = _start(task, name, checkpoint, weights, named, seed, console)
     steps = steps_of(train, len(task.train), training.batch_size)
     config = suited(start.backbone, replace(training, steps=steps), seed)
+    how = Pruning(budget, recipe_named("default"), config)
     try:
-        made = shrink(
-            task,
-            start,
-            out,
-            budget,
-            recipe_named("default"),
-            config,
-            targets=asked.targets,
-            precisions=asked.precisions,
-            batches=measure.batches,
-            timed=timed,
-            device=place,
-            reporter=console,
-        )
+        made = shrink(task, start, out, how, asked, measure.batches, timed=timed, device=place, reporter=console)
     except KeyboardInterrupt:
         console.warn("interrupted: call it again with the same arguments, and it goes on from here.")
         raise

@@ -15,10 +15,11 @@ from mvp_deploy.cli._common import Console, output_options
 @click.option("--public-key", type=click.Path(path_type=Path), help="Ask for a signature by this key's owner, too.")
 @output_options
 def command(bundle: Path, public_key: Path | None, console: Console) -> None:
-    """Check every file of BUNDLE against its manifest, and what the bundle says of its models. Needs numpy and click
-    alone, but for signatures.
+    """Check every file of BUNDLE against its manifest, and what the bundle says of its models.
 
-    Files of your own in extra/ may change and come, but for those that --extra of `export` put there.
+    Needs only numpy and click, except for signatures.
+
+    Your own files in extra/ may change, except those that `export --extra` put there.
 
     Changed, missing and added files are listed, and the exit code is then 2, as for a model outside the bundle, a
     tolerance that no model needs, and a signature that is missing or wrong.

@@ -258,8 +258,10 @@ def _source(subject: Subject, precision: str, onnx: Path) -> Source:
 
 
 def _limit(exporter: Exporter, subject: Subject, graphs: Graphs) -> Limit:
-    """The accuracy that may be lost on the calibration images, judged in the exporter's own runtime: each rounds in its
-    own way."""
+    """The accuracy that may be lost on the calibration images.
+
+    It is judged in the exporter's own runtime, since each rounds in its own way.
+    """
     images = graphs.calibration
 
     def accuracy_of(model: ModelProto) -> float:

@@ -32,7 +32,7 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.25}
 
 @dataclass(frozen=True)
 class Engine:
-    """What became of one model in one precision; ``error`` says why there is no engine."""
+    """The result for one model in one precision; ``error`` says why there is no engine."""
 
     model: str
     precision: str
@@ -200,7 +200,7 @@ def _listed(bundle: Bundle, folder: Path) -> list[ModelFile]:
 
 
 def _list(bundle: Bundle, offer: Offer, models: Sequence[ModelFile]) -> None:
-    """Add checked engines to those the folder lists, in the place of older ones of their name."""
+    """Add checked engines to those the folder lists, replacing older ones of the same name."""
     folder = _folder(bundle, offer)
     known = {file.file: file for file in [*_listed(bundle, folder), *models]}
     there = [asdict(file) for name, file in sorted(known.items()) if (bundle.path / name).is_file()]

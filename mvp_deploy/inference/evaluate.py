@@ -132,9 +132,7 @@ def _array(x: Any) -> np.ndarray:
     return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
 
 
-def _counted(
-    classes: tuple[str, ...], names: tuple[str, ...], truth: np.ndarray, given: np.ndarray
-) -> Evaluation:
+def _counted(classes: tuple[str, ...], names: tuple[str, ...], truth: np.ndarray, given: np.ndarray) -> Evaluation:
     confusion = np.zeros((len(classes),) * 2, np.int64)
     np.add.at(confusion, (truth, given), 1)
     return Evaluation(classes, confusion, names, truth, given)

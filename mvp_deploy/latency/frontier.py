@@ -53,8 +53,11 @@ WINDOWS = Settings(duration=1.0, processes=2, window=0.05, warm_up=0.1)
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model. share: of the unpruned ``of`` ('latency' or 'macs') that it keeps, 1 for unpruned. loo, accuracy:
-    leave-one-out on training images, and held-out. ms: measured, in turns with the first candidate."""
+    """One model.
+
+    share: of the unpruned ``of`` ('latency' or 'macs') that it keeps, 1 for unpruned. loo, accuracy: leave-one-out on
+    training images, and held-out. ms: measured, in turns with the first candidate.
+    """
 
     backbone: Annotated[str, Within(1, 300)]
     image_size: Annotated[int, Within(1, 100_000)]

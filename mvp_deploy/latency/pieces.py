@@ -236,7 +236,7 @@ def _labels(graph: Any, owners: list[int]) -> list[tuple[str, int]]:
 
 
 def _kinds(graph: Any, owners: list[int], layers: int) -> tuple[str, ...]:
-    """What each layer is but for its widths: its operators, attributes that are no widths, and the places computed."""
+    """What each layer is apart from its widths: its operators, other attributes, and the positions computed."""
     places = {
         value.name: "x".join(str(dim.dim_value) for dim in value.type.tensor_type.shape.dim[2:])
         for value in graph.value_info

@@ -52,7 +52,7 @@ def fill(subject: Subject, folder: Path) -> list[str]:
 
 
 def normalisation(how: Preprocessing) -> tuple[float, tuple[float, ...], tuple[float, ...] | None]:
-    """nvinfer's factor and offsets, and what each channel is then still to be multiplied by; None where nothing is."""
+    """Nvinfer's factor and offsets, and what each channel is then still to be multiplied by; None where nothing is."""
     offsets = tuple(255 * value for value in how.mean)
     if len(set(how.std)) == 1:
         return 1 / (255 * how.std[0]), offsets, None

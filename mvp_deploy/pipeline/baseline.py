@@ -53,7 +53,7 @@ def compare(now: Facts, before: Facts, allowed: float) -> list[Verdict]:
 
     Accuracy by the sampling noise of the held-out images: where both runs saw the same ones, only of those that one of
     them gets right and the other wrong (McNemar 1947). Size, and latency on the same machine, may grow by the share
-    ``allowed``; on another machine latency says nothing, and the speed-up is compared in its place.
+    ``allowed``; on another machine the speed-up is compared instead.
     """
     if not before.get("models"):  # it failed on the way
         return []

@@ -14,14 +14,13 @@ from mvp_deploy import backbones, runs
 from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.base.files import write_text
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.benchmark.format import read_measurements
-from mvp_deploy.export.deploy import export_run
+from mvp_deploy.export.config import Exports
+from mvp_deploy.pipeline.shrink import deliver
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Schedule
 from mvp_deploy.pruning.recipes import recipe_named
-from mvp_deploy.report.task import summary, table, task_page
+from mvp_deploy.report.task import summary, table
 from mvp_deploy.tasks import load_task, prepare
 from mvp_deploy.training import TrainConfig, fit
 
@@ -67,23 +66,11 @@ def run_demo(out: Path, *, device: torch.device, seed: int, reporter: Reporter) 
         load_task(TARGET),
         bank,
         out / "run",
-        BUDGET,
-        recipe_named("default"),
-        _training(60, seed),
+        runs.Pruning(BUDGET, recipe_named("default"), _training(60, seed)),
         device=device,
         reporter=reporter,
     )
-    reporter.say("\nExport, parity, latency")
-    bundle = export_run(
-        run.folder,
-        out / "bundle",
-        measure=BATCHES,
-        device=device,
-        seed=seed,
-        reporter=reporter,
-    )
-    measurements = read_measurements(bundle)
-    write_text(out / "report.html", task_page(run.info, measurements))
+    bundle, measurements = deliver(run, out, Exports(), BATCHES, device, reporter)
     rows = measurements["rows"] if measurements else []
     return Demo(
         bank.folder,

@@ -92,7 +92,7 @@ def verdict(
 
 
 def disturbed(facts: Facts) -> bool:
-    """Whether other processes kept the machine busy while it was timed: no interval of the times tells of that."""
+    """Whether other processes kept the machine busy during timing, which no interval of the times shows."""
     return looks.disturbed(facts["times"]["environment"])
 
 

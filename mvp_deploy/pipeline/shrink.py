@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,12 +22,12 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.bundle import Bundle
 from mvp_deploy.export.artefacts import plan
+from mvp_deploy.export.config import Exports
 from mvp_deploy.export.deploy import export_run
 from mvp_deploy.latency.meet import Meeting, Target
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.outputs import other_order
-from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.report.outcome import Outcome, outcome
 from mvp_deploy.report.task import task_page
 from mvp_deploy.tasks import Task, prepare
@@ -87,7 +87,7 @@ def from_checkpoint(
     image_size: int | None = None,
     reporter: Reporter,
 ) -> Start:
-    """A checkpoint of one's own, with its trained head where that is for the task's classes; else as a backbone.
+    """A user's checkpoint, with its trained head if that is for the task's classes; otherwise as a backbone.
 
     Args:
         name: timm's name of the architecture, where the file does not say it.
@@ -130,56 +130,58 @@ def shrink(
     task: Task,
     start: Start,
     out: Path,
-    budget: Budget,
-    recipe: Recipe,
-    config: TrainConfig,
-    *,
-    targets: Sequence[str],
-    precisions: Sequence[str],
+    how: runs.Pruning,
+    asked: Exports,
     batches: Sequence[int],
+    *,
     timed: Timed | None = None,
     device: torch.device,
     reporter: Reporter,
 ) -> Made:
     """Prune, tune, export, check and time; a killed call goes on where it stopped when called again.
 
-    Leaves ``out``/run, ``out``/bundle and ``out``/report.html. timed: a time to meet, in the budget's place.
+    Leaves ``out``/run, ``out``/bundle and ``out``/report.html.
+
+    Args:
+        asked: The targets and precisions to export.
+        batches: The batch sizes to time.
+        timed: A time to meet instead of the budget.
 
     Raises:
         MvpError: what pruning and export raise; a target that is not installed is found before any work.
     """
-    precisions = tuple(dict.fromkeys(("fp32", *precisions)))  # what one had is the model in fp32
-    plan(targets, precisions, reporter)
-    goal = f"keep {budget.fraction:.0%} of its {MEASURES[budget.of]}" if timed is None else str(timed.target)
-    _announce(task, start, out, goal, config, targets, precisions, device, reporter)
-    bank, meet = alone(task, start.backbone, start.state, seed=config.seed), None
+    asked = replace(asked, precisions=tuple(dict.fromkeys(("fp32", *asked.precisions))))  # fp32: what the user had
+    plan(asked.targets, asked.precisions, reporter)
+    of, config = MEASURES[how.budget.of], how.training
+    goal = f"keep {how.budget.fraction:.0%} of its {of}" if timed is None else str(timed.target)
+    _announce(task, start, out, goal, config, asked, device, reporter)
+    bank = alone(task, start.backbone, start.state, seed=config.seed)
     if timed is not None:
-        budget, meet = timed.meeting(bank.backbone, budget.round_to, out / "run", reporter)
-    run = runs.prune_task(
-        task,
-        bank,
-        out / "run",
-        budget,
-        recipe,
-        config,
-        device=device,
-        reporter=reporter,
-        meet=meet,
-    )
+        budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter)
+        how = replace(how, budget=budget, meet=meet)
+    run = runs.prune_task(task, bank, out / "run", how, device=device, reporter=reporter)
+    bundle, measurements = deliver(run, out, asked, batches, device, reporter)
+    return Made(run.folder, bundle, out / "report.html", outcome(bundle, measurements))
+
+
+def deliver(
+    run: runs.Run, out: Path, asked: Exports, batches: Sequence[int], device: torch.device, reporter: Reporter
+) -> tuple[Bundle, dict[str, Any] | None]:
+    """Export a run into ``out``/bundle, time it and write ``out``/report.html; the bundle and its measurements."""
     reporter.say("\nExport, parity, latency")
     bundle = export_run(
         run.folder,
         out / "bundle",
-        targets=targets,
-        precisions=precisions,
+        targets=asked.targets,
+        precisions=asked.precisions,
         measure=batches,
         device=device,
-        seed=config.seed,
+        seed=run.info["seed"],
         reporter=reporter,
     )
     measurements = read_measurements(bundle)
     write_text(out / "report.html", task_page(run.info, measurements))
-    return Made(run.folder, bundle, out / "report.html", outcome(bundle, measurements))
+    return bundle, measurements
 
 
 def _announce(
@@ -188,8 +190,7 @@ def _announce(
     out: Path,
     goal: str,
     config: TrainConfig,
-    targets: Sequence[str],
-    precisions: Sequence[str],
+    asked: Exports,
     device: torch.device,
     reporter: Reporter,
 ) -> None:
@@ -210,7 +211,7 @@ def _announce(
         )
     else:
         reporter.say("2. Tune nothing")
-    reporter.say(f"3. Export {', '.join(targets)} in {', '.join(precisions)}, check and time each file")
+    reporter.say(f"3. Export {', '.join(asked.targets)} in {', '.join(asked.precisions)}, check and time each file")
     reporter.say(f"4. {out / 'bundle'} ships; {out / 'run'} and {out / 'report.html'} say how it was made\n")
 
 

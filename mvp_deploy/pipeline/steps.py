@@ -182,7 +182,7 @@ def prune(work: Work, reporter: Reporter) -> None:
     from mvp_deploy.bank.store import Bank
     from mvp_deploy.base.devices import resolve
     from mvp_deploy.pruning.original import suited
-    from mvp_deploy.runs import prune_task
+    from mvp_deploy.runs import Pruning, prune_task
     from mvp_deploy.tasks import load_task
 
     asked, bank = work.task, Bank.open(work.bank)
@@ -191,12 +191,9 @@ def prune(work: Work, reporter: Reporter) -> None:
         load_task(work.data, skip_bad=asked.skip_bad),
         bank,
         work.output("prune"),
-        budget,
-        asked.recipe.recipe(),
-        suited(bank.backbone, asked.training, work.seed),
+        Pruning(budget, asked.recipe.recipe(), suited(bank.backbone, asked.training, work.seed), meet),
         device=resolve(work.device),
         reporter=reporter,
-        meet=meet,
     )
 
 

@@ -83,8 +83,10 @@ def solve_head(model: nn.Module, classifier: Sequence[str], images: Images, *, l
 
 
 def separability(model: nn.Module, classifier: Sequence[str], images: Images, *, limit: int = 512) -> float:
-    """How well the classes can be told from the classifier's input: minus the leave-one-out cross-entropy, in nats,
-    of the ridge regression that `solve_head` takes. Minus infinity if ``classifier`` is empty."""
+    """How well the classifier's input separates the classes; minus infinity if ``classifier`` is empty.
+
+    Minus the leave-one-out cross-entropy, in nats, of the ridge regression that `solve_head` uses.
+    """
     if not classifier:
         return -math.inf
     seen, labels = features(model, classifier, images, limit)
@@ -165,8 +167,11 @@ def finish(
     statistics: bool = True,
     head: bool = True,
 ) -> None:
-    """What follows fine-tuning by ``config``, in place: running batch-norm statistics lag behind weights that moved in
-    few steps, and so does the head where the images were seen `FEW_TIMES` at most."""
+    """What follows fine-tuning by ``config``, in place.
+
+    Running batch-norm statistics lag behind weights that moved in few steps, and so does the head if each image was
+    seen at most `FEW_TIMES`.
+    """
     if statistics:
         recalibrate(model, images, seed=config.seed)
     if head and config.steps * config.batch_size <= FEW_TIMES * len(images):

@@ -57,7 +57,7 @@ class LinearLayer:
     """A convolution or linear layer whose weight is a parameter of the model.
 
     weight, bias: the parameters' names. norm: the ``running_mean`` of the batch norm that alone reads the output.
-    loose_bias: it adds a bias that is no parameter. groups: of a convolution, each a matrix of its own. columns: how
+    loose_bias: it adds a bias that is not a parameter. groups: of a convolution, each a matrix of its own. columns: how
     many inputs each has. window: None for a linear layer. calls: how often the model runs it.
     """
 

@@ -22,8 +22,11 @@ LEAST_PLACES = 16  # of each image, however few columns a layer has
 
 @dataclass(frozen=True)
 class Moments:
-    """products: the sum of x x^T over all places of the images, x being a row of the layer's inputs with a constant 1
-    as its last number; float32 [groups, columns + 1, columns + 1]. images: over how many."""
+    """Second moments of a layer's inputs.
+
+    products: the sum of x x^T over all positions of the images, x being a row of the layer's inputs with a constant 1
+    as its last number; float32 [groups, columns + 1, columns + 1]. images: their number.
+    """
 
     products: Tensor
     images: int

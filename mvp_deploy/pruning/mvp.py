@@ -68,7 +68,7 @@ def decide(
     importance: gives the target's own by the recipe's criterion; by default worked out by `own_importance`.
     allocate: how many units each group keeps, from the target's own importance; by default as the recipe's scope says.
     within: only units that this plan keeps may stay.
-    Where there is no neighbour to ask, the target's own importance decides, with a warning.
+    Without neighbours, the target's own importance decides, with a warning.
     """
     structure = original.structure
     voters = tuple(voters) if recipe.asks_neighbours else ()
@@ -214,8 +214,10 @@ def give_head(model: nn.Module, original: Original, train: Images, recipe: Recip
 
 
 def _outlived(model: nn.Module, original: Original, train: Images) -> bool:
-    """Whether a head in closed form, judged by images that it was not solved on, beats the trained head, which is
-    judged by images that it may have been trained on."""
+    """Whether a head in closed form beats the trained head.
+
+    The first is judged by images that it was not solved on, the second by images that it may have been trained on.
+    """
     return -separability(model, original.classifier, train) < judged(model, train).loss
 
 

@@ -90,7 +90,7 @@ def normalised(scores: Scores) -> dict[str, np.ndarray]:
 
 
 def beside(own: Scores, others: Scores, share: float) -> dict[str, np.ndarray]:
-    """share x own importance + (1 - share) x the others', comparable across groups as both are."""
+    """Share x own importance + (1 - share) x the others', comparable across groups as both are."""
     own = normalised(own)
     return {group: share * own[group] + (1 - share) * others[group] for group in own}
 

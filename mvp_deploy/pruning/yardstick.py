@@ -21,9 +21,12 @@ FEW = 30  # with fewer, an image is worth more than three points
 
 @dataclass(frozen=True)
 class Measure:
-    """output_error: of the features that stay, the root mean square difference from the unpruned model's, relative to
-    these features' spread (1: no better than their mean). loo_accuracy, loo_loss: of a head in closed form on the
-    training images, each judged by the head that the others give."""
+    """How much a model lost.
+
+    output_error: root mean square difference of the features that stay from the unpruned model's, relative to their
+    spread (1: no better than their mean). loo_accuracy, loo_loss: leave-one-out, of a head in closed form on the
+    training images.
+    """
 
     output_error: float
     loo_accuracy: float

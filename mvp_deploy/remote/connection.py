@@ -190,7 +190,7 @@ class Connection:
 
 
 def command(device: Device) -> list[str]:
-    """ssh with the device's end as its command. The Python's ``~/`` is left to the device's shell, which knows it."""
+    """Ssh with the device's end as its command. The Python's ``~/`` is left to the device's shell, which knows it."""
     home, place = ("~/", device.python[2:]) if device.python.startswith("~/") else ("", device.python)
     there = f"exec env PYTHONUTF8=1 LC_ALL=C.UTF-8 {home}{shlex.quote(place)} -u -c {shlex.quote(BOOT)}"
     options = [part for key, value in OPTIONS.items() for part in ("-o", f"{key}={value}")]

@@ -76,8 +76,10 @@ class Session:
         self.held = True
 
     def send(self, files: Mapping[str, Path | bytes]) -> str:
-        """Lay out a fresh folder there with these files, named with slashes; gives its path. Only what is missing
-        travels, and what was cut off goes on where it stopped."""
+        """Lay out a fresh folder there with these files, named with slashes; returns its path.
+
+        Only missing files are sent, and an interrupted transfer resumes.
+        """
         sources = {name: _Source(self.name, source) for name, source in files.items()}
         self._put(sources.values())
         names = {name: source.sha for name, source in sources.items()}

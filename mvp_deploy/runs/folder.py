@@ -6,7 +6,7 @@ RUN/run.json               task, backbone, metrics of both, votes, recipe; and b
 RUN/.work/KEY/             what an interrupted run goes on from
 
 A new run's files wait in ``.work`` until all are there; the last is its ``run.json``. From then on whoever comes next,
-to read or to write, puts them in their places, so that a kill between two of them does no harm.
+to read or to write, finishes the moves, so that a kill between two of them does no harm.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def _info(folder: Path) -> dict[str, Any]:
 
 
 def _refuse_strangers(folder: Path) -> None:
-    """Refuse a place for a run where something else lies that a run would replace, or that is no run's."""
+    """Refuse a place for a run where something else lies that a run would replace, or something that is not a run."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a folder for the run.")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()

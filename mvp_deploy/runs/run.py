@@ -15,6 +15,7 @@ from mvp_deploy.bank.ask import Meeting, begin
 from mvp_deploy.bank.ladder import rung_for
 from mvp_deploy.bank.new import NewTask
 from mvp_deploy.bank.store import Bank
+from mvp_deploy.bank.unpruned import digest, made_with, train_unpruned
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
@@ -25,7 +26,6 @@ from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.pruned import PrunedModel
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.tuning import tune_by
-from mvp_deploy.pruning.unpruned import digest, made_with, train_unpruned
 from mvp_deploy.pruning.yardstick import Yardstick, measurable
 from mvp_deploy.runs import folder as folders
 from mvp_deploy.structure import KeepPlan
@@ -61,42 +61,39 @@ def load(folder: str | os.PathLike[str]) -> Run:
     return Run(Path(folder), folders.read(Path(folder)))
 
 
+@dataclass(frozen=True)
+class Pruning:
+    """How a task is pruned.
+
+    Attributes:
+        training: Of both models' fine-tuning; its seed is the run's.
+        meet: Makes what allots units under a budget of time.
+    """
+
+    budget: Budget
+    recipe: Recipe
+    training: TrainConfig
+    meet: Callable[[Original], Meeting] | None = None
+
+
 def prune_task(
-    task: Task,
-    bank: Bank,
-    out: str | os.PathLike[str],
-    budget: Budget,
-    recipe: Recipe,
-    config: TrainConfig,
-    *,
-    device: torch.device,
-    reporter: Reporter,
-    meet: Callable[[Original], Meeting] | None = None,
+    task: Task, bank: Bank, out: str | os.PathLike[str], how: Pruning, *, device: torch.device, reporter: Reporter
 ) -> Run:
     """Make a RUN folder: unpruned model, neighbours, votes, keep plan, surgery, fine-tuning.
 
-    config: of both models' fine-tuning; its seed is the run's. meet: makes what allots units under a budget of time.
     A killed call goes on where it stopped when called again with the same arguments; the unpruned model is reused by
     every later call that would train it the same way. An older run in the folder stays whole until this one is.
 
     Raises:
-        MvpError: (INPUT) the folder holds something else than a run; (ENVIRONMENT) another process is writing it.
+        InputError: The folder holds something else than a run.
+        Busy: Another process is writing it.
     """
     with folders.writing(Path(out)):
-        return _prune_task(task, bank, Path(out), budget, recipe, config, device, reporter, meet)
+        return _prune_task(task, bank, Path(out), how, device, reporter)
 
 
-def _prune_task(
-    task: Task,
-    bank: Bank,
-    folder: Path,
-    budget: Budget,
-    recipe: Recipe,
-    config: TrainConfig,
-    device: torch.device,
-    reporter: Reporter,
-    meet: Callable[[Original], Meeting] | None,
-) -> Run:
+def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torch.device, reporter: Reporter) -> Run:
+    budget, recipe, config = how.budget, how.recipe, how.training
     for note in task.notes:
         reporter.warn(note)
     common = {
@@ -116,19 +113,9 @@ def _prune_task(
     original, train, test = new.original, new.train, new.test
     if original.trained:
         recipe = replace(recipe, head="trained")
-    meeting = None if meet is None else meet(original)
+    meeting = None if how.meet is None else how.meet(original)
     begun = begin(work, new, recipe, budget, meeting=meeting, seed=config.seed, reporter=reporter)
-    whole = train_unpruned(
-        original,
-        train,
-        test,
-        config,
-        task.classes,
-        unpruned,
-        work=shared,
-        inputs=common,
-        reporter=reporter,
-    )
+    whole = train_unpruned(new, config, unpruned, inputs=common, reporter=reporter)
     model = original.pruned(begun.plan, begun.weights)
     cut = accuracy(model, test)
     reporter.say(f"pruned model: accuracy {cut:.1%} before fine-tuning")

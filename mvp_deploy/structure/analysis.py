@@ -38,7 +38,7 @@ def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...], *, allow_ine
     The model is neither changed nor run on real data. `example` is its input, or a tuple of its inputs, batch first.
 
     Units that an operator mixes (a mean over channels, a convolution along them) stay whole. With `allow_inexact`
-    they can be removed all the same; `Structure.inexact` then says what the smaller model computes otherwise.
+    they can be removed too; `Structure.inexact` then says where the smaller model computes something else.
 
     Raises:
         MvpError: the model cannot be run on such an input.

@@ -114,10 +114,10 @@ class Recorder:
     graph: fx.Graph = field(default_factory=fx.Graph)
     constants: list[Constant] = field(default_factory=list)
     axes: dict[fx.Node, tuple[Axis, ...]] = field(default_factory=dict)  # of each node's tensor, known after the run
-    tensors: dict[str, Tensor] = field(default_factory=dict)  # that the forward used and that are no parameters
+    tensors: dict[str, Tensor] = field(default_factory=dict)  # that the forward used, besides parameters
     values: dict[fx.Node, Tensor] = field(default_factory=dict)  # what each node stands for
     _format: tuple[torch.dtype, fx.Node] | None = None  # the weights' number format, and what asks for it
-    _device: tuple[torch.device, fx.Node] | None = None  # where they lie, likewise
+    _device: tuple[torch.device, fx.Node] | None = None  # where they are, likewise
     _nodes: dict[int, tuple[Any, fx.Node]] = field(default_factory=dict)  # objects are held, so that ids stay theirs
 
     def inputs(self, tensors: Iterable[Tensor]) -> None:

@@ -71,7 +71,7 @@ def _settle(origin: Origin, size: int, values: dict[Attribute, int], measure: Ca
 
 
 def _invert(function: Any, in_left: bool, size: int, other: int) -> int | None:
-    """x such that function(x, other) == size, or function(other, x) == size; None if there is none."""
+    """X such that function(x, other) == size, or function(other, x) == size; None if there is none."""
     if function is operator.add:
         return size - other
     if function is operator.sub:

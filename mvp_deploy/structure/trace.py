@@ -79,7 +79,7 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     unknown: dict[str, int] = field(default_factory=dict)  # operators without a rule, and how often they ran
     allow_inexact: bool = False
-    inexact: list[tuple[Reason, Axis]] = field(default_factory=list)  # what mixes units that may go all the same
+    inexact: list[tuple[Reason, Axis]] = field(default_factory=list)  # operators that mix units, where that is allowed
     recorder: Recorder | None = None
     batch: Axis = ()  # the inputs' first axis, where it is recorded for any batch size
     groups: Axis = ((),)  # the groups of the grouped operator that ran last

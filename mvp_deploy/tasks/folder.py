@@ -27,8 +27,10 @@ DARK = 16  # of 255: 16-bit images none of which is brighter are 12-bit ones, an
 
 
 def read_folder(spec: str, root: Path, wanted: tuple[str, ...] | None, skip_bad: bool, seed: int | None) -> Task:
-    """A task from ``root/train/CLASS/…`` with ``root/val`` or ``root/test`` (val where there are both), or from
-    ``root/CLASS/…``, split as `mvp_deploy.tasks.load.load_task` says. Folders in a class's folder belong to the class.
+    """A task from a folder.
+
+    It has ``root/train/CLASS/…`` with ``root/val`` or ``root/test`` (val if there are both), or ``root/CLASS/…``, split
+    as `mvp_deploy.tasks.load.load_task` says. Folders in a class's folder belong to the class.
 
     Every image is decoded once, so that a broken one is found here.
     """
@@ -207,7 +209,7 @@ def _glance(path: Path) -> _Glance | str | MvpError:
         seen = picture.read(path, glance=True)
     except picture.Unreadable as error:
         if not ending and isinstance(error.__cause__, UnidentifiedImageError):
-            return "files without a suffix that are no images"
+            return "files without a suffix that are not images"
         return _unreadable(path, error)
     return _Glance(seen.conversions, int(seen.pixels.max()))
 

@@ -117,8 +117,10 @@ def prepare(
     *,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Images:
-    """Bring a split to the model's input size: in the device's memory up to ``memory_limit`` bytes
-    (n * 3 * H * W), else prepared again for every batch, by threads, while the model works.
+    """Bring a split to the model's input size.
+
+    Up to ``memory_limit`` bytes (n * 3 * H * W) are kept in the device's memory; larger splits are prepared again for
+    every batch, by threads, while the model runs.
 
     Raises:
         MvpError: an image cannot be decoded.

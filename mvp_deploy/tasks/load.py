@@ -72,7 +72,7 @@ def require_source(spec: str) -> None:
 
 
 def files_of(source: str) -> list[Path]:
-    """The files that a source which is no folder is read from: itself, and the images that a table lists."""
+    """The files that a source other than a folder is read from: itself, and the images that a table lists."""
     path = Path(os.path.expanduser(source))
     if path.suffix.lower() in (".csv", ".json"):
         listing = _listing(path)

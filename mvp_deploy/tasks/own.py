@@ -25,7 +25,7 @@ def collect(data: Any, device: torch.device | str = "cpu", *, limit: int | None 
         limit: how many images to take at most; None takes all.
 
     Raises:
-        MvpError: nothing is in it, the images differ in shape, are no floating-point tensors, or are not finite.
+        MvpError: nothing is in it, the images differ in shape, are not floating-point tensors, or are not finite.
     """
     images: list[Tensor] = []
     labels: list[Tensor] = []

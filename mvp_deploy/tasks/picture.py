@@ -138,8 +138,10 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _upper_bits(image: Image.Image) -> np.ndarray:
-    """uint8 [height, width] from the upper 8 bits: what Pillow itself does with RGB of 16 bits, exact where they
-    were made from 8."""
+    """uint8 [height, width] from the upper 8 bits, as Pillow does for RGB of 16 bits.
+
+    Exact if the values were made from 8 bits.
+    """
     bits = 16
     if image.format == "TIFF":
         bits = image.tag_v2.get(258, (16,))[0]  # type: ignore[attr-defined] # BitsPerSample: 12 or 16

@@ -165,7 +165,7 @@ def split_query(source: str) -> tuple[str, str]:
 
 
 def with_query(spec: str, limit: int | None, class_map: Path | None) -> str:
-    """The specification with ``?limit=…&class-map=…`` after its source, in the place of what stood there."""
+    """The specification with ``?limit=…&class-map=…`` after its source, replacing any it has."""
     asked = {"limit": limit, "class-map": class_map}
     query = urlencode({key: str(value) for key, value in asked.items() if value is not None})
     source = source_of(spec)

@@ -30,8 +30,11 @@ class Best:
 
 @dataclass(frozen=True)
 class Header:
-    """The JSON header of a checkpoint; training: a checksum of all that the training depends on; best: `Best`'s value
-    (None: infinite), step and disappointments."""
+    """The JSON header of a checkpoint.
+
+    training: a checksum of all that the training depends on. best: `Best`'s value (None: infinite), step and
+    disappointments.
+    """
 
     training: str
     step: Count

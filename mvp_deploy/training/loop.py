@@ -28,7 +28,7 @@ FAIR = 0.6  # of the steps; before, the learning rate is so high that a good tra
 
 
 class Diverged(MvpError):
-    """A training whose loss or weights are no longer numbers."""
+    """The loss or the weights became infinite or NaN."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def fit(
             training goes on from it; on a CPU to the same weights as without the break.
 
     Raises:
-        Diverged: the loss is no longer a number.
+        Diverged: the loss became infinite or NaN.
         MvpError: the checkpoint belongs to another training.
     """
     if config.distill and teacher is None:
@@ -143,7 +143,7 @@ def freeze_norms(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    freeze = getattr(model, "freeze_norms", None)  # of a recorded program, whose norms are no modules
+    freeze = getattr(model, "freeze_norms", None)  # of a recorded program, whose norms are not modules
     if callable(freeze):
         freeze()
 

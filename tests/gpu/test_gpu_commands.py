@@ -146,7 +146,7 @@ def test_a_run_resumed_after_a_kill_keeps_the_same_units(bank: Path, tmp_path: P
 
     def prune(out: str, reporter: Silent) -> runs.Run:
         return runs.prune_task(
-            load_task("digits#0,1,2"), opened, tmp_path / out, Budget(0.5), recipe, CONFIG,
+            load_task("digits#0,1,2"), opened, tmp_path / out, runs.Pruning(Budget(0.5), recipe, CONFIG),
             device=resolve(DEVICE), reporter=reporter,
         )  # fmt: skip
 

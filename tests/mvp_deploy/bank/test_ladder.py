@@ -85,8 +85,8 @@ def test_a_new_task_solves_only_its_head(built: ladder.Rung, bank: Bank, cnn) ->
 def test_prune_takes_the_rung_of_its_budget_and_no_other(built: ladder.Rung, bank: Bank, tmp_path: Path) -> None:
     def prune(name: str, budget: Budget) -> runs.Run:
         return runs.prune_task(
-            load_task("digits#0,1,2"), bank, tmp_path / name, budget, RECIPES["default"],
-            TrainConfig(steps=2, batch_size=16, lr=1e-3),
+            load_task("digits#0,1,2"), bank, tmp_path / name,
+            runs.Pruning(budget, RECIPES["default"], TrainConfig(steps=2, batch_size=16, lr=1e-3)),
             device=CPU, reporter=Silent(),
         )  # fmt: skip
 

@@ -53,7 +53,7 @@ VOTED = replace(RECIPES["default"], rivals=False)
 
 def prune(bank: Bank, out: Path, recipe: Recipe = VOTED, listener: Listener | None = None) -> Run:
     return runs.prune_task(
-        load_task("digits#0,1,2"), bank, out, BUDGET, recipe, CONFIG,
+        load_task("digits#0,1,2"), bank, out, runs.Pruning(BUDGET, recipe, CONFIG),
         device=CPU, reporter=listener or Listener(),
     )  # fmt: skip
 
@@ -155,7 +155,7 @@ def test_the_paper_s_recipe_and_distillation_run(bank: Bank, tmp_path: Path) -> 
 def test_a_task_does_not_vote_for_itself(bank: Bank, tmp_path: Path, split: int | None) -> None:
     task = load_task("digits#3,4,5", seed=split)
     run = runs.prune_task(
-        task, bank, tmp_path / "run", BUDGET, VOTED, CONFIG,
+        task, bank, tmp_path / "run", runs.Pruning(BUDGET, VOTED, CONFIG),
         device=CPU, reporter=Silent(),
     )  # fmt: skip
     assert [v["task"] for v in run.info["votes"]["voters"]] == ["digits#1,2,3"]
@@ -182,11 +182,9 @@ def test_a_collapse_comes_with_advice(bank: Bank, tmp_path: Path) -> None:
     listener = Listener()
     config = replace(CONFIG, steps=60)
     task = load_task("digits#0,1,2,3")
-    runs.prune_task(
-        task, bank, tmp_path / "run", Budget(0.01),
-        replace(RECIPES["random"], head="fresh", reconstruct=False, norms="trained", judged=False),
-        replace(config, lr=1e-6), device=CPU, reporter=listener,
-    )  # fmt: skip
+    recipe = replace(RECIPES["random"], head="fresh", reconstruct=False, norms="trained", judged=False)
+    how = runs.Pruning(Budget(0.01), recipe, replace(config, lr=1e-6))
+    runs.prune_task(task, bank, tmp_path / "run", how, device=CPU, reporter=listener)
     assert any("--steps" in text and "--keep" in text for text in listener.warned)
 
 

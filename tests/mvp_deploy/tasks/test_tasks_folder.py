@@ -217,7 +217,7 @@ def test_all_that_is_left_out_is_counted_by_reason(divided: Path) -> None:
         ".heic files to convert to JPEG or PNG": 3,
         ".nef files to convert to JPEG or PNG": 1,
         "dead links": 4,
-        "files without a suffix that are no images": 1,
+        "files without a suffix that are not images": 1,
         "folders beside train/ and val/: test": 1,
         "hidden files": 1,
         "images beside the class folders": 1,
