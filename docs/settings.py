@@ -31,6 +31,7 @@ def page(schema: dict[str, Any]) -> str:
         "The file": schema,
         "tasks": parts["TaskSection"],
         "budget": parts["Budget"],
+        "time": parts["TimeSection"],
         "recipe": parts["RecipeSection"],
         "recipe.set": recipe,
         "training": parts["Training"],
