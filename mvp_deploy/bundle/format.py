@@ -8,9 +8,11 @@
     keep_plan.json      which units of the original stayed, where units were removed
     calibration.npz     training images, prepared: what the ranges of fp16 and int8 models were measured on
     samples.npz         held-out images, prepared, with labels and the PyTorch models' logits, for parity
+    held_out.npz        labels of all held-out images, and the class that each PyTorch model gives them and how surely
     measurements.json   latencies measured before the bundle was written
     devices/NAME.json   what was measured on a device later
-    example.py          classifies an image with numpy, Pillow and onnxruntime alone
+    example.py          classifies an image with numpy, Pillow and the runtime of one of the models
+    example.cpp         the same in C++ with ONNX Runtime, and example.html in a browser, where there is an ONNX file
     model.sig           the owner's signature of all this, where it was signed; not in the manifest
     built/              what was built from it on the machine where it lies (engines); not in the manifest
     extra/              the user's own files: in the manifest if they came with --extra, free for more afterwards
@@ -60,6 +62,7 @@ SIGNATURE = "model.sig"  # OpenSSF Model Signing's usual name
 BUILT = "built"
 DEVICES = "devices"  # the folder of what was measured on devices, a file for each
 EXTRA = "extra"
+HELD_OUT = "held_out.npz"
 MAX_SAMPLES = 64
 # How far logits may be from PyTorch's at most, whatever a bundle says: exporters' and engines' tolerances lie within.
 LOOSEST = {"fp32": 1e-3, "fp16": 2e-2, "int8": 0.3}

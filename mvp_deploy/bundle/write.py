@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.base.files import sha256, writing_errors
 from mvp_deploy.base.folders import atomic_folder
+from mvp_deploy.bundle.examples import NAMES, examples
 from mvp_deploy.bundle.format import BUILT, FORMAT, MANIFEST, SIGNATURE, inside, listed, names, write_json
 
 # What `build` keeps in a bundle: engines with their descriptions, a list, a lock, and what a killed build left.
@@ -37,7 +38,8 @@ def writing(path: str | os.PathLike[str], seal: Callable[[Path], None] | None = 
     with atomic_folder(path, partial(refuse_strangers, path), _delete) as fresh:
         yield fresh
         with writing_errors(path):
-            (fresh / "example.py").write_text(_example(), encoding="utf-8")
+            for name, program in examples(fresh).items():
+                (fresh / name).write_text(program, encoding="utf-8")
             files = {
                 name: {"sha256": sha256(fresh / name), "bytes": (fresh / name).stat().st_size}
                 for name in names(fresh)
@@ -58,13 +60,17 @@ def add(path: Path, files: Mapping[str, bytes], seal: Callable[[Path], None] | N
     """
     path = Path(os.path.realpath(path))
     with writing(path, seal) as fresh, writing_errors(path):
-        made = shutil.ignore_patterns(MANIFEST, SIGNATURE, "example.py")  # by ``writing``
-        shutil.copytree(path, fresh, dirs_exist_ok=True, copy_function=_link, ignore=made)
+        shutil.copytree(path, fresh, dirs_exist_ok=True, copy_function=_link, ignore=partial(_made_again, path))
         for name, content in files.items():
             target = inside(fresh, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)  # the old bundle may share it
             target.write_bytes(content)
+
+
+def _made_again(bundle: Path, folder: str, names: list[str]) -> set[str]:
+    """What `writing` makes; a user's file of such a name in ``extra`` is another's."""
+    return {MANIFEST, SIGNATURE, *NAMES} & set(names) if Path(folder) == bundle else set()
 
 
 def _link(source: str, target: str) -> None:
@@ -73,14 +79,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target, follow_symlinks=False)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _example() -> str:
-    """example.py, with the module that reads images in it, so that it runs without this program."""
-    here = Path(__file__).parent
-    imported = "from mvp_deploy.tasks.picture import Unreadable, decode, read\n"
-    reading = (here.parent / "tasks" / "picture.py").read_text(encoding="utf-8")
-    return (here / "example.py").read_text(encoding="utf-8").replace(imported, reading)
 
 
 def withdraw(path: Path) -> None:

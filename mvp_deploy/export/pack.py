@@ -22,9 +22,11 @@ from mvp_deploy.benchmark.compare import benchmark
 from mvp_deploy.benchmark.format import write_times
 from mvp_deploy.benchmark.measure import DEFAULT, Settings
 from mvp_deploy.bundle import Bundle
+from mvp_deploy.bundle.format import HELD_OUT
 from mvp_deploy.calibration.images import CalibrationImages, choose
 from mvp_deploy.export.artefacts import BATCH, Failed, HeldOut, Subject, Wanted, make, numbered
 from mvp_deploy.export.graphs import Precision
+from mvp_deploy.inference.model import softmax
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images
 from mvp_deploy.tasks.task import Split
@@ -100,6 +102,7 @@ def pack(
         arrays = {"images": numbered(held_out.test, held_out.samples), "labels": held_out.labels[held_out.samples]}
         arrays |= {subject.name: subject.logits[held_out.samples] for subject in subjects}
         bundle.write_arrays(target / "samples.npz", arrays)
+        bundle.write_arrays(target / HELD_OUT, _answers(subjects, held_out))
         if order.extra is not None:
             _copy(order.extra, target / bundle.EXTRA)
         bundle.write_json(target / "labels.json", list(interface.classes))
@@ -118,6 +121,15 @@ def pack(
             else:
                 write_times(target / "measurements.json", times.to_json())
     return bundle.read(out)
+
+
+def _answers(subjects: Sequence[Subject], held_out: HeldOut) -> dict[str, np.ndarray]:
+    """The held-out images' labels, and for each model the class that it gives them and its probability."""
+    arrays = {"labels": held_out.labels.astype(np.int64)}
+    for subject in subjects:
+        arrays[subject.name] = subject.logits.argmax(1).astype(np.int64)
+        arrays[f"{subject.name}_sure"] = softmax(subject.logits).max(1)
+    return arrays
 
 
 def _copy(extra: Path, target: Path) -> None:

@@ -62,15 +62,16 @@ def run_demo(out: Path, *, device: torch.device, seed: int, reporter: Reporter) 
         config = _training(30, seed)
         add_task(bank, load_task(spec), BUDGET, SCHEDULE, config, device=device, reporter=reporter)
     reporter.say(f"\nNew task: {TARGET}, by its nearest tasks' votes or its own importance")
+    new = load_task(TARGET)
     run = runs.prune_task(
-        load_task(TARGET),
+        new,
         bank,
         out / "run",
         runs.Pruning(BUDGET, recipe_named("default"), _training(60, seed)),
         device=device,
         reporter=reporter,
     )
-    bundle, measurements = deliver(run, out, Exports(), BATCHES, device, reporter)
+    bundle, measurements = deliver(run, new, out, Exports(), BATCHES, device, reporter)
     rows = measurements["rows"] if measurements else []
     return Demo(
         bank.folder,

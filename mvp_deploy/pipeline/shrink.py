@@ -160,12 +160,18 @@ def shrink(
         budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter)
         how = replace(how, budget=budget, meet=meet)
     run = runs.prune_task(task, bank, out / "run", how, device=device, reporter=reporter)
-    bundle, measurements = deliver(run, out, asked, batches, device, reporter)
+    bundle, measurements = deliver(run, task, out, asked, batches, device, reporter)
     return Made(run.folder, bundle, out / "report.html", outcome(bundle, measurements))
 
 
 def deliver(
-    run: runs.Run, out: Path, asked: Exports, batches: Sequence[int], device: torch.device, reporter: Reporter
+    run: runs.Run,
+    task: Task,
+    out: Path,
+    asked: Exports,
+    batches: Sequence[int],
+    device: torch.device,
+    reporter: Reporter,
 ) -> tuple[Bundle, dict[str, Any] | None]:
     """Export a run into ``out``/bundle, time it and write ``out``/report.html; the bundle and its measurements."""
     reporter.say("\nExport, parity, latency")
@@ -180,7 +186,7 @@ def deliver(
         reporter=reporter,
     )
     measurements = read_measurements(bundle)
-    write_text(out / "report.html", task_page(run.info, measurements))
+    write_text(out / "report.html", task_page(run.info, measurements, bundle, task.test))
     return bundle, measurements
 
 

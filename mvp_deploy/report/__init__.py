@@ -1,1 +1,1 @@
-"""Self-contained HTML: no network, no JavaScript, light and dark, down to 400 pixels of width."""
+"""Self-contained HTML: no network, sorted by a click, light and dark, down to 400 pixels of width."""

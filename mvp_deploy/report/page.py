@@ -9,6 +9,8 @@ from importlib import resources
 
 from jinja2 import Environment, Template
 
+from mvp_deploy.report.pictures import Picture
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -25,12 +27,13 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     highlight: int | None = None
+    folded: str = ""  # what a reader clicks to see a long table; empty: it is shown
 
     @property
     def numeric(self) -> list[bool]:
         """For each column, whether it holds numbers: those are aligned right."""
         columns = zip(*self.rows, strict=True) if self.rows else ([] for _ in self.columns)
-        return [all(not cell or cell[0] in "-0123456789" for cell in column) for column in columns]
+        return [all(not cell or cell[0] in "-+0123456789" for cell in column) for column in columns]
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Section:
     text: str = ""
     table: Table | None = None
     figures: Sequence[Figure] = ()
+    pictures: Sequence[Picture] = ()
 
 
 BAD = {"failed", "error", "too noisy to tell", "not measured", "regression"}

@@ -8,9 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from mvp_deploy.benchmark.statistics import Interval
 
 # Stand-ins that matplotlib takes for colours; in the SVG each becomes what the page's style sheet gives.
 INK, SOFT, FIRST, SECOND = "#010101", "#020202", "#030303", "#040404"
@@ -30,6 +34,7 @@ STYLE: Any = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
 }
+LABELLED, COUNTED = 30, 14  # classes of a confusion matrix up to which names and numbers fit
 WIDTH = 4.8  # inches: at 400 pixels of width the text still has about 9 pixels
 
 
@@ -38,18 +43,26 @@ def accuracy_against_latency(
     milliseconds: Sequence[float],
     accuracies: Sequence[float],
     second: Sequence[bool] | None = None,
+    intervals: Sequence[tuple[Interval, Interval]] = (),
 ) -> str:
     """One point per model: median latency in milliseconds, and accuracy (0..1).
 
     second: which are drawn in the second colour; by default the first, the baseline.
+    intervals: of milliseconds and accuracy, drawn as thin bars.
     """
     second = [index == 0 for index in range(len(names))] if second is None else second
     with _plot(max(2.6, 0.5 + 0.22 * len(names))) as (axes, svg):
-        low, high = 100 * min(accuracies), 100 * max(accuracies)
-        margin = max(2, high - low)
+        low = 100 * min([*accuracies, *(accuracy.low for _, accuracy in intervals)])
+        high = 100 * max([*accuracies, *(accuracy.high for _, accuracy in intervals)])
+        margin = max(2, (high - low) / (10 if intervals else 1))
         bottom, top = max(0, low - margin), min(100, high + margin)
         axes.set(xlabel="median latency, ms", ylabel="accuracy, %")
-        axes.set(xlim=(0, 1.05 * max(milliseconds)), ylim=(bottom, top))
+        slowest = max([*milliseconds, *(time.high for time, _ in intervals)])
+        axes.set(xlim=(0, 1.05 * slowest), ylim=(bottom, top))
+        for index, (time, accuracy) in enumerate(intervals):
+            colour = SECOND if second[index] else FIRST
+            axes.plot([time.low, time.high], [100 * accuracies[index]] * 2, color=colour, linewidth=1)
+            axes.plot([milliseconds[index]] * 2, [100 * accuracy.low, 100 * accuracy.high], color=colour, linewidth=1)
         order = sorted(range(len(names)), key=lambda index: accuracies[index])
         for place, index in enumerate(order):  # names stand in a column on the right, where none hides another
             x, y = milliseconds[index], 100 * accuracies[index]
@@ -77,7 +90,6 @@ def latencies(names: Sequence[str], windows: Sequence[Sequence[float]], p99: Seq
 
     On a logarithmic axis: equal distances are equal speed-ups, and one slow window does not squeeze the rest.
     """
-    import numpy as np
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
     with _plot(0.9 + 0.4 * len(names)) as (axes, svg):
@@ -106,6 +118,40 @@ def kept(names: Sequence[str], shares: Sequence[float], unanimity: Sequence[floa
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         axes.set(xlabel="unit group, input to output", ylabel="%", ylim=(0, 105))
         axes.set_xticks([])
+    return svg[0]
+
+
+def confusion(classes: Sequence[str], counts: np.ndarray) -> str:
+    """Images of each class (row) by the class they were given (column), int [classes, classes]; shades are shares."""
+    from matplotlib.patches import Rectangle
+
+    some, few = len(classes) <= LABELLED, len(classes) <= COUNTED
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    with _plot(WIDTH) as (axes, svg):
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            colour = FIRST if row == column else SECOND
+            cell = Rectangle((column - 0.5, row - 0.5), 1, 1, color=colour, alpha=0.15 + 0.7 * shares[row, column])
+            axes.add_patch(cell)
+            if few:
+                axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8)
+        size = len(classes)
+        axes.set(xlabel="given class", ylabel="true class", xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
+        ticks = range(size) if some else []
+        axes.set_xticks(ticks, classes if some else [], rotation=90, fontsize=8)
+        axes.set_yticks(ticks, classes if some else [], fontsize=8)
+    return svg[0]
+
+
+def reliability(names: Sequence[str], points: Sequence[Sequence[tuple[float, float]]]) -> str:
+    """For each model, the share of right answers (0..1) against the mean confidence; the diagonal is perfect."""
+    with _plot(3.0) as (axes, svg):
+        axes.plot([0, 100], [0, 100], color=SOFT, linewidth=0.8, linestyle="--")
+        for number, (name, each) in enumerate(zip(names, points, strict=True)):
+            said, right = zip(*each, strict=True)
+            colour = SECOND if number == 0 else FIRST
+            axes.plot(100 * np.array(said), 100 * np.array(right), "o-", color=colour, markersize=4, label=name)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+        axes.set(xlabel="confidence, %", ylabel="right, %", xlim=(0, 105), ylim=(0, 105))
     return svg[0]
 
 
