@@ -19,7 +19,7 @@ GATES = ("gate", "outcome", "found", "limit", "95 % interval", "of")
 
 def report_page(report: Json) -> str:
     """The page's HTML."""
-    tasks = report["tasks"]
+    tasks = dict(sorted(report["tasks"].items(), key=lambda task: not task[1]["code"]))  # failures first
     rows = [cells(task) for task in tasks.items()]
     met = sum(task["outcome"] == "met" for task in tasks.values())
     lead = f"{met} of {len(tasks)} tasks met their gates. {report['time'].replace('T', ' ').rstrip('Z')} UTC."

@@ -48,7 +48,9 @@ def task_page(run: Json, measurements: Json | None, bundle: Bundle | None = None
         _making(run),
         *([_machine(measurements["environment"], rows, run)] if measurements and rows else []),
     ]
-    return page(f"{run['task']}: pruned by Meta-Vote Pruning", summary(run, timed), sections)
+    source, mark, classes = run["task"].partition("#")
+    name = source.rpartition("/")[2] + mark + classes
+    return page(f"{name}: pruned by Meta-Vote Pruning", summary(run, timed), sections)
 
 
 def summary(run: Json, rows: Sequence[Json]) -> str:
@@ -104,7 +106,7 @@ def _failures(run: Json, measurements: Json | None, bundle: Bundle | None) -> It
     if measurements and disturbed(measurements["environment"]):
         lines.append(("warning", "Other processes were busy while this was timed: its times say little."))
     if lines:
-        yield Section("What to know first", "", Table(("", "what"), lines))
+        yield Section("What to know first", "", Table(("kind", "what"), lines))
 
 
 def _named(row: Json) -> str:
@@ -276,7 +278,7 @@ def _making(run: Json) -> Section:
         (name, f"{metrics.get('steps', 0)} steps, {metrics.get('seconds', 0):.0f} s")
         for name, metrics in run["metrics"].items()
     ]
-    rows = [(f"training of the {name} model", told) for name, told in rows]
+    rows = [("data", run["task"]), *((f"training of the {name} model", told) for name, told in rows)]
     rows += [(f"recipe: {name}", str(value)) for name, value in run["recipe"].items()]
     rows += [(f"budget: {name}", str(value)) for name, value in budget.items()]
     rows += [(f"training: {name}", str(value)) for name, value in run.get("training", {}).items()]
