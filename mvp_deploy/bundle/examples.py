@@ -28,7 +28,9 @@ def _elsewhere(folder: Path) -> dict[str, str]:
     file = next(_onnx(folder), None) if (folder / "preprocessing.json").is_file() else None
     if file is None:
         return {}
-    how, labels = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("preprocessing", "labels"))
+    how, labels = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("preprocessing", "labels")
+    )
     return {
         "example.cpp": _filled("example.cpp", file, how, ", ".join(map(_cpp, labels))),
         "example.html": _filled("example.html", file, how, ", ".join(map(_javascript, labels))),
@@ -37,7 +39,7 @@ def _elsewhere(folder: Path) -> dict[str, str]:
 
 def _onnx(folder: Path) -> Iterator[str]:
     """Names of the bundle's own ONNX files, as example.py would take them: fp32 first."""
-    models = json.loads((folder / "bundle.json").read_text("utf-8")).get("models", ())
+    models = json.loads((folder / "bundle.json").read_text(encoding="utf-8")).get("models", ())
     for precision in ("fp32", "fp16", "int8"):
         for each in models:
             if (each["model"] != "unpruned", each["target"], each["precision"]) == (True, "onnx", precision):

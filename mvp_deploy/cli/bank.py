@@ -76,6 +76,7 @@ def init(
         backbone = turned
     bank = Bank.init(folder, backbone, state)
     console.show(f"{folder}: an empty bank for {backbone.name} ({backbone.weights})")
+    console.next(f"bank add {folder} DATA")
     console.result({"bank": str(folder), "backbone": backbone.to_json(), "fingerprint": bank.backbone.fingerprint})
 
 
@@ -143,6 +144,8 @@ def add(
             "failed": [{"task": spec, "error": str(error)} for spec, error in failed],
         }
     )
+    if added:
+        console.next(f"prune NEW_DATA --bank {folder} --out RUN")
     if failed:
         names = ", ".join(spec for spec, _ in failed)
         raise error_of(f"{len(failed)} of {len(tasks)} tasks were not added: {names}. See above.", failed[0][1].code)

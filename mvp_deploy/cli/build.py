@@ -92,7 +92,7 @@ def command(
     console.result({"bundle": str(bundle), "engines": [engine.to_json() for engine in engines]})
     if error := next((engine.error for engine in engines if engine.error), None):
         raise error
-    console.show(f"\nNext: mvp-deploy bench {bundle}")
+    console.next(f"bench {bundle}")
 
 
 def _cells(engine: Engine) -> list[str]:

@@ -90,7 +90,8 @@ def command(
             for m in bundle.models
         ],
     )
-    console.show(f"\nBundle: {out}\nNext: mvp-deploy bench {out}")
+    console.show(f"\nBundle: {out}")
+    console.next(f"bench {out}")
     console.result({"bundle": str(out), **bundle.info})
     if error := failure(bundle):
         raise error

@@ -121,4 +121,9 @@ def command(
             ("group", "kept", "of", "unanimity"),
             [(g["name"], g["kept"], g["size"], f"{g['unanimity']:.0%}") for g in run.info["groups"]],
         )
+        console.show(
+            "A unit is a channel, an attention head or a hidden neuron of an MLP; those of a group stay or go together. "
+            "Unanimity: how far the voters agreed on a group's units."
+        )
+    console.next(f"export {out} --out BUNDLE")
     console.result(run.info)

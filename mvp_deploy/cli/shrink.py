@@ -96,7 +96,7 @@ def command(
     for line in made.outcome.lines:
         console.show(line)
     console.show(f"bundle    {made.bundle.path}\nreport    {made.report}")
-    console.show(f"\nNext: mvp-deploy predict {made.bundle.path} PHOTO")
+    console.next(f"predict {made.bundle.path} PHOTO")
     console.result(
         {
             "run": str(made.run),

@@ -63,7 +63,9 @@ def test_a_bundle_whose_preprocessing_nobody_knows_has_python_alone(made: Path) 
 
 
 def test_labels_cannot_leave_their_string(made: Path) -> None:
-    (made / "labels.json").write_text(json.dumps(['"; system("x"); "', "</script>", "Käse\n", "@FILE@"]), "utf-8")
+    (made / "labels.json").write_text(
+        json.dumps(['"; system("x"); "', "</script>", "Käse\n", "@FILE@"]), encoding="utf-8"
+    )
     found = examples(made)
     assert "system(" not in found["example.cpp"]
     assert '"K\\303\\244se\\012"' in found["example.cpp"]
