@@ -122,7 +122,7 @@ def command(
             [(g["name"], g["kept"], g["size"], f"{g['unanimity']:.0%}") for g in run.info["groups"]],
         )
         console.show(
-            "A unit is a channel, an attention head or a hidden neuron of an MLP; those of a group stay or go together. "
+            "A unit is a channel, an attention head or a hidden neuron of an MLP; a group's stay or go together. "
             "Unanimity: how far the voters agreed on a group's units."
         )
     console.next(f"export {out} --out BUNDLE")
