@@ -133,7 +133,8 @@ def _models(run: Json, rows: Sequence[Json]) -> Section:
             f"{metrics['params']:,}", f"{metrics['macs'] / 1e6:.1f}",
         ))  # fmt: skip
     whole = [name.startswith("unpruned") for name in names]
-    plot = plots.accuracy_against_latency(names, *zip(*points, strict=True), second=whole, intervals=widths)
+    medians, accuracies = [x for x, _ in points], [y for _, y in points]
+    plot = plots.accuracy_against_latency(names, medians, accuracies, whole, widths)
     columns = ("model", "accuracy", *(f"ms, batch {batch}" for batch in batches), "speed-up", "MB", "params", "MMACs")
     text = (
         "Every file was compared with PyTorch before it was timed. Brackets hold 95 % intervals; milliseconds are "
