@@ -34,11 +34,6 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.products + other.products, self.images + other.images)
 
-    @property
-    def per_image(self) -> Tensor:
-        """The mean over images of the sum over an image's places."""
-        return self.products / max(self.images, 1)
-
 
 @dataclass(frozen=True)
 class CrossMoments:

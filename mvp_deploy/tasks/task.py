@@ -65,11 +65,6 @@ class Task:
     converted: Mapping[str, int] = field(default_factory=dict)  # images not read just as they lie, by how
     final: Callable[[], Split] | None = None  # reads the third part, where a source has train, val and test
 
-    @property
-    def skipped(self) -> int:
-        """How many files, classes and folders were left out."""
-        return sum(self.left_out.values())
-
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over class names, labels, images and how they are read; the same wherever the data lie."""

@@ -40,7 +40,7 @@ def test_a_divided_folder(divided: Path) -> None:
     assert task.train.images[0] == divided / "train" / "cat" / "0.png"
     assert task.test.images[-1] == divided / "val" / "ant" / "4.png"
     assert task.test.labels.tolist() == [0] * 5 + [1] * 5
-    assert task.skipped == 0
+    assert sum(task.left_out.values()) == 0
 
 
 def test_test_stands_in_for_val(divided: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_broken_image_is_named_or_skipped(divided: Path, ending: str) -> None:
     (divided / "val" / "ant" / "3.png").write_text("no image at all")
     assert "--skip-bad" in refused(divided, re.escape(str(path)))
     task = load_task(str(divided), skip_bad=True)
-    assert task.skipped == 2
+    assert sum(task.left_out.values()) == 2
     assert path not in task.train.images
     assert task.classes == ("ant", "bee", "cat")
 
@@ -161,7 +161,7 @@ def test_an_empty_class_is_named_or_left_out(divided: Path) -> None:
     refused(divided, r"class 'cat' of .*val holds no readable image")
     task = load_task(str(divided), skip_bad=True)
     assert task.classes == ("ant", "bee")
-    assert task.skipped == 2  # the folder, and the same class in train/
+    assert sum(task.left_out.values()) == 2  # the folder, and the same class in train/
     with pytest.raises(MvpError, match=r"class 'cat' of .*val holds no readable image"):
         load_task(f"{divided}#ant,cat", skip_bad=True)  # asked for by name: not left out in silence
 
@@ -223,7 +223,7 @@ def test_all_that_is_left_out_is_counted_by_reason(divided: Path) -> None:
         "images beside the class folders": 1,
         "special files": 1,
     }
-    assert task.skipped == 13
+    assert sum(task.left_out.values()) == 13
     (note,) = task.notes
     assert note.startswith(f"{divided}: left out: .heic files to convert to JPEG or PNG (3), ")
 
