@@ -32,6 +32,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--checkpoint", type=FILE, help="Your trained model's .pth or .safetensors; its head stays.")
 @click.option("--classes", metavar="NAME,NAME,…", help="The checkpoint's classes in the order of its outputs.  "
               "[default: the data's order, which is checked]")  # fmt: skip
+@click.option("--bank", type=FILE, help="In --model's place: shrink this bank's backbone; its tasks vote.")
 @weights_options("--model")
 @click.option("--out", required=True, type=FILE, help="Where the bundle, the run and the report go.")
 @budget_options
@@ -47,6 +48,7 @@ def command(
     data: str,
     name: str | None,
     checkpoint: Path | None,
+    bank: Path | None,
     classes: str | None,
     weights: Weights,
     out: Path,
@@ -63,9 +65,9 @@ def command(
 ) -> None:
     """Make a model small and fast for the images in DATA, export it, check it, time it and pack it.
 
-    DATA is a folder of classes, an .npz file, or SOURCE#class,class. No bank is needed. Your own checkpoint keeps its
-    trained head, and its accuracy is what the small model is compared with. Killed or interrupted and called again,
-    the command goes on where it stopped.
+    DATA is a folder of classes, an .npz file, or SOURCE#class,class. No bank is needed; --bank uses one. Your own
+    checkpoint keeps its trained head, and its accuracy is what the small model is compared with. Killed or interrupted
+    and called again, the command goes on where it stopped.
 
     \b
     Examples:
@@ -84,7 +86,7 @@ def command(
     place = resolve(device)
     task = load_task(data, skip_bad=skip_bad)
     named = tuple(classes.split(",")) if classes else ()
-    start = _start(task, name, checkpoint, weights, named, seed, console)
+    start = _start(task, name, checkpoint, bank, weights, named, seed, console)
     steps = steps_of(train, len(task.train), training.batch_size)
     config = suited(start.backbone, replace(training, steps=steps), seed)
     how = Pruning(budget, recipe_named("default"), config)
@@ -113,6 +115,7 @@ def _start(
     task: Task,
     name: str | None,
     checkpoint: Path | None,
+    bank: Path | None,
     weights: Weights,
     classes: tuple[str, ...],
     seed: int,
@@ -121,6 +124,13 @@ def _start(
     """The one model that was asked for."""
     from mvp_deploy.pipeline.shrink import Start, from_checkpoint
 
+    if bank is not None:
+        if name is not None or checkpoint is not None or weights != Weights() or classes:
+            raise InputError("--bank has its own backbone: leave out --model, --checkpoint, --classes and weights.")
+        from mvp_deploy.bank.store import Bank
+
+        opened = Bank.open(bank)
+        return Start(opened.backbone, opened.state(), trained=False, bank=opened)
     if name is not None and checkpoint is None and Path(name).is_file():
         checkpoint, name = Path(name), None
     if checkpoint is not None:
@@ -129,7 +139,9 @@ def _start(
         size = weights.image_size
         return from_checkpoint(checkpoint, name, task, classes=classes, image_size=size, reporter=console)
     if name is None:
-        raise InputError("Name the model to shrink: --model NAME, or --checkpoint FILE for one of your own.")
+        raise InputError(
+            "Name the model to shrink: --model NAME, --checkpoint FILE for one of your own, or --bank BANK."
+        )
     if classes:
         raise InputError("--classes belongs to a --checkpoint: a new head has the data's classes.")
     if ":" in name:  # published with its weights

@@ -16,6 +16,7 @@ from mvp_deploy import backbones, runs
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.backbones.checkpoint import read_checkpoint
 from mvp_deploy.bank.alone import alone
+from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.files import write_text
 from mvp_deploy.base.reporter import Reporter
@@ -55,11 +56,15 @@ class Timed(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """The model to shrink. trained: ``state`` has the head that was trained for the task's classes."""
+    """The model to shrink.
+
+    trained: ``state`` has the head that was trained for the task's classes. bank: whose tasks vote; None: none do.
+    """
 
     backbone: Backbone
     state: Mapping[str, Tensor]
     trained: bool
+    bank: Bank | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ def shrink(
     of, config = MEASURES[how.budget.of], how.training
     goal = f"keep {how.budget.fraction:.0%} of its {of}" if timed is None else str(timed.target)
     _announce(task, start, out, goal, config, asked, device, reporter)
-    bank = alone(task, start.backbone, start.state, seed=config.seed)
+    bank = start.bank or alone(task, start.backbone, start.state, seed=config.seed)
     if timed is not None:
         budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter)
         how = replace(how, budget=budget, meet=meet)

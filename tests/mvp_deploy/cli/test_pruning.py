@@ -13,7 +13,7 @@ from fresh import start
 
 from mvp_deploy import runs
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.base.errors import ExitCode
+from mvp_deploy.base.errors import ExitCode, InputError
 from mvp_deploy.cli import main
 
 ADD = ("--keep", "0.4", "--steps", "4", "--rounds", "2", "--round-steps", "2", "--batch-size", "16", "--device", "cpu")
@@ -81,6 +81,23 @@ def test_a_new_task_is_pruned(bank: Path, tmp_path: Path) -> None:
     assert changed["metrics"]["pruned"]["macs"] <= 0.5 * changed["metrics"]["unpruned"]["macs"]
     assert len(changed["votes"]["voters"]) == 1
     assert changed["recipe"]["weighting"] == "similarity"
+
+
+def test_shrink_prunes_by_the_bank_it_is_given(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def prune_task(task: object, given: Bank, *_: object, **__: object) -> None:
+        asked.append((given.folder, len(list(given.entries([])))))
+        raise InputError("far enough")
+
+    monkeypatch.setattr("mvp_deploy.pipeline.shrink.runs.prune_task", prune_task)
+    out = ("--macs", "0.5", "--train", "none", "--out", tmp_path / "small", "--device", "cpu")
+    done = call("shrink", "digits#0,1,2", "--bank", bank, *out)
+    assert "far enough" in done.stderr
+    assert asked == [(bank, 2)]
+    both = call("shrink", "digits#0,1,2", "--bank", bank, "--model", "resnet18", *out)
+    assert both.exit_code == ExitCode.INPUT
+    assert "--bank has its own backbone" in both.stderr
 
 
 def test_a_damaged_task_of_the_bank_is_left_out_with_a_warning(bank: Path, tmp_path: Path) -> None:
