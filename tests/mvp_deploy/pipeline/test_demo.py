@@ -26,7 +26,7 @@ def test_the_demo_goes_through_from_backbone_to_report(tmp_path: Path, monkeypat
     assert {entry.name for entry in Bank.open(out / "bank").entries()} == set(demo.BANK)
     assert bundle.verify(out / "bundle") == []
     report = (out / "report.html").read_text()
-    for text in ("Result", "Latency", "Who voted", "Measured on"):
+    for text in ("Models", "Latency", "Who voted", "Measured on"):
         assert text in report
     lines = [line for line in done.stdout.splitlines() if line.startswith(("unpruned fp32", "pruned fp32"))]
     assert len(lines) == 2 * len(demo.BATCHES)
