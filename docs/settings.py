@@ -1,8 +1,10 @@
-"""A hook of mkdocs: the page settings.md, made from the JSON schema of deploy.yaml, so that it is never out of date."""
+"""Hooks of mkdocs: the page settings.md, made from the JSON schema of deploy.yaml, so that it is never out of date; and
+links to files of the repository that are no pages of the site."""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from mvp_deploy.pipeline.config import Config
@@ -21,6 +23,11 @@ def on_files(files: Any, config: Any) -> Any:
 
     files.append(File.generated(config, "settings.md", content=page(Config.model_json_schema())))
     return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Name files of the repository where a page links to them: the site does not hold them."""
+    return re.sub(r"\[([^\]]*)\]\(\.\./([^)#]*)[^)]*\)", r"\1 (`\2`)", markdown)
 
 
 def page(schema: dict[str, Any]) -> str:

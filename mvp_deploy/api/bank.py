@@ -64,7 +64,7 @@ class Bank:
             InputError: the folder is not empty, there is no such model, or the weights do not fit it.
             EnvironmentMissing: the pretrained weights cannot be fetched.
 
-        Example:
+        Examples:
             >>> import mvp_deploy as mvp
             >>> mvp.Bank.create("new-bank", "test_resnet", image_size=32).tasks
             ()
@@ -83,7 +83,7 @@ class Bank:
         Raises:
             InputError: there is none, or it is damaged.
 
-        Example:
+        Examples:
             >>> import mvp_deploy as mvp
             >>> mvp.Bank.open(bank_folder).tasks
             ('digits#3,4',)
@@ -139,7 +139,7 @@ class Bank:
             ParityError: the pruned model does not compute what the silenced one does; it is not stored.
             Busy: another process is adding this task.
 
-        Example:
+        Examples:
             >>> import mvp_deploy as mvp
             >>> bank = mvp.Bank.create("bank-to-add-to", "test_resnet", image_size=32)
             >>> entry = bank.add("digits#0,1", macs=0.5, steps=4, rounds=1, round_steps=2)
@@ -200,7 +200,7 @@ class Bank:
             ParityError: the pruned model does not compute what the silenced one does.
             Busy: another process is writing ``out``.
 
-        Example:
+        Examples:
             >>> import mvp_deploy as mvp
             >>> result = mvp.Bank.open(bank_folder).prune("digits#5,6", macs=0.6, steps=4, out="runs/digits")
             >>> result.classes, result.report.macs <= 0.6 * result.report.full_macs
@@ -254,7 +254,7 @@ class Bank:
             InputError: a budget cannot be met, or images are gone or changed.
             Busy: another process is building this ladder.
 
-        Example:
+        Examples:
             >>> import mvp_deploy as mvp
             >>> rungs = mvp.Bank.open(bank_folder).build(macs=[0.6], steps=2, flip=False)
             >>> [rung.budget.fraction for rung in rungs]

@@ -59,7 +59,7 @@ def benchmark(
     Raises:
         MvpError: there is nothing to time, or a batch size or duration that cannot be.
 
-    Example:
+    Examples:
         >>> import mvp_deploy as mvp
         >>> times = mvp.benchmark(bundle_folder, duration=0.05)
         >>> [(row.model, row.batch) for row in times.rows]

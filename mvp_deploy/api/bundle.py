@@ -35,7 +35,7 @@ class Bundle:
     Raises:
         MvpError: there is none, or it is not as it was written.
 
-    Example:
+    Examples:
         >>> import mvp_deploy as mvp
         >>> bundle = mvp.Bundle(bundle_folder)
         >>> bundle.classes
@@ -95,7 +95,7 @@ class Bundle:
         Raises:
             MvpError: the bundle has no such model, or its runtime or device is missing.
 
-        Example:
+        Examples:
             >>> import mvp_deploy as mvp, numpy
             >>> images = [numpy.zeros((40, 30, 3), numpy.uint8)] * 2
             >>> with mvp.Bundle(bundle_folder).session(precision="fp32") as model:
@@ -125,7 +125,7 @@ class Bundle:
         Raises:
             MvpError: an image cannot be read (it is named), or as `session`.
 
-        Example:
+        Examples:
             >>> import mvp_deploy as mvp, numpy
             >>> found = mvp.Bundle(bundle_folder).predict(numpy.zeros((40, 30, 3), numpy.uint8))
             >>> found.label in ("0", "1", "2"), found.probabilities.shape
@@ -161,7 +161,7 @@ class Bundle:
         Raises:
             MvpError: the data have a class that the model does not know, an image cannot be read, or as `session`.
 
-        Example:
+        Examples:
             >>> import mvp_deploy as mvp
             >>> found = mvp.Bundle(bundle_folder).evaluate("digits#0,1,2")
             >>> 0.0 <= found.accuracy.low <= found.accuracy.value <= found.accuracy.high <= 1.0

@@ -90,7 +90,7 @@ def export(
         ParityError: a file disagrees with the model. The others are packed: `Bundle` opens them.
         AccuracyError: a file loses more than ``max_drop``. The others are packed.
 
-    Example:
+    Examples:
         >>> import mvp_deploy as mvp, torch
         >>> net = torch.nn.Sequential(
         ...     torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(),

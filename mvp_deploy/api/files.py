@@ -31,7 +31,7 @@ def save(result: Result, path: str | os.PathLike[str]) -> Path:
     Raises:
         EnvironmentMissing: the file cannot be written.
 
-    Example:
+    Examples:
         >>> import mvp_deploy as mvp, torch
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 16), torch.nn.ReLU(),
         ...                           torch.nn.Linear(16, 2))
@@ -65,7 +65,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     Raises:
         InputError: the file is missing or damaged, or ``model`` is missing or of another architecture.
 
-    Example:
+    Examples:
         >>> import mvp_deploy as mvp
         >>> type(mvp.load(run_folder)).__name__  # timm's, from its name
         'ResNet'

@@ -57,7 +57,7 @@ def progress(shown: bool = True) -> Switch:
     Args:
         shown: False switches it off again.
 
-    Example:
+    Examples:
         >>> import mvp_deploy as mvp
         >>> with mvp.progress():
         ...     found = mvp.Bundle(bundle_folder).evaluate("digits#0,1,2")

@@ -97,7 +97,7 @@ def prune(
         InputError: the budget cannot be met, the data cannot be read, or arguments exclude each other.
         EnvironmentMissing: pretrained weights or the device cannot be had.
 
-    Example:
+    Examples:
         >>> import mvp_deploy as mvp, torch
         >>> net = torch.nn.Sequential(
         ...     torch.nn.Conv2d(3, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 32, 3), torch.nn.ReLU(),
@@ -192,7 +192,7 @@ def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Structure
     Raises:
         StructureError: the model reads values in its forward, so that it cannot be traced; the module is named.
 
-    Example:
+    Examples:
         >>> import mvp_deploy as mvp, torch
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
         >>> [(group.name, group.size) for group in mvp.analyze(net, torch.zeros(1, 3, 8, 8)).groups]
@@ -224,7 +224,7 @@ def cut(model: nn.Module, plan: KeepPlan, example: Structure | Tensor | tuple[Te
         StructureError: the plan is for another model, or the model cannot run smaller.
         ParityError: the smaller model does not compute what the silenced one does: please report it.
 
-    Example:
+    Examples:
         >>> import mvp_deploy as mvp, numpy, torch
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
         >>> x = torch.zeros(1, 3, 8, 8)
@@ -264,7 +264,7 @@ def reconstruct(
     Raises:
         InputError: the data cannot be read.
 
-    Example:
+    Examples:
         >>> import mvp_deploy as mvp, numpy, torch
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 4, 3))
         >>> x = torch.randn(32, 3, 8, 8)
