@@ -35,9 +35,9 @@ def read_opset(path: str | os.PathLike[str]) -> int:
         MvpError: the file is no ONNX model.
     """
     try:
-        for field, value in _fields(Path(path).read_bytes()):
+        for field, value in fields(Path(path).read_bytes()):
             if field == _OPSET_IMPORT and isinstance(value, bytes):
-                entry = dict(_fields(value))
+                entry = dict(fields(value))
                 if entry.get(_DOMAIN, b"") in (b"", b"ai.onnx"):
                     return int(entry[_VERSION])
     except (IndexError, KeyError, ValueError):
@@ -175,7 +175,7 @@ def _title(node: onnx.NodeProto) -> str:
     return f"{node.op_type} node {node.name!r}"
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """The fields of one protobuf message: number and value, messages inside it as bytes."""
     position = 0
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import posixpath
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ from mvp_deploy.base.formats import (
     reading_errors,
 )
 from mvp_deploy.exporters.arrays import Plain, read_npz
+from mvp_deploy.exporters.external import external_files
 
 FORMAT = 1
 CURE = "copy the bundle again, or export it again"
@@ -205,9 +207,23 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
                 problems.append(f"{name} is missing")
             elif file.stat().st_size != expected.bytes or sha256(file) != expected.sha256:
                 problems.append(f"{name} is changed")
+            elif file.suffix == ".onnx":
+                problems += [
+                    f"{name} keeps weights in {place!r}, which is not a file of the bundle"
+                    for place in sorted(_elsewhere(name, file) - expected_files.keys())
+                ]
     free = f"{BUILT}/", f"{EXTRA}/"
     added = [name for name in names(path) if name not in expected_files and name != SIGNATURE]
     return problems + [f"{name} is added" for name in added if not name.startswith(free)]
+
+
+def _elsewhere(name: str, file: Path) -> set[str]:
+    """The files that an ONNX file keeps weights in, by their names in the bundle where they lie in it."""
+    try:
+        found = external_files(file)
+    except ValueError:  # the runtime will say so
+        return set()
+    return {posixpath.normpath(posixpath.join(posixpath.dirname(name), place)) for place in found}
 
 
 def uncovered(path: str | os.PathLike[str]) -> list[str]:

@@ -15,6 +15,7 @@ from samples import CLASSES, PREPROCESSING, make_bundle
 
 from mvp_deploy import bundle
 from mvp_deploy.base.errors import MvpError
+from mvp_deploy.base.files import sha256
 from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.bundle import example as bundle_example
 from mvp_deploy.tasks.folder import read_image
@@ -197,3 +198,36 @@ def test_a_bundle_without_measurements_has_none(tmp_path: Path) -> None:
     from fakes.bundle import tiny_bundle
 
     assert read_measurements(bundle.read(tiny_bundle(tmp_path / "b", ["fp32"]))) is None
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("../../secret.bin", "models/pruned.fp32.onnx keeps weights in '../secret.bin'"),
+        ("/etc/hostname", "keeps weights in '/etc/hostname'"),
+        ("pruned.data", None),
+    ],
+)
+def test_an_onnx_file_keeps_its_weights_in_the_bundle_alone(whole: Path, place: str, said: str | None) -> None:
+    import onnx
+
+    file = whole / "models/pruned.fp32.onnx"
+    model = onnx.load(file)
+    tensor = max(model.graph.initializer, key=lambda each: len(each.raw_data))
+    (whole / "models/pruned.data").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=place)
+    onnx.save(model, file)
+    names = [each.relative_to(whole).as_posix() for each in whole.rglob("*") if each.is_file()]
+    listed = {
+        name: {"sha256": sha256(whole / name), "bytes": (whole / name).stat().st_size}
+        for name in names
+        if name != bundle.MANIFEST
+    }
+    (whole / bundle.MANIFEST).write_text(json.dumps({"format": 1, "files": listed}))
+    problems = bundle.verify(whole)
+    assert [said in each for each in problems] == [True] if said else problems == []
+    if said:
+        with pytest.raises(MvpError, match="keeps weights"):
+            bundle.read(whole)
