@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from mvp_deploy.exporters.opset import _fields
+from mvp_deploy.exporters.opset import fields
 
 TIMING = b"timing"  # how a timing cache of the stand-in begins, followed by the version it is of
 
@@ -301,8 +301,8 @@ class IExecutionContext:
 def _layers(onnx: bytes) -> list[str]:
     """An engine's layers as TensorRT 8 names them: by their nodes, element-wise ones fused with what is before."""
     layers = ["Reformatting CopyNode for Input Tensor 0 to "]
-    (graph,) = (value for field, value in _fields(onnx) if field == 7)
-    for node in (dict(_fields(value)) for field, value in _fields(graph) if field == 1):
+    (graph,) = (value for field, value in fields(onnx) if field == 7)
+    for node in (dict(fields(value)) for field, value in fields(graph) if field == 1):
         name, kind = node[3].decode(), node[4].decode()
         if kind in ("Add", "Clip", "Relu"):
             layers[-1] += f" + {name}"
@@ -347,8 +347,8 @@ def _plan(trt: Any, network: Any, config: Any) -> bytes:
 
 def _types(onnx: bytes) -> list[str]:
     """The precisions that a graph's own types ask for: its weights' types, and int8 where it dequantizes."""
-    graph = dict(_fields(onnx))[7]
-    kinds = {dict(_fields(value)).get(2) for field, value in _fields(graph) if field == 5}  # initializer.data_type
+    graph = dict(fields(onnx))[7]
+    kinds = {dict(fields(value)).get(2) for field, value in fields(graph) if field == 5}  # initializer.data_type
     found = ["int8"] * (b"DequantizeLinear" in onnx) + ["fp16"] * (10 in kinds) + ["fp32"] * (1 in kinds)
     return found
 
