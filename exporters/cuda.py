@@ -197,7 +197,7 @@ class _Driver:
 
 @cache
 def _driver() -> _Driver:
-    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # or every kernel of TensorRT is loaded, gigabytes of them
+    os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # load kernels when they are needed, as TensorRT advises
     driver = _Driver(_library())
     try:
         driver.cuInit(c_uint(0))

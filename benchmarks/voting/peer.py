@@ -34,7 +34,6 @@ from mvp_deploy.cli._common import Console
 from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import finish, recalibrate, solve_head
-from mvp_deploy.pruning.mvp import start
 from mvp_deploy.pruning.recipes import recipe_named
 from mvp_deploy.training import TrainConfig, accuracy, fit
 
@@ -80,9 +79,7 @@ def torch_pruning(task: Trials, keep: float, config: TrainConfig) -> tuple[nn.Mo
 def ours(task: Trials, keep: float, recipe: str, config: TrainConfig) -> tuple[nn.Module, float]:
     """The recipe's smaller model, fine-tuned, and the seconds it took, neighbours and votes included."""
     begun = time.perf_counter()
-    chosen = recipe_named(recipe)
-    decision = task.decide(chosen, Budget(keep, round_to=ROUND_TO), config.seed)
-    model = start(task.original, task.train, decision, chosen, seed=config.seed)
+    model = task.make(recipe_named(recipe), Budget(keep, round_to=ROUND_TO), config.seed).model
     fit(model, task.train, config)
     finish(model, task.original.classifier, task.train, config)
     return model, time.perf_counter() - begun

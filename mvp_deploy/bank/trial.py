@@ -14,7 +14,7 @@ from mvp_deploy.bank.nearest import Neighbours, neighbours, run_model
 from mvp_deploy.bank.new import NewTask
 from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.making import Made, make
-from mvp_deploy.pruning.mvp import Decision, decide, own_importance
+from mvp_deploy.pruning.mvp import Decision, own_importance
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.tuning import tune_by
@@ -52,20 +52,6 @@ class Trials(NewTask):
             budget,
             too_distant=found.too_distant,
             importance=lambda criterion: self._importance(criterion, seed),
-            seed=seed,
-        )
-
-    def decide(self, recipe: Recipe, budget: Budget, seed: int = 0) -> Decision:
-        """Ask the neighbours that the recipe names, and choose the units that stay."""
-        found = self._asked(recipe, seed)
-        return decide(
-            self.original,
-            self.train,
-            found.voters,
-            recipe,
-            budget,
-            too_distant=found.too_distant,
-            importance=lambda: self._importance(recipe.criterion, seed),
             seed=seed,
         )
 

@@ -47,7 +47,7 @@ def test_a_gpu_that_is_not_there_is_refused(gpu: FakeCuda) -> None:
 def test_kernels_are_loaded_when_they_are_needed(
     gpu: FakeCuda, monkeypatch: pytest.MonkeyPatch, asked: str | None, used: str
 ) -> None:
-    """All of TensorRT's at once are gigabytes; who asks for that gets it."""
+    """TensorRT advises it, and CUDA before 12.2 did not by itself; who asks for the other gets that."""
     monkeypatch.setenv("CUDA_MODULE_LOADING", asked or "")
     if asked is None:
         monkeypatch.delenv("CUDA_MODULE_LOADING")
