@@ -72,5 +72,5 @@ def build(
         ],
     )
     console.show("off: squared difference of the features from the unpruned ones, relative to their variance")
-    console.show(f"next: mvp-deploy prune TASK --bank {folder} --macs {made[0].budget.fraction:g} --out RUN")
+    console.next(f"prune TASK --bank {folder} --macs {made[0].budget.fraction:g} --out RUN")
     console.result([rung.to_json() for rung in made])

@@ -53,3 +53,4 @@ def evaluate(
     console.table(("arm", "accuracy"), rows)
     console.show(f"\n{verdict.sentence}")
     console.result(verdict.to_json())
+    console.next(f"prune NEW_DATA --bank {folder} --recipe {recipe} --out RUN")

@@ -42,9 +42,10 @@ class Console:
         if not self.json:
             click.echo(text)
 
-    def next(self, command: str) -> None:
-        """The last line for people: what to call now."""
-        self.show(f"\nNext: mvp-deploy {command}")
+    def next(self, command: str, program: str = "mvp-deploy") -> None:
+        """The last line for people: what to call now; not printed with --json or --quiet."""
+        if not self.quiet:
+            self.show(f"\nNext: {program} {command}")
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table for people: the first column is aligned left, the others right; not printed with --json."""

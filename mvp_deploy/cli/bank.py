@@ -76,7 +76,7 @@ def init(
         backbone = turned
     bank = Bank.init(folder, backbone, state)
     console.show(f"{folder}: an empty bank for {backbone.name} ({backbone.weights})")
-    console.next(f"bank add {folder} DATA")
+    console.next(_next(folder, tasks=False))
     console.result({"bank": str(folder), "backbone": backbone.to_json(), "fingerprint": bank.backbone.fingerprint})
 
 
@@ -145,7 +145,7 @@ def add(
         }
     )
     if added:
-        console.next(f"prune NEW_DATA --bank {folder} --out RUN")
+        console.next(_next(folder))
     if failed:
         names = ", ".join(spec for spec, _ in failed)
         raise error_of(f"{len(failed)} of {len(tasks)} tasks were not added: {names}. See above.", failed[0][1].code)
@@ -168,6 +168,7 @@ def list_tasks(folder: Path, console: Console) -> None:
     if entries:
         console.table(COLUMNS, [_row(entry.name, entry.metrics, entry.cost) for entry in entries])
     console.show(f"{len(entries)} tasks")
+    console.next(_next(folder, bool(entries)))
     console.result(
         {
             "tasks": [{"task": e.name, "metrics": dict(e.metrics), "cost": dict(e.cost)} for e in entries],
@@ -196,6 +197,7 @@ def show(folder: Path, task: str | None, console: Console) -> None:
         pixels = bank.backbone.preprocessing.input_size[1]
         console.show(f"{folder}: {bank.backbone.name} at {pixels} pixels, weights: {bank.backbone.weights}")
         console.result({"backbone": bank.backbone.to_json(), "fingerprint": bank.backbone.fingerprint})
+        console.next(f"bank list {folder}")
         return
     entry = bank.entry(task)
     console.table(COLUMNS, [_row(entry.name, entry.metrics, entry.cost)])
@@ -224,6 +226,7 @@ def show(folder: Path, task: str | None, console: Console) -> None:
             "kept": {name: [int(mask.sum()), len(mask)] for name, mask in masks.items()},
         }
     )
+    console.next(_next(folder))
 
 
 @command.command()
@@ -244,6 +247,12 @@ def verify(folder: Path, console: Console) -> None:
     if problems:
         raise MvpError("\n".join(problems))
     console.show(f"{folder}: everything is as it was written")
+    console.next(_next(folder))
+
+
+def _next(bank: Path, tasks: bool = True) -> str:
+    """A bank with tasks helps a new one; an empty bank needs some."""
+    return f"prune NEW_DATA --bank {bank} --out RUN" if tasks else f"bank add {bank} DATA"
 
 
 COLUMNS = ("task", "accuracy", "unpruned", "units", "params", "MACs", "steps", "minutes")

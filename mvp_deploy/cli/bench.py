@@ -91,6 +91,17 @@ def command(
         write_text(out, json.dumps(result.to_json(), indent=2) + "\n")
     if error := result.failure():
         raise error
+    console.next(_next(models))
+
+
+def _next(models: tuple[Path, ...]) -> str:
+    """After a bundle its accuracy here, after a run its export, after files the same table as a page."""
+    first = models[0]
+    if (first / "bundle.json").is_file():
+        return f"evaluate {first} DATA"
+    if first.is_dir():
+        return f"export {first} --out BUNDLE"
+    return f"bench {' '.join(map(str, models))} --out TIMES.json && mvp-deploy report TIMES.json --out TIMES.html"
 
 
 def _on_devices(
@@ -120,3 +131,4 @@ def _on_devices(
     if out is not None:
         write_text(out, json.dumps(result, indent=2) + "\n")
     found.end([error for _, error in found.results.values() if error])
+    console.next(f"report {bundle} --out DEVICES.html")

@@ -77,6 +77,7 @@ def command(
         built = {name: files for name, (files, _) in came_to.results.items()}
         console.result({"bundle": str(bundle), "devices": built, "missing": came_to.gaps})
         came_to.end([error for _, error in came_to.results.values() if error])
+        console.next(f"bench {bundle} --on {','.join(fleet.devices)}")
         return
     options = Options(
         profiles=tuple(map(Profile.parse, batch)),

@@ -52,6 +52,11 @@ def command(model: Path, runtime: str, console: Console) -> None:
     if not read:
         raise InputError(f"{model.name} is not for TensorRT {', '.join(release.name for release in releases)}.")
     console.show(f"{model.name} is read by TensorRT {', '.join(read)}.")
+    in_bundle = (model.parent.parent / "bundle.json").is_file()
+    if in_bundle:
+        console.next(f"build {model.parent.parent}, on the machine with the GPU")
+    else:
+        console.next(f"--onnx={model}", program="trtexec")
 
 
 def _text(finding: Finding, all_of: int) -> str:

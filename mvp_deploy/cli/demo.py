@@ -36,5 +36,6 @@ def command(out: Path, device: str, seed: int, console: Console) -> None:
     console.show(f"\n{done.summary}\n")
     for name, path in (("bank", done.bank), ("run", done.run), ("bundle", done.bundle), ("report", done.report)):
         console.show(f"{name:<7} {path}")
-    console.show(f"\n{time.monotonic() - began:.0f} seconds. Next: mvp-deploy bench {done.bundle} --batch 1,8,32")
+    console.show(f"\n{time.monotonic() - began:.0f} seconds")
+    console.next(f"bench {done.bundle} --batch 1,8,32")
     console.result({key: str(value) if isinstance(value, Path) else value for key, value in asdict(done).items()})

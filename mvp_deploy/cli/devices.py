@@ -69,6 +69,7 @@ def list_(inventory: Path, console: Console) -> None:
     ]
     console.table(("device", "address", "python", "tags"), rows)
     console.result({name: each.model_dump(mode="json") for name, each in found.items()})
+    console.next(f"devices doctor {' '.join(found)}" if found else "devices add NAME USER@HOST")
 
 
 @command.command()
@@ -112,3 +113,4 @@ def doctor(names: tuple[str, ...], inventory: Path, console: Console) -> None:
     )
     if wrong:
         raise error_of("\n".join(map(str, wrong)), wrong[0].code)
+    console.next(f"bench BUNDLE --on {','.join(names)}")

@@ -27,3 +27,4 @@ def command(console: Console) -> None:
         if finding.cure:
             console.show(f"{'':<7}  {'':<{width}}  -> {finding.cure}")
     console.result({"findings": [asdict(finding) for finding in findings]})
+    console.next("shrink DATA --model CHECKPOINT --macs 0.5 --out OUT, or mvp-deploy demo")

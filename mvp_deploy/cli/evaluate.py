@@ -90,6 +90,7 @@ def command(
             for name, found in came_to.results.items():
                 write_csv(csv.with_stem(f"{csv.stem}-{name}"), found)
         came_to.end()
+        console.next(f"bench {bundle} --on {','.join(fleet.devices)}")
         return
     with open_model(opened, file, threads=threads, device=where) as model, console.progress("evaluating") as step:
         found = evaluate(model, task, split, step)
@@ -97,6 +98,7 @@ def command(
     console.result({"model": file.file} | found.to_json())
     if csv is not None:
         write_csv(csv, found)
+    console.next(f"predict {bundle} PHOTO")
 
 
 def show(subject: str, images: str, found: Evaluation, console: Console) -> None:

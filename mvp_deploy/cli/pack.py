@@ -37,3 +37,9 @@ def command(bundle: Path, kind: str, out: Path, file: str | None, name: str | No
     for note in notes:
         console.show(f"  {note}.")
     console.result({"out": str(out), "for": kind, "notes": notes})
+    if kind == "hf":
+        console.next(f"push {out} USER/NAME")
+    elif kind == "triton":
+        console.next(f"--model-repository={out.resolve()}", program="tritonserver")
+    else:
+        console.next(f"set config-file-path={out / 'config_infer.txt'}", program="in your pipeline's nvinfer,")

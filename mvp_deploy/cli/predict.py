@@ -79,6 +79,7 @@ def command(
     console.result({"model": file.file, "predictions": told, "unreadable": unreadable})
     if unreadable:
         raise InputError(f"{len(unreadable)} of {len(images)} images cannot be read; the first is {unreadable[0]}.")
+    console.next(f"evaluate {bundle} DATA")
 
 
 def _told(image: str, best: Sequence[tuple[str, float]]) -> dict[str, object]:
@@ -119,3 +120,4 @@ def _on_devices(
             write_predictions(csv.with_stem(f"{csv.stem}-{name}"), bundle.classes, predictions)
     console.result({"model": file.file, "devices": found, "missing": came_to.gaps})
     came_to.end()
+    console.next(f"bench {bundle.path} --on {','.join(fleet.devices)}")

@@ -81,6 +81,7 @@ def command(
         made = files.make_pieces(out, source, conditions)
         console.result({"pieces": str(out), "variants": len(made.variants), "layers": len(made.layers)})
         console.show(f"{out}: {len(made.variants)} variants of {subject}, {out.stat().st_size / 1e6:.1f} MB.")
+        console.next(f"profile {out} --out PROFILE.json, on the device")
         return
     found = files.profile(out, conditions, source=source, reporter=console)
     seconds = time.monotonic() - start
@@ -101,6 +102,11 @@ def command(
         f"{found}: {found.full_ms:.3f} ms unpruned, {min(run.ms for run in found.runs):.3f} ms at its smallest here; "
         f"{len(found.layers)} layers, {len(found.kernels)} kinds, {len(found.runs)} widths in {seconds:.0f} s -> {out}"
     )
+    console.next(_next("BACKBONE" if there else subject, out))
+
+
+def _next(backbone: str, profile: Path) -> str:
+    return f"prune TASK --backbone {backbone} --pretrained --speed-up 2x --on {profile} --out RUN"
 
 
 def _on_devices(
@@ -131,6 +137,7 @@ def _on_devices(
         console.show(f"{name}: {told['full_ms']:.3f} ms unpruned -> {names[name]}")
     console.result({"devices": came_to.results, "missing": came_to.gaps})
     came_to.end()
+    console.next(_next("BACKBONE", next(iter(names.values()))))
 
 
 def _maker(

@@ -29,3 +29,4 @@ def command(folder: Path, repository: str, private: bool, console: Console) -> N
     address = push(folder, repository, private=private)
     console.show(f"Uploaded: {address}")
     console.result({"repository": repository, "address": address})
+    console.next(f"download {repository} --local-dir FOLDER && mvp-deploy predict FOLDER/bundle PHOTO", program="hf")

@@ -39,3 +39,5 @@ def command(results: tuple[Path, ...], out: Path | None, console: Console) -> No
         write_text(
             out, page("Measurements", ", ".join(map(str, results)), [Section("By machine", text, Table(header, rows))])
         )
+    else:
+        console.next(f"report {' '.join(map(str, results))} --out DEVICES.html")

@@ -82,7 +82,7 @@ def command(
     out = folder(config, file.parent)
     report.refuse_strangers(out)
     if dry_run:
-        _show_plan(config, file.parent, only, console)
+        _show_plan(config, file, only, console)
         return
     store = None if mlflow is None else tracking.Store.open(mlflow)
     asked = [config.tasks[name] for name in only or config.tasks if name in config.tasks]
@@ -126,14 +126,17 @@ def command(
             codes.append(error.code)
     if wrong:
         raise error_of("\n".join(wrong), worst(codes))
+    bundle = next((task["bundle"] for task in found["tasks"].values() if task.get("bundle")), None)
+    if bundle is not None:
+        console.next(f"predict {bundle} PHOTO")
 
 
-def _show_plan(config: Config, base: Path, only: tuple[str, ...], console: Console) -> None:
+def _show_plan(config: Config, file: Path, only: tuple[str, ...], console: Console) -> None:
     from mvp_deploy.pipeline.build import plan
     from mvp_deploy.pipeline.progress import Failure, worst
     from mvp_deploy.pipeline.run import settle
 
-    works = settle(config, base, only, console)
+    works = settle(config, file.parent, only, console)
     failed = [work for work in works.values() if isinstance(work, Failure)]
     plans = {
         name: {"error": work.message} if isinstance(work, Failure) else {d.step: d.status for d in plan(work)}
@@ -144,3 +147,4 @@ def _show_plan(config: Config, base: Path, only: tuple[str, ...], console: Conso
     console.result(plans)
     if failed:
         raise error_of(failed[0].message, worst(work.code for work in failed))
+    console.next(f"run {file}")

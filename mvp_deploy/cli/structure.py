@@ -68,3 +68,4 @@ def command(backbone: str, image_size: int | None, show_frozen: bool, allow_inex
             ["tensor", "dim", "size", "must stay whole because of"],
             [(f.member.tensor, f.member.dim, f.size, "; ".join(f.why)) for f in structure.frozen],
         )
+    console.next(f"shrink DATA --model {backbone} --pretrained --macs 0.5 --out OUT")

@@ -47,3 +47,4 @@ def command(bundle: Path, public_key: Path | None, console: Console) -> None:
 
         signing.verify(bundle, public_key)
     console.show(f"{bundle} is whole" + ("." if public_key is None else f", and signed by the owner of {public_key}."))
+    console.next(f"bench {bundle}")
