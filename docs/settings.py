@@ -1,5 +1,4 @@
-"""Hooks of mkdocs: the page settings.md, made from the JSON schema of deploy.yaml, so that it is never out of date; and
-links to files of the repository that are no pages of the site."""
+"""Hooks of mkdocs: settings.md, made from the JSON schema of deploy.yaml; links to files outside of the site."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ from mvp_deploy.base.environment import environment
 from mvp_deploy.base.files import write_text
 from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.head import solve_head
-from mvp_deploy.pruning.mvp import decide, own_importance, start
+from mvp_deploy.pruning.making import make
+from mvp_deploy.pruning.mvp import own_importance
 from mvp_deploy.pruning.original import Original, suited
 from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed
 from mvp_deploy.pruning.rotation import rotate
@@ -61,10 +62,8 @@ class Bench:
             model, plan = original.copy(), original.full
             solve_head(model, original.classifier, self.train)
         else:
-            decision = decide(
-                original, self.train, (), recipe, Budget(fraction, "macs"), importance=lambda: self._scores(recipe)
-            )
-            model, plan = start(original, self.train, decision, recipe), decision.plan
+            made = make(original, self.train, (), recipe, Budget(fraction, "macs"), importance=self._scores)
+            model, plan = made.model, made.decision.plan
         measure = Yardstick(original, self.train).measure(model, plan)
         return {
             "model_macs": original.cost(plan).macs,
@@ -74,10 +73,10 @@ class Bench:
             "untuned": accuracy(model, self.test),
         } | self._tuned(recipe, model)
 
-    def _scores(self, recipe: Recipe) -> Scores:
-        if recipe.criterion not in self.known:
-            self.known[recipe.criterion] = own_importance(self.original, self.train, recipe.criterion)
-        return self.known[recipe.criterion]
+    def _scores(self, criterion: str) -> Scores:
+        if criterion not in self.known:
+            self.known[criterion] = own_importance(self.original, self.train, criterion)
+        return self.known[criterion]
 
     def _tuned(self, recipe: Recipe, model: nn.Module) -> dict[str, Any]:
         if not self.steps:

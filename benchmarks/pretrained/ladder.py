@@ -32,7 +32,7 @@ from mvp_deploy.cli._common import Console
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.imitation import TUNING
-from mvp_deploy.pruning.mvp import decide, start
+from mvp_deploy.pruning.making import make
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed
 from mvp_deploy.pruning.rotation import rotate
@@ -84,7 +84,7 @@ class Net:
         return model
 
     def alone(self, recipe: Recipe, train: Images) -> nn.Module:
-        return start(self.original, train, decide(self.original, train, (), recipe, BUDGET), recipe)
+        return make(self.original, train, (), recipe, BUDGET).model
 
 
 Arm = tuple[str, Net, Callable[[Images], nn.Module]]
@@ -134,11 +134,11 @@ def main(tar: Path, work: Path, steps: int, targets: int, alone: int, seed: int,
     done = {(c["seed"], c["target"], c["each"], c["arm"]) for c in read(file)}
     for index, classes in enumerate(tasks):
         for each in EACH:
-            for name, net, make in arms(whole, smaller, rungs):
+            for name, net, model_for in arms(whole, smaller, rungs):
                 if (seed, index, each, name) in done or (name in OWN and index >= alone):
                     continue
                 train, test = net.shown.of(classes, each, seed=index)
-                model = make(train)
+                model = model_for(train)
                 cell = {"seed": seed, "target": index, "each": each, "arm": name, "classes": classes}
                 cell |= {"train": len(train), "test": len(test), "accuracy": round(accuracy(model, test), 4)}
                 with file.open("a", encoding="utf-8") as out:

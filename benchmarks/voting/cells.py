@@ -53,8 +53,11 @@ class Target:
         return cls(Trials.of(task, bank, device), setting, keep, unpruned)
 
     def cell(self, arm: str, seed: int, steps: int) -> Cell:
-        """before, accuracy: on the held-out part, before and after ``steps``; macs: of all passes but those that only
-        measure held-out accuracy; seconds: of everything."""
+        """One arm's result by one seed.
+
+        before, accuracy: on the held-out part, before and after ``steps``; macs: of all passes but those that only
+        measure held-out accuracy; seconds: of everything.
+        """
         if arm == UNPRUNED:
             return self._unpruned(seed, steps)[1]
         if arm == ITERATIVE:

@@ -44,6 +44,7 @@ def layer_precisions(information: str) -> dict[str, int]:
 
     Args:
         information: the inspector's JSON of an engine built with detailed profiling verbosity.
+
     Returns:
         layers by 'int8', 'fp16', 'bf16', 'fp32', and 'hidden' for fused parts whose inside is not shown.
 
@@ -94,7 +95,7 @@ def _precision(layer: Mapping[str, Any]) -> str | None:
 
 
 def _types(layer: Mapping[str, Any]) -> Iterator[str]:
-    """The type descriptions of what a layer computes on: «Half», «Row major linear FP16 format», …"""
+    """The type descriptions of what a layer computes on, such as «Half» or «Row major linear FP16 format»."""
     for tensor in layer.get("Inputs", []):
         if isinstance(tensor, dict):
             yield " ".join(str(tensor[key]) for key in TYPE_KEYS if key in tensor)

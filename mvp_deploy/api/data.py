@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from mvp_deploy.tasks import Images
 
+SET_ASIDE = 0.2  # the share of a loader's images that judges the exported files
+
 
 def as_task(data: Any) -> Task | None:
     """The task that ``data`` is (a `Task`) or names (a folder, an .npz, ``SOURCE#class,class``); else None."""
@@ -53,14 +55,14 @@ def held_out_files(data: Any, validation: Any) -> Split | None:
     return task.test if task else None
 
 
-def set_aside(images: Images, seed: int, share: float = 0.2) -> tuple[Images, Images]:
+def set_aside(images: Images, seed: int) -> tuple[Images, Images]:
     """Two parts of the images, drawn by the seed: the rest, and a fifth that judges."""
     import torch
 
     if len(images) < 2:
         raise InputError("One image cannot be split: give more, or pass validation= as well.")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    judging = max(1, round(share * len(images)))
+    judging = max(1, round(SET_ASIDE * len(images)))
     return images.subset(order[judging:].sort().values), images.subset(order[:judging].sort().values)
 
 
@@ -70,6 +72,7 @@ def input_of(images: Images) -> torch.Tensor:
 
 
 def required(preprocessing: Preprocessing | None) -> Preprocessing:
+    """The preprocessing; an InputError where the model has none."""
     if preprocessing is None:
         raise InputError(
             "A folder or task needs the model's preprocessing, and this module is not a timm model: pass a DataLoader "

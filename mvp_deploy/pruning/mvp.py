@@ -179,16 +179,6 @@ def cut(original: Original, decision: Decision) -> nn.Module:
     return model
 
 
-def mend(
-    model: nn.Module, original: Original, train: Images, decision: Decision, recipe: Recipe, *, seed: int = 0
-) -> Reconstruction | None:
-    """Ready the smaller model for fine-tuning, in place: reconstruction, batch norms and head, as the recipe says."""
-    done = re_solve(model, original, train, decision, recipe, seed=seed)
-    settle_norms(model, original, train, recipe, seed=seed)
-    give_head(model, original, train, recipe)
-    return done
-
-
 def re_solve(
     model: nn.Module, original: Original, train: Images, decision: Decision, recipe: Recipe, *, seed: int = 0
 ) -> Reconstruction | None:
@@ -219,13 +209,6 @@ def _outlived(model: nn.Module, original: Original, train: Images) -> bool:
     The first is judged by images that it was not solved on, the second by images that it may have been trained on.
     """
     return -separability(model, original.classifier, train) < judged(model, train).loss
-
-
-def start(original: Original, train: Images, decision: Decision, recipe: Recipe, *, seed: int = 0) -> nn.Module:
-    """The smaller model before fine-tuning: cut and mended."""
-    model = cut(original, decision)
-    mend(model, original, train, decision, recipe, seed=seed)
-    return model
 
 
 def _trust(recipe: Recipe, voters: Sequence[Voter], too_distant: bool) -> tuple[float, str, tuple[str, ...]]:

@@ -76,9 +76,11 @@ class Trials:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning did. steps: all that were taken, trials included; kept: those that the model has seen, 0 if it stayed
-    untuned. before, after: judged on the images set aside; None if there were none. untuned: why, if no choice was
-    made."""
+    """What tuning did.
+
+    steps: all that were taken, trials included; kept: those that the model has seen, 0 if it stayed untuned. before,
+    after: judged on the images set aside; None if there were none. untuned: why, if no choice was made.
+    """
 
     steps: int
     kept: int
@@ -204,8 +206,10 @@ def _choices(model: nn.Module, config: TrainConfig, norms: str) -> list[Choice]:
 
 
 def set_aside(images: Images, seed: int) -> tuple[Images, Images] | None:
-    """Four fifths of the images, and a fifth of each class (of those with two or more, one at least), by ``seed``; None
-    where that is fewer than `LEAST_ASIDE`."""
+    """Four fifths of the images, and a fifth of each class (of those with two or more, one at least), by ``seed``.
+
+    None where a fifth is fewer than `LEAST_ASIDE` images.
+    """
     generator = torch.Generator().manual_seed(seed)
     labels = images.labels.cpu()
     aside = torch.zeros(len(labels), dtype=torch.bool)

@@ -58,8 +58,10 @@ class Outcome:
 
 
 def outcome(bundle: Bundle, measurements: Json | None) -> Outcome:
-    """The outcome of a bundle with a pruned and an unpruned model; what ships is the fastest pruned file that was timed
-    (else the smallest)."""
+    """The outcome of a bundle with a pruned and an unpruned model.
+
+    What ships is the fastest pruned file that was timed, else the smallest.
+    """
     rows = [row for row in (measurements or {}).get("rows", ()) if row["timing"]]
     batch = min((row["batch"] for row in rows), default=None)
 

@@ -68,6 +68,7 @@ def fixed(size: int) -> Axis:
 
 
 def segment_size(segment: Segment) -> int:
+    """Number of positions of a product of factors."""
     return math.prod(f if isinstance(f, int) else f.size for f in segment)
 
 
@@ -77,6 +78,7 @@ def axis_size(axis: Axis) -> int:
 
 
 def atoms_in(axis: Axis) -> Iterator[Atom]:
+    """The atoms of an axis, in order."""
     return (f for segment in axis for f in segment if isinstance(f, Atom))
 
 
@@ -141,10 +143,12 @@ def number(size: int, *parts: Factor) -> int:
 
 
 def why_still(factor: Factor) -> Reason | None:
+    """Why a factor is frozen; None if it is not, or for no reason but its size."""
     return factor.why if isinstance(factor, Still) else None
 
 
 def is_fixed(segment: Segment) -> bool:
+    """Whether every position of a segment stays."""
     return all(isinstance(f, int) for f in segment)
 
 
@@ -171,6 +175,7 @@ def is_resolved(axis: Axis) -> bool:
 
 
 def merge_numbers(segment: Segment) -> Segment:
+    """Neighbouring numbers of a segment as one, without ones."""
     out: list[Factor] = []
     for factor in segment:
         if factor == 1 and isinstance(factor, int):

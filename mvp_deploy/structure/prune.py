@@ -24,6 +24,9 @@ def prune(structure: Structure, model: nn.Module, plan: KeepPlan, *, check: bool
     tensors has shown that the smaller model's forward works and makes the calls of the full one.
 
     Args:
+        structure: what `analyze` found in `model`.
+        model: the full-size module.
+        plan: which units of each group stay.
         check: compare the smaller model with the silenced one on seeded inputs (see `exactness`).
 
     Raises:

@@ -31,6 +31,9 @@ def silence(structure: Structure, model: nn.Module, plan: KeepPlan, *, inexact: 
     """A function like `model` in eval mode, full size, computing what the smaller model must compute.
 
     Args:
+        structure: what `analyze` found in `model`.
+        model: the full-size module; it is not changed.
+        plan: which units of each group stay.
         inexact: run the operators that mix units (see `Structure.inexact`) over the units that stay as well. The
             smaller model then computes the same, and any difference is a mistake; without, it is what inexact removal
             costs.

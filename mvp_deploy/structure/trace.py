@@ -94,24 +94,33 @@ class Trace:
         return known[1] if known else [fixed(n) for n in tensor.shape]
 
     def axis(self, tensor: Tensor, dim: int) -> Axis:
+        """The axis of one dimension of `tensor`; negative `dim` counts from the end."""
         return self.axes(tensor)[dim]
 
     def set(self, tensor: Tensor, axes: list[Axis]) -> None:
+        """Say what the dimensions of an output are made of, one axis each."""
         self.tensors[id(tensor)] = (tensor, axes)  # held, so that the id is not reused
 
     def unify(self, x: Axis, y: Axis) -> None:
+        """Say that two axes are the same units: they stay or go together."""
         self.atoms.unify(x, y, self.why)
 
     def freeze(self, axis: Axis, *, part: Literal["kernel", "scale"] | None = None, note: str = "") -> None:
-        """Keep `axis` whole because of the operator that runs now, or of a `part` of it."""
+        """Keep `axis` whole because of the operator that runs now.
+
+        Args:
+            axis: none of its units can go.
+            part: what of the operator says so, where it is not the whole of it.
+            note: appended to the reason that users read.
+        """
         self.atoms.freeze(axis, replace(self.why, part=part, note=note))
 
     def product(self, *axes: Axis) -> Axis:
-        """The axis that flattening dimensions (major to minor) into one gives."""
+        """The axis that flattening dimensions into one gives, the major dimension first."""
         return product(axes, self.atoms, self.why)
 
     def cut(self, axis: Axis, start: int, stop: int) -> Axis:
-        """The part [start, stop) of an axis."""
+        """The positions [start, stop) of an axis."""
         return self.atoms.cut(axis, start, stop, self.why)
 
     def mix(self, axis: Axis) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 @rule("native_layer_norm", "_fused_rms_norm")
 def layer_norm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Layer norm and RMS norm: scale and shift have the axes of the last dimensions, which the norm runs over."""
     x, shape, *affine = args[:4]
     dims = range(-len(shape), 0)
     for parameter in affine:
@@ -26,6 +27,7 @@ def layer_norm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out:
 
 @rule("native_group_norm")
 def group_norm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """[n, channels, …], channels = groups x inner; whole groups go, and their statistics with them."""
     x, *affine, _, _, _, groups, _ = args
     channels = trace.axis(x, 1)
     trace.groups, inner = trace.atoms.new(groups), trace.atoms.new(x.shape[1] // groups)
@@ -42,6 +44,7 @@ def group_norm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out:
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
       "_native_batch_norm_legit.no_stats", "_batch_norm_with_update", "_batch_norm_no_update")  # fmt: skip
 def batch_norm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """[n, channels, …]: scale, shift, mean and variance have one value per channel."""
     x, *vectors = args[:5]
     for vector in vectors:
         if isinstance(vector, Tensor):

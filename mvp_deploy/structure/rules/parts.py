@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 @rule("select")
 def select(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """One position of a dimension, which is gone then and keeps all of its positions before."""
     axes = list(trace.axes(args[0]))
     trace.freeze(axes.pop(args[1]))
     trace.set(out, axes)
@@ -22,6 +23,7 @@ def select(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 
 @rule("unbind")
 def unbind(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Every position of a dimension as a tensor of its own."""
     axes = list(trace.axes(args[0]))
     trace.freeze(axes.pop(args[1] if len(args) > 1 else 0))
     for part in out:
@@ -30,6 +32,7 @@ def unbind(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 
 @rule("slice")
 def slice_(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Positions start to stop of a dimension; every step-th where its size is a multiple of the step."""
     x: Tensor = args[0]
     given: tuple[Any, ...] = args[1:]
     dim, start, stop, step = given + (0, None, None, 1)[len(given) :]
@@ -82,6 +85,7 @@ def glu(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -
 
 @rule("cat")
 def cat(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Tensors end to end along one dimension; the others are the same in all of them."""
     tensors = [t for t in args[0] if t.ndim == out.ndim]
     dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.ndim
     axes = list(trace.axes(tensors[0]))
@@ -95,6 +99,7 @@ def cat(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -
 
 @rule("stack")
 def stack(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Tensors of the same axes, side by side in a new dimension."""
     dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.ndim
     axes = list(trace.axes(args[0][0]))
     for other in args[0][1:]:
@@ -122,6 +127,7 @@ def pad_constant(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], ou
 
 @rule("reflection_pad1d", "reflection_pad2d", "replication_pad2d", "pad")
 def pad(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Padding by what the tensor holds: the padded dimensions stay whole."""
     axes = list(trace.axes(args[0]))
     for place in range(len(args[1]) // 2):
         if any(args[1][2 * place : 2 * place + 2]):
@@ -133,6 +139,7 @@ def pad(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -
 
 @rule("index", "_unsafe_index")
 def index(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Positions picked by index tensors: a picked dimension stays whole, and the index takes its place."""
     x, indices = args
     places = [d for d, i in enumerate(indices) if i is not None]
     for d in places:
@@ -146,6 +153,7 @@ def index(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any)
 
 @rule("index_select")
 def index_select(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Positions of one dimension picked by an index: it stays whole."""
     axes = list(trace.axes(args[0]))
     trace.freeze(axes[args[1]])
     axes[args[1]] = fixed(out.shape[args[1]])
@@ -154,5 +162,6 @@ def index_select(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], ou
 
 @rule("embedding")
 def embedding(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Rows of a table [entries, width] picked by indices [...]: gives [..., width], and every entry stays."""
     trace.freeze(trace.axis(args[0], 0))
     trace.set(out, [*trace.axes(args[1]), trace.axis(args[0], 1)])

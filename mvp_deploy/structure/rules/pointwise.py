@@ -37,17 +37,20 @@ def pointwise(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: 
     "zero", "bernoulli", "native_dropout", "zeros_like", "ones_like", "full_like", "empty_like",
 )  # fmt: skip
 def same(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """The output has the input's axes, unless it is of another shape."""
     first = out[0] if isinstance(out, tuple) else out
     trace.set(first, trace.axes(args[0]) if first.shape == args[0].shape else [fixed(n) for n in first.shape])
 
 
 @rule("copy")
 def copy(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Values written into a tensor, broadcast to it."""
     pointwise(trace, args[:2], {}, out)
 
 
 @rule("pow", "square")
 def power(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """A pointwise operator; squares are noted, since a mean of them belongs to a norm."""
     pointwise(trace, args, kwargs, out)
     exponent = args[1] if len(args) > 1 else 2
     if isinstance(exponent, (int, float)) and exponent == 2:
@@ -65,6 +68,7 @@ def uniform(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: An
 
 @rule("arange", "eye", "linspace", "rand", "randn", "randperm", "tril_indices", "triu_indices", "tril", "triu")
 def pattern(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Values that depend on their positions, so that none may go; the output is fixed."""
     for tensor in (a for a in args if isinstance(a, Tensor)):
         for axis in trace.axes(tensor):
             trace.freeze(axis)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 @rule("mm", "addmm")
 def mm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """[n, k] x [k, m] gives [n, m]."""
     *bias, a, b = args[:3] if len(args) > 2 else args
     trace.unify(trace.axis(a, 1), trace.axis(b, 0))
     trace.set(out, [trace.axis(a, 0), trace.axis(b, 1)])
@@ -26,6 +27,7 @@ def mm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) ->
 
 @rule("bmm", "baddbmm")
 def bmm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """[b, n, k] x [b, k, m] gives [b, n, m]; b holds attention heads."""
     *bias, a, b = args[:3] if len(args) > 2 else args
     batch = trace.axis(a, 0)
     trace.unify(batch, trace.axis(b, 0))
@@ -39,6 +41,7 @@ def bmm(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -
 
 @rule("mv", "dot")
 def mv(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """[n, k] x [k] gives [n]."""
     trace.unify(trace.axis(args[0], -1), trace.axis(args[1], 0))
     trace.set(out, list(trace.axes(args[0])[:-1]))
     trace.count(1, *trace.axes(args[0]))
@@ -46,6 +49,7 @@ def mv(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) ->
 
 @rule("convolution")
 def convolution(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """[n, groups x in, …] by a weight [groups x out, in, …], transposed [groups x in, out, …]."""
     x, weight, bias, *_, transposed, _, groups = args[:9]
     ins, outs = (0, 1) if transposed else (1, 0)
     for dim in range(2, weight.ndim):
@@ -114,4 +118,5 @@ def attention(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: 
 @rule("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
       "_scaled_dot_product_efficient_attention", "_scaled_dot_product_cudnn_attention")  # fmt: skip
 def fused_attention(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """A kernel of scaled dot-product attention, called by itself."""
     attention(trace, args[:3], {"scale": kwargs.get("scale"), "attn_mask": kwargs.get("attn_mask")}, out[0])

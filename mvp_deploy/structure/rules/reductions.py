@@ -62,6 +62,7 @@ def mean(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) 
 
 @rule("amax", "amin", "logsumexp", "prod", "any", "all", "argmax")
 def statistic(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Extrema, products and the like over dimensions, all of whose positions count."""
     _reduce(trace, args[0], _dims(args, kwargs), out if isinstance(out, tuple) else [out], mixes=True)
 
 
@@ -71,6 +72,7 @@ def _dims(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 @rule("max", "min")
 def extremum(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """The larger or smaller of two tensors, or of the positions of dimensions."""
     if isinstance(out, Tensor) and len(args) > 1 and isinstance(args[1], Tensor):
         pointwise(trace, args, kwargs, out)
     else:

@@ -34,13 +34,18 @@ def running_name(func: Any) -> str:
 
 
 def rule(*operators: Any) -> Callable[[Rule], Rule]:
-    """The decorated function is the rule of `operators`: `torch.ops.namespace.name`, or the names of ATen's own.
+    """Register the decorated function as the rule of operators.
 
-    The function is called as `rule(trace, args, kwargs, out)` whenever the operator runs on tensors without values.
-    With `trace.unify(axis, axis)` it says which dimensions are the same, with `trace.freeze(axis)` which cannot lose
-    units, and with `trace.set(out, axes)`, one axis per dimension, what the output's are made of; `trace.axis(tensor,
-    dim)` is the axis of an argument. A rule that raises, or speaks of other sizes than the output has, freezes what
-    went in.
+    The function is called as ``rule(trace, args, kwargs, out)`` whenever one of them runs on tensors without values,
+    and tells the `Trace` which dimensions are the same (`Trace.unify`), which cannot lose units (`Trace.freeze`) and
+    what the output's dimensions are made of (`Trace.set`). A rule that raises, or describes other sizes than the
+    output has, freezes what went in.
+
+    Args:
+        *operators: ``torch.ops.namespace.name``, or the names of ATen's own operators, such as ``"mm"``.
+
+    Returns:
+        A decorator that gives the function back unchanged.
     """
     return _register(OPERATORS, tuple(map(_operator_name, operators)))
 
@@ -53,7 +58,14 @@ def _operator_name(operator: Any) -> str:
 
 
 def function_rule(*names: str) -> Callable[[Rule], Rule]:
-    """The decorated function is the rule of the Python functions `names`."""
+    """Register the decorated function as the rule of Python functions, which are then not taken apart.
+
+    Args:
+        *names: of functions that PyTorch's modules call, such as ``"scaled_dot_product_attention"``.
+
+    Returns:
+        A decorator that gives the function back unchanged.
+    """
     return _register(FUNCTIONS, names)
 
 

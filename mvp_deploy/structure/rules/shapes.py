@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy")
 def view(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Dimensions flattened into one axis or one axis split into several, run by run (see `_matching_dims`)."""
     x: Tensor = args[0]
     if list(x.shape) == list(out.shape):
         trace.set(out, trace.axes(x))
@@ -61,11 +62,13 @@ def _matching_dims(before: list[int], after: list[int]) -> list[tuple[list[int],
 
 @rule("permute")
 def permute(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Dimensions in another order."""
     trace.set(out, [trace.axis(args[0], d) for d in args[1]])
 
 
 @rule("transpose", "t", "swapaxes")
 def transpose(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Two dimensions change places."""
     axes = list(trace.axes(args[0]))
     if len(axes) > 1:
         a, b = args[1:] or (0, 1)
@@ -75,6 +78,7 @@ def transpose(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: 
 
 @rule("unsqueeze")
 def unsqueeze(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """A new dimension of size 1."""
     axes = list(trace.axes(args[0]))
     axes.insert(args[1] % out.ndim, fixed(1))
     trace.set(out, axes)
@@ -82,6 +86,7 @@ def unsqueeze(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: 
 
 @rule("squeeze")
 def squeeze(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Dimensions of size 1 are dropped."""
     x: Tensor = args[0]
     wanted = range(x.ndim) if len(args) == 1 else args[1] if isinstance(args[1], (list, tuple)) else [args[1]]
     gone = {d % x.ndim for d in wanted if x.shape[d] == 1} if x.ndim else set()
@@ -90,6 +95,7 @@ def squeeze(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: An
 
 @rule("expand")
 def expand(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """A dimension of size 1 becomes any number of equal positions."""
     axes = [trace.atoms.new(n) for n in out.shape]
     x: Tensor = args[0]
     for dim in range(-x.ndim, 0):
@@ -100,6 +106,7 @@ def expand(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 
 @rule("repeat")
 def repeat(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """[c] gives [times x c], copy after copy."""
     x: Tensor = args[0]
     axes = [fixed(1)] * (out.ndim - x.ndim) + list(trace.axes(x))
     times = [trace.atoms.new(n) if axis_size(a) == 1 else fixed(n) for n, a in zip(args[1], axes, strict=True)]
@@ -108,6 +115,7 @@ def repeat(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 
 @rule("flip", "roll")
 def reorder(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Positions of a dimension in another order: all of them stay."""
     dims = args[-1] if len(args) > 1 else kwargs.get("dims", range(out.ndim))
     for dim in dims if isinstance(dims, (list, tuple, range)) else [dims]:
         trace.freeze(trace.axis(args[0], dim))
@@ -116,6 +124,7 @@ def reorder(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: An
 
 @rule("pixel_shuffle")
 def pixel_shuffle(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """[..., channels x r², h, w] gives [..., channels, h x r, w x r]."""
     channels = trace.atoms.new(out.shape[-3])
     trace.unify(trace.axis(args[0], -3), trace.product(channels, fixed(args[1] ** 2)))
     trace.set(out, [*trace.axes(args[0])[:-3], channels, *map(fixed, out.shape[-2:])])
@@ -123,6 +132,7 @@ def pixel_shuffle(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], o
 
 @rule("pixel_unshuffle")
 def pixel_unshuffle(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """[..., channels, h x r, w x r] gives [..., channels x r², h, w]."""
     axes = trace.axes(args[0])
     channels = trace.product(axes[-3], fixed(args[1] ** 2))
     trace.set(out, [*axes[:-3], channels, *map(fixed, out.shape[-2:])])

@@ -47,6 +47,7 @@ def unfold(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 
 @rule("im2col")
 def im2col(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """[n, channels, h, w] gives [n, channels x kernel, windows]."""
     kernel = args[1][0] * args[1][1]
     axes = trace.axes(args[0])
     channels = trace.product(axes[-3], fixed(kernel))
@@ -55,6 +56,7 @@ def im2col(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 
 @rule("col2im")
 def col2im(trace: Trace, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """[n, channels x kernel, windows] gives [n, channels, h, w]."""
     channels = trace.atoms.new(out.shape[-3])
     kernel = fixed(args[2][0] * args[2][1])
     trace.unify(trace.axis(args[0], -2), trace.product(channels, kernel))

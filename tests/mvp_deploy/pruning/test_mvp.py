@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform, units_kept
-from mvp_deploy.pruning.mvp import decide, start
+from mvp_deploy.pruning.making import make
+from mvp_deploy.pruning.mvp import decide
 from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.pruning.recipes import RECIPES, Recipe
 from mvp_deploy.pruning.votes import Voter
@@ -43,10 +44,10 @@ def test_few_images_leave_the_say_to_lent_importance(cnn, even: float, wanted: s
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_makes_an_exact_model_of_the_size_asked_for(both, name: str) -> None:
-    recipe, original = RECIPES[name], both.original
-    decision = decide(original, both.train, voters_of(both, 3), recipe, BUDGET)
-    model = start(original, both.train, decision, recipe)
-    assert check_exact(original, decision.plan, model, both.test) < 1e-5
+    recipe, original = replace(RECIPES[name], rivals=False), both.original
+    made = make(original, both.train, voters_of(both, 3), recipe, BUDGET)
+    decision = made.decision
+    assert check_exact(original, decision.plan, made.model, both.test) < 1e-5
     uniformly = counts_for(original.structure, BUDGET, uniform(original.structure))
     if recipe.scope == "uniform":
         assert {name: int(mask.sum()) for name, mask in decision.plan.masks.items()} == uniformly
@@ -79,18 +80,18 @@ def test_score_votes_allow_any_size(cnn) -> None:
 def test_weights_are_averaged_over_the_neighbours_that_kept_them(cnn) -> None:
     original, voters = cnn.original, voters_of(cnn, 2)
     recipe = Recipe(weighting="plain", own=0.0, weights="average", head="fresh", norms="trained")
-    decision = decide(original, cnn.train, voters, recipe, BUDGET)
-    state = start(original, cnn.train, decision, recipe).state_dict()
+    made = make(original, cnn.train, voters, recipe, BUDGET)
+    state = made.model.state_dict()
     pretrained = original.model.state_dict()
     factors: dict[tuple[bool, bool], float] = {(True, True): 2.5, (True, False): 2, (False, True): 3, (False, False): 1}
     name, group = "bn1.weight", "layer1.0.conv1"
     name = f"{group.removesuffix('conv1')}bn1.weight"
-    units = np.flatnonzero(decision.plan.masks[group])
+    units = np.flatnonzero(made.decision.plan.masks[group])
     for position, unit in enumerate(units):
         kept = tuple(bool(voter.plan.masks[group][unit]) for voter in voters)
         assert state[name][position] == pytest.approx(float(factors[kept] * pretrained[name][unit]), rel=1e-5)
     torch.testing.assert_close(state["fc.bias"], pretrained["fc.bias"])  # a new task's head is nobody's average
-    nearest = start(original, cnn.train, replace(decision, initial="nearest"), recipe).state_dict()
+    nearest = make(original, cnn.train, voters, replace(recipe, weights="nearest"), BUDGET).model.state_dict()
     for position, unit in enumerate(units):
         factor = 2 if voters[0].plan.masks[group][unit] else 1
         assert nearest[name][position] == pytest.approx(float(factor * pretrained[name][unit]), rel=1e-5)
