@@ -1,4 +1,4 @@
-"""A PyTorch image classifier as one ONNX file, and running such a file in ONNX Runtime."""
+"""A PyTorch image classifier as one ONNX file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mvp_deploy.exporters.errors import InputError, MvpError, ParityError
 from mvp_deploy.exporters.files import atomic_write
-from mvp_deploy.exporters.session import open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -52,24 +49,6 @@ def export_onnx(
     except onnx.checker.ValidationError as error:
         raise ParityError(f"the exported ONNX file is not valid: {error}") from error
     return Path(path)
-
-
-def run_onnx(path: str | os.PathLike[str], images: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """The file's logits float32 [n, classes] for images float32 [n, 3, H, W], by ONNX Runtime on the CPU."""
-    session = open_session(path)
-    name = session.get_inputs()[0].name
-    parts = [
-        session.run(None, {name: images[start : start + batch_size]})[0] for start in range(0, len(images), batch_size)
-    ]
-    return np.concatenate(parts)
-
-
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What ``export_onnx`` was given as ``metadata``."""
-    import onnx
-
-    props = onnx.load(os.fspath(path), load_external_data=False).metadata_props
-    return {entry.key: json.loads(entry.value) for entry in props}
 
 
 def _translate(model: torch.nn.Module, example: torch.Tensor) -> onnx.ModelProto:

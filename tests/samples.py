@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mvp_deploy import bundle
-from mvp_deploy.exporters.onnx import run_onnx
+from tests.onnxfiles import run_onnx
 
 CLASSES = ("cat", "dog", "owl")
 PREPROCESSING = {

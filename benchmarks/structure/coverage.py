@@ -133,13 +133,14 @@ def _onnx_or_why(small: nn.Module, images: Tensor) -> dict[str, Any]:
 
 
 def _onnx(small: nn.Module, images: Tensor) -> dict[str, Any]:
-    from mvp_deploy.exporters.onnx import export_onnx, run_onnx
+    from mvp_deploy.exporters.onnx import INPUT, export_onnx
+    from mvp_deploy.exporters.session import open_session
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "small.onnx")
         export_onnx(small.eval(), images, path, {})
-        got = run_onnx(path, images.numpy(), len(images))
+        (got,) = open_session(path).run(None, {INPUT: images.numpy()})
     with torch.no_grad():
         wanted = small(images)
     return {"onnx_error": relative_error(torch.from_numpy(got), wanted), "onnx_s": time.perf_counter() - start}

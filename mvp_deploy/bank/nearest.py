@@ -24,6 +24,7 @@ from mvp_deploy.tasks import Images
 
 Score = Callable[[str, Entry, Original, Images], float]
 SHORT_LIST = 15  # some scores run a neighbour's model on the target's images: only for so many, or the voters wanted
+LEEP_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -188,14 +189,14 @@ def run_model(kind: str, entry: Entry, original: Original, train: Images) -> flo
 
 
 @full_float32()
-def _leep_of(entry: Entry, original: Original, train: Images, limit: int = 512) -> float:
-    """LEEP of a stored task's pruned model on (at most ``limit`` of) the target's training images."""
+def _leep_of(entry: Entry, original: Original, train: Images) -> float:
+    """LEEP of a stored task's pruned model on (at most `LEEP_IMAGES` of) the target's training images."""
     model = original.pruned(entry.plan, entry.weights()).eval()
     size = min(256, len(train))
     probabilities, labels = [], []
     with torch.no_grad():
         batches = train.batches(size, shuffle=True, generator=torch.Generator().manual_seed(0))
-        for x, y in islice(batches, -(-limit // size)):
+        for x, y in islice(batches, -(-LEEP_IMAGES // size)):
             probabilities.append(model(x).float().softmax(1).cpu().numpy())
             labels.append(y.cpu().numpy())
     return leep(np.concatenate(probabilities), np.concatenate(labels))

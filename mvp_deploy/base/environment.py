@@ -81,8 +81,8 @@ def other_work() -> Iterator[list[float]]:
 
 
 @contextmanager
-def loudest(most: int = 3) -> Iterator[list[str]]:
-    """Afterwards the list names the other processes that worked most meanwhile: «make 0.93 cores» (Linux)."""
+def loudest() -> Iterator[list[str]]:
+    """Afterwards the list names the three other processes that worked most meanwhile: «make 0.93 cores» (Linux)."""
     found: list[str] = []
     begin, before = time.perf_counter(), _seconds_of_processes()
     yield found
@@ -92,7 +92,7 @@ def loudest(most: int = 3) -> Iterator[list[str]]:
         for (pid, name), spent in _seconds_of_processes().items()
         if pid != os.getpid()
     }
-    busiest = sorted(worked, key=worked.__getitem__, reverse=True)[:most]
+    busiest = sorted(worked, key=worked.__getitem__, reverse=True)[:3]
     found += [f"{name} {worked[name]:.2f} cores" for name in busiest if worked[name] >= 0.05]
 
 

@@ -41,10 +41,10 @@ class Evaluation:
         counts = self.confusion.sum(1)
         return [(name, int(counts[k]), float(recall[k]), float(precision[k])) for k, name in enumerate(self.classes)]
 
-    def confused(self, count: int = 5) -> list[str]:
-        """A sentence for each of the most frequent mistakes."""
+    def confused(self) -> list[str]:
+        """A sentence for each of the five most frequent mistakes."""
         wrong = self.confusion * (1 - np.eye(len(self.classes), dtype=np.int64))
-        order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+        order = np.argsort(-wrong, axis=None, kind="stable")[:5]
         pairs = [(divmod(int(place), len(self.classes)), int(wrong.flat[place])) for place in order]
         return [f"{n} of {self.classes[i]} taken for {self.classes[j]}" for (i, j), n in pairs if n]
 

@@ -32,10 +32,6 @@ class Prediction:
     def label(self) -> str:
         return self.classes[int(self.probabilities.argmax())]
 
-    @property
-    def probability(self) -> float:
-        return float(self.probabilities.max())
-
     def best(self, count: int = 5) -> list[tuple[str, float]]:
         """The most probable classes, the best first."""
         order = np.argsort(-self.probabilities, kind="stable")[:count]

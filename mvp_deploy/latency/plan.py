@@ -25,7 +25,7 @@ from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.pruning import knapsack
 from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.knapsack import Ladder
-from mvp_deploy.structure import KeepPlan, Structure
+from mvp_deploy.structure import Structure
 
 WIDTHS = 8  # of a group, at once in a problem
 SECONDS = 10.0  # for each of the two problems
@@ -53,31 +53,27 @@ def solve(
     milliseconds: float,
     *,
     round_to: int = 8,
-    within: KeepPlan | None = None,
-    seconds: float = SECONDS,
 ) -> Solution:
     """The counts that keep most importance in so many milliseconds.
 
     Args:
         scores: per group float64 [units], the rise in loss when a unit goes, in one unit of measure for all groups.
-        within: never keep more than this plan does.
-        seconds: for each of the two problems.
 
     Raises:
         MvpError: not even the smallest counts fit; the sentence names what they take.
     """
     whole = cost.total({group.name: group.size for group in structure.groups})
     budget = Budget(min(1.0, milliseconds / whole), "latency", round_to)
-    ladders = {ladder.group: ladder for ladder in knapsack.ladders_of(structure, budget, scores, within)}
+    ladders = {ladder.group: ladder for ladder in knapsack.ladders_of(structure, budget, scores)}
     floor = cost.total({name: ladder.sizes[-1] for name, ladder in ladders.items()})
     if floor > milliseconds:
         raise InputError(below_the_floor(milliseconds, floor))
-    best = knapsack.cheapest(structure, budget, scores, cost=cost, within=within)
+    best = knapsack.cheapest(structure, budget, scores, cost=cost)
     limit = min(milliseconds, whole)
     gap: float | None = 1.0
     for fine in (False, True):
         widths = {name: _widths(ladder, best[name], fine) for name, ladder in ladders.items()}
-        found, bound = _solved(cost, ladders, widths, best, limit, seconds)
+        found, bound = _solved(cost, ladders, widths, best, limit)
         if found and cost.total(found) <= limit * (1 + 1e-9) and _lost(ladders, found) <= _lost(ladders, best):
             best = found
         lost = _lost(ladders, best)
@@ -115,7 +111,6 @@ def _solved(
     widths: Mapping[str, Sequence[int]],
     around: Mapping[str, int],
     limit: float,
-    seconds: float,
 ) -> tuple[dict[str, int] | None, float | None]:
     """The best of these widths, and a bound that no choice of them goes below (None: not proved)."""
     from scipy.optimize import Bounds, LinearConstraint, milp
@@ -146,7 +141,7 @@ def _solved(
             LinearConstraint(problem.matrix(), problem.sides, problem.sides),
             LinearConstraint(times, -np.inf, limit - costs.constant),
         ],
-        options={"time_limit": seconds, "mip_rel_gap": GAP},
+        options={"time_limit": SECONDS, "mip_rel_gap": GAP},
     )
     bound = None if costs.taken_apart or found.mip_dual_bound is None else float(found.mip_dual_bound) * scale
     if found.x is None:

@@ -52,11 +52,11 @@ def classifier(model: nn.Module) -> tuple[str, ...]:
     return tuple(dict.fromkeys(last))
 
 
-def solve_head(model: nn.Module, classifier: Sequence[str], images: Images, *, limit: int = HEAD_IMAGES) -> bool:
+def solve_head(model: nn.Module, classifier: Sequence[str], images: Images) -> bool:
     """Set the classifier, in place, to ridge regression of the classes on its features, scaled to probabilities.
 
     Penalty and scale are those with the lowest leave-one-out cross-entropy, which ridge regression gives in closed
-    form; computed in float64 on the CPU from at most ``limit`` images' features. Works on eager and traced
+    form; computed in float64 on the CPU from at most `HEAD_IMAGES` images' features. Works on eager and traced
     models. Of several heads each is solved by itself.
 
     Returns:
@@ -67,7 +67,7 @@ def solve_head(model: nn.Module, classifier: Sequence[str], images: Images, *, l
         return False
     weights = [model.get_parameter(f"{name}.weight") for name in classifier]
     biases = [dict(model.named_parameters()).get(f"{name}.bias") for name in classifier]
-    seen, labels = features(model, classifier, images, limit)
+    seen, labels = features(model, classifier, images, HEAD_IMAGES)
     if any(len(rows) != len(labels) for rows in seen):
         return False
     fits = [
@@ -82,14 +82,14 @@ def solve_head(model: nn.Module, classifier: Sequence[str], images: Images, *, l
     return False
 
 
-def separability(model: nn.Module, classifier: Sequence[str], images: Images, *, limit: int = 512) -> float:
+def separability(model: nn.Module, classifier: Sequence[str], images: Images) -> float:
     """How well the classifier's input separates the classes; minus infinity if ``classifier`` is empty.
 
     Minus the leave-one-out cross-entropy, in nats, of the ridge regression that `solve_head` uses.
     """
     if not classifier:
         return -math.inf
-    seen, labels = features(model, classifier, images, limit)
+    seen, labels = features(model, classifier, images, 512)
     classes = int(images.labels.max()) + 1
     return -sum(ridge_classifier(rows, labels, classes).loo_loss for rows in seen) / len(seen)
 

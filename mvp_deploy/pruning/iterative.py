@@ -57,7 +57,6 @@ def prune_iteratively(
     schedule: Schedule,
     config: TrainConfig,
     *,
-    teacher: nn.Module | None = None,
     work: Path | None = None,
     reporter: Reporter | None = None,
 ) -> Iterated:
@@ -81,14 +80,7 @@ def prune_iteratively(
         before = accuracy(model, test)
         checkpoint = work / f"round-{index}.checkpoint" if work else None
         with say.progress(f"round {index + 1} of {schedule.rounds}") as step:
-            done = fit(
-                model,
-                train,
-                replace(config, steps=schedule.steps),
-                teacher=teacher,
-                checkpoint=checkpoint,
-                progress=step,
-            )
+            done = fit(model, train, replace(config, steps=schedule.steps), checkpoint=checkpoint, progress=step)
         if index + 1 == schedule.rounds:
             recalibrate_if_better(model, original.classifier, train, seed=config.seed)
         cost = original.cost(state.plan)

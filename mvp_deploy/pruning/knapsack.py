@@ -127,7 +127,7 @@ class Ladder:
         return float(self.lost[self.sizes[0] - fewer] - self.lost[self.sizes[0] - size])
 
 
-def ladders_of(structure: Structure, budget: Budget, scores: Scores, within: KeepPlan | None) -> list[Ladder]:
+def ladders_of(structure: Structure, budget: Budget, scores: Scores, within: KeepPlan | None = None) -> list[Ladder]:
     """For each group, the sizes that rounding allows, and what its worst units are worth."""
     ladders = []
     for group in structure.groups:

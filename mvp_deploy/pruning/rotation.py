@@ -38,14 +38,13 @@ def rotate(
     state: Mapping[str, Tensor],
     images: Images,
     *,
-    most: int = 256,
     num_classes: int = 2,
     seed: int = 0,
 ) -> tuple[Backbone, dict[str, Tensor]]:
     """A backbone whose linear streams are in principal directions: the same features, other units.
 
     Args:
-        images: that show the directions; labels are not read. At most ``most`` are taken, drawn by ``seed``.
+        images: that show the directions; labels are not read. At most 256 are taken, drawn by ``seed``.
         num_classes: of the head in ``state``, where it has one.
 
     Raises:
@@ -54,7 +53,7 @@ def rotate(
     model = build(backbone, state, num_classes).to(images.device)
     structure = analyze(model, torch.zeros(2, *backbone.preprocessing.input_size), allow_inexact=backbone.allow_inexact)
     generator = torch.Generator().manual_seed(seed)
-    batches = islice(images.batches(BATCH, shuffle=True, generator=generator), -(-most // BATCH))
+    batches = islice(images.batches(BATCH, shuffle=True, generator=generator), 256 // BATCH)
     turned = {name: value.cpu() for name, value in rotated(model, structure, batches).items() if name in state}
     if all(torch.equal(value, state[name]) for name, value in turned.items()):
         return backbone, turned  # it has no linear stream

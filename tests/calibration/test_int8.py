@@ -12,11 +12,11 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from mvp_deploy.calibration.int8 import calibrate, quantize
 from mvp_deploy.calibration.layers import Target, int8_layers
 from mvp_deploy.calibration.thresholds import METHODS
-from mvp_deploy.exporters.onnx import read_metadata
 from mvp_deploy.exporters.parity import compare
 from mvp_deploy.exporters.session import open_session
 from mvp_deploy.exporters.tensorrt.check import check
 from mvp_deploy.exporters.tensorrt.releases import RELEASES
+from tests.onnxfiles import read_metadata
 
 if TYPE_CHECKING:
     from conftest import Trained

@@ -14,8 +14,9 @@ from torch.nn import functional
 from mvp_deploy.backbones.timm_import import timm
 from mvp_deploy.exporters import onnx as exporter
 from mvp_deploy.exporters.errors import MvpError
-from mvp_deploy.exporters.onnx import export_onnx, read_metadata, run_onnx
+from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.exporters.parity import check_parity
+from tests.onnxfiles import read_metadata, run_onnx
 
 METADATA = {"classes": ["cat", "Käse"], "preprocessing": {"mean": [0.5, 0.5, 0.5]}}
 

@@ -7,9 +7,9 @@ import pytest
 from samples import make_onnx
 
 from mvp_deploy.exporters.errors import ExitCode, MvpError
-from mvp_deploy.exporters.onnx import run_onnx
 from mvp_deploy.exporters.parity import check_parity
 from mvp_deploy.exporters.protocol import Source
+from tests.onnxfiles import run_onnx
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
 

@@ -11,8 +11,8 @@ from fakes.models import classifier
 
 from mvp_deploy.benchmark.runner import logits, open_runner
 from mvp_deploy.exporters.errors import InputError
-from mvp_deploy.exporters.onnx import run_onnx
 from mvp_deploy.exporters.protocol import Source, exporter
+from tests.onnxfiles import run_onnx
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -20,13 +20,13 @@ from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.cli import main
 from mvp_deploy.export import artefacts, deploy, pack
 from mvp_deploy.export.graphs import Precision
-from mvp_deploy.exporters.onnx import read_metadata, run_onnx
 from mvp_deploy.exporters.parity import FP32_TOLERANCE, NoParity, compare
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.recipes import recipe_named
 from mvp_deploy.tasks import load_task, prepare
 from mvp_deploy.tasks.task import lasting
 from mvp_deploy.training import TrainConfig, accuracy
+from tests.onnxfiles import read_metadata, run_onnx
 
 
 @pytest.fixture(scope="module")

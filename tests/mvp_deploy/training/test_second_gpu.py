@@ -54,9 +54,7 @@ def test_a_cpus_checkpoint_leaves_gpus_alone(gpus: dict[int, torch.Tensor], tmp_
     assert (gpus[0] == 9).all()
 
 
-def _checkpoint(
-    folder: Path, device: torch.device, scaler: torch.amp.GradScaler | None = None
-) -> Checkpoint:
+def _checkpoint(folder: Path, device: torch.device, scaler: torch.amp.GradScaler | None = None) -> Checkpoint:
     model = nn.Linear(2, 2)
     labels = SimpleNamespace(device=device, tolist=lambda: [0, 1])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
