@@ -17,11 +17,10 @@ from pathlib import Path
 from mvp_deploy.base import board
 from mvp_deploy.base.errors import ExitCode
 from mvp_deploy.base.formats import read_json
+from mvp_deploy.base.watch import cool_down
 from mvp_deploy.remote.answer import ANSWER, ASKED, Answer, Asked
 
 TRIES = 2  # of a measurement during which the clocks were lowered
-COOL_DOWN = 90.0  # seconds at most to wait between them
-WARMER = 3.0  # degrees above the first temperature at which the second try may begin
 
 
 def main() -> None:
@@ -51,15 +50,7 @@ def measured(
         reasons = board.throttled(before, after)
         if code or not reasons or number >= tries:
             return Answer(board.board(), before, after, reasons, number, code, output)
-        _cool_down(before, state, sleep)
-
-
-def _cool_down(first: board.State, state: Callable[[], board.State], sleep: Callable[[float], object]) -> None:
-    goal = max(first.temperatures.values(), default=0.0) + WARMER
-    waited = 0.0
-    while waited < COOL_DOWN and (waited == 0 or max(state().temperatures.values(), default=0.0) > goal):
-        sleep(5.0)
-        waited += 5.0
+        cool_down(before, state, sleep)
 
 
 def call(arguments: tuple[str, ...]) -> tuple[int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,8 +55,8 @@ def profile(
         found = measure(folder, conditions, reporter=reporter)
         write_text(out, json.dumps(asdict(found)) + "\n")
         pack.remove(folder, len(found.runs))
-    if not found.stable:
-        reporter.warn(noisy(found))
+    for remark in remarks(found):
+        reporter.warn(remark)
     return found
 
 
@@ -88,13 +88,19 @@ def make_pieces(out: Path, make: Callable[[Path, Form], Subject], conditions: Co
     return subject
 
 
-def noisy(found: Profile) -> str:
-    """What to tell of a profile that was taken on a machine that was not quiet."""
-    who = f" ({', '.join(found.loud)})" if found.loud else ""
-    return (
-        f"the machine was not quiet{who}: times of one model differ by {found.noise:.1%}, more than {NOISE:.0%}. Plans "
-        "made with this profile may miss their time; profile again when nothing else runs."
-    )
+def remarks(found: Profile) -> Iterator[str]:
+    """What to know of a profile that was taken on a machine that was not quiet."""
+    if found.left_out:
+        yield (
+            f"{found.left_out} of the {found.left_out + len(found.runs)} models that a profile is fitted to were "
+            "disturbed each time they were timed, and are left out."
+        )
+    if not found.stable:
+        who = f" ({', '.join(found.loud)})" if found.loud else ""
+        yield (
+            f"the machine was not quiet{who}: times of one model differ by {found.noise:.1%}, more than {NOISE:.0%}. "
+            "Plans made with this profile may miss their time; profile again when nothing else runs."
+        )
 
 
 def check_conditions(found: Profile, asked: Conditions) -> None:

@@ -74,12 +74,16 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Visit:
-    """What was seen of one variant in one turn; ``others``: cores that other processes kept busy meanwhile."""
+    """What was seen of one variant in one turn.
+
+    others: cores that other processes kept busy meanwhile. throttled: what lowered the clocks meanwhile.
+    """
 
     variant: Index
     ms: Milliseconds
     layers: tuple[Milliseconds, ...]
     others: Annotated[float, Within(0, 1e5)] | None
+    throttled: tuple[Annotated[str, Within(0, 200)], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ class Profile:
     """Measured milliseconds of a backbone's layers at several widths, on one machine, runtime and precision.
 
     noise: the standard error of the whole models' times, relative. loud: what else kept the machine busy.
+    left_out: variants that have no part in it, since every attempt to time them was disturbed.
     """
 
     format: Literal[1]
@@ -150,6 +155,7 @@ class Profile:
     noise: Share
     stable: bool
     loud: tuple[Annotated[str, Within(0, 200)], ...] = ()
+    left_out: Annotated[int, Within(0, 1000)] = 0
 
     def __post_init__(self) -> None:
         if any(layer.kernel >= len(self.kernels) for layer in self.layers):

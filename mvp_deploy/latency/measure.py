@@ -1,7 +1,9 @@
 """Timing the pieces on the device: needs NumPy, click and the runtime alone.
 
 Each turn opens one variant, times the whole model, then its kernels by the runtime's own trace. The variants take turns
-in rounds, and every turn is kept on disk: a command that is killed goes on from there.
+in rounds, and every turn is kept on disk: a command that is killed goes on from there. A turn that something disturbed
+(other processes, clocks that the board lowered) never counts: the rounds go on, and a variant that has too few others
+in the end is left out.
 """
 
 from __future__ import annotations
@@ -9,17 +11,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
-from mvp_deploy.base.environment import cores, environment, loudest, other_work
-from mvp_deploy.base.errors import EnvironmentMissing, InputError
+from mvp_deploy.base import board
+from mvp_deploy.base.environment import cores, environment, loudest
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, LatencyError
 from mvp_deploy.base.files import write_text
 from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.base.watch import Seen, cool_down, watched
 from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.benchmark.measure import Settings, session
 from mvp_deploy.benchmark.runner import Runner, module_of, open_runner
@@ -44,11 +48,14 @@ from mvp_deploy.latency.pack import SUBJECT
 
 VISITS = "visits.json"
 ROUNDS = (3, 8)  # at least, and at most where the machine is not quiet
+QUIET = 2  # undisturbed turns that a variant needs
+ENOUGH = 0.5  # share of the variants that must have them; the unpruned model always
 NOISE = 0.02  # stable: the whole models' times have at most this relative standard error
 WINDOWS = Settings(duration=0.6, processes=2, window=0.1, warm_up=0.1)  # half of the duration in each turn
 KERNEL_RUNS = 30
 
 Look = Callable[[Path, Variant, Conditions, Subject], tuple[float, tuple[float, ...]]]
+Watch = Callable[[], AbstractContextManager[list[Seen]]]
 
 
 def measure(
@@ -57,31 +64,36 @@ def measure(
     *,
     rounds: tuple[int, int] = ROUNDS,
     look: Look | None = None,
+    watch: Watch | None = None,
     reporter: Reporter,
 ) -> Profile:
     """Time the pieces in ``folder`` until the machine was quiet enough, or often enough.
 
     Args:
-        rounds: how many at least, and at most.
+        rounds: how many at least, and how many at most in this call.
         look: times one variant; by default `timed`, on this machine.
+        watch: sees what disturbs it; by default `watched`.
 
     Raises:
         MvpError: (INPUT) the folder is damaged, or half timed under other conditions; (ENVIRONMENT) the runtime is
-            missing, or tells no times of its kernels.
+            missing, or tells no times of its kernels; (LATENCY) too many variants were disturbed each time.
     """
     subject = read_json(folder / SUBJECT, Subject, cure=CURE, versions=(FORMAT,))
     variants = [read_json(folder / f"{n:02}.json", Variant, cure=CURE) for n in range(len(subject.variants))]
     _check(folder, subject, variants, conditions)
-    done = _resumed(folder, conditions)
-    least, most = (count * len(variants) for count in rounds)
+    look, watch, count = look or timed, watch or watched, len(variants)
+    done, cool = _resumed(folder, conditions), board.state()
+    least, most = rounds[0] * count, len(done.visits) + rounds[1] * count
     with loudest() as loud, reporter.progress("timing") as step:
-        while len(done.visits) < least or (len(done.visits) < most and _noise(done, len(variants)) > NOISE):
+        while len(done.visits) < least or (len(done.visits) < most and not _settled(done, count)):
             step(len(done.visits), max(least, len(done.visits) + 1))
-            turn, place = divmod(len(done.visits), len(variants))
-            number = place if turn % 2 == 0 else len(variants) - 1 - place  # A B C, C B A: slow drift is shared
-            with other_work() as others:
-                ms, layers = (look or timed)(folder / f"{number:02}.onnx", variants[number], conditions, subject)
-            visit = Visit(number, ms, layers, others[0] if others else None)
+            turn, place = divmod(len(done.visits), count)
+            if place == 0 and any(visit.throttled for visit in done.visits[-count:]):
+                cool_down(cool)
+            number = place if turn % 2 == 0 else count - 1 - place  # A B C, C B A: slow drift is shared
+            with watch() as seen:
+                ms, layers = look(folder / f"{number:02}.onnx", variants[number], conditions, subject)
+            visit = Visit(number, ms, layers, seen[0].others, seen[0].throttled)
             done = replace(done, visits=(*done.visits, visit))
             write_text(folder / VISITS, json.dumps(asdict(done)))
     return profile_of(subject, variants, done, loud)
@@ -141,8 +153,10 @@ def _beginnings(name: str) -> list[str]:
 
 
 def profile_of(subject: Subject, variants: Sequence[Variant], done: Visits, loud: Sequence[str]) -> Profile:
-    """What all turns together say: medians of each variant's."""
-    whole, layers = _medians(done, len(variants))
+    """What all undisturbed turns together say: medians of each variant's."""
+    kept = _kept(done, len(variants), loud)
+    whole, layers = _medians(done, kept)
+    left = [variants[number] for number in kept]
     kinds: dict[tuple[str, object], int] = {}
     samples: list[list[Sample]] = []
     places = []
@@ -153,10 +167,10 @@ def profile_of(subject: Subject, variants: Sequence[Variant], done: Visits, loud
             samples.append([])
         places.append(kinds[key])
         samples[kinds[key]] += [
-            Sample(variant.shapes[number], float(ms[number])) for variant, ms in zip(variants, layers, strict=True)
+            Sample(variant.shapes[number], float(ms[number])) for variant, ms in zip(left, layers, strict=True)
         ]
     machine = environment()
-    noise = _noise(done, len(variants))
+    noise = _noise(done, kept)
     return Profile(
         FORMAT,
         subject.backbone,
@@ -168,39 +182,54 @@ def profile_of(subject: Subject, variants: Sequence[Variant], done: Visits, loud
         Machine(str(machine["cpu"])[:300], cores(), str(machine["system"])[:300], gpu_of(done.conditions.device)),
         tuple(Layer(weight, place) for weight, place in zip(subject.layers, places, strict=True)),
         tuple(Kernel(kind, tuple(found)) for (kind, _), found in zip(kinds, samples, strict=True)),
-        tuple(Run(variant.shapes, float(ms)) for variant, ms in zip(variants, whole, strict=True)),
+        tuple(Run(variant.shapes, float(ms)) for variant, ms in zip(left, whole, strict=True)),
         noise=min(noise, 1.0),
         stable=noise <= NOISE,
         loud=() if noise <= NOISE else tuple(loud),
+        left_out=len(variants) - len(kept),
     )
 
 
-def _medians(done: Visits, variants: int) -> tuple[np.ndarray, np.ndarray]:
-    """Milliseconds of each variant, float [variants], and of its layers, float [variants, layers].
-
-    Turns that other work disturbed count only where a variant has too few without.
-    """
-    whole, layers = [], []
-    for number in range(variants):
-        turns = _turns(done, number)
-        whole.append(np.median([turn.ms for turn in turns]))
-        layers.append(np.median([turn.layers for turn in turns], axis=0))
-    return np.array(whole), np.array(layers)
-
-
-def _turns(done: Visits, number: int) -> list[Visit]:
-    turns = [visit for visit in done.visits if visit.variant == number]
-    quiet = [visit for visit in turns if not disturbed({"others": visit.others, "cores": cores()})]
-    return quiet if len(quiet) >= 3 else turns
+def _kept(done: Visits, count: int, loud: Sequence[str]) -> list[int]:
+    """The variants with undisturbed turns enough. Raises LatencyError if too few have them, or the unpruned has not."""
+    kept = [number for number in range(count) if len(_quiet(done, number)) >= QUIET]
+    if 0 in kept and len(kept) >= ENOUGH * count:
+        return kept
+    lowered = dict.fromkeys(reason for visit in done.visits for reason in visit.throttled)
+    why = [f"the clocks were lowered ({', '.join(lowered)})"] if lowered else []
+    if any(_busy(visit) for visit in done.visits):
+        why.append(f"other processes worked ({', '.join(loud) or 'the system does not tell which'})")
+    raise LatencyError(
+        f"{count - len(kept)} of {count} models were disturbed each time they were timed, and no plan can be made by "
+        f"such times: {' and '.join(why)}. Let nothing else run, give the machine cooling and power, and profile again."
+    )
 
 
-def _noise(done: Visits, variants: int) -> float:
+def _settled(done: Visits, count: int) -> bool:
+    """Whether every variant was timed undisturbed, and closely enough."""
+    return all(len(_quiet(done, n)) >= QUIET for n in range(count)) and _noise(done, range(count)) <= NOISE
+
+
+def _medians(done: Visits, kept: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Milliseconds of each variant, float [kept], and of its layers, float [kept, layers]."""
+    turns = [_quiet(done, number) for number in kept]
+    whole = [np.median([turn.ms for turn in each]) for each in turns]
+    return np.array(whole), np.array([np.median([turn.layers for turn in each], axis=0) for each in turns])
+
+
+def _quiet(done: Visits, number: int) -> list[Visit]:
+    """The turns of a variant that nothing disturbed."""
+    return [visit for visit in done.visits if visit.variant == number and not (visit.throttled or _busy(visit))]
+
+
+def _busy(visit: Visit) -> bool:
+    return disturbed({"others": visit.others, "cores": cores()})
+
+
+def _noise(done: Visits, kept: Sequence[int]) -> float:
     """The median over variants of the standard error of their times, relative."""
-    errors = []
-    for number in range(variants):
-        times = [turn.ms for turn in _turns(done, number)]
-        errors.append(np.std(times, ddof=1) / np.mean(times) / np.sqrt(len(times)) if len(times) > 1 else 1.0)
-    return float(np.median(errors))
+    times = [[turn.ms for turn in _quiet(done, number)] for number in kept]
+    return float(np.median([np.std(each, ddof=1) / np.mean(each) / np.sqrt(len(each)) for each in times]))
 
 
 def _resumed(folder: Path, conditions: Conditions) -> Visits:

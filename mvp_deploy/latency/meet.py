@@ -21,7 +21,7 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.measure import Settings, session
 from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.latency.engines import gpu_of
-from mvp_deploy.latency.files import noisy
+from mvp_deploy.latency.files import remarks
 from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.measure import opened, runtime_version
 from mvp_deploy.latency.pieces import converted
@@ -271,8 +271,8 @@ def profile_on(path: Path, make: Callable[[], Profile], reporter: Reporter, wher
 
     if path.exists():
         found = files.read(path)
-        if not found.stable:
-            reporter.warn(noisy(found))
+        for remark in remarks(found):
+            reporter.warn(remark)
         return found
     reporter.say(f"there is no profile {path}: {where} is profiled first, which takes some minutes.")
     start = time.monotonic()

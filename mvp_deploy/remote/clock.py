@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from mvp_deploy.base.errors import LatencyError, MvpError
 from mvp_deploy.base.formats import Malformed, parse
 from mvp_deploy.base.reporter import Named, Reporter
 from mvp_deploy.benchmark.format import Times
+from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.meet import exported
 from mvp_deploy.remote.command import carry_out
@@ -26,8 +28,8 @@ def time_there(
     """Milliseconds of several models there, medians of `mvp-deploy bench`.
 
     Raises:
-        MvpError: (DEVICE) the device is away; (LATENCY) its clocks were lowered meanwhile, twice; or what the command
-            ended with there.
+        MvpError: (DEVICE) the device is away; (LATENCY) its clocks were lowered or other processes worked meanwhile,
+            and again when it was repeated; or what the command ended with there.
     """
     conditions = profile.conditions
     options = ["--runtime", conditions.runtime, "--device", conditions.device, "--threads", str(conditions.threads)]
@@ -44,7 +46,12 @@ def time_there(
             "give it cooling or more power."
         )
     try:
-        timings = [row.timing for row in parse(Times, done.output).rows]
+        times = parse(Times, done.output)
     except Malformed as error:
         raise MvpError(f"{name} gave a benchmark that is not ours ({error}): run again.") from error
-    return tuple(timing.p50 for timing in timings if timing is not None)
+    if disturbed(asdict(times.environment)):
+        raise LatencyError(
+            f"{name}: other processes kept {times.environment.others:.1f} cores busy while the pruned model was timed: "
+            "let nothing else run there, and prune again."
+        )
+    return tuple(row.timing.p50 for row in times.rows if row.timing is not None)

@@ -27,9 +27,4 @@ def profile(
         if done.error or PROFILE not in done.made:
             raise done.error or MvpError(f"{name} wrote no profile: run again.")
         there.fetch(*done.made[PROFILE], out)
-    if done.answer.throttled:
-        reporter.warn(
-            f"{name}: its clocks were lowered while it was profiled ({', '.join(done.answer.throttled)}): the profile "
-            "is no result. Give it cooling or more power, and profile again."
-        )
     return dict(done.output)

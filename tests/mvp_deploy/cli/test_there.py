@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mvp_deploy.base.board import State
-from mvp_deploy.cli._there import COOL_DOWN, measured
+from mvp_deploy.base.watch import COOL_DOWN
+from mvp_deploy.cli._there import measured
 
 COOL, HOT = State(temperatures={"cpu": 50.0}), State(temperatures={"cpu": 85.0}, held_back=("throttled",))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -11,8 +13,9 @@ import pytest
 from click.testing import CliRunner
 from fakes.profiles import blocks_of, chain, profile_by, structure_of
 
-from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.base.reporter import Silent
+from mvp_deploy.base.watch import Seen
 from mvp_deploy.cli import main
 from mvp_deploy.latency import files, measure, pack, pieces
 from mvp_deploy.latency.format import Conditions, Subject, Variant
@@ -35,6 +38,20 @@ def parts(made: tuple[Path, Subject], tmp_path: Path) -> Path:
     pack.pack(*made, tmp_path / "pieces.zip")
     pack.unpack(tmp_path / "pieces.zip", tmp_path / "p.json.parts")
     return tmp_path / "p.json.parts"
+
+
+@pytest.fixture(autouse=True)
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
+    """What disturbs this machine in its next turns: nothing, unless a test puts it into the list."""
+    coming: list[Seen] = []
+
+    @contextmanager
+    def watched() -> Iterator[list[Seen]]:
+        yield [coming.pop(0) if coming else Seen(others=0.0)]
+
+    monkeypatch.setattr(measure, "watched", watched)
+    monkeypatch.setattr(measure, "cool_down", lambda first: None)
+    return coming
 
 
 def look(path: Path, variant: Variant, conditions: Conditions, subject: object) -> tuple[float, tuple[float, ...]]:
@@ -105,7 +122,48 @@ def test_a_noisy_machine_is_looked_at_longer_and_then_named(parts: Path) -> None
     found = measure.measure(parts, ORT, rounds=(3, 5), look=noisy, reporter=Silent())
     assert next(turns) == 5 * 6
     assert not found.stable
-    assert "the machine was not quiet" in files.noisy(found)
+    assert "the machine was not quiet" in next(files.remarks(found))
+
+
+BUSY, HOT = Seen(others=1e4), Seen(others=0.0, throttled=("the soft temperature limit",))
+
+
+@pytest.mark.parametrize("seen", [BUSY, HOT])
+def test_a_disturbed_turn_is_taken_again_and_never_counts(parts: Path, watch: list[Seen], seen: Seen) -> None:
+    quiet = measure.measure(parts, ORT, look=look, reporter=Silent())
+    (parts / measure.VISITS).unlink()
+    turns: list[str] = []
+    watch += [seen] * 12
+
+    def slow_at_first(path: Path, *rest: object) -> tuple[float, tuple[float, ...]]:
+        turns.append(path.stem)
+        ms, layers = look(path, *rest)  # type: ignore[arg-type]
+        return (10 * ms, layers) if len(turns) <= 12 else (ms, layers)
+
+    assert measure.measure(parts, ORT, look=slow_at_first, reporter=Silent()) == quiet
+    assert len(turns) == 4 * 6  # two rounds that count
+
+
+def test_a_model_that_is_disturbed_each_time_is_left_out_and_told(parts: Path, watch: list[Seen]) -> None:
+    for turn in range(5):
+        watch += [HOT if place == (5 if turn % 2 == 0 else 0) else Seen() for place in range(6)]
+    found = measure.measure(parts, ORT, rounds=(3, 5), look=look, reporter=Silent())
+    assert (len(found.runs), found.left_out) == (5, 1)
+    assert {len(kernel.samples) for kernel in found.kernels} == {5}
+    assert list(files.remarks(found)) == [
+        "1 of the 6 models that a profile is fitted to were disturbed each time they were timed, and are left out."
+    ]
+
+
+@pytest.mark.parametrize(("seen", "told"), [(BUSY, "other processes worked"), (HOT, "the soft temperature limit")])
+def test_no_plan_is_made_by_times_that_were_all_disturbed(
+    parts: Path, watch: list[Seen], seen: Seen, told: str
+) -> None:
+    watch += [seen] * 5 * 6
+    with pytest.raises(LatencyError, match=f"6 of 6 models were disturbed.*{told}.*profile again"):
+        measure.measure(parts, ORT, rounds=(3, 5), look=look, reporter=Silent())
+    assert not watch
+    assert measure.measure(parts, ORT, rounds=(3, 5), look=look, reporter=Silent()).stable  # once it is quiet
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,34 @@ import yaml
 from click.testing import CliRunner
 from fakes.profiles import blocks_of, chain, profile_by, structure_of, tiny_pieces
 
-from mvp_deploy.base.errors import EnvironmentMissing, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, ExitCode, LatencyError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
 from mvp_deploy.latency import files
+from mvp_deploy.remote import clock
 from mvp_deploy.remote.clock import time_there
+from mvp_deploy.remote.command import carry_out
 from mvp_deploy.remote.inventory import load
+
+# A system that does not tell what else runs: tests run beside other work, which would disturb every turn.
+TELLS_NO_LOAD = "import os; vars(os).pop('sched_getaffinity', None)"
+BUSY = "import time; time.process_time = lambda: -1e3 * time.perf_counter()"  # all work seems to be that of others
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are timed for a moment: no real times are asked for."""
+
+    def quick(there, command, *rest, **named):
+        return carry_out(there, [*command, "--duration", "0.2"], *rest, **named)
+
+    monkeypatch.setattr(clock, "carry_out", quick)
 
 
 def inventory(project: Path, **machines) -> None:
@@ -33,7 +49,7 @@ def inventory(project: Path, **machines) -> None:
 
 
 def test_a_profile_is_taken_on_the_device_and_comes_back(machine, project: Path) -> None:
-    inventory(project, pi=machine())
+    inventory(project, pi=machine(begins_with=TELLS_NO_LOAD))
     pieces = tiny_pieces(project / "pieces")
     done = CliRunner().invoke(main, ["profile", str(pieces), "--out", "board.json", "--on", "pi", "--json"])
     assert done.exit_code == 0, done.output
@@ -41,14 +57,22 @@ def test_a_profile_is_taken_on_the_device_and_comes_back(machine, project: Path)
     assert found.full_ms == json.loads(done.stdout)["devices"]["pi"]["full_ms"] > 0
 
 
-def test_models_are_timed_on_the_device_under_the_profiles_conditions(machine, project: Path) -> None:
-    inventory(project, pi=machine())
+def test_models_are_timed_on_the_device_under_the_profiles_conditions(machine, project: Path, soon) -> None:
+    inventory(project, pi=machine(begins_with=TELLS_NO_LOAD))
     large, small = chain(256, 256), chain(8, 8)
     structure = structure_of(large, 64)
     profile = profile_by(large, structure, blocks_of(1))
     device = load(project / "devices.yaml")["pi"]
     fast, slow = time_there("pi", device, Silent(), profile, (small, large))
     assert 0 < 3 * fast < slow  # it has a thousandth of the work
+
+
+def test_a_device_where_other_processes_work_gives_no_times(machine, project: Path, soon) -> None:
+    inventory(project, pi=machine(begins_with=BUSY))
+    model = chain(8, 8)
+    profile = profile_by(model, structure_of(model), blocks_of(1))
+    with pytest.raises(LatencyError, match=r"pi: other processes kept [\d.]+ cores busy"):
+        time_there("pi", load(project / "devices.yaml")["pi"], Silent(), profile, (model, model))
 
 
 def test_a_device_without_the_runtime_says_what_to_install(machine, project: Path) -> None:
