@@ -53,6 +53,14 @@ class LazyCommands(click.Group):
             _end(error, debug)
 
 
+def call_there(name: str) -> None:
+    """On a device: ``mvp_deploy.cli.NAME.main()``, whose errors end as one sentence and an exit code too."""
+    try:
+        import_module(f"{__name__}.{name}").main()
+    except Exception as error:
+        _end(error, debug=False)
+
+
 def _end(error: Exception, debug: bool) -> NoReturn:
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if isinstance(error, MvpError):

@@ -7,18 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.formats import read_json
 
 
 def main() -> None:
     """Arguments: the model's file in bundle/, threads (0: one per core), device, and how many files of images."""
     file, threads, device, count = sys.argv[1:]
-    try:
-        _compute(file, int(threads) or None, device, int(count))
-    except MvpError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(int(error.code))
+    _compute(file, int(threads) or None, device, int(count))
 
 
 def _compute(file: str, threads: int | None, device: str, count: int) -> None:

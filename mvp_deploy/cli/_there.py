@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -15,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mvp_deploy.base import board
-from mvp_deploy.base.errors import ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing
 from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.watch import cool_down
 from mvp_deploy.remote.answer import ANSWER, ASKED, Answer, Asked
@@ -27,8 +26,7 @@ def main() -> None:
     """Do what ASKED says, in the current folder."""
     asked = read_json(ASKED, Asked, cure="run again")
     if wrong := board.differs(asked.power, board.state()):
-        print(f"Error: {'; '.join(wrong)}.", file=sys.stderr)
-        sys.exit(int(ExitCode.ENVIRONMENT))
+        raise EnvironmentMissing(f"{'; '.join(wrong)}.")
     answer = measured(lambda: call(asked.arguments), TRIES if asked.repeat else 1)
     Path(ANSWER).write_text(json.dumps(asdict(answer)), encoding="utf-8")
 

@@ -122,10 +122,11 @@ def _on_devices(
     found = fleet.each(lambda name, device: measure(name, device, bundle, options, console), console)
     measured = {name: each for name, (each, _) in found.results.items()}
     keep(bundle, measured, sign_key)
-    columns = side_by_side(measured, found.gaps)
-    console.table(*columns.table())
-    for line in columns.remarks():
-        console.show(line)
+    if measured:
+        columns = side_by_side(measured, found.gaps)
+        console.table(*columns.table())
+        for line in columns.remarks():
+            console.show(line)
     result = {"devices": {name: asdict(each) for name, each in measured.items()}, "missing": found.gaps}
     console.result(result)
     if out is not None:

@@ -16,7 +16,7 @@ from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.reporter import Named, Reporter
 from mvp_deploy.bundle import Bundle, ModelFile
 from mvp_deploy.exporters.arrays import Plain, read_npz
-from mvp_deploy.remote.command import Heard
+from mvp_deploy.remote.command import call
 from mvp_deploy.remote.inventory import Device
 from mvp_deploy.remote.measured import files_of
 from mvp_deploy.remote.session import session
@@ -51,15 +51,11 @@ def logits_on(
     Raises:
         MvpError: (DEVICE) it is away; (ENVIRONMENT) it lacks the runtime.
     """
-    heard = Heard(name, Named(reporter, name, bars=False))
     where = on or device.device or "cpu"
     arguments = [file.file, str(threads or device.threads or 0), where, str(len(images))]
     with session(name, device, reporter) as there:
         there.send({**files_of(bundle.path), **images})
-        code = there.run("_logits", arguments, heard)
-        made = there.made()
-        if code or LOGITS not in made:
-            raise heard.error(code or 1)
+        _, made = call(there, "_logits", arguments, LOGITS, Named(reporter, name, bars=False))
         with TemporaryDirectory() as folder:
             target = Path(folder, LOGITS)
             there.fetch(*made[LOGITS], target)

@@ -46,18 +46,29 @@ def carry_out(
     """
     wanted = there.device.power.model_dump(exclude_none=True) if power else {}
     asked = json.dumps(asdict(Asked(tuple(arguments), repeat, wanted))).encode()
-    heard = Heard(there.name, reporter)
     there.send({**files, ASKED: asked})
-    code = there.run("_there", [], heard)
-    made = there.made()
-    if code or ANSWER not in made:
-        raise heard.error(code or 1)
+    heard, made = call(there, "_there", [], ANSWER, reporter)
     try:
         answer = parse(Answer, loads(there.content(*made.pop(ANSWER), limit=MAX_ANSWER)))
         output = loads(answer.output.encode()) if answer.output.strip() else None
     except Malformed as error:
         raise DeviceAway(f"{there.name} gave an answer that is not ours ({error}): run again.") from error
     return Outcome(answer, output, heard.error(answer.code) if answer.code else None, made)
+
+
+def call(
+    there: Session, module: str, arguments: Sequence[str], gives: str, reporter: Reporter
+) -> tuple[Heard, dict[str, tuple[str, int]]]:
+    """Run a module of ours there, which must leave the file ``gives``: what it said, and the files that it left.
+
+    Raises:
+        MvpError: what it ended with.
+    """
+    heard = Heard(there.name, reporter)
+    code, made = there.run(module, arguments, heard)
+    if code or gives not in made:
+        raise heard.error(code or 1)
+    return heard, made
 
 
 class Heard:

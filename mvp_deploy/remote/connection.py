@@ -16,10 +16,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import IO, Any, cast
 
 from mvp_deploy.base.errors import DeviceAway, EnvironmentMissing, MvpError
+from mvp_deploy.remote import agent
 from mvp_deploy.remote.inventory import Device
 
 CONNECT = 10  # seconds for ssh to connect
@@ -51,6 +51,7 @@ class Connection:
         self.waiting: Callable[[], None] = lambda: None
         self._token = secrets.token_hex(16)
         self._buffer = b""
+        self._begun = False
         try:
             self._ssh = subprocess.Popen(
                 command(device),
@@ -70,14 +71,14 @@ class Connection:
 
     def begin(self) -> None:
         """Start the device's end and wait until it is there."""
-        agent = Path(__file__).with_name("agent.py").read_bytes()
-        self._write(agent + f'\nserve("{self._token}")\n'.encode() + b"\0")
+        self._write(agent.program(self._token) + b"\0")
         mark = f"\n{self._token}\n".encode()
         end = time.monotonic() + START
         while mark not in self._buffer:
             self._buffer = self._buffer[-MAX_FRAME:]
             self._read(end - time.monotonic())
         self._buffer = self._buffer.partition(mark)[2]
+        self._begun = True
 
     def ask(self, do: str, body: bytes = b"", limit: float = 600.0, **frame: Any) -> tuple[dict[str, Any], bytes]:
         """The answer to a request, and its bytes.
@@ -179,7 +180,7 @@ class Connection:
         code, why = self._ssh.returncode, self._complaint()
         if code in (126, 127):
             return EnvironmentMissing(f"{self.name} has no such Python ({why}): set `python` in devices.yaml.")
-        if code == 255:
+        if code == 255 and not self._begun:
             return DeviceAway(f"{self.name} is not reached ({why}): try `ssh` with its address; it may ask nothing.")
         return DeviceAway(f"the line to {self.name} broke ({why or f'exit code {code}'}): run again.")
 

@@ -10,6 +10,7 @@ from mvp_deploy.base.board import Board, State, differs
 from mvp_deploy.base.errors import EnvironmentMissing, MvpError
 from mvp_deploy.base.formats import loads, parse
 from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.remote.command import call
 from mvp_deploy.remote.inventory import Device
 from mvp_deploy.remote.session import NEEDED, OLDEST_PYTHON, ROOM, Hello, Session, session
 
@@ -55,7 +56,7 @@ def examine(name: str, device: Device, reporter: Reporter) -> list[Finding]:
             there.hold(0)
         except EnvironmentMissing:
             return [*findings, Finding("lock", "ok", "another run holds it now; the board was left in peace")]
-        return [*findings, *_board(_look(there), device)]
+        return [*findings, *_board(_look(there, reporter), device)]
 
 
 def _machine(hello: Hello) -> Iterator[Finding]:
@@ -93,10 +94,10 @@ def _packages(hello: Hello) -> Iterator[Finding]:
         yield Finding("pillow", "missing", "predict and evaluate read images with it", f"{pip} pillow")
 
 
-def _look(there: Session) -> Look:
+def _look(there: Session, reporter: Reporter) -> Look:
     there.send({})
-    there.run("_look", [])
-    return parse(Look, loads(there.content(*there.made()[LOOK])))
+    _, made = call(there, "_look", [], LOOK, reporter)
+    return parse(Look, loads(there.content(*made[LOOK])))
 
 
 def _board(look: Look, device: Device) -> Iterator[Finding]:

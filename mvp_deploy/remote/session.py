@@ -28,7 +28,7 @@ MAX_FETCHED = 8 << 30
 CLOCK = 120.0  # seconds that two clocks may differ before it is said
 
 # The first folder of the path would be the working directory, where files of others lie.
-COMMAND = "import sys; sys.path[0] = sys.argv.pop(1); from mvp_deploy.cli.{} import main; main()"
+COMMAND = "import sys; sys.path[0] = sys.argv.pop(1); from mvp_deploy.cli import call_there; call_there({!r})"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,6 @@ class Session:
     def __init__(self, name: str, device: Device, line: Connection, hello: Hello, reporter: Reporter) -> None:
         self.name, self.device, self.hello = name, device, hello
         self.moved = 0
-        self.held = False
         self._line, self._reporter = line, reporter
         self._program = ""
 
@@ -72,38 +71,39 @@ class Session:
                 told.append(True)
 
         self._line.waiting = waiting
-        self._line.ask("hold", limit=wait + 60.0, wait=wait)
-        self.held = True
+        keep = self.device.keep_mb * 1_000_000
+        self._line.ask("hold", limit=wait + 60.0, wait=wait, keep=keep)
 
     def send(self, files: Mapping[str, Path | bytes]) -> str:
-        """Lay out a fresh folder there with these files, named with slashes; returns its path.
+        """Lay out a fresh folder there with these files, named with slashes, and our program; returns its path.
 
         Only missing files are sent, and an interrupted transfer resumes.
         """
-        sources = {name: _Source(self.name, source) for name, source in files.items()}
-        self._put(sources.values())
-        names = {name: source.sha for name, source in sources.items()}
-        return str(self._line.ask("arrange", files=names)[0]["folder"])
-
-    def run(self, module: str, arguments: Sequence[str], said: Callable[[str], None] = lambda text: None) -> int:
-        """Call ``mvp_deploy.cli.MODULE.main`` there, in the folder that was sent; gives its exit code."""
         self._require()
-        if not self._program:
-            zipped = _Source(self.name, program())
-            self._put([zipped])
-            self._program = str(self._line.ask("unpack", sha=zipped.sha)[0]["folder"])
+        sources = {name: _Source(self.name, source) for name, source in files.items()}
+        ours = _Source(self.name, program())
+        self._put([*sources.values(), ours])
+        names = {name: source.sha for name, source in sources.items()}
+        answer = self._line.ask("arrange", files=names, program=ours.sha)[0]
+        self._program = str(answer["program"])
+        return str(answer["folder"])
+
+    def run(
+        self, module: str, arguments: Sequence[str], said: Callable[[str], None] = lambda text: None
+    ) -> tuple[int, dict[str, tuple[str, int]]]:
+        """Call ``mvp_deploy.cli.MODULE.main`` there, in the folder that was sent.
+
+        Gives its exit code, and SHA-256 and size of each file that it left, by its name in the folder.
+        """
         self._line.said = said
         argv = [self.hello.executable, "-c", COMMAND.format(module), self._program, *arguments]
         limit = self.device.limit_s
-        return int(self._line.ask("run", limit=limit + 60.0, argv=argv, env={}, seconds=limit)[0]["code"])
-
-    def made(self) -> dict[str, tuple[str, int]]:
-        """SHA-256 and size of each file that the command left, by its name in the folder."""
-        found = self._line.ask("made")[0]["files"]
-        return {str(name): (str(sha), int(size)) for name, (sha, size) in found.items()}
+        done = self._line.ask("run", limit=limit + 60.0, argv=argv, seconds=limit)[0]
+        made = {str(name): (str(sha), int(size)) for name, (sha, size) in done["files"].items()}
+        return int(done["code"]), made
 
     def content(self, sha: str, size: int, limit: int = CHUNK) -> bytes:
-        """A small file of `made`."""
+        """A small file that `run` left."""
         if size > limit:
             raise EnvironmentMissing(f"{self.name}: a result of {size:,} bytes is more than it can be: run again.")
         parts = b"".join(self._parts(sha, size))
@@ -112,7 +112,7 @@ class Session:
         return parts
 
     def fetch(self, sha: str, size: int, target: Path) -> None:
-        """Write a file of `made` here, unless it is here already; whole or not at all."""
+        """Write a file that `run` left here, unless it is here already; whole or not at all."""
         if size > MAX_FETCHED:
             raise EnvironmentMissing(f"{self.name}: a file of {size:,} bytes is more than is fetched.")
         if target.is_file() and target.stat().st_size == size and sha256(target) == sha:
@@ -215,8 +215,6 @@ def session(name: str, device: Device, reporter: Reporter, *, alone: bool = True
         if alone:
             found.hold(device.wait_s)
         yield found
-        if found.held:
-            line.ask("tidy", keep=device.keep_mb * 1_000_000)
 
 
 def on_each(devices: Inventory, work: Callable[[str, Device], T]) -> dict[str, T | MvpError]:

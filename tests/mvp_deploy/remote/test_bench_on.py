@@ -24,10 +24,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def inventory(project: Path, **machines) -> None:
-    devices = {
-        name: {"address": "127.0.0.1", "port": each.port, "python": str(each.python), "threads": 1, "tags": ["desk"]}
-        for name, each in machines.items()
-    }
+    devices = {name: {**each.entry, "threads": 1, "tags": ["desk"]} for name, each in machines.items()}
     (project / "devices.yaml").write_text(yaml.safe_dump(devices, sort_keys=False))
 
 

@@ -20,8 +20,7 @@ def project(machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     make_bundle(tmp_path / "dogs")
     there = machine()
-    device = {"address": "127.0.0.1", "port": there.port, "python": str(there.python)}
-    (tmp_path / "devices.yaml").write_text(yaml.safe_dump({"pi": device}))
+    (tmp_path / "devices.yaml").write_text(yaml.safe_dump({"pi": there.entry}))
     random = np.random.default_rng(0)
     for number, name in enumerate(CLASSES * 4):
         folder = tmp_path / "photos" / name

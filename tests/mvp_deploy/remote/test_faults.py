@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import socket
@@ -17,18 +18,21 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from loopback import until
 from samples import make_bundle
 
 from mvp_deploy.base.errors import DeviceAway, EnvironmentMissing
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
-from mvp_deploy.remote import connection
+from mvp_deploy.remote import agent, connection
 from mvp_deploy.remote.doctor import examine
 from mvp_deploy.remote.inventory import Device
+from mvp_deploy.remote.measured import kept
 from mvp_deploy.remote.session import session
 
 LARGE = np.random.default_rng(0).bytes(6 << 20)
 SMALL_FILES = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))"  # a disk that is full
+NO_ROOM = "import sys, resource\nif '_there' in str(sys.orig_argv): resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99))"
 OLD_CLOCK = "import time; real = time.time; time.time = lambda: real() - 1e8"
 AN_ARM = "import os; found = os.uname_result(('Linux', 'pi', '6.6', '#1', 'aarch64')); os.uname = lambda: found"
 
@@ -86,20 +90,13 @@ def hang(near: socket.socket, far: socket.socket) -> None:
     """Nothing more goes either way, and nobody is told."""
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it never came to hold"
-        time.sleep(0.05)
-
-
 def test_a_line_that_drops_is_an_error_and_what_arrived_is_not_sent_again(machine, keys) -> None:
     there = machine()
     with line_to(there.port, 3 << 20, drop) as port:
         keys.trust(port)
         with pytest.raises(DeviceAway), session("pi", device(there, port=port), Silent()) as pi:
             pi.send({"large": LARGE})
-    wait_until(lambda: not there.processes())
+    until(lambda: not there.processes())
     with session("pi", device(there), Silent()) as pi:
         folder = Path(pi.send({"large": LARGE}))
         assert (folder / "large").read_bytes() == LARGE
@@ -111,9 +108,11 @@ def test_a_line_that_drops_is_an_error_and_what_arrived_is_not_sent_again(machin
         assert pi.moved == 0
 
 
-def test_a_line_that_hangs_is_given_up(machine, keys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_hangs_is_given_up_by_both_ends(machine, keys, monkeypatch: pytest.MonkeyPatch) -> None:
     there = machine()
     monkeypatch.setattr(connection, "SILENCE", 3.0)
+    soon = 'sys.modules["mvp_deploy.remote.agent.line"].SILENCE = 3.0\nmodule.serve('
+    monkeypatch.setattr(agent, "START", agent.START.replace("module.serve(", soon))
     with line_to(there.port, 1 << 20, hang) as port:
         keys.trust(port)
         with (
@@ -121,6 +120,30 @@ def test_a_line_that_hangs_is_given_up(machine, keys, monkeypatch: pytest.Monkey
             session("pi", device(there, port=port), Silent()) as pi,
         ):
             pi.send({"large": LARGE})
+        until(lambda: not any("iter(lambda" in line for line in there.processes()))  # nobody has told it
+    with session("pi", device(there, wait_s=0), Silent()) as pi:
+        assert pi.send({"large": LARGE})
+
+
+@pytest.mark.parametrize("most", [1 << 12, 1 << 14, 1 << 15, 1 << 18, 1 << 19])
+def test_a_line_that_drops_at_any_moment_frees_the_device(
+    machine, keys, tmp_path: Path, monkeypatch, most: int
+) -> None:
+    """While ssh greets, our end is sent, the first requests are asked, the program and the bundle travel."""
+    monkeypatch.chdir(tmp_path)
+    there = machine()
+    make_bundle(tmp_path / "dogs")
+    with line_to(there.port, most, drop) as port:
+        keys.trust(port)
+        Path("devices.yaml").write_text(yaml.safe_dump({"pi": {**there.entry, "port": port}}))
+        done = CliRunner().invoke(main, ["bench", "dogs", "--on", "pi"])
+    assert done.exit_code == 7, done.output
+    assert done.output.startswith("Error: ")
+    assert isinstance(done.exception, SystemExit)  # no traceback
+    until(lambda: not there.processes())
+    with session("pi", device(there, wait_s=0), Silent()) as pi:
+        assert not list((there.workdir / "work").iterdir())
+        assert pi.send({})
 
 
 def test_a_full_disk_is_told_and_not_filled_further(machine) -> None:
@@ -130,18 +153,66 @@ def test_a_full_disk_is_told_and_not_filled_further(machine) -> None:
     assert not list((there.workdir / "blobs").iterdir())
 
 
-def test_a_wrong_clock_another_processor_and_another_language_change_nothing(machine) -> None:
-    there = machine(
-        begins_with=f"{OLD_CLOCK}; {AN_ARM}",
-        greeting="Willkommen! Letzte Anmeldung: gestern",
-        environment={"LANG": "de_DE.UTF-8", "LANGUAGE": "de"},
-    )
-    findings = {each.name: each for each in examine("pi", device(there), Silent())}
+def test_a_disk_that_is_full_when_the_results_are_written_is_told(machine, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = machine(begins_with=NO_ROOM)
+    Path("devices.yaml").write_text(yaml.safe_dump({"pi": there.entry}))
+    make_bundle(tmp_path / "dogs")
+    done = CliRunner().invoke(main, ["bench", "dogs", "--on", "pi", "--duration", "0.05"])
+    assert done.exit_code == 6, done.output
+    assert done.output.splitlines()[-1].startswith("Error: pi: File too large: check the path")
+    assert not (tmp_path / "dogs" / "devices").exists()
+
+
+STRANGE = {
+    "begins_with": f"{OLD_CLOCK}; {AN_ARM}",
+    "greeting": "Willkommen! Letzte Anmeldung: gestern",
+    "environment": {"LANG": "de_DE.UTF-8", "LANGUAGE": "de"},
+}
+
+
+def test_a_wrong_clock_another_processor_and_another_language_are_seen(machine) -> None:
+    findings = {each.name: each for each in examine("pi", device(machine(**STRANGE)), Silent())}
     assert findings["clock"].state == "broken"
     assert findings["reached"].detail.startswith("aarch64")
     assert findings["runtime"].detail == "onnxruntime"
     assert findings["board"].state == "ok"
     assert findings["pillow"].cure.endswith("-m pip install pillow")
+
+
+def test_a_wrong_clock_another_processor_and_another_language_change_no_result(
+    machine, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("devices.yaml").write_text(yaml.safe_dump({"pi": machine(**STRANGE).entry}))
+    make_bundle(tmp_path / "dogs")
+    before = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    done = CliRunner().invoke(main, ["bench", "dogs", "--on", "pi", "--duration", "0.05"])
+    assert done.exit_code == 0, done.output
+    assert "its clock is" in done.output
+    found = kept(tmp_path / "dogs")["pi"]
+    assert before <= found.time <= time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())  # the workstation's
+    assert found.times.environment.system.endswith("aarch64")
+    assert all(0 < row.timing.p50 < 60_000 for row in found.times.rows if row.timing)
+
+
+def test_a_python_that_is_too_old_is_told_before_anything_is_sent(machine, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = machine(begins_with="import sys; sys.version_info = (3, 8, 10, 'final', 0)")
+    Path("devices.yaml").write_text(yaml.safe_dump({"pi": there.entry}))
+    make_bundle(tmp_path / "dogs")
+    told = CliRunner().invoke(main, ["devices", "doctor", "pi"])
+    assert told.exit_code == 6
+    assert "install Python 3.10 or newer there" in told.output
+    done = CliRunner().invoke(main, ["bench", "dogs", "--on", "pi"])
+    assert done.exit_code == 6
+    assert "pi has Python 3.8.10, and 3.10 is the oldest that works" in done.output
+    assert not list((there.workdir / "blobs").iterdir())
+
+
+def test_the_devices_end_is_written_for_old_pythons() -> None:
+    for name in agent.MODULES:
+        ast.parse(Path(agent.__file__).with_name(f"{name}.py").read_text(), feature_version=(3, 6))
 
 
 def test_what_a_device_lacks_is_told_with_the_line_to_run(machine, tmp_path: Path, monkeypatch) -> None:
@@ -163,8 +234,7 @@ def test_a_device_that_is_not_there_is_exit_code_7_or_a_named_gap(machine, tmp_p
     monkeypatch.chdir(tmp_path)
     there = machine(trusted=False)  # a host key that nobody has checked is refused
     gone = {"address": "127.0.0.1", "port": 1}
-    stranger = {"address": "127.0.0.1", "port": there.port, "python": str(there.python)}
-    Path("devices.yaml").write_text(yaml.safe_dump({"gone": gone, "stranger": stranger}))
+    Path("devices.yaml").write_text(yaml.safe_dump({"gone": gone, "stranger": there.entry}))
     make_bundle(tmp_path / "dogs")
     for name in ("gone", "stranger"):
         done = CliRunner().invoke(main, ["bench", "dogs", "--on", name])
@@ -205,38 +275,20 @@ def test_two_runs_on_one_machine_queue(machine) -> None:
 def test_a_kill_leaves_neither_lock_nor_process(machine, tmp_path: Path, victim: str) -> None:
     there = machine()
     make_bundle(tmp_path / "dogs")
-    entry = {"address": "127.0.0.1", "port": there.port, "python": str(there.python)}
-    (tmp_path / "devices.yaml").write_text(yaml.safe_dump({"pi": entry}))
+    (tmp_path / "devices.yaml").write_text(yaml.safe_dump({"pi": there.entry}))
     call = [sys.executable, "-m", "mvp_deploy", "bench", "dogs", "--on", "pi", "--duration", "600"]
     environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[3]))
     with subprocess.Popen(call, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as run:
-        wait_until(lambda: sum("_serve" in line for line in there.processes()) > 0)  # it is timing
+        until(lambda: sum("_serve" in line for line in there.processes()) > 0)  # it is timing
         if victim == "workstation":
             run.kill()
         else:
-            agent = next(each for each in pids(there) if b"iter(lambda" in command_line(each))
+            agent = next(pid for pid, line in there.pids().items() if "iter(lambda" in line)
             os.kill(agent, signal.SIGKILL)
         told = run.communicate(timeout=60)[1]
     assert run.returncode == (7 if victim == "device" else -signal.SIGKILL), told
     assert "Traceback" not in told
-    wait_until(lambda: not there.processes())
+    until(lambda: not there.processes())
     with session("pi", device(there, wait_s=0), Silent()) as pi:
         assert not list((there.workdir / "work").iterdir())
         assert pi.send({})
-
-
-def pids(machine) -> list[int]:
-    mark = f"HOME={machine.home}\0".encode()
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if mark in (process / "environ").read_bytes():
-                found.append(int(process.name))
-    return found
-
-
-def command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""

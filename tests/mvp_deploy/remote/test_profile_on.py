@@ -41,10 +41,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def inventory(project: Path, **machines) -> None:
-    devices = {
-        name: {"address": "127.0.0.1", "port": each.port, "python": str(each.python), "tags": ["desk"]}
-        for name, each in machines.items()
-    }
+    devices = {name: {**each.entry, "tags": ["desk"]} for name, each in machines.items()}
     (project / "devices.yaml").write_text(yaml.safe_dump(devices))
 
 

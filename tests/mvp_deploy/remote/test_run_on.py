@@ -34,9 +34,8 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str):
 
 def test_devices_are_columns_gates_and_exit_codes(machine, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = machine()
-    pi = {"address": "127.0.0.1", "port": there.port, "python": str(there.python)}
     gone = {"address": "127.0.0.1", "port": 1, "python": "python3"}
-    (finished / "devices.yaml").write_text(yaml.safe_dump({"pi": pi, "gone": gone}))
+    (finished / "devices.yaml").write_text(yaml.safe_dump({"pi": there.entry, "gone": gone}))
 
     done = run(finished, monkeypatch, "--on", "gone", "--set", "gates.pi={latency_ms: 100000}")
     assert done.exit_code == 7, done.output
