@@ -49,6 +49,7 @@ def command(backbone: str, image_size: int | None, show_frozen: bool, allow_inex
             "macs": cost.macs,
             "seconds": round(seconds, 3),
             "groups": [asdict(group) for group in structure.groups],
+            "blocks": [block.name for block in structure.blocks],
             "frozen": [asdict(frozen) for frozen in structure.frozen],
             "inexact": list(structure.inexact),
             "unknown_operators": dict(structure.unknown),
@@ -59,6 +60,9 @@ def command(backbone: str, image_size: int | None, show_frozen: bool, allow_inex
         [(g.name, g.kind, g.size, f"{len(g.members)} tensor dimensions") for g in structure.groups],
     )
     console.show(f"\n{cost.params:,} parameters, {cost.macs:,} multiply-accumulates, analysed in {seconds:.2f} s.")
+    if structure.blocks:
+        names = ", ".join(block.name for block in structure.blocks)
+        console.show(f"Residual branches that can be removed whole: {names}.")
     if structure.inexact:
         console.show(f"Removed inexactly, for what mixes them: {', '.join(structure.inexact)}.")
     if structure.unknown:

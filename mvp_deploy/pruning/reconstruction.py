@@ -9,7 +9,7 @@ output, by the error on images left out; an output that no penalty improves ther
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -66,6 +66,9 @@ def reconstruct(
 ) -> Reconstruction:
     """Re-solve, in place, the linear layers of ``model``, which is ``full`` cut by ``plan``.
 
+    These are the layers that lost inputs, and where whole blocks went all that run after the first of them, but for
+    convolutions in groups.
+
     Args:
         images: of the task or any like it; labels are not read. At most ``most`` are taken, drawn by ``seed``.
         skip: weights of layers to leave alone.
@@ -78,23 +81,38 @@ def reconstruct(
     count = sum(map(len, sample))
     if count < 2:
         return Reconstruction((), count)  # none could be left out
-    masks = structure.tensor_masks(plan)
+    masks, gone = structure.tensor_masks(plan), structure.gone(plan.without)
+    later = _after(layers, gone)
     generator = torch.Generator().manual_seed(seed)
     full.eval()
     model.eval()
     solved = []
     with torch.no_grad(), ExitStack() as stack:
         pairs = [
-            (stack.enter_context(walk(full, layers, x)), stack.enter_context(walk(model, small, x))) for x in sample
+            (_past(stack.enter_context(walk(full, layers, x)), gone), stack.enter_context(walk(model, small, x)))
+            for x in sample
         ]
         for stops in _abreast(pairs):
             layer, whole = stops[0].here.layer, stops[0].there.layer
-            if layer.columns == whole.columns or layer.calls > 1 or layer.weight in skip:
+            as_before = layer.columns == whole.columns and (layer.weight not in later or layer.groups > 1)
+            if as_before or layer.calls > 1 or layer.weight in skip:
                 continue
             at = draw_places(layer, stops[0].here.input, count, generator)
             kept = masks[layer.weight][0]
             solved.append(_solve(model, full.get_parameter(layer.weight), kept, stops, map(len, sample), at))
     return Reconstruction(tuple(solved), count)
+
+
+def _after(layers: Mapping[str, LinearLayer], gone: Collection[str]) -> set[str]:
+    """The layers that run after the first of those that are gone."""
+    names = list(layers)
+    first = next((place for place, name in enumerate(names) if name in gone), len(names))
+    return set(names[first:])
+
+
+def _past(stops: Iterator[Stop], gone: Collection[str]) -> Iterator[Stop]:
+    """A walk that does not stop at layers the smaller model lacks."""
+    return filter(lambda stop: stop.layer.weight not in gone, stops)
 
 
 class _Stops(NamedTuple):

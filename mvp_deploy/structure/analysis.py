@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mvp_deploy.base.errors import StructureError
+from mvp_deploy.structure import blocks
 from mvp_deploy.structure.axes import (
     Atom,
     Axis,
@@ -20,6 +21,7 @@ from mvp_deploy.structure.axes import (
     fixed,
     reasons,
 )
+from mvp_deploy.structure.blocks import Block
 from mvp_deploy.structure.caches import caches_restored
 from mvp_deploy.structure.calls import PLAIN, leaves_in, tensors_in
 from mvp_deploy.structure.collector import collector_paused
@@ -27,7 +29,7 @@ from mvp_deploy.structure.fakes import named_tensors
 from mvp_deploy.structure.graph import Recorder
 from mvp_deploy.structure.sizes import Formula, Observation, Origin, attributes, measured
 from mvp_deploy.structure.structure import Frozen, Member, Structure, UnitGroup
-from mvp_deploy.structure.trace import RECORDED_BATCH, MacTerm, OverWhatStays, Trace, run_fake
+from mvp_deploy.structure.trace import RECORDED_BATCH, OverWhatStays, Trace, run_fake
 
 
 @collector_paused()
@@ -104,6 +106,14 @@ def _analyze(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> Stru
     for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)):
         resolved.setdefault(name, resolved[first[id(tensor)]])  # the other names of shared tensors
     return _structure(trace, resolved, model, inputs)
+
+
+def _blocks(trace: Trace, model: nn.Module) -> tuple[Block, ...]:
+    shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
+    every = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    names = Counter(id(tensor) for _, tensor in every)
+    shared = [name for name, tensor in named_tensors(model) if names[id(tensor)] > 1]
+    return blocks.find(trace.flow, trace.calls, shapes, shared)
 
 
 def _cure(error: Exception) -> str:
@@ -214,7 +224,8 @@ def _structure(
         calls=tuple(trace.calls),
         observations=tuple(dict.fromkeys(_observations(trace))),
         _atoms=by_group,
-        _macs=tuple(MacTerm(t.factor, tuple(map(resolve, t.axes)), t.owner) for t in trace.macs),
+        blocks=_blocks(trace, model),
+        _macs=tuple(replace(t, axes=tuple(map(resolve, t.axes))) for t in trace.macs),
         _parameters=parameters,
     )
 

@@ -18,12 +18,15 @@ Masks = Any  # of one tensor: per dimension the boolean mask of the positions th
 
 def gather(structure: Structure, state: Mapping[str, Tensor], plan: KeepPlan) -> dict[str, Tensor]:
     """The smaller model's state dict, cut out of a full-size one; tensors unknown to the structure pass."""
-    masks = structure.tensor_masks(plan)
-    return {name: _cut(tensor, masks.get(name, ())) for name, tensor in state.items()}
+    masks, gone = structure.tensor_masks(plan), structure.gone(plan.without)
+    return {name: _cut(tensor, masks.get(name, ())) for name, tensor in state.items() if name not in gone}
 
 
 def scatter(structure: Structure, state: Mapping[str, Tensor], plan: KeepPlan) -> dict[str, Tensor]:
-    """A full-size state dict with the smaller model's weights at their units' places, zeros elsewhere."""
+    """A full-size state dict with the smaller model's weights at their units' places, zeros elsewhere.
+
+    What went with whole blocks is not in it.
+    """
     masks = structure.tensor_masks(plan)
     out = {}
     for name, tensor in state.items():

@@ -29,6 +29,7 @@ from mvp_deploy.structure.observe import sizes_given
 from mvp_deploy.structure.sizes import Attribute, Formula, Size, Uses, attributes
 
 if TYPE_CHECKING:
+    from mvp_deploy.structure.blocks import Block
     from mvp_deploy.structure.trace import Trace
 
 _TRAINING_ARGUMENT = {"batch_norm": 5, "instance_norm": 5, "dropout": 2, "feature_dropout": 2, "alpha_dropout": 2}
@@ -154,6 +155,7 @@ class Recorder:
         if place is not None and len(args) > place and args[place] is False:  # statistics of its own stay its own
             node.meta["training"] = place
         node.meta["module"] = trace.module
+        node.meta["call"] = len(trace.calls) - 1
         self._note_sizes(trace, node, func, name, args, kwargs, out)
         self._bind(out, node)
 
@@ -252,6 +254,37 @@ def _replace_arguments(node: fx.Node, values: Mapping[int, Any]) -> None:
         return values.get(next(places), old)
 
     node.args, node.kwargs = map_aggregate(node.args, new), map_aggregate(node.kwargs, new)
+
+
+def erase(graph: fx.Graph, blocks: Iterable[Block]) -> None:
+    """Take residual branches out of a recorded graph: what they are added to goes on alone.
+
+    Raises:
+        StructureError: a branch's size is used elsewhere.
+    """
+    nodes = {node.meta["call"]: node for node in graph.nodes if "call" in node.meta}
+    gone: set[int] = set()
+    for block in blocks:
+        addition = nodes[block.addition]
+        stream: fx.Node = addition.args[1 - block.branch]  # type: ignore[assignment]  # as it was found
+        for user in list(addition.users):
+            if user.op != "output" and _changes_its_input(user):  # others read the stream
+                with graph.inserting_before(user):
+                    user.replace_input_with(addition, graph.call_method("clone", (stream,)))
+        addition.replace_all_uses_with(stream)
+        gone |= block.calls
+
+    def remove(node: fx.Node) -> None:
+        for user in list(node.users):
+            if user.meta.get("call", -1) not in gone and "call" in user.meta:
+                raise StructureError(f"{user} uses the size of a block that is removed.")
+            remove(user)
+        graph.erase_node(node)
+
+    for call in sorted(gone & nodes.keys(), reverse=True):
+        if not nodes[call]._erased:
+            remove(nodes[call])
+    graph.eliminate_dead_code(_changes_its_input)
 
 
 def assemble(graph: fx.Graph, state: Mapping[str, Tensor], kept_out: set[str]) -> TracedModel:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.axes import kept_size
+from mvp_deploy.structure.blocks import removed, take_out
 from mvp_deploy.structure.cut import cut_tensors
 from mvp_deploy.structure.fakes import copy_with
 from mvp_deploy.structure.plan import KeepPlan
@@ -26,9 +27,15 @@ def prune_module(structure: Structure, model: nn.Module, plan: KeepPlan) -> nn.M
     masks = structure.tensor_masks(plan)
     sizes = _attribute_sizes(structure, plan)
     counts = {atom: int(mask.sum()) for atom, mask in structure.masks(plan).items()}
-    rehearse(structure, model, masks, lambda fake: _set_sizes(fake, sizes), counts)
+    blocks = removed(structure, plan)
+
+    def resize(copied: nn.Module) -> None:
+        _set_sizes(copied, sizes)
+        take_out(copied, structure, blocks)
+
+    rehearse(structure, model, masks, resize, counts, plan.without)
     small = copy_with(model, dict(cut_tensors(model, masks)))
-    _set_sizes(small, sizes)
+    resize(small)
     return small
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mvp_deploy.structure.structure import Structure
 
 
+BLOCK = ":block"
+
+
 @dataclass(frozen=True)
 class PackedMask:
     """A group's mask as a file has it."""
@@ -33,9 +36,13 @@ class PackedMask:
 
 @dataclass(frozen=True, eq=False)
 class KeepPlan:
-    """Boolean masks over the original backbone's units, one per unit group, by the group's name."""
+    """Boolean masks over the original backbone's units, one per unit group, by the group's name.
+
+    without: the names of blocks that are removed whole (`Structure.blocks`); the masks of groups inside say nothing.
+    """
 
     masks: Mapping[str, np.ndarray]
+    without: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         for name, mask in self.masks.items():
@@ -46,6 +53,7 @@ class KeepPlan:
         return (
             isinstance(other, KeepPlan)
             and self.masks.keys() == other.masks.keys()
+            and self.without == other.without
             and all(np.array_equal(mask, other.masks[name]) for name, mask in self.masks.items())
         )
 
@@ -59,10 +67,14 @@ class KeepPlan:
         return int(self.masks[group].sum())
 
     def to_json(self) -> dict[str, Any]:
-        """Compact and readable: per group the number of units and its mask as hexadecimal digits, first unit first."""
-        return {
+        """Compact and readable: per group the number of units and its mask as hexadecimal digits, first unit first.
+
+        A block that is removed is one unit that is not kept, under its name and `BLOCK`.
+        """
+        masks = {
             name: {"units": len(mask), "kept": np.packbits(mask).tobytes().hex()} for name, mask in self.masks.items()
         }
+        return masks | {f"{name}{BLOCK}": {"units": 1, "kept": "00"} for name in sorted(self.without)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> KeepPlan:
@@ -72,6 +84,9 @@ class KeepPlan:
             MvpError: the data is not a keep plan.
         """
         try:
-            return cls({name: mask.unpacked() for name, mask in parse(dict[str, PackedMask], data).items()})
+            masks = {name: mask.unpacked() for name, mask in parse(dict[str, PackedMask], data).items()}
+            without = {name for name, mask in masks.items() if name.endswith(BLOCK) and not mask.any()}
+            kept = {name: mask for name, mask in masks.items() if name not in without}
+            return cls(kept, frozenset(name.removesuffix(BLOCK) for name in without))
         except Malformed as error:
             raise InputError(f"This is not a keep plan ({error}); write it again with `mvp-deploy prune`.") from error

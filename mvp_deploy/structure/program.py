@@ -8,8 +8,9 @@ from torch import nn
 from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.analysis import record
 from mvp_deploy.structure.axes import kept_size
+from mvp_deploy.structure.blocks import removed
 from mvp_deploy.structure.cut import cut_tensors
-from mvp_deploy.structure.graph import TracedModel, assemble, set_constants
+from mvp_deploy.structure.graph import TracedModel, assemble, erase, set_constants
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.rehearsal import rehearse
 from mvp_deploy.structure.structure import Structure
@@ -25,6 +26,8 @@ def prune_program(structure: Structure, model: nn.Module, plan: KeepPlan, why: s
     plan = _translate(structure, recorded, plan)
     counts = {atom: int(mask.sum()) for atom, mask in recorded.masks(plan).items()}
     set_constants(recorder.graph, recorder.constants, lambda axis, n: kept_size(axis, counts | {batch: n}))
+    erase(recorder.graph, removed(recorded, plan))
+    gone = recorded.gone(plan.without)
     cut = dict(cut_tensors(model, recorded.tensor_masks(plan)))
     state = {
         name: cut[id(tensor)]
@@ -32,6 +35,7 @@ def prune_program(structure: Structure, model: nn.Module, plan: KeepPlan, why: s
             *model.named_parameters(remove_duplicate=False),
             *model.named_buffers(remove_duplicate=False),
         )
+        if name not in gone
     }
     not_saved = {
         f"{path}.{name}".strip(".") for path, m in model.named_modules() for name in m._non_persistent_buffers_set
@@ -49,7 +53,8 @@ def _translate(structure: Structure, other: Structure, plan: KeepPlan) -> KeepPl
     """`plan` in terms of the groups of another structure of the same tensors."""
     wanted = structure.tensor_masks(plan)
     masks = {group.name: other.unit_mask(group, wanted) for group in other.groups}
-    translated = KeepPlan(masks)
+    translated = KeepPlan(masks, plan.without)
+    other.check(translated)
     got = other.tensor_masks(translated)
     for name, dims in wanted.items():
         for mask, own in zip(dims, got.get(name, dims), strict=True):

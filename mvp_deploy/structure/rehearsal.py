@@ -26,10 +26,12 @@ def rehearse(
     masks: Mapping[str, Any],
     resize: Any,
     counts: Mapping[Atom, int] | None,
+    without: frozenset[str] = frozenset(),
 ) -> None:
     """Run `model` on fake tensors with its parameters cut by `masks` and its attributes set by `resize(copy)`.
 
-    Given `counts`, the units that stay per atom, its calls are compared with those of the full model.
+    Given `counts`, the units that stay per atom, its calls are compared with those of the full model, but for those of
+    the blocks that it is `without`.
 
     Raises:
         MvpError: it fails, or does something else than the full model.
@@ -39,6 +41,8 @@ def rehearse(
         own = masks.get(name, [None] * tensor.ndim)
         return [n if mask is None else int(mask.sum()) for n, mask in zip(tensor.shape, own, strict=True)]
 
+    gone = structure.calls_gone(without)
+    calls = [call for number, call in enumerate(structure.calls) if number not in gone]
     module = ""
 
     def enter(path: str) -> None:
@@ -53,7 +57,7 @@ def rehearse(
         # under a function mode torch.nn.TransformerEncoderLayer takes no fast path, which checks no shapes
         same: TorchFunctionMode = BaseTorchFunctionMode()
         if counts is not None:
-            same = SameCalls(structure.calls, partial(size_left, counts=counts))
+            same = SameCalls(calls, partial(size_left, counts=counts))
         try:
             with (
                 torch.no_grad(),

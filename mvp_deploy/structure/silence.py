@@ -1,13 +1,14 @@
 """The full model with removed units silenced: what a smaller model must equal.
 
 Silenced means zero, and normalisations taken over the units that stay. The weights of removed units are zeroed
-wherever they lie, and norms over an axis that loses units are computed over the rest of it.
+wherever they lie, and norms over an axis that loses units are computed over the rest of it. A removed block's branch
+adds zero.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,12 +18,13 @@ from torch.utils._pytree import tree_map
 
 from mvp_deploy.structure import rules
 from mvp_deploy.structure.axes import Axis, keep_mask
+from mvp_deploy.structure.blocks import nth, removed
 from mvp_deploy.structure.calls import CallMode
 from mvp_deploy.structure.cut import gather, scatter
 from mvp_deploy.structure.fakes import copy_with, named_tensors
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.structure import Structure
-from mvp_deploy.structure.trace import open_functionals
+from mvp_deploy.structure.trace import module_paths, open_functionals
 
 Masks = list[Tensor | None]  # of one tensor: per dimension the positions that stay, None for all
 
@@ -39,7 +41,7 @@ def silence(structure: Structure, model: nn.Module, plan: KeepPlan, *, inexact: 
             costs.
     """
     state = {name: tensor.detach() for name, tensor in named_tensors(model)}
-    silenced = scatter(structure, gather(structure, state, plan), plan)
+    silenced = state | scatter(structure, gather(structure, state, plan), plan)
     memo: dict[int, Any] = {}
     for name, tensor in named_tensors(model):
         own = silenced[name] if silenced[name] is not state[name] else state[name].clone()  # a forward may change it
@@ -58,9 +60,12 @@ def silence(structure: Structure, model: nn.Module, plan: KeepPlan, *, inexact: 
         if inexact or stays.exact
     }
 
+    quiet = {nth(structure.calls, block.addition): block.branch for block in removed(structure, plan)}
+
     def forward(*inputs: Tensor) -> Any:
         operators = _Operators(restricted)
-        with torch.no_grad(), open_functionals(), operators, _Functions(operators):
+        functions = _Functions(operators, quiet)
+        with torch.no_grad(), open_functionals(), operators, functions, module_paths(full, functions.enter):
             return full(*inputs)
 
     return forward
@@ -97,13 +102,24 @@ class _Operators(TorchDispatchMode):
 
 
 class _Functions(CallMode):
-    """Counts and runs as one those functions that the analysis sees as one."""
+    """Counts and runs as one those functions that the analysis sees as one.
 
-    def __init__(self, operators: _Operators) -> None:
+    `quiet` has additions (see `blocks.nth`), and which of their arguments is zero there.
+    """
+
+    def __init__(self, operators: _Operators, quiet: Mapping[tuple[str, str, int], int]) -> None:
         super().__init__()
-        self.operators = operators
+        self.operators, self.quiet, self.ran, self.module = operators, quiet, Counter[tuple[str, str]](), ""
+
+    def enter(self, module: str) -> None:
+        self.module = module
 
     def call(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.quiet:
+            branch = self.quiet.get((self.module, name, self.ran[self.module, name]))
+            self.ran[self.module, name] += 1
+            if branch is not None:
+                args[branch].zero_()
         if name not in rules.FUNCTIONS:
             return func(*args, **kwargs)
         self.operators.paused = True

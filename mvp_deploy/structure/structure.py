@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.axes import Atom, Axis, axis_size, keep_mask, kept_size, unit_index
+from mvp_deploy.structure.blocks import Block
 from mvp_deploy.structure.calls import Call
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.sizes import Observation
@@ -70,6 +71,7 @@ class Structure:
     inexact: tuple[str, ...]  # operators, and where, that mix units which can be removed because that was allowed
     calls: tuple[Call, ...] = field(repr=False)  # of the forward, in order
     observations: tuple[Observation, ...] = field(repr=False)
+    blocks: tuple[Block, ...] = field(repr=False)  # residual branches that can be removed whole
     _atoms: Mapping[str, Atom] = field(repr=False)  # per group
     _macs: tuple[MacTerm, ...] = field(repr=False)
     _parameters: tuple[str, ...] = field(repr=False)
@@ -84,6 +86,16 @@ class Structure:
             if len(mask) != sizes[name]:
                 units = f"{name} has {sizes[name]}, not {len(mask)} units"
                 raise StructureError(f"The keep plan is for another model: {units}.")
+        if odd := sorted(plan.without - {block.name for block in self.blocks}):
+            raise StructureError(f"The keep plan is for another model: {odd[0]} is no block that can be removed.")
+
+    def gone(self, without: Collection[str]) -> frozenset[str]:
+        """The parameters and buffers that go with these blocks."""
+        return frozenset[str]().union(*(block.tensors for block in self.blocks if block.name in without))
+
+    def calls_gone(self, without: Collection[str]) -> frozenset[int]:
+        """The places in `calls` of those that go with these blocks."""
+        return frozenset[int]().union(*(block.calls for block in self.blocks if block.name in without))
 
     def cost(self, plan: KeepPlan | None = None) -> Cost:
         """Parameters and MACs of the smaller model, without building it."""
@@ -98,9 +110,12 @@ class Structure:
                 out *= sizes[axis]
             return out
 
-        macs = sum(term.factor * measure(term.axes) for term in self._macs)
+        without = frozenset[str]() if plan is None else plan.without
+        tensors, calls = self.gone(without), self.calls_gone(without)
+        macs = sum(term.factor * measure(term.axes) for term in self._macs if term.call not in calls)
         batch = self.example[0].shape[0] if self.example[0].ndim else 1
-        return Cost(sum(measure(self.axes[name]) for name in self._parameters), macs // max(batch, 1))
+        params = sum(measure(self.axes[name]) for name in self._parameters if name not in tensors)
+        return Cost(params, macs // max(batch, 1))
 
     def masks(self, plan: KeepPlan) -> dict[Atom, np.ndarray]:
         """The plan's masks by atom, ready for `axes.keep_mask`."""

@@ -27,6 +27,7 @@ from mvp_deploy.structure.bind import bound
 from mvp_deploy.structure.caches import note
 from mvp_deploy.structure.calls import Call, CallMode, leaves_in, numbers_given, tensors_in
 from mvp_deploy.structure.fakes import call, fake_copy, fake_inputs, named_tensors
+from mvp_deploy.structure.flow import INPUT, Flow
 from mvp_deploy.structure.graph import Recorder
 from mvp_deploy.structure.observe import observe, sized_shape
 from mvp_deploy.structure.sizes import Observation, Size, Uses, tag_sizes
@@ -37,11 +38,15 @@ RECORDED_BATCH = 7
 
 @dataclass(frozen=True)
 class MacTerm:
-    """Multiply-accumulates of one operator: `factor` times the sizes of `axes`; `owner` is the module that ran it."""
+    """Multiply-accumulates of one operator: `factor` times the sizes of `axes`.
+
+    `owner` is the module that ran it, `call` the place of the call among the forward's.
+    """
 
     factor: int
     axes: tuple[Axis, ...]
     owner: str
+    call: int
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Trace:
     observations: list[Observation] = field(default_factory=list)
     uses: Uses = field(default_factory=Uses)
     calls: list[Call] = field(default_factory=list)
+    flow: Flow = field(default_factory=Flow)
     unknown: dict[str, int] = field(default_factory=dict)  # operators without a rule, and how often they ran
     allow_inexact: bool = False
     inexact: list[tuple[Reason, Axis]] = field(default_factory=list)  # operators that mix units, where that is allowed
@@ -160,7 +166,7 @@ class Trace:
 
     def count(self, factor: int, *axes: Axis) -> None:
         """Note multiply-accumulates: `factor` times the sizes of `axes`."""
-        self.macs.append(MacTerm(int(factor), axes, self.module))
+        self.macs.append(MacTerm(int(factor), axes, self.module, len(self.calls)))
 
     def note_use(self, tensor: Tensor) -> None:
         name = self.names.pop(id(tensor), None)
@@ -220,6 +226,7 @@ class _Functions(CallMode):
         if tensors or name == "__setitem__":
             numbers = numbers_given(name, args, kwargs)
             trace.calls.append(Call(name, trace.module, numbers, tuple(tuple(trace.axes(t)) for t in tensors)))
+            trace.flow.call(name, args, kwargs, out)
         if trace.recorder is not None:
             trace.recorder.call(trace, func, name, args, kwargs, out)
         return out
@@ -285,11 +292,14 @@ def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace, *, tra
             trace.initial[name] = [trace.atoms.new(n) for n in tensor.shape]
         trace.set(tensor, trace.initial[name])
         trace.names[id(tensor)] = name
+        trace.flow.begin(name, tensor)
     for (_, buffer), copied in zip(model.named_buffers(), fake.buffers(), strict=True):
         if buffer.numel() == 1 and not buffer.is_meta:
             trace.numbers[id(copied)] = buffer.item()
     tag_sizes(fake, trace.uses)
     inputs = fake_inputs(example, fake, mode)
+    for number, tensor in enumerate(inputs):
+        trace.flow.begin(f"{INPUT}{number}", tensor)
     recorder = trace.recorder
     if recorder is not None:
         trace.batch = trace.atoms.new(RECORDED_BATCH)
@@ -305,6 +315,7 @@ def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace, *, tra
     with torch.no_grad(), mode, module_paths(fake, enter), open_functionals(), operators, _Functions(trace, operators):
         out = fake(*inputs)
     trace.uses.quantities.extend(leaf.origin for leaf in leaves_in(out) if isinstance(leaf, Size))
+    trace.flow.end(out)
     if recorder is not None:
         recorder.output(trace, out)
     return out

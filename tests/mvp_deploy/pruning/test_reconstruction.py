@@ -192,3 +192,34 @@ def test_a_failing_model_ends_both_walks_with_its_own_error() -> None:
     small.layer4[0].conv1.weight = nn.Parameter(torch.zeros(3, 3, 3, 3))
     with pytest.raises(RuntimeError):
         reconstruct(model, structure, plan, small, pictures(10, size=32))
+
+
+class Residual(nn.Module):
+    """A stream of eight channels, a branch that gives twice the stream, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 8, 1)
+        self.head = nn.Conv2d(8, 5, 1)
+        with torch.no_grad():
+            self.second.weight.copy_(2 * torch.linalg.pinv(self.first.weight[:, :, 0, 0])[:, :, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head(x + self.second(self.first(x)))
+
+
+def test_what_follows_a_block_that_went_makes_up_for_it() -> None:
+    torch.manual_seed(0)
+    model = Residual().eval()
+    images = pictures(32)
+    structure = analyze(model, batch(images))
+    plan = KeepPlan(KeepPlan.full(structure).masks, frozenset({block.name for block in structure.blocks}))
+    small = prune(structure, model, plan)
+    with torch.no_grad():
+        wanted, before = model(batch(images)), small(batch(images))
+        done = reconstruct(model, structure, plan, small, images)
+        after = small(batch(images))
+    assert [layer.weight for layer in done.layers] == ["head.weight"]  # the stem runs before it, and stays
+    assert (before - wanted).norm() > 0.3 * wanted.norm()
+    assert (after - wanted).norm() < 1e-3 * wanted.norm()
