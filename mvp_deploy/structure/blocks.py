@@ -49,6 +49,8 @@ def find(
     """The residual branches of a forward, in the order in which they are added.
 
     Args:
+        flow: who reads whose output.
+        calls: the forward's.
         shapes: of every parameter and buffer.
         aliases: those of them that have several names: what uses one is not offered.
     """
