@@ -88,6 +88,7 @@ def doctor(names: tuple[str, ...], inventory: Path, console: Console) -> None:
     from dataclasses import asdict
 
     from mvp_deploy.base.errors import MvpError, error_of
+    from mvp_deploy.base.findings import lines
     from mvp_deploy.remote.doctor import examine
     from mvp_deploy.remote.inventory import chosen, load
     from mvp_deploy.remote.session import on_each
@@ -98,12 +99,9 @@ def doctor(names: tuple[str, ...], inventory: Path, console: Console) -> None:
         if isinstance(findings, MvpError):
             wrong.append(findings)
             continue
-        width = max(len(finding.name) for finding in findings)
         console.show(name)
-        for finding in findings:
-            console.show(f"  {finding.state:<7}  {finding.name:<{width}}  {finding.detail}")
-            if finding.cure:
-                console.show(f"  {'':<7}  {'':<{width}}  -> {finding.cure}")
+        for line in lines(findings):
+            console.show(f"  {line}")
         wrong += [error for finding in findings if (error := finding.error(name))]
     console.result(
         {

@@ -18,13 +18,11 @@ def command(console: Console) -> None:
     Example:
       mvp-deploy doctor
     """
+    from mvp_deploy.base.findings import lines
     from mvp_deploy.pipeline.doctor import examine
 
     findings = examine()
-    width = max(len(finding.name) for finding in findings)
-    for finding in findings:
-        console.show(f"{finding.state:<7}  {finding.name:<{width}}  {finding.detail}")
-        if finding.cure:
-            console.show(f"{'':<7}  {'':<{width}}  -> {finding.cure}")
+    for line in lines(findings):
+        console.show(line)
     console.result({"findings": [asdict(finding) for finding in findings]})
     console.next("shrink DATA --model CHECKPOINT --macs 0.5 --out OUT, or mvp-deploy demo")

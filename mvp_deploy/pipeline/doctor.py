@@ -5,28 +5,16 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
 
 from mvp_deploy.base.environment import cores, cpu_name
+from mvp_deploy.base.findings import Finding, python
 from mvp_deploy.exporters import cuda
 from mvp_deploy.exporters.errors import MvpError
 
-OLDEST_PYTHON = (3, 10)
 TORCH_WITH_CUDA = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu130"
 TRAIN = "pip install 'mvp-deploy[train]'"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report; ``cure`` is a command where one helps."""
-
-    name: str
-    state: Literal["ok", "missing", "broken"]
-    detail: str
-    cure: str = ""
 
 
 def examine() -> list[Finding]:
@@ -35,7 +23,7 @@ def examine() -> list[Finding]:
     has_gpu = gpu.state == "ok"
     return [
         Finding("machine", "ok", f"{cpu_name()}, {cores()} cores, {platform.system()} {platform.machine()}"),
-        _python(),
+        python(sys.version_info[:3]),
         gpu,
         _package("torch", lambda: _torch(has_gpu), "prune, export", TRAIN),
         _package("timm", _timm, "backbones", TRAIN),
@@ -47,12 +35,6 @@ def examine() -> list[Finding]:
         _package("litert-torch", lambda: None, "--target litert", "pip install litert-torch"),
         _tensorrt(gpu),
     ]
-
-
-def _python() -> Finding:
-    if sys.version_info < OLDEST_PYTHON:
-        return Finding("python", "broken", f"{platform.python_version()} is too old", "install Python 3.10 or newer")
-    return Finding("python", "ok", platform.python_version())
 
 
 def _gpu() -> Finding:

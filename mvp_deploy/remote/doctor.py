@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mvp_deploy.base.board import Board, State, differs
-from mvp_deploy.base.errors import EnvironmentMissing, MvpError
+from mvp_deploy.base.errors import EnvironmentMissing
+from mvp_deploy.base.findings import Finding, python
 from mvp_deploy.base.formats import loads, parse
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.remote.command import call
 from mvp_deploy.remote.inventory import Device
-from mvp_deploy.remote.session import NEEDED, OLDEST_PYTHON, ROOM, Hello, Session, session
+from mvp_deploy.remote.session import NEEDED, ROOM, Hello, Session, session
 
 LOOK = "look.json"
 RUNTIMES = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt", "openvino": "openvino",
@@ -21,23 +22,9 @@ WORTH = 2**30  # bytes of free disk below which a bundle and its files may not f
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line of the report; ``needed``: no command runs without it."""
-
-    name: str
-    state: Literal["ok", "missing", "broken"]
-    detail: str
-    cure: str = ""
-    needed: bool = False
-
-    def error(self, device: str) -> MvpError | None:
-        if self.state == "ok" or not self.needed:
-            return None
-        return EnvironmentMissing(f"{device}: {self.name} is {self.state} ({self.detail}): {self.cure}")
-
-
-@dataclass(frozen=True)
 class Look:
+    """What the agent reads from a device's system."""
+
     board: Board
     state: State
 
@@ -60,13 +47,8 @@ def examine(name: str, device: Device, reporter: Reporter) -> list[Finding]:
 
 
 def _machine(hello: Hello) -> Iterator[Finding]:
-    version = ".".join(map(str, hello.python))
     yield Finding("reached", "ok", f"{hello.machine}, {hello.executable}")
-    if hello.python < OLDEST_PYTHON:
-        cure = "install Python 3.10 or newer there, and set `python` in devices.yaml to it"
-        yield Finding("python", "broken", f"{version} is too old", cure, needed=True)
-    else:
-        yield Finding("python", "ok", version, needed=True)
+    yield python(hello.python, "install Python 3.10 or newer there, and set `python` in devices.yaml to it")
     free = f"{hello.free / 1e9:.1f} GB free in {hello.workdir}"
     if hello.free < ROOM:
         yield Finding("disk", "broken", free, "free some space there, or set another `workdir`", needed=True)

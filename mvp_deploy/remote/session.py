@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.base.files import atomic_write, sha256
+from mvp_deploy.base.findings import OLDEST_PYTHON
 from mvp_deploy.base.formats import reading_errors
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.remote.connection import CHUNK, Connection, connected
@@ -21,7 +22,6 @@ from mvp_deploy.remote.program import program
 
 T = TypeVar("T")
 
-OLDEST_PYTHON = (3, 10)
 NEEDED = ("numpy", "click")
 ROOM = 32 << 20  # bytes that are left free on the device's disk
 MAX_FETCHED = 8 << 30
