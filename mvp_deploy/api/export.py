@@ -26,9 +26,9 @@ from mvp_deploy.backbones.backbone import preprocessing_of
 from mvp_deploy.base.devices import resolve
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.export.artefacts import Interface, plan
+from mvp_deploy.export.artefacts import Interface
+from mvp_deploy.export.config import Exports
 from mvp_deploy.export.deploy import export_run, task_of
-from mvp_deploy.export.graphs import Precision
 from mvp_deploy.export.module import export_modules
 from mvp_deploy.export.pack import Order, failure
 from mvp_deploy.tasks.preprocessing import Preprocessing
@@ -46,8 +46,8 @@ def export(
     unpruned: nn.Module | None = None,
     classes: Sequence[str] | None = None,
     preprocessing: Preprocessing | None = None,
-    method: str = Precision.method,
-    max_drop: float = 100 * Precision.max_drop,
+    method: str = Exports.int8_method,
+    max_drop: float = 100 * Exports.max_drop,
     measure: Sequence[int] = (),
     images: int = 1024,
     device: torch.device | str = "auto",
@@ -101,24 +101,13 @@ def export(
         (['models/model.fp32.onnx'], True)
     """
     to, where = reporter or told(), resolve(str(device))
-    reduced = Precision(method, max_drop / 100)
+    asked: Any = {"targets": targets, "precisions": precisions, "int8_method": method, "max_drop": max_drop / 100}
+    order = Order.of(Exports(**asked), to, measure=measure)
     if isinstance(model, (str, os.PathLike)):
         _refuse_beside_a_run(validation, unpruned, classes, preprocessing)
-        bundle = export_run(
-            model,
-            out,
-            data=_source(data),
-            targets=targets,
-            precisions=precisions,
-            reduced=reduced,
-            measure=measure,
-            device=where,
-            seed=seed,
-            reporter=to,
-        )
+        bundle = export_run(model, out, order, data=_source(data), device=where, seed=seed, reporter=to)
     else:
         models = _models(model, unpruned)
-        order = Order(plan(targets, precisions, to), reduced, measure)
         task = _task(model) if data is None else as_task(data)
         how = preprocessing or _preprocessing(model)
         train = training_images(task or data, how, where, limit=images)

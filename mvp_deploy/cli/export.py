@@ -57,25 +57,12 @@ def command(
     from mvp_deploy.base.devices import resolve
     from mvp_deploy.benchmark.compare import size_of
     from mvp_deploy.export.deploy import export_run
-    from mvp_deploy.export.graphs import Precision
-    from mvp_deploy.export.pack import failure
+    from mvp_deploy.export.pack import Order, failure
 
     if with_preprocessing:
         asked = replace(asked, targets=(*asked.targets, "onnx-uint8"))
-    bundle = export_run(
-        run,
-        out,
-        data=data,
-        targets=asked.targets,
-        precisions=asked.precisions,
-        reduced=Precision.of(asked),
-        measure=measure.batches,
-        device=resolve(device),
-        seed=seed,
-        pruned_only=pruned_only,
-        extra=extra,
-        reporter=console,
-    )
+    order = Order.of(asked, console, measure=measure.batches, pruned_only=pruned_only, extra=extra)
+    bundle = export_run(run, out, order, data=data, device=resolve(device), seed=seed, reporter=console)
     console.table(
         ["model", "target", "precision", "accuracy", "parity", "MB"],
         [

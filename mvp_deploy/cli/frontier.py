@@ -143,9 +143,7 @@ def command(
     else:
         budget = f"--macs {best.share:g}" if best.of == "macs" else f"--speed-up {1 / best.share:.2f}x"
         start = "--pretrained" if pretrained else "--weights FILE" if weights else "--checkpoint FILE"
-        console.next(
-            f"shrink {data} --model {best.backbone} {start} --image-size {best.image_size} {budget} --out OUT"
-        )
+        console.next(f"shrink {data} --model {best.backbone} {start} --image-size {best.image_size} {budget} --out OUT")
 
 
 def _draw(found: Frontier, verdict: str, out: Path) -> None:

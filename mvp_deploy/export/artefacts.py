@@ -19,10 +19,11 @@ from mvp_deploy.benchmark.runner import Runner, logits, open_runner
 from mvp_deploy.bundle import ModelFile
 from mvp_deploy.calibration.guard import Limit, allowed_drop
 from mvp_deploy.calibration.images import CalibrationImages
-from mvp_deploy.export.graphs import Graphs, Precision
+from mvp_deploy.export.config import Exports
+from mvp_deploy.export.graphs import Graphs
 from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.exporters.parity import TOLERANCE, NoParity, Parity, check_parity
-from mvp_deploy.exporters.protocol import BESIDE, PRECISIONS, Exporter, Source, exporter
+from mvp_deploy.exporters.protocol import BESIDE, Exporter, Source, exporter
 from mvp_deploy.tasks import Images, Preprocessing
 from mvp_deploy.tasks.task import Split
 
@@ -97,20 +98,17 @@ class Wanted:
     precisions: tuple[str, ...]
 
 
-def plan(targets: Sequence[str], precisions: Sequence[str], reporter: Reporter) -> list[Wanted]:
+def plan(asked: Exports, reporter: Reporter) -> list[Wanted]:
     """What to make, after seeing that this machine can. What a target does not deliver is left out and told.
 
     Raises:
-        MvpError: (INPUT) an unknown target or precision, or a target that delivers none of the precisions;
-            (ENVIRONMENT) a target's packages are missing.
+        InputError: a target delivers none of the precisions.
+        EnvironmentMissing: a target's packages are missing.
     """
-    for name in precisions:
-        if name not in PRECISIONS:
-            raise InputError(f"there is no precision {name!r}: ask for {', '.join(PRECISIONS)}.")
     wanted = []
-    for found in map(exporter, dict.fromkeys(targets)):
-        delivered = tuple(name for name in dict.fromkeys(precisions) if name in found.precisions)
-        missing = [name for name in precisions if name not in found.precisions]
+    for found in map(exporter, dict.fromkeys(asked.targets)):
+        delivered = tuple(name for name in dict.fromkeys(asked.precisions) if name in found.precisions)
+        missing = [name for name in asked.precisions if name not in found.precisions]
         if not delivered:
             raise InputError(
                 f"the target {found.name} does not deliver {' or '.join(missing)}: ask for "
@@ -126,7 +124,7 @@ def plan(targets: Sequence[str], precisions: Sequence[str], reporter: Reporter) 
 def make(
     subject: Subject,
     wanted: Sequence[Wanted],
-    asked: Precision,
+    asked: Exports,
     folder: Path,
     images: CalibrationImages | None,
     held_out: HeldOut,
@@ -204,13 +202,15 @@ def _made(
     )
 
 
-def _cure(precision: str, asked: Precision) -> str:
+def _cure(precision: str, asked: Exports) -> str:
     if precision == "fp32":
         return "It must not be shipped: another version of the exporting library may do better."
     if precision == "fp16":
         return "Leave fp16 out of --precision."
-    other = "minmax, which clips no value," if asked.method != "minmax" else "percentile or mse, which clip outliers,"
-    return f"Its ranges are by --method {asked.method}: try {other} or leave int8 out of --precision."
+    other = (
+        "minmax, which clips no value," if asked.int8_method != "minmax" else "percentile or mse, which clip outliers,"
+    )
+    return f"Its ranges are by --method {asked.int8_method}: try {other} or leave int8 out of --precision."
 
 
 def check_artefact(path: Path, subject: Subject, held_out: HeldOut, precision: str) -> tuple[np.ndarray, float]:
@@ -280,7 +280,7 @@ def _logits(runner: Runner, held_out: HeldOut) -> np.ndarray:
     return np.concatenate([logits(runner, images.cpu().numpy(), BATCH) for images, _ in held_out.test.batches(BATCH)])
 
 
-def _check_drop(right: np.ndarray, reference: np.ndarray, asked: Precision) -> None:
+def _check_drop(right: np.ndarray, reference: np.ndarray, asked: Exports) -> None:
     """Refuse what loses more accuracy on the held-out images than it may; bool [images] each."""
     if not reference.mean() - right.mean() <= allowed_drop(asked.max_drop, len(right)):
         raise AccuracyError(

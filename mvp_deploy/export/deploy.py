@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,9 @@ import torch
 from mvp_deploy import runs
 from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.benchmark.measure import DEFAULT, Settings
 from mvp_deploy.bundle import Bundle
-from mvp_deploy.export.artefacts import Interface, Subject, plan
-from mvp_deploy.export.graphs import Precision
-from mvp_deploy.export.pack import DEFAULT_PRECISION, Order, calibration_images, held_out, pack, reference
+from mvp_deploy.export.artefacts import Interface, Subject
+from mvp_deploy.export.pack import Order, calibration_images, held_out, pack, reference
 from mvp_deploy.pruning.pruned import PrunedModel
 from mvp_deploy.tasks import Images, Task, load_again, prepare
 from mvp_deploy.tasks.task import Split
@@ -26,37 +23,32 @@ from mvp_deploy.tasks.task import Split
 def export_run(
     folder: str | os.PathLike[str],
     out: str | os.PathLike[str],
+    order: Order,
     *,
     data: str | None = None,
-    targets: Sequence[str] = ("onnx",),
-    precisions: Sequence[str] = ("fp32",),
-    reduced: Precision = DEFAULT_PRECISION,
-    measure: Sequence[int] = (),
-    settings: Settings = DEFAULT,
     device: torch.device | str = "cpu",
     seed: int = 0,
-    pruned_only: bool = False,
-    extra: Path | None = None,
     reporter: Reporter,
 ) -> Bundle:
     """Export a finished run's pruned and unpruned model, check them, and write the bundle ``out``.
 
     Args:
+        folder: the RUN.
+        out: the bundle's folder.
+        order: what to make of each model.
         data: where the task's images are now, as SOURCE[#class,class,…]; by default where they were.
-        targets, precisions: what to make of each model; a target leaves out, and tells, what it does not deliver.
-        reduced, measure, settings, pruned_only, extra: see `mvp_deploy.export.pack.Order`.
         device: where PyTorch computes the reference logits of the held-out part.
         seed: chooses the sample images that go into the bundle.
+        reporter: receives messages and progress.
 
     Files that do not pass their checks are left out; `mvp_deploy.export.pack.failure` says which.
 
     Raises:
-        MvpError: no bundle is written: (INPUT) no finished run, or its data are gone or changed, or an unknown
-            target; (ENVIRONMENT) a target's packages are missing; (PARITY, ACCURACY) no file of the pruned model
-            passed.
+        InputError: there is no finished run, or its data are gone or changed.
+        ParityError: no file of the pruned model passed; no bundle is written.
+        AccuracyError: likewise.
     """
-    order = Order(plan(targets, precisions, reporter), reduced, measure, settings, pruned_only, extra)
-    if extra is not None and not extra.is_dir():
+    if (extra := order.extra) is not None and not extra.is_dir():
         raise InputError(f"{extra} is not a folder: --extra takes the folder whose files go into the bundle's extra/.")
     run = runs.load(folder)
     task = task_of(run, data)

@@ -6,38 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from mvp_deploy.base.bounds import SHARE
-from mvp_deploy.base.errors import InputError
-from mvp_deploy.base.settings import Settings
 from mvp_deploy.calibration.convert import Converted, Measured, convert_fp16, convert_int8, measure
 from mvp_deploy.calibration.guard import Limit
 from mvp_deploy.calibration.images import CalibrationImages
-from mvp_deploy.calibration.thresholds import METHODS
 from mvp_deploy.export.config import Exports
 from mvp_deploy.exporters.opset import lower_opset, read_opset
 from mvp_deploy.exporters.protocol import Int8Form
 
 QDQ_OPSET = 19  # the first in which Q/DQ can be fp16; for older ones the rest of an int8 graph stays float32
-
-
-@dataclass(frozen=True)
-class Precision(Settings):
-    """How reduced precisions are made."""
-
-    method: str = Exports.int8_method  # of int8's ranges: calibration.thresholds.METHODS
-    max_drop: Annotated[float, SHARE] = Exports.max_drop  # accuracy that may be lost against float32
-    opset: int | None = None  # newest of the files for TensorRT; None: as they come
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.method not in METHODS:
-            raise InputError(f"there is no method {self.method!r}: choose from {', '.join(METHODS)}.")
-
-    @classmethod
-    def of(cls, asked: Exports) -> Precision:
-        return cls(asked.int8_method, asked.max_drop, asked.opset)
 
 
 @dataclass(eq=False)
@@ -46,7 +24,7 @@ class Graphs:
 
     fp32: Path
     images: CalibrationImages | None  # None: only float32 will be asked for
-    asked: Precision
+    asked: Exports
     folder: Path  # for files on the way
 
     @property
@@ -72,7 +50,7 @@ class Graphs:
         out = self.folder / f"int8.{form}.onnx"
         typed = form == "tensorrt" and (self.asked.opset or QDQ_OPSET) >= QDQ_OPSET
         rest: Literal["fp16", "fp32"] = "fp16" if typed else "fp32"
-        return convert_int8(self._measured, out, limit(), target=form, rest=rest, method=self.asked.method)
+        return convert_int8(self._measured, out, limit(), target=form, rest=rest, method=self.asked.int8_method)
 
     @cached_property
     def _fp16(self) -> Converted:

@@ -20,37 +20,40 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.candidates import of_bundle
 from mvp_deploy.benchmark.compare import benchmark
 from mvp_deploy.benchmark.format import write_times
-from mvp_deploy.benchmark.measure import DEFAULT, Settings
+from mvp_deploy.benchmark.measure import DEFAULT
 from mvp_deploy.bundle import Bundle
 from mvp_deploy.bundle.format import HELD_OUT
 from mvp_deploy.calibration.images import CalibrationImages, choose
 from mvp_deploy.export.artefacts import BATCH, Failed, HeldOut, Subject, Wanted, make, numbered
-from mvp_deploy.export.graphs import Precision
+from mvp_deploy.export.artefacts import plan as planned
+from mvp_deploy.export.config import Exports
 from mvp_deploy.inference.model import softmax
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images
 from mvp_deploy.tasks.task import Split
-
-DEFAULT_PRECISION = Precision()
 
 
 @dataclass(frozen=True)
 class Order:
     """What to make of each model.
 
-    reduced: how fp16 and int8 are made.
+    wanted: of what was asked for, what each target delivers.
     measure: batch sizes to time the models at; the result becomes the bundle's measurements.json, unless other work on
         this machine disturbed it.
     pruned_only: leave the unpruned model's files out; its accuracy and sample logits stay, to compare with.
     extra: a folder of the user's own that is copied into the bundle as extra/, with its checksums.
     """
 
+    asked: Exports
     wanted: Sequence[Wanted]
-    reduced: Precision = DEFAULT_PRECISION
     measure: Sequence[int] = ()
-    settings: Settings = DEFAULT
     pruned_only: bool = False
     extra: Path | None = None
+
+    @classmethod
+    def of(cls, asked: Exports, reporter: Reporter, **more: Any) -> Order:
+        """An order that this machine can carry out; what `artefacts.plan` refuses is refused here."""
+        return cls(asked, planned(asked, reporter), **more)
 
     @property
     def calibrates(self) -> bool:
@@ -84,7 +87,7 @@ def pack(
     with bundle.writing(out) as target:
         (target / "models").mkdir()
         shipped = [each for each in subjects if each.name != "unpruned" or not order.pruned_only]
-        made = [make(each, order.wanted, order.reduced, target, calibration, held_out, reporter) for each in shipped]
+        made = [make(each, order.wanted, order.asked, target, calibration, held_out, reporter) for each in shipped]
         models = tuple(file for files, _ in made for file in files)
         failed = [each for _, failures in made for each in failures]
         if all(file.model != subjects[-1].name for file in models):
@@ -97,7 +100,7 @@ def pack(
         }
         if calibration is not None:
             calibration.save(target / "calibration.npz")
-            told = {"images": len(calibration), "sha256": calibration.sha256, "method": order.reduced.method}
+            told = {"images": len(calibration), "sha256": calibration.sha256, "method": order.asked.int8_method}
             info["calibration"] = told
         arrays = {"images": numbered(held_out.test, held_out.samples), "labels": held_out.labels[held_out.samples]}
         arrays |= {subject.name: subject.logits[held_out.samples] for subject in subjects}
@@ -113,7 +116,7 @@ def pack(
         bundle.write_json(target / "bundle.json", info)
         candidates = of_bundle(Bundle(target, info, interface.classes, models))
         if order.measure and candidates:
-            times = benchmark(candidates, order.measure, order.settings, threads=None, device="cpu", reporter=reporter)
+            times = benchmark(candidates, order.measure, DEFAULT, threads=None, device="cpu", reporter=reporter)
             if error := times.failure():
                 raise error
             if times.disturbed:

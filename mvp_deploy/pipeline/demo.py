@@ -16,6 +16,7 @@ from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.export.config import Exports
+from mvp_deploy.export.pack import Order
 from mvp_deploy.pipeline.shrink import deliver
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Schedule
@@ -71,7 +72,7 @@ def run_demo(out: Path, *, device: torch.device, seed: int, reporter: Reporter) 
         device=device,
         reporter=reporter,
     )
-    bundle, measurements = deliver(run, new, out, Exports(), BATCHES, device, reporter)
+    bundle, measurements = deliver(run, new, out, Order.of(Exports(), reporter, measure=BATCHES), device, reporter)
     rows = measurements["rows"] if measurements else []
     return Demo(
         bank.folder,

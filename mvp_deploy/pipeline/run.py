@@ -158,7 +158,7 @@ def _possible(work: Work | Failure, *, here: bool) -> Work | Failure:
 
     if here:
         resolve(work.device)
-        plan_export(work.task.export.targets, work.task.export.precisions, Silent())
+        plan_export(work.task.export, Silent())
     return work
 
 

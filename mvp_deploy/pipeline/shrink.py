@@ -22,9 +22,9 @@ from mvp_deploy.base.files import write_text
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.bundle import Bundle
-from mvp_deploy.export.artefacts import plan
 from mvp_deploy.export.config import Exports
 from mvp_deploy.export.deploy import export_run
+from mvp_deploy.export.pack import Order
 from mvp_deploy.latency.meet import Meeting, Target
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.original import Original
@@ -156,7 +156,7 @@ def shrink(
         MvpError: what pruning and export raise; a target that is not installed is found before any work.
     """
     asked = replace(asked, precisions=tuple(dict.fromkeys(("fp32", *asked.precisions))))  # fp32: what the user had
-    plan(asked.targets, asked.precisions, reporter)
+    order = Order.of(asked, reporter, measure=batches)
     of, config = MEASURES[how.budget.of], how.training
     goal = f"keep {how.budget.fraction:.0%} of its {of}" if timed is None else str(timed.target)
     _announce(task, start, out, goal, config, asked, device, reporter)
@@ -165,7 +165,7 @@ def shrink(
         budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter)
         how = replace(how, budget=budget, meet=meet)
     run = runs.prune_task(task, bank, out / "run", how, device=device, reporter=reporter)
-    bundle, measurements = deliver(run, task, out, asked, batches, device, reporter)
+    bundle, measurements = deliver(run, task, out, order, device, reporter)
     return Made(run.folder, bundle, out / "report.html", outcome(bundle, measurements))
 
 
@@ -173,23 +173,13 @@ def deliver(
     run: runs.Run,
     task: Task,
     out: Path,
-    asked: Exports,
-    batches: Sequence[int],
+    order: Order,
     device: torch.device,
     reporter: Reporter,
 ) -> tuple[Bundle, dict[str, Any] | None]:
     """Export a run into ``out``/bundle, time it and write ``out``/report.html; the bundle and its measurements."""
     reporter.say("\nExport, parity, latency")
-    bundle = export_run(
-        run.folder,
-        out / "bundle",
-        targets=asked.targets,
-        precisions=asked.precisions,
-        measure=batches,
-        device=device,
-        seed=run.info["seed"],
-        reporter=reporter,
-    )
+    bundle = export_run(run.folder, out / "bundle", order, device=device, seed=run.info["seed"], reporter=reporter)
     measurements = read_measurements(bundle)
     write_text(out / "report.html", task_page(run.info, measurements, bundle, task.test))
     return bundle, measurements

@@ -215,16 +215,12 @@ def export(work: Work, reporter: Reporter) -> None:
     """Every file asked for, checked against PyTorch, as a bundle without measurements."""
     from mvp_deploy.base.devices import resolve
     from mvp_deploy.export.deploy import export_run
-    from mvp_deploy.export.graphs import Precision
-    from mvp_deploy.export.pack import failure
+    from mvp_deploy.export.pack import Order, failure
 
-    asked = work.task.export
     exported = export_run(
         work.output("prune"),
         work.output("export"),
-        targets=asked.targets,
-        precisions=asked.precisions,
-        reduced=Precision.of(asked),
+        Order.of(work.task.export, reporter),
         device=resolve(work.device),
         seed=work.seed,
         reporter=reporter,

@@ -5,6 +5,7 @@ import runpy
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from mvp_deploy.base.reporter import Silent
 from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.cli import main
 from mvp_deploy.export import artefacts, deploy, pack
-from mvp_deploy.export.graphs import Precision
+from mvp_deploy.export.config import Exports
 from mvp_deploy.exporters.parity import FP32_TOLERANCE, NoParity, compare
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.recipes import recipe_named
@@ -44,9 +45,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
     )
 
 
+def export_run(run: runs.Run, out: Path, asked: Exports = Exports(), **more: Any) -> bundle.Bundle:  # noqa: B008
+    return deploy.export_run(run.folder, out, pack.Order.of(asked, Silent(), **more), reporter=Silent())
+
+
 @pytest.fixture(scope="module")
 def exported(run: runs.Run, tmp_path_factory: pytest.TempPathFactory) -> bundle.Bundle:
-    return deploy.export_run(run.folder, tmp_path_factory.mktemp("out") / "bundle", reporter=Silent())
+    return export_run(run, tmp_path_factory.mktemp("out") / "bundle")
 
 
 @pytest.mark.parametrize("name", ["pruned", "unpruned"])
@@ -82,7 +87,7 @@ def test_a_bundle_tells_what_a_device_needs(run: runs.Run, exported: bundle.Bund
 
 
 def test_equal_runs_give_equal_bundles(run: runs.Run, exported: bundle.Bundle, tmp_path: Path) -> None:
-    again = deploy.export_run(run.folder, tmp_path / "again", reporter=Silent())
+    again = export_run(run, tmp_path / "again")
     assert (again.path / "manifest.json").read_bytes() == (exported.path / "manifest.json").read_bytes()
 
 
@@ -116,14 +121,8 @@ def test_int8_is_judged_in_the_runtime_it_is_for(
         return real(path)
 
     monkeypatch.setattr(artefacts, "open_runner", recorded)
-    found = deploy.export_run(
-        run.folder,
-        tmp_path / "bundle",
-        targets=(target,),
-        precisions=("int8",),
-        reduced=Precision(max_drop=1.0),
-        reporter=Silent(),
-    )
+    asked = Exports(targets=(target,), precisions=("int8",), max_drop=1.0)
+    found = export_run(run, tmp_path / "bundle", asked)
     assert [file.target for file in found.models] == [target] * 2
     assert {name for name, _ in opened} == {suffix}
     whole, tried, packed, *_ = opened  # the float32 model is judged there, too
@@ -135,8 +134,7 @@ def test_what_is_held_out_judges_int8_and_changes_no_byte_of_it(
     run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def exported(out: str) -> bundle.Bundle:
-        asked = {"precisions": ("int8",), "reduced": Precision(max_drop=0.001)}
-        return deploy.export_run(run.folder, tmp_path / out, **asked, reporter=Silent())  # type: ignore[arg-type]
+        return export_run(run, tmp_path / out, Exports(precisions=("int8",), max_drop=0.001))
 
     one = exported("one")
     monkeypatch.setattr(artefacts.HeldOut, "right", lambda self, found: found.argmax(1) != self.labels)
@@ -150,7 +148,7 @@ def test_a_file_that_loses_too_much_is_no_part_of_the_bundle(
     run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(artefacts, "allowed_drop", lambda max_drop, images: -1.0)
-    found = deploy.export_run(run.folder, tmp_path / "bundle", precisions=("fp32", "int8"), reporter=Silent())
+    found = export_run(run, tmp_path / "bundle", Exports(precisions=("fp32", "int8")))
     assert [file.precision for file in found.models] == ["fp32"] * 2
     assert not list((found.path / "models").glob("*int8*"))
     error = pack.failure(found)
@@ -158,7 +156,7 @@ def test_a_file_that_loses_too_much_is_no_part_of_the_bundle(
     assert error.code == ExitCode.ACCURACY
     assert "pruned.int8.onnx is left out: it has" in str(error)
     with pytest.raises(MvpError, match="no bundle is written") as caught:
-        deploy.export_run(run.folder, tmp_path / "none", precisions=("int8",), reporter=Silent())
+        export_run(run, tmp_path / "none", Exports(precisions=("int8",)))
     assert caught.value.code == ExitCode.ACCURACY
     assert not (tmp_path / "none").exists()
 
@@ -213,7 +211,7 @@ def test_what_no_target_delivers_is_told_before_anything_is_made(
 def test_changed_images_are_noticed(run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mvp_deploy.tasks.load.load_task", lambda spec, **options: load_task("digits#0,2"))
     with pytest.raises(MvpError, match="have changed"):
-        deploy.export_run(run.folder, tmp_path / "bundle", reporter=Silent())
+        export_run(run, tmp_path / "bundle")
 
 
 def test_images_are_found_from_another_folder_and_where_they_have_moved(
@@ -294,7 +292,7 @@ def test_the_example_classifies_with_whatever_the_bundle_holds(
 
     there = [name for name in ("openvino", "executorch") if find_spec(name)]
     targets = ["torch", "onnx-uint8", "tensorrt", *there]
-    opened = deploy.export_run(run.folder, tmp_path / "b", targets=targets, pruned_only=True, reporter=Silent())
+    opened = export_run(run, tmp_path / "b", Exports(targets=targets), pruned_only=True)
     images = [np.asarray(image) for image in load_task("digits#0,1").test.images[:6]]
     names = [str(tmp_path / f"{number}.png") for number in range(6)]
     for name, image in zip(names, images, strict=True):
@@ -310,4 +308,4 @@ def test_the_example_classifies_with_whatever_the_bundle_holds(
 
 def test_a_folder_of_ones_own_that_is_not_there_is_refused_before_the_work(run: runs.Run, tmp_path: Path) -> None:
     with pytest.raises(MvpError, match="--extra takes the folder"):
-        deploy.export_run(run.folder, tmp_path / "bundle", extra=tmp_path / "nowhere", reporter=Silent())
+        export_run(run, tmp_path / "bundle", extra=tmp_path / "nowhere")
