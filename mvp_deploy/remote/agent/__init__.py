@@ -28,5 +28,6 @@ module.serve({token!r})
 
 def program(token: str) -> bytes:
     """All of it as one program, which begins to speak with the token."""
-    texts = [(f"{__name__}.{name}", Path(__file__).with_name(f"{name}.py").read_text("utf-8")) for name in MODULES]
+    folder = Path(__file__).parent
+    texts = [(f"{__name__}.{name}", (folder / f"{name}.py").read_text(encoding="utf-8")) for name in MODULES]
     return START.format(modules=texts, token=token).encode()
