@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from mvp_deploy import backbones, structure
 from mvp_deploy.api.bank import Bank
 from mvp_deploy.api.budget import budget_of, in_time, target_of
-from mvp_deploy.api.data import as_task, held_out_images, input_of, training_images
+from mvp_deploy.api.data import as_task, check_classifier, held_out_images, input_of, training_images
 from mvp_deploy.api.result import Report, Result
 from mvp_deploy.backbones.backbone import preprocessing_of, recognise
 from mvp_deploy.backbones.conventions import restate_sizes
@@ -26,6 +25,7 @@ from mvp_deploy.pruning.head import classifier, solve_head
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.reconstruction import Reconstruction
 from mvp_deploy.structure import KeepPlan, Structure
+from mvp_deploy.structure.fakes import copy_with
 from mvp_deploy.tasks import Images
 from mvp_deploy.tasks.own import labelled
 from mvp_deploy.tasks.preprocessing import Preprocessing
@@ -151,16 +151,17 @@ def prune(
         full = backbones.build(backbone, state, len(task.classes), seed=seed)
         how: Preprocessing | None = backbone.preprocessing
     else:
-        full = copy.deepcopy(model).eval()
+        full = copy_with(model, {}).eval()
         how, backbone = preprocessing_of(full, image_size), recognise(full, image_size)
     full = full.to(place)
     train = training_images(task or data, how, place, limit=images)
     test = held_out_images(task or data, validation, how, place)
     if isinstance(model, str):
         solve_head(full, classifier(full), train)
-    train = labelled(train, full)
     example = input_of(train)
     parts = analyze(full, example)
+    check_classifier(full, train)
+    train = labelled(train, full)
     met = None
     if isinstance(budget, Budget):
         plan = choose(full, parts, train, budget, criterion=criterion, seed=seed)

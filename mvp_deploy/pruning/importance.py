@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mvp_deploy.base.devices import full_float32
-from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.errors import InputError, StructureError
 from mvp_deploy.pruning.obs import obs
 from mvp_deploy.structure import KeepPlan, Structure, scatter
 from mvp_deploy.tasks import Images
@@ -53,6 +53,13 @@ def score(
     model.eval()
     try:
         return CRITERIA[criterion](structure, model, plan, sample, seed)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise StructureError(
+            f"{type(model).__name__} cannot be scored by '{criterion}' ({str(error).rstrip('.')}): "
+            "choose the criterion magnitude, which takes no gradients."
+        ) from error
     finally:
         model.train(was_training)
 

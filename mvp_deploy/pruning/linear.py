@@ -8,17 +8,19 @@ programs look the same, and no model's name counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from mvp_deploy.structure import Structure, UnitGroup
-from mvp_deploy.structure.fakes import fake_copy, named_tensors
+from mvp_deploy.structure.fakes import fake_copy, fake_inputs, named_tensors, quiet
 from mvp_deploy.structure.structure import Member
 from mvp_deploy.structure.trace import open_functionals
 
@@ -183,10 +185,17 @@ def linear_layers(model: nn.Module, example: tuple[Tensor, ...]) -> dict[str, Li
 
     The model is run on tensors without values of the shapes of ``example`` (its inputs, as `Structure.example`).
     """
-    fake = fake_copy(model, None, lambda name, tensor: list(tensor.shape))
+    try:
+        return _found(model, example, None)
+    except RuntimeError:  # tensors that its forward makes lie on another device than meta
+        return _found(model, example, FakeTensorMode(allow_non_fake_inputs=True))
+
+
+def _found(model: nn.Module, example: tuple[Tensor, ...], mode: FakeTensorMode | None) -> dict[str, LinearLayer]:
+    fake = fake_copy(model, mode, lambda name, tensor: list(tensor.shape))
     finder = _Finder(fake, len(example[0]))
-    with torch.no_grad(), open_functionals(), finder:
-        fake(*(torch.empty_like(x, device="meta") for x in example))
+    with torch.no_grad(), mode or nullcontext(), quiet(), open_functionals(), finder:
+        fake(*fake_inputs(example, fake, mode))
     return finder.finished()
 
 

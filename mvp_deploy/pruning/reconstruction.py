@@ -225,7 +225,7 @@ def _sample(images: Images, most: int, seed: int) -> Iterator[Tensor]:
     """At most ``most`` images in batches, float32 [b, 3, H, W], drawn by ``seed``."""
     generator = torch.Generator().manual_seed(seed)
     for x, _ in islice(images.batches(BATCH, shuffle=True, generator=generator), -(-most // BATCH)):
-        yield x[:most].contiguous(memory_format=torch.channels_last)
+        yield images.laid_out(x[:most])
         most -= len(x)
 
 

@@ -80,8 +80,15 @@ def _analyze(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> Stru
                 f"{path or type(model).__name__} is a TorchScript module, which cannot be cut. Use the nn.Module that "
                 "it was scripted or traced from."
             )
+        if type(module).__name__ == "OptimizedModule":
+            raise StructureError(
+                f"{path or type(model).__name__} was made by torch.compile, which hides its forward. Use the nn.Module "
+                "that it was compiled from, and compile the smaller one."
+            )
     try:
         outputs = run_fake(model, inputs, trace)
+    except StructureError:
+        raise
     except Exception as error:
         raise StructureError(
             f"{type(model).__name__} cannot be traced on an input of shape {tuple(inputs[0].shape)}: "
@@ -123,8 +130,6 @@ def _cure(error: Exception) -> str:
         return " Its forward looks at the values of tensors, which this run has not: let it depend on shapes alone."
     if isinstance(error, TypeError) and "argument" in said:
         return " Pass a tuple of one example for each input of the forward."
-    if "deepcopy protocol" in said:
-        return " Remove what recomputes a weight each time (torch.nn.utils: remove_weight_norm, prune.remove)."
     return (
         " Check the input size." if any(word in said for word in ("size", "shape", "channels", "reduction dim")) else ""
     )

@@ -7,9 +7,10 @@ Python up to half a millisecond, so the commonest ones are cut short here.
 from __future__ import annotations
 
 import copy
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.caches import note
 
 _LIKE_THEIR_INPUT = {"gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "relu", "sigmoid"}
@@ -63,6 +65,17 @@ class QuickOperators(TorchDispatchMode):
         return out
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While open, torch logs no tracebacks of operators that fail on fakes: our callers say so in a sentence."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    was, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = was
+
+
 def fake_copy(model: nn.Module, mode: FakeTensorMode | None, shapes: Callable[[str, Tensor], list[int]]) -> nn.Module:
     """A copy of `model` with every parameter and buffer fake, of the shape that `shapes(name, tensor)` gives.
 
@@ -79,11 +92,23 @@ def fake_copy(model: nn.Module, mode: FakeTensorMode | None, shapes: Callable[[s
 
 
 def copy_with(model: nn.Module, tensors: dict[int, Any]) -> nn.Module:
-    """A deep copy of `model` with other tensors: `tensors` has them by the id of those they stand for."""
+    """A deep copy of `model` with other tensors: `tensors` has them by the id of those they stand for.
+
+    Raises:
+        MvpError: it holds a tensor that was computed from its weights, which cannot be copied.
+    """
     memo = dict(tensors)
     for module in model.modules():  # most of what a module holds are empty tables of hooks, slow to copy one by one
         memo.update((id(v), OrderedDict()) for v in vars(module).values() if type(v) is OrderedDict and not v)
-    return copy.deepcopy(model, memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except RuntimeError as error:
+        if "deepcopy protocol" not in str(error):
+            raise
+        raise StructureError(
+            f"{type(model).__name__} cannot be copied, since it keeps a tensor that was computed from its weights. "
+            "Remove what recomputes a weight each time (torch.nn.utils: remove_weight_norm, prune.remove)."
+        ) from error
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

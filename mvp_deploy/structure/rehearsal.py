@@ -15,7 +15,7 @@ from torch.overrides import BaseTorchFunctionMode, TorchFunctionMode
 from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.axes import Atom, size_left
 from mvp_deploy.structure.calls import OtherCalls, SameCalls
-from mvp_deploy.structure.fakes import QuickOperators, fake_copy, fake_inputs
+from mvp_deploy.structure.fakes import QuickOperators, fake_copy, fake_inputs, quiet
 from mvp_deploy.structure.structure import Structure
 from mvp_deploy.structure.trace import module_paths, open_functionals
 
@@ -61,6 +61,7 @@ def rehearse(
         try:
             with (
                 torch.no_grad(),
+                quiet(),
                 mode or nullcontext(),
                 QuickOperators(),
                 open_functionals(),

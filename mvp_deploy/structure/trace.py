@@ -26,7 +26,7 @@ from mvp_deploy.structure.axes import Axis, Reason, axis_size, fixed
 from mvp_deploy.structure.bind import bound
 from mvp_deploy.structure.caches import note
 from mvp_deploy.structure.calls import Call, CallMode, leaves_in, numbers_given, tensors_in
-from mvp_deploy.structure.fakes import call, fake_copy, fake_inputs, named_tensors
+from mvp_deploy.structure.fakes import call, fake_copy, fake_inputs, named_tensors, quiet
 from mvp_deploy.structure.flow import INPUT, Flow
 from mvp_deploy.structure.graph import Recorder
 from mvp_deploy.structure.observe import observe, sized_shape
@@ -312,7 +312,15 @@ def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace, *, tra
         trace.module = path
 
     operators = _Operators(trace)
-    with torch.no_grad(), mode, module_paths(fake, enter), open_functionals(), operators, _Functions(trace, operators):
+    with (
+        torch.no_grad(),
+        quiet(),
+        mode,
+        module_paths(fake, enter),
+        open_functionals(),
+        operators,
+        _Functions(trace, operators),
+    ):
         out = fake(*inputs)
     trace.uses.quantities.extend(leaf.origin for leaf in leaves_in(out) if isinstance(leaf, Size))
     trace.flow.end(out)

@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,13 +28,15 @@ class Images:
     """Labelled images in the model's input size, on their way to ``device``.
 
     ``pixels`` are uint8 [n, 3, H, W] in memory, or float32 [n, 3, H, W] that their owner has normalised already, or
-    the split they are prepared from batch by batch.
+    the split they are prepared from batch by batch. ``channels_last``: whether the model takes batches of that memory
+    layout; a forward with ``view`` may not.
     """
 
     pixels: Tensor | Split
     labels: Tensor  # int64 [n], on the device
     preprocessing: Preprocessing
     device: torch.device
+    channels_last: bool = True
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -47,7 +49,7 @@ class Images:
             files, at = self.pixels.images, places.numpy()
             chosen = files[at] if isinstance(files, np.ndarray) else tuple(files[i] for i in at.tolist())
             pixels = Split(chosen, self.pixels.labels[at])
-        return Images(pixels, self.labels[places.to(self.device)], self.preprocessing, self.device)
+        return replace(self, pixels=pixels, labels=self.labels[places.to(self.device)])
 
     def batches(
         self,
@@ -98,7 +100,11 @@ class Images:
         if self.device.type == "cpu":
             size = min(256, max(16, CACHED // self.preprocessing.input_size[1] ** 2))
         for x, y in self.batches(size, shuffle=shuffle, generator=generator):
-            yield x.contiguous(memory_format=torch.channels_last), y
+            yield self.laid_out(x), y
+
+    def laid_out(self, x: Tensor) -> Tensor:
+        """The batch in the memory layout that is quickest for the model, of those that it takes."""
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x.contiguous()
 
     def _pixels(self, parts: list[Tensor]) -> Iterator[Tensor]:
         """The uint8 images of each list of indices, on the device."""

@@ -50,7 +50,7 @@ def collect(data: Any, device: torch.device | str = "cpu", *, limit: int | None 
     pixels, classes = torch.cat(images)[:limit], torch.cat(labels)[:limit]
     if len(pixels) != len(classes):
         raise InputError(f"The data give {len(pixels)} images and {len(classes)} labels: one label an image.")
-    return Images(pixels, classes, _as_they_are(pixels), torch.device(device))
+    return Images(pixels, classes, _as_they_are(pixels), torch.device(device), channels_last=False)
 
 
 @torch.no_grad()
