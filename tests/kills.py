@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,33 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKI
 def no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A killed process loses nothing that the system has taken: only a power cut would."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
+@pytest.fixture
+def on_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was flushed and renamed, in order: «flush NAME» of files and folders, «rename NAME» by the new name."""
+    done: list[str] = []
+    opened: dict[int, str] = {}
+    open_file = os.open
+
+    def opening(path: Any, *arguments: Any, **named: Any) -> int:
+        handle = open_file(path, *arguments, **named)
+        opened[handle] = Path(path).name
+        return handle
+
+    def renaming(rename: Callable[..., Any]) -> Callable[..., Any]:
+        def renamed(old: Any, new: Any) -> Any:
+            done.append(f"rename {Path(new).name}")
+            return rename(old, new)
+
+        return renamed
+
+    monkeypatch.setattr(os, "open", opening)
+    monkeypatch.setattr(os, "fsync", lambda handle: done.append(f"flush {opened[handle]}"))
+    monkeypatch.setattr(os, "replace", renaming(os.replace))
+    monkeypatch.setattr(os, "rename", renaming(os.rename))
+    monkeypatch.setattr(folders, "_exchange", renaming(folders._exchange))
+    return done
 
 
 def each_kill(work: Callable[[], object]) -> Iterator[int]:

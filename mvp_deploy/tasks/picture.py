@@ -6,6 +6,7 @@ read, how it is converted and what is refused: docs/data.md.
 
 import os
 import threading
+import warnings
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -24,6 +25,9 @@ ON_WHITE = "transparent, laid on white"
 DEEP = "of 16 bits, the upper 8 taken"
 CMYK = "converted from CMYK"
 FIRST = "of several frames, the first taken"
+
+# Of damaged metadata and of sizes Pillow warns; what is read, converted and refused is said here, per file.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _large = threading.Lock()  # one large image at a time, however many threads read
 _LARGE = 1 << 24  # pixels

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from fakes.run import info
-from kills import each_kill, no_waiting_for_disks, posix  # noqa: F401
+from kills import each_kill, no_waiting_for_disks, on_disk, posix  # noqa: F401
 
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import ExitCode, MvpError
@@ -70,6 +70,17 @@ def test_a_first_run_is_there_whole_or_said_to_be_unfinished(tmp_path: Path) -> 
         make(run, 2)
         assert says(run) == 2
         shutil.rmtree(run)
+
+
+@posix
+def test_a_power_cut_finds_the_models_before_what_says_that_they_belong_together(
+    tmp_path: Path,
+    on_disk: list[str],  # noqa: F811
+) -> None:
+    make(tmp_path / "run", 1)
+    models, info = on_disk.index("rename pruned.safetensors"), len(on_disk) - 1 - on_disk[::-1].index("rename run.json")
+    assert "flush run" in on_disk[models:info]
+    assert "flush run" in on_disk[info:]
 
 
 @pytest.mark.parametrize("name", folders.MODELS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -123,6 +125,17 @@ def test_a_cameras_jpeg_with_a_preview_is_one_image(tmp_path: Path) -> None:
 def test_a_name_says_nothing_and_odd_exif_does_no_harm(tmp_path: Path) -> None:
     Image.fromarray(RGB).save(tmp_path / "a.jpg", format="PNG", exif=b"Exif\0\0nonsense")
     assert (read(tmp_path / "a.jpg").pixels == RGB).all()
+
+
+def test_damaged_exif_is_read_without_a_word_of_pillow_s(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[picture.ORIENTATION], exif[0x010F] = 1, "a camera of a long name"
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", exif=exif.tobytes()[:-30])
+    program = f"import picture; print(picture.read({str(tmp_path / 'a.jpg')!r}).pixels.shape)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=Path(picture.__file__).parent
+    )
+    assert (done.stdout, done.stderr) == (f"{RGB.shape}\n", "")
 
 
 def jpeg() -> bytes:
