@@ -1,11 +1,10 @@
 """kill -9 of commands at random moments, then check that nothing is broken or lost and that they finish.
 
-    python benchmarks/kill/run.py [--kills 10] [--seed 0] [--out benchmarks/kill/result.json]
+    python benchmarks/kill/run.py [--kills 10] [--seed 0] [--only NAME...] [--out benchmarks/kill/result.json]
 
-Of `bank add`, `prune` over an older run, one of two `prune` at work on one RUN, `export` over an older bundle, and
-`run` that publishes to a URL. Every trial starts the command, kills it after a time drawn between nothing and what a
-whole call takes, checks what is left (`bank verify`, `bank list`, `verify`, the run, files of others), and starts it
-again, up to the end. Works on the embedded digits.
+Every trial starts a command of `KINDS`, kills it after a time drawn between nothing and what a whole call takes, checks
+what is left (`bank verify`, `bank list`, `verify`, the run, files of others), and starts it again, up to the end. Works
+on the embedded digits. The result is written after each trial: stopped and called again, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -15,12 +14,15 @@ import json
 import os
 import platform
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,15 +34,15 @@ from mvp_deploy.base.errors import MvpError
 START = [sys.executable, "-c", "from mvp_deploy.cli import main; main()"]
 SMALL = ["--keep", "0.4", "--batch-size", "16", "--steps", "40", "--device", "cpu"]
 LONG = [*SMALL, "--rounds", "3", "--round-steps", "20"]
-OTHERS = ("index.html", "bundles/other/notes.txt")  # where the run publishes, of somebody else
-states = {"whole": 0, "refused": 0}  # published bundles after a kill
+PAIRS = [f"digits#{a},{b}" for a in range(10) for b in range(a)]
+OTHERS = ("index.html", "bundles/other/notes.txt")  # where runs publish, of somebody else
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*START, *arguments], capture_output=True, text=True)
 
 
-def start(*arguments: str) -> subprocess.Popen[bytes]:
+def start(arguments: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen([*START, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -53,9 +55,9 @@ def finish(*arguments: str) -> float:
     return time.monotonic() - begun
 
 
-def kill(after: float, *arguments: str) -> bool:
+def kill(after: float, arguments: list[str]) -> bool:
     """Kill the command ``after`` seconds; False where it had ended before."""
-    process = start(*arguments)
+    process = start(arguments)
     try:
         process.wait(after)
         return False
@@ -71,8 +73,10 @@ def told(*arguments: str) -> str | None:
     return done.stderr if done.returncode else None
 
 
-def bank_broken(bank: Path) -> str | None:
-    return told("bank", "verify", str(bank)) or told("bank", "list", str(bank))
+def bank_broken(bank: Path, tasks: int) -> str | None:
+    """Every task that was stored before is there, whole."""
+    stored = len(json.loads(call("bank", "list", str(bank), "--json").stdout)["tasks"])
+    return told("bank", "verify", str(bank)) or (None if stored >= tasks else f"{stored} tasks of {tasks} are left")
 
 
 def run_broken(run: Path) -> str | None:
@@ -85,110 +89,140 @@ def run_broken(run: Path) -> str | None:
     return None
 
 
-def published_broken(place: Path) -> str | None:
-    """A published bundle is whole, or `verify` refuses it; other people's files stay."""
-    if not all((place / name).read_text() == "somebody's" for name in OTHERS):
+def bundles_broken(folder: Path, refused: bool = False) -> str | None:
+    """Every bundle is whole, or `verify` refuses it where it may (``refused``); other people's files stay."""
+    if refused and not all((folder / name).read_text() == "somebody's" for name in OTHERS):
         return "a file of somebody else is gone"
-    bundles = [path.parent for path in place.glob("bundles/*/manifest.json") if path.parent.name != "other"]
-    wrong = {path: bundle.verify(path) for path in bundles}
-    states["whole"] += sum(not problems for problems in wrong.values())
-    states["refused"] += sum(bool(problems) for problems in wrong.values())
-    return None
+    wrong = [problem for path in folder.rglob("manifest.json") for problem in bundle.verify(path.parent)]
+    return None if refused or not wrong else str(wrong)
 
 
-def trial(
-    whole: float, draw: random.Random, broken: Callable[[], str | None], *arguments: str, beside: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Kill, check, finish. beside: a second command, started with the one that is killed and left to its end."""
-    other = (
-        subprocess.Popen([*START, *beside], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) if beside else None
-    )
-    after = draw.uniform(0, whole)
-    died = kill(after, *arguments)
-    complaint = broken()
+@dataclass(frozen=True)
+class Kind:
+    """A command that is killed, anew for every trial's number."""
+
+    command: Callable[[int], list[str]]
+    broken: Callable[[int], str | None]
+    beside: Callable[[int], list[str]] | None = None  # a second one, started with it and left to its end
+
+
+def bank_add(folder: Path) -> Kind:
+    bank = folder / "bank"
+    return Kind(lambda n: ["bank", "add", str(bank), *LONG, PAIRS[n]], lambda n: bank_broken(bank, n + 1))
+
+
+def bank_build(folder: Path) -> Kind:
+    build = ["bank", "build", str(folder / "bank"), "--macs", "0.5,0.4", "--device", "cpu", "--batch-size", "16"]
+    return Kind(lambda n: [*build, "--steps", str(60 + n)], lambda n: bank_broken(folder / "bank", 1))
+
+
+def prune(folder: Path, two: bool = False) -> Kind:
+    def command(data: str) -> list[str]:
+        return ["prune", data, "--bank", str(folder / "bank"), *SMALL, "--out", str(folder / "run")]
+
+    beside = (lambda n: command(PAIRS[-1 - n])) if two else None
+    return Kind(lambda n: command(PAIRS[n]), lambda n: run_broken(folder / "run"), beside)
+
+
+def export(folder: Path, two: bool = False) -> Kind:
+    def command(n: int) -> list[str]:
+        return ["export", str(folder / "run"), "--out", str(folder / "bundle"), "--measure", ""]
+
+    return Kind(command, lambda n: bundles_broken(folder), command if two else None)
+
+
+def shrink(folder: Path) -> Kind:
+    def command(n: int) -> list[str]:
+        asked = ["--bank", str(folder / "bank"), "--macs", "0.5", "--measure", "", "--device", "cpu"]
+        return ["shrink", PAIRS[n], *asked, "--out", str(folder / "small")]
+
+    return Kind(command, lambda n: bundles_broken(folder / "small"))
+
+
+def run(folder: Path, two: bool = False) -> Kind:
+    there = folder / "there"
+    for name in OTHERS:
+        (there / name).parent.mkdir(parents=True, exist_ok=True)
+        (there / name).write_text("somebody's")
+
+    def command(n: int, only: str = "ones,twos") -> list[str]:
+        (folder / "deploy.yaml").write_text(
+            f"bank: bank\nout: file://{there}\ndevice: cpu\nbudget: {{fraction: 0.5}}\n"
+            f"training: {{steps: {20 + n}, batch_size: 16}}\n"  # new for each trial, so that it begins with pruning
+            "benchmark: {batches: []}\ntasks:\n  ones: {data: 'digits#1,8'}\n  twos: {data: 'digits#2,3'}\n"
+        )
+        return ["run", str(folder / "deploy.yaml"), "-q", "--only", only]
+
+    return Kind(command, lambda n: bundles_broken(there, refused=True), partial(command, only="twos") if two else None)
+
+
+KINDS: dict[str, Callable[[Path], Kind]] = {
+    "bank add": bank_add,
+    "bank build": bank_build,
+    "prune over an older run": prune,
+    "two prune, one RUN": partial(prune, two=True),
+    "export over an older bundle": export,
+    "two export, one bundle": partial(export, two=True),
+    "shrink over an older bundle": shrink,
+    "run that publishes to a folder's URL": run,
+    "two run that publish to one URL": partial(run, two=True),
+}
+
+
+def trial(kind: Kind, number: int, after: float) -> dict[str, Any]:
+    """Kill, check, finish, check."""
+    other = start(kind.beside(number)) if kind.beside else None
+    died = kill(after, kind.command(number))
+    complaint = kind.broken(number)
+    result: dict[str, Any] = {"killed_after_s": round(after, 2), "died": died}
     if other is not None:
         other.wait()
-        complaint = complaint or broken()
-    done = call(*arguments)
-    left = complaint or broken()
-    result = {"killed_after_s": round(after, 2), "died": died, "broken": left, "finished": done.returncode == 0}
-    if other is not None:
+        complaint = complaint or kind.broken(number)
         result["other_exit_code"] = other.returncode  # 6 where it was told that the folder is in use
-    print(arguments[0], arguments[-1], result, flush=True)
-    return result
+    done = call(*kind.command(number))
+    result |= {"broken": complaint or kind.broken(number + 1), "finished": done.returncode == 0}
+    return result if not done.returncode else {**result, "said": done.stderr[-300:]}
+
+
+def trials(kind: Kind, kills: int, draw: random.Random) -> Iterator[dict[str, Any]]:
+    whole = finish(*kind.command(0))
+    for number in range(1, kills + 1):
+        yield {"whole_call_s": round(whole, 1), **trial(kind, number, draw.uniform(0, whole))}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "result.json")
     options = parser.parse_args()
-    draw, times = random.Random(options.seed), range(options.kills)
-    pairs = [f"digits#{a},{b}" for a in range(10) for b in range(a)]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        bank, run, shipped, there = (folder / name for name in ("bank", "whole", "bundle", "there"))
-        finish("bank", "init", str(bank), "--backbone", "test_resnet", "--image-size", "32")
-        whole = {"bank add": finish("bank", "add", str(bank), *LONG, pairs.pop())}
-        trials = {
-            "bank add": [
-                trial(whole["bank add"], draw, lambda: bank_broken(bank), "bank", "add", str(bank), *LONG, pairs.pop())
-                for _ in times
-            ]
-        }
-        asked = ["--bank", str(bank), *SMALL, "--out"]
-        whole["prune"] = finish("prune", pairs.pop(), *asked, str(run))
-        trials["prune over an older run"] = [
-            trial(whole["prune"], draw, lambda: run_broken(run), "prune", pairs.pop(), *asked, str(run)) for _ in times
-        ]
-        trials["two prune, one RUN"] = [
-            trial(
-                whole["prune"], draw, lambda: run_broken(run), "prune", pairs.pop(), *asked, str(run),
-                beside=["prune", pairs.pop(), *asked, str(run)],
-            )
-            for _ in times
-        ]  # fmt: skip
-        pack = ["export", str(run), "--out", str(shipped), "--measure", ""]
-        whole["export"] = finish(*pack)
-        trials["export over an older bundle"] = [
-            trial(whole["export"], draw, lambda: told("verify", str(shipped)), *pack) for _ in times
-        ]
-        for name in OTHERS:
-            (there / name).parent.mkdir(parents=True, exist_ok=True)
-            (there / name).write_text("somebody's")
-        deploy = ["run", str(folder / "deploy.yaml"), "-q"]
-        write_config(folder, steps=20)
-        whole["run"] = finish(*deploy)
-        trials["run that publishes"] = []
-        for index in times:
-            write_config(folder, steps=21 + index)
-            trials["run that publishes"].append(trial(whole["run"], draw, lambda: published_broken(there), *deploy))
-        stored = json.loads(call("bank", "list", str(bank), "--json").stdout)["tasks"]
-    result = {
+    conditions = {
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count()},
         "versions": {name: version(name) for name in ("torch", "timm", "safetensors", "filelock", "fsspec")}
         | {"python": platform.python_version()},
         "seed": options.seed,
-        "whole_call_s": {name: round(seconds, 1) for name, seconds in whole.items()},
-        **trials,
-        "published_bundles_seen": states,
-        "tasks_in_the_bank": len(stored),
     }
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    bad = [entry for entries in trials.values() for entry in entries if entry["broken"] or not entry["finished"]]
-    if bad or len(stored) != options.kills + 1:
-        sys.exit(f"{len(bad)} trials went wrong, {len(stored)} tasks stored of {options.kills + 1}")
-    print(f"{len(trials) * options.kills} kills: nothing broken or lost, every command finished when run again")
-
-
-def write_config(folder: Path, steps: int) -> None:
-    """A deploy.yaml whose run begins with pruning, since its steps are new."""
-    (folder / "deploy.yaml").write_text(
-        f"bank: bank\nout: file://{folder}/there\ndevice: cpu\nbudget: {{fraction: 0.5}}\n"
-        f"training: {{steps: {steps}, batch_size: 16}}\n"
-        "benchmark: {batches: []}\ntasks:\n  ones: {data: 'digits#1,8'}\n  twos: {data: 'digits#2,3'}\n"
-    )
+    found = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+    done = found.get("trials", {}) if found.get("seed") == options.seed else {}
+    with tempfile.TemporaryDirectory() as name:
+        first = Path(name, "first")
+        finish("bank", "init", str(first / "bank"), "--backbone", "test_resnet", "--image-size", "32")
+        finish("bank", "add", str(first / "bank"), *LONG, PAIRS[-1])
+        finish("prune", PAIRS[-2], "--bank", str(first / "bank"), *SMALL, "--out", str(first / "run"))
+        for kind in options.only:
+            left = options.kills - len(done.setdefault(kind, []))
+            if left <= 0:
+                continue
+            folder = Path(shutil.copytree(first, Path(name, str(list(KINDS).index(kind)))))
+            for result in trials(KINDS[kind](folder), left, random.Random(f"{options.seed} {kind} {left}")):
+                print(kind, result, flush=True)
+                done[kind].append(result)
+                options.out.write_text(json.dumps({**conditions, "trials": done}, indent=2) + "\n", encoding="utf-8")
+    rows = [row for kind in done.values() for row in kind]
+    if bad := [row for row in rows if row["broken"] or not row["finished"]]:
+        sys.exit(f"{len(bad)} of {len(rows)} trials went wrong")
+    print(f"{len(rows)} kills: nothing broken or lost, every command finished when run again")
 
 
 if __name__ == "__main__":
