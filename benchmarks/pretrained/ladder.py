@@ -1,11 +1,11 @@
 """Few images: what a bank's ladder gives tasks of classes that it has never seen. Called again, it goes on.
 
-    python benchmarks/pretrained/ladder.py --tar caltech101_160.tar --work WORK [--steps 800] [--targets 20]
+    python benchmarks/pretrained/ladder.py --tar caltech101_160.tar --work WORK [--steps 1600] [--targets 20]
 
 The bank: twelve tasks of five classes, lite0 at 96 px in rotated streams, one model of 40 % of the MACs, cut and
-re-solved, then taught the unpruned features by imitation. The targets: tasks of five of the other 40 classes, of which
-3, 10 or all photographs a class are there to solve the head on. Nothing is tuned for a target. A line a cell in
-results/ladder.jsonl; what making the ladder took in results/ladder-bank.json.
+re-solved in three rounds, then taught the unpruned features by imitation. The targets: tasks of five of the other 40
+classes, of which 3, 10 or all photographs a class are there to solve the head on. Nothing is tuned for a target. A line
+a cell in results/ladder.jsonl («re-solved» and «imitated» alone are of one cut, as `bank build` made it before); what making the ladder took in results/ladder-bank-rounds-STEPS.json.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from torch import nn
 
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.bank import ladder
+from mvp_deploy.bank.rung import Rung
+from mvp_deploy.bank.rung import start as on_rung
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.environment import environment
 from mvp_deploy.base.files import write_text
@@ -59,7 +61,7 @@ def split(seed: int, targets: int) -> tuple[list[int], list[list[int]]]:
     return bank.tolist(), [sorted(random.choice(others, CLASSES, replace=False).tolist()) for _ in range(targets)]
 
 
-def built(folder: Path, start: Backbone, weights: dict[str, torch.Tensor], pooled: Images, steps: int) -> ladder.Rung:
+def built(folder: Path, start: Backbone, weights: dict[str, torch.Tensor], pooled: Images, steps: int) -> Rung:
     """The ladder's model, imitating for ``steps``; made where it is not there yet."""
     bank = Bank.open(folder) if (folder / "bank.json").exists() else Bank.init(folder, start, weights)
     [rung] = ladder.build(bank, pooled, [BUDGET], replace(TUNING, steps=steps), reporter=Console())
@@ -90,12 +92,12 @@ class Net:
 Arm = tuple[str, Net, Callable[[Images], nn.Module]]
 
 
-def arms(whole: Net, smaller: Net, rungs: dict[str, ladder.Rung]) -> Iterator[Arm]:
+def arms(whole: Net, smaller: Net, rungs: dict[str, Rung]) -> Iterator[Arm]:
     """Name, backbone, and how its model is made from a target's training photographs."""
     yield "unpruned", whole, whole.on_head
     yield f"lite0 at {SMALLER} px", smaller, smaller.on_head
     for name, rung in rungs.items():
-        yield name, whole, partial(ladder.start, whole.original, rung)
+        yield name, whole, partial(on_rung, whole.original, rung)
     for name, recipe in OWN.items():
         yield name, whole, partial(whole.alone, recipe)
 
@@ -103,7 +105,7 @@ def arms(whole: Net, smaller: Net, rungs: dict[str, ladder.Rung]) -> Iterator[Ar
 @click.command()
 @click.option("--tar", type=click.Path(path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True)
-@click.option("--steps", default=800, show_default=True, help="Of imitation.")
+@click.option("--steps", default=1600, show_default=True, help="Of imitation.")
 @click.option("--targets", default=20, show_default=True)
 @click.option("--alone", default=8, show_default=True, help="Targets that are also pruned by their own images alone.")
 @click.option("--seed", default=0)
@@ -115,15 +117,15 @@ def main(tar: Path, work: Path, steps: int, targets: int, alone: int, seed: int,
     pooled, _ = Photographs(photographs(tar, work), made, work).of(bank_classes)
     turned, weights = rotate(made, state, pooled, seed=seed)
     rungs = {
-        name: built(work / f"ladder-{seed}-{n}", turned, weights, pooled, n)
-        for name, n in (("re-solved", 0), (f"imitated for {steps} steps", steps))
+        name: built(work / f"rounds-{seed}-{n}", turned, weights, pooled, n)
+        for name, n in (("three rounds", 0), (f"three rounds, imitated for {steps} steps", steps))
     }
     told = {
         "photographs": len(pooled), "classes": len(bank_classes), 
         "rungs": {name: rung.to_json() for name, rung in rungs.items()},
         "training": asdict(replace(TUNING, steps=steps)), "environment": environment(),
     }  # fmt: skip
-    bank_file = RESULTS / f"ladder-bank-{steps}.json"
+    bank_file = RESULTS / f"ladder-bank-rounds-{steps}.json"
     if not bank_file.exists():
         write_text(bank_file, json.dumps(told, indent=1) + "\n")
     if build_only:

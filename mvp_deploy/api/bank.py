@@ -20,7 +20,8 @@ from mvp_deploy.api.result import Report, Result
 from mvp_deploy.bank import ladder, store
 from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.entry import Entry
-from mvp_deploy.bank.ladder import Rung
+from mvp_deploy.bank.pool import pool, tasks_of
+from mvp_deploy.bank.rung import Rung
 from mvp_deploy.base.devices import resolve
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
@@ -262,8 +263,8 @@ class Bank:
         """
         budgets = [budget_of(None, fraction, None, round_to) for fraction in macs]
         say = reporter or told()
-        tasks = ladder.tasks_of(self.store, images, say)
-        pooled = ladder.pool(tasks, self.store.backbone.preprocessing, resolve(str(device)))
+        tasks = tasks_of(self.store, images, say)
+        pooled = pool(tasks, self.store.backbone.preprocessing, resolve(str(device)))
         config = replace(TUNING, steps=steps, batch_size=batch_size, flip=flip, seed=seed)
         return ladder.build(self.store, pooled, budgets, config, reporter=say)
 

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Protocol
 
 from torch import Tensor
 
-from mvp_deploy.bank.ladder import Rung, rung_for
-from mvp_deploy.bank.ladder import start as on_rung
 from mvp_deploy.bank.nearest import Neighbours, neighbours
 from mvp_deploy.bank.new import NewTask
+from mvp_deploy.bank.rung import Rung, rung_for
+from mvp_deploy.bank.rung import start as on_rung
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.formats import Amount, Share, Within
 from mvp_deploy.base.reporter import Reporter

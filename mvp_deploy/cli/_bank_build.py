@@ -47,6 +47,7 @@ def build(
     from dataclasses import replace
 
     from mvp_deploy.bank import ladder
+    from mvp_deploy.bank.pool import pool, tasks_of
     from mvp_deploy.bank.store import Bank
     from mvp_deploy.base.devices import resolve
     from mvp_deploy.pruning.imitation import TUNING
@@ -55,7 +56,7 @@ def build(
         raise click.BadParameter("write fractions above 0 and at most 1, as 0.6,0.4.", param_hint="--macs")
     budgets = [replace(budget, fraction=fraction) for fraction in fractions]
     place, bank = resolve(device), Bank.open(folder)
-    pooled = ladder.pool(ladder.tasks_of(bank, images, console), bank.backbone.preprocessing, place)
+    pooled = pool(tasks_of(bank, images, console), bank.backbone.preprocessing, place)
     config = replace(TUNING, steps=training.steps, batch_size=training.batch_size, flip=not no_flip, seed=seed)
     made = ladder.build(bank, pooled, budgets, config, reporter=console)
     console.table(

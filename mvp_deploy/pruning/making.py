@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -57,6 +57,8 @@ def make(
 ) -> Made:
     """Decide which units stay, cut, and mend; of the recipe's ways (`Recipe.ways`) the one with the least loss.
 
+    Rivals are tried in one round each; then the best of those that ask nobody in the recipe's rounds, which may lose.
+
     Args:
         voters, too_distant: see `mvp.decide`.
         allocate: see `mvp.decide`; there is one way then, since it measures each.
@@ -83,8 +85,14 @@ def make(
 
     ways = recipe.ways(bool(voters), budget.of)
     if yardstick is None or allocate is not None:
-        ways = ways[:1]
-    made = [one(way) for way in ways]
+        made = [one(ways[0])]
+    elif len(ways) > 1:
+        made = [one(replace(way, rounds=1)) for way in ways]
+        alone = min((each for each in made if not each.recipe.asks_neighbours), key=lambda each: each.loss or 0.0)
+        if recipe.rounds > 1 and budget.of != "units":
+            made.append(one(replace(alone.recipe, rounds=recipe.rounds)))
+    else:
+        made = [one(way) for way in ways]
     best = min(made, key=lambda each: each.loss or 0.0)
     give_head(best.model, original, train, best.recipe)
     if yardstick:

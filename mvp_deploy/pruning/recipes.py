@@ -69,7 +69,8 @@ class Recipe(Settings):
     rounds: Annotated[int, ROUNDS] = setting(
         1,
         "Cut in so many rounds where the task's own importance decides alone and the budget is a cost, which falls "
-        "geometrically: each re-solves the layers and scores what is left.",
+        "geometrically: each re-solves the layers and scores what is left. With rivals, whether one round is better is "
+        "for the training images to say.",
     )
     norms: Literal["auto", "frozen", "recomputed", "trained"] = setting(
         "auto",
@@ -109,7 +110,8 @@ class Recipe(Settings):
             return "lent importance"
         if self.asks_neighbours:
             return "votes"
-        return self.criterion if self.scope == "uniform" else f"{self.criterion} under one threshold"
+        alone = self.criterion if self.scope == "uniform" else f"{self.criterion} under one threshold"
+        return alone if self.rounds == 1 else f"{alone} in {self.rounds} rounds"
 
     def ways(self, neighbours: bool, of: str) -> tuple[Recipe, ...]:
         """The recipes to choose from by the training images; this one alone unless it has rivals.

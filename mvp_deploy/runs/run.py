@@ -12,8 +12,8 @@ import torch
 
 from mvp_deploy.bank.add import versions
 from mvp_deploy.bank.ask import Meeting, begin
-from mvp_deploy.bank.ladder import rung_for
 from mvp_deploy.bank.new import NewTask
+from mvp_deploy.bank.rung import rung_for
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.bank.unpruned import digest, made_with, train_unpruned
 from mvp_deploy.base import tensorfile

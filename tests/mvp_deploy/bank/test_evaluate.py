@@ -10,10 +10,10 @@ import torch
 from click.testing import CliRunner
 
 from mvp_deploy import backbones
-from mvp_deploy.bank import ladder
 from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.evaluate import ALIKE, ALL, RANDOM, Verdict, _left_out, evaluate, judge
 from mvp_deploy.bank.images import images_of
+from mvp_deploy.bank.pool import tasks_of
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.reporter import Silent
@@ -129,14 +129,14 @@ def test_the_images_are_found_from_any_folder_and_where_the_project_has_moved(
     entry = add_task(made, task, Budget(0.5), Schedule(1, 1), config, device=torch.device("cpu"), reporter=Silent())
     monkeypatch.chdir(tmp_path)
     assert images_of(entry, made).fingerprint == task.fingerprint
-    assert [found.name for found in ladder.tasks_of(made, (), Silent())] == ["data.npz#0,1"]
+    assert [found.name for found in tasks_of(made, (), Silent())] == ["data.npz#0,1"]
     project.rename(tmp_path / "moved")
     moved = Bank.open(tmp_path / "moved/bank")
     assert images_of(moved.entry(task.name), moved).fingerprint == task.fingerprint
     np.savez(tmp_path / "moved/data.npz", images=255 - pixels, labels=np.arange(40) % 2)
     with pytest.raises(MvpError, match="no longer those"):
         images_of(moved.entry(task.name), moved)
-    assert ladder.tasks_of(moved, ("digits#0,1",), Silent())[0].name == "digits#0,1"
+    assert tasks_of(moved, ("digits#0,1",), Silent())[0].name == "digits#0,1"
 
 
 def test_too_few_tasks_are_refused(bank: Bank) -> None:

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 
 from mvp_deploy import runs
 from mvp_deploy.bank import ladder
+from mvp_deploy.bank.pool import pool
+from mvp_deploy.bank.rung import Rung, rung_for, start
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.files import locked
@@ -38,11 +40,11 @@ def bank(cnn, tmp_path_factory: pytest.TempPathFactory) -> Bank:
 
 @pytest.fixture(scope="module")
 def images(bank: Bank) -> Images:
-    return ladder.pool([load_task(name) for name in TASKS], bank.backbone.preprocessing, CPU, most=200)
+    return pool([load_task(name) for name in TASKS], bank.backbone.preprocessing, CPU, most=200)
 
 
 @pytest.fixture(scope="module")
-def built(bank: Bank, images: Images) -> ladder.Rung:
+def built(bank: Bank, images: Images) -> Rung:
     return ladder.build(bank, images, [BUDGET], SHORT, reporter=Silent())[0]
 
 
@@ -51,11 +53,11 @@ def test_a_class_that_two_tasks_have_is_one_class_and_its_images_count_once(imag
     assert len({image.numpy().tobytes() for image in images.pixels}) == len(images) <= 200
 
 
-def test_each_step_brings_the_features_nearer(built: ladder.Rung, bank: Bank, cnn) -> None:
+def test_each_step_brings_the_features_nearer(built: Rung, bank: Bank, cnn) -> None:
     errors = built.errors
     assert errors["cut"] > errors["re-solved"] >= errors["imitated"] > 0
     assert built.macs <= 0.5 * cnn.original.cost().macs
-    assert ladder.rung_for(bank, BUDGET) == built
+    assert rung_for(bank, BUDGET) == built
     assert not [path for path in (bank.folder / ".work").rglob("*") if path.is_file()]
 
 
@@ -64,7 +66,7 @@ def test_imitation_that_does_not_help_is_taken_back(bank: Bank, images: Images) 
     assert rung.errors["imitated"] == rung.errors["re-solved"]
 
 
-def test_what_is_there_of_the_same_inputs_is_not_made_again(built: ladder.Rung, bank: Bank, images: Images) -> None:
+def test_what_is_there_of_the_same_inputs_is_not_made_again(built: Rung, bank: Bank, images: Images) -> None:
     before = built.path.stat().st_mtime_ns
     ladder.build(bank, images, [BUDGET], SHORT, reporter=Silent())
     assert built.path.stat().st_mtime_ns == before
@@ -73,16 +75,16 @@ def test_what_is_there_of_the_same_inputs_is_not_made_again(built: ladder.Rung, 
     ladder.build(bank, images, [BUDGET], SHORT, reporter=Silent())
 
 
-def test_a_new_task_solves_only_its_head(built: ladder.Rung, bank: Bank, cnn) -> None:
+def test_a_new_task_solves_only_its_head(built: Rung, bank: Bank, cnn) -> None:
     original = Original.create(bank.backbone, bank.state(), 3)
-    model = ladder.start(original, built, cnn.train)
+    model = start(original, built, cnn.train)
     body = built.weights()
     state = model.state_dict()
     assert all(torch.equal(state[name], value) for name, value in body.items())
     assert accuracy(model, cnn.test) > 0.8
 
 
-def test_prune_takes_the_rung_of_its_budget_and_no_other(built: ladder.Rung, bank: Bank, tmp_path: Path) -> None:
+def test_prune_takes_the_rung_of_its_budget_and_no_other(built: Rung, bank: Bank, tmp_path: Path) -> None:
     def prune(name: str, budget: Budget) -> runs.Run:
         return runs.prune_task(
             load_task("digits#0,1,2"), bank, tmp_path / name,
@@ -97,12 +99,12 @@ def test_prune_takes_the_rung_of_its_budget_and_no_other(built: ladder.Rung, ban
     assert beside.info["votes"]["initial_weights"] != "ladder"
 
 
-def test_a_damaged_rung_is_refused_by_name(built: ladder.Rung, bank: Bank) -> None:
+def test_a_damaged_rung_is_refused_by_name(built: Rung, bank: Bank) -> None:
     content = built.path.read_bytes()
     try:
         built.path.write_bytes(content[:-100] + bytes(100))
         with pytest.raises(MvpError, match=r"macs-0\.5"):
-            ladder.rung_for(bank, BUDGET).weights()  # type: ignore[union-attr]
+            rung_for(bank, BUDGET).weights()  # type: ignore[union-attr]
     finally:
         built.path.write_bytes(content)
 
@@ -125,4 +127,4 @@ def test_of_two_that_build_at_once_the_second_is_reported(bank: Bank, images: Im
         work = thread.submit(ladder.build, bank, images, [other], SHORT, reporter=Silent())
         with pytest.raises(MvpError, match="another process"):
             work.result()
-    assert ladder.rung_for(bank, other) is None
+    assert rung_for(bank, other) is None

@@ -28,6 +28,18 @@ def test_of_all_ways_the_one_with_the_least_leave_one_out_loss_goes_on(cnn, neig
     assert again.decision.plan == made.decision.plan
 
 
+def test_more_rounds_are_taken_only_where_the_training_images_favour_them(both) -> None:
+    recipe = Recipe(rivals=True, rounds=2)
+    made = make(both.original, both.train, [], recipe, Budget(0.5, "macs"))
+    losses = made.steps["ways"]
+    once = [way for way in losses if not way.endswith("in 2 rounds")]
+    [rounds] = set(losses) - set(once)
+    assert rounds.removesuffix(" in 2 rounds") == min(once, key=lambda way: losses[way])
+    assert losses[made.recipe.way] == made.loss == min(losses.values())
+    units = make(both.original, both.train, [], recipe, Budget(0.5, "units"))
+    assert not any("rounds" in way for way in units.steps["ways"])
+
+
 def test_the_choice_is_told_in_a_sentence() -> None:
     lost = chosen({"votes": 1.25, "obs": 0.5, "taylor": 0.75})
     assert lost.startswith("the neighbours' votes lost to obs by leave-one-out loss")
