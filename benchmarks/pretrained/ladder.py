@@ -5,7 +5,8 @@
 The bank: twelve tasks of five classes, lite0 at 96 px in rotated streams, one model of 40 % of the MACs, cut and
 re-solved in three rounds, then taught the unpruned features by imitation. The targets: tasks of five of the other 40
 classes, of which 3, 10 or all photographs a class are there to solve the head on. Nothing is tuned for a target. A line
-a cell in results/ladder.jsonl («re-solved» and «imitated» alone are of one cut, as `bank build` made it before); what making the ladder took in results/ladder-bank-rounds-STEPS.json.
+a cell in results/ladder.jsonl («re-solved» and «imitated» alone are of one cut, as `bank build` made it before); what
+making the ladder took in results/ladder-bank-rounds-STEPS.json.
 """
 
 from __future__ import annotations

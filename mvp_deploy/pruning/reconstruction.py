@@ -9,7 +9,7 @@ output, by the error on images left out; an output that no penalty improves ther
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -77,29 +77,28 @@ def reconstruct(
         MvpError: the two models do not run the same layers in the same order.
     """
     layers, small = linear_layers(full, structure.example), linear_layers(model, structure.example)
-    sample = list(_sample(images, min(most, _affordable(layers.values())), seed))
-    count = sum(map(len, sample))
-    if count < 2:
-        return Reconstruction((), count)  # none could be left out
     masks, gone = structure.tensor_masks(plan), structure.gone(plan.without)
     later = _after(layers, gone)
     generator = torch.Generator().manual_seed(seed)
     full.eval()
     model.eval()
-    solved = []
+    solved, count = [], 0
     with torch.no_grad(), ExitStack() as stack:
-        pairs = [
-            (_past(stack.enter_context(walk(full, layers, x)), gone), stack.enter_context(walk(model, small, x)))
-            for x in sample
-        ]
-        for stops in _abreast(pairs):
+
+        def begin(x: Tensor) -> _Walks:
+            there = _past(stack.enter_context(walk(full, layers, x)), gone)
+            return _Walks(len(x), there, stack.enter_context(walk(model, small, x)))
+
+        room = _room(layers)
+        batches = _sample(images, most, min(BATCH, *room.values()), seed)
+        for stops in _abreast(batches, begin, room):
             layer, whole = stops[0].here.layer, stops[0].there.layer
+            count = sum(each.images for each in stops)
             as_before = layer.columns == whole.columns and (layer.weight not in later or layer.groups > 1)
-            if as_before or layer.calls > 1 or layer.weight in skip:
-                continue
+            if as_before or layer.calls > 1 or layer.weight in skip or count < 2:
+                continue  # of one image none can be left out
             at = draw_places(layer, stops[0].here.input, count, generator)
-            kept = masks[layer.weight][0]
-            solved.append(_solve(model, full.get_parameter(layer.weight), kept, stops, map(len, sample), at))
+            solved.append(_solve(model, full.get_parameter(layer.weight), masks[layer.weight][0], stops, at))
     return Reconstruction(tuple(solved), count)
 
 
@@ -115,30 +114,66 @@ def _past(stops: Iterator[Stop], gone: Collection[str]) -> Iterator[Stop]:
     return filter(lambda stop: stop.layer.weight not in gone, stops)
 
 
+class _Walks(NamedTuple):
+    """Of both models over a batch of so many images."""
+
+    images: int
+    there: Iterator[Stop]
+    here: Iterator[Stop]
+
+
 class _Stops(NamedTuple):
     """A batch before the same layer of both models."""
 
+    images: int
     there: Stop  # in the full model
     here: Stop
 
 
-def _abreast(pairs: Sequence[tuple[Iterator[Stop], Iterator[Stop]]]) -> Iterator[list[_Stops]]:
-    """Both models' walks over all batches, one layer at a time."""
+def _abreast(
+    batches: Iterator[Tensor], begin: Callable[[Tensor], _Walks], room: Mapping[str, int]
+) -> Iterator[list[_Stops]]:
+    """Both models' walks over all batches, one layer at a time.
+
+    A walk holds what its model still needs, which is most at a net's first layers. So few batches set out, and others
+    follow as soon as the layers to come leave room for them. Those read more columns: they are solved on more images.
+
+    Args:
+        batches: images float32 [b, 3, H, W].
+        begin: starts the walks over a batch.
+        room: for how many images there is room from a layer on, by its weight.
+    """
+    walks: list[_Walks] = []
+    passed, waiting = 0, next(batches, None)
     while True:
-        stops = [(next(there, None), next(here, None)) for there, here in pairs]
-        if all(there is None and here is None for there, here in stops):
+        stops = [found for each in walks if (found := _next(each))]
+        if walks and not stops:
             return
-        together = [
-            _Stops(there, here) for there, here in stops if there and here and there.layer.weight == here.layer.weight
-        ]
-        if len(together) < len(stops):
-            raise InputError(
-                "The smaller model runs its layers in another order than the full one, so they cannot be re-solved: "
-                "use --set reconstruct=false, and please report the architecture."
-            )
-        del stops
-        yield together
-        together.clear()  # the walks alone decide how long a layer's inputs are needed
+        space = room[stops[0].there.layer.weight] if stops else min(room.values())
+        while waiting is not None and sum(each.images for each in walks) + len(waiting) <= space:
+            walks.append(begin(waiting))
+            for _ in range(passed):
+                _next(walks[-1])
+            stops += [found for each in walks[-1:] if (found := _next(each))]
+            waiting = next(batches, None)
+        if not stops:
+            return
+        yield stops
+        stops.clear()  # the walks alone decide how long a layer's inputs are needed
+        passed += 1
+
+
+def _next(walks: _Walks) -> _Stops | None:
+    """Where a batch stops next; None at its end."""
+    there, here = next(walks.there, None), next(walks.here, None)
+    if there is None and here is None:
+        return None
+    if there is None or here is None or there.layer.weight != here.layer.weight:
+        raise InputError(
+            "The smaller model runs its layers in another order than the full one, so they cannot be re-solved: "
+            "use --set reconstruct=false, and please report the architecture."
+        )
+    return _Stops(walks.images, there, here)
 
 
 def _solve(
@@ -146,7 +181,6 @@ def _solve(
     reference: Tensor,
     kept: np.ndarray | None,
     stops: Sequence[_Stops],
-    sizes: Iterable[int],
     at: Tensor | None,
 ) -> Solved:
     """Re-solve one layer in place; ``reference`` is the full model's weight, ``kept`` the outputs that stay."""
@@ -156,7 +190,7 @@ def _solve(
     constant = torch.zeros_like(cut[:, :, 0]) if bias is None else bias.reshape(cut.shape[:2])
     start = torch.cat([cut, constant[:, :, None]], 2).double()
     parts: list[CrossMoments] = []
-    for (there, here), images in zip(stops, sizes, strict=True):
+    for images, there, here in stops:
         x = with_constant(_precise(layer.inputs(here.input, at)))
         y = _outputs(there, reference, kept, layer.groups, at)
         for fold, own in enumerate(_folds(images, layer.columns)):
@@ -221,14 +255,18 @@ def _precise(x: Tensor) -> Tensor:
     return x if x.dtype is torch.float64 else x.float()
 
 
-def _sample(images: Images, most: int, seed: int) -> Iterator[Tensor]:
+def _sample(images: Images, most: int, batch: int, seed: int) -> Iterator[Tensor]:
     """At most ``most`` images in batches, float32 [b, 3, H, W], drawn by ``seed``."""
     generator = torch.Generator().manual_seed(seed)
-    for x, _ in islice(images.batches(BATCH, shuffle=True, generator=generator), -(-most // BATCH)):
+    for x, _ in islice(images.batches(batch, shuffle=True, generator=generator), -(-most // batch)):
         yield images.laid_out(x[:most])
         most -= len(x)
 
 
-def _affordable(layers: Iterable[LinearLayer]) -> int:
-    """How many images both models can walk over at once: each holds about its largest layer's input."""
-    return max(FOLDS, MEMORY // (2 * 4 * max((layer.reads for layer in layers), default=1)))
+def _room(layers: Mapping[str, LinearLayer]) -> dict[str, int]:
+    """For how many images there is room from each layer on: each holds about the largest input to come, twice."""
+    room, largest = {}, 1
+    for name, layer in reversed(layers.items()):
+        largest = max(largest, layer.reads)
+        room[name] = max(FOLDS, MEMORY // (2 * 4 * largest))
+    return room
