@@ -98,7 +98,7 @@ def reconstruct(
             if as_before or layer.calls > 1 or layer.weight in skip or count < 2:
                 continue  # of one image none can be left out
             at = draw_places(layer, stops[0].here.input, count, generator)
-            solved.append(_solve(model, full.get_parameter(layer.weight), masks[layer.weight][0], stops, at))
+            solved.append(_solve(full, model, masks[layer.weight][0], stops, at))
     return Reconstruction(tuple(solved), count)
 
 
@@ -177,17 +177,13 @@ def _next(walks: _Walks) -> _Stops | None:
 
 
 def _solve(
-    model: nn.Module,
-    reference: Tensor,
-    kept: np.ndarray | None,
-    stops: Sequence[_Stops],
-    at: Tensor | None,
+    full: nn.Module, model: nn.Module, kept: np.ndarray | None, stops: Sequence[_Stops], at: Tensor | None
 ) -> Solved:
-    """Re-solve one layer in place; ``reference`` is the full model's weight, ``kept`` the outputs that stay."""
-    layer, bias = stops[0].here.layer, stops[0].here.bias
+    """Re-solve one layer of ``model`` in place; ``kept`` are the outputs of the full one's that stay."""
+    layer, reference = stops[0].here.layer, full.get_parameter(stops[0].here.layer.weight)
     weight = model.get_parameter(layer.weight)
     cut = layer.matrix(weight)
-    constant = torch.zeros_like(cut[:, :, 0]) if bias is None else bias.reshape(cut.shape[:2])
+    constant = _constant(full, model, kept, stops[0]).reshape(cut.shape[:2])
     start = torch.cat([cut, constant[:, :, None]], 2).double()
     parts: list[CrossMoments] = []
     for images, there, here in stops:
@@ -202,8 +198,23 @@ def _solve(
     if layer.bias is not None:
         model.get_parameter(layer.bias).copy_(solution[:, :, -1].flatten())
     elif layer.norm is not None:
-        model.get_buffer(layer.norm).sub_(solution[:, :, -1].flatten())
+        model.get_buffer(layer.norm).sub_((solution[:, :, -1] - start[:, :, -1]).flatten())
     return Solved(layer.weight, before, after, changed)
+
+
+def _constant(full: nn.Module, model: nn.Module, kept: np.ndarray | None, stops: _Stops) -> Tensor:
+    """What the layer of ``model`` adds to each of its outputs, as the full model's layer and norm would count it.
+
+    A layer without a bias that was re-solved before adds what it took from the mean of the norm that follows.
+    """
+    here, there = stops.here.layer, stops.there.layer
+    bias = stops.here.bias
+    constant = model.get_parameter(here.weight).new_zeros(here.outputs) if bias is None else bias
+    if here.bias is not None or here.norm is None or there.norm is None:
+        return constant
+    mean = full.get_buffer(there.norm)
+    mean = mean if kept is None else mean[torch.from_numpy(kept).to(mean.device)]
+    return constant + mean - model.get_buffer(here.norm)
 
 
 def _cross_validated(

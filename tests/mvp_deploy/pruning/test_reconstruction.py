@@ -93,6 +93,27 @@ def test_removed_channels_that_follow_from_others_are_made_up_for(reader: str, p
     assert reader_of.after < 1e-4  # as exact as float32 sums are
 
 
+def test_a_constant_is_made_up_for_once_however_often_a_model_is_solved() -> None:
+    """Constant channels go; a layer without a bias moves the mean of the norm that follows, and must not do so again."""
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 8, 3)
+    with torch.no_grad():
+        first.weight[1::2], first.bias[1::2] = 0, 2
+    model = nn.Sequential(
+        first, nn.ReLU(), nn.Conv2d(8, 5, 1, bias=False), norm(5), nn.Flatten(), nn.LazyLinear(3)
+    ).eval()
+    model(torch.zeros(1, 3, 8, 8))
+    structure = analyze(model, torch.zeros(2, 3, 8, 8))
+    [group] = [g for g in structure.groups if any((m.tensor, m.dim) == ("0.weight", 0) for m in g.members)]
+    masks = {each.name: np.ones(each.size, bool) for each in structure.groups}
+    masks[group.name][1::2] = False
+    plan = KeepPlan(masks)
+    small, images, other = prune(structure, model, plan), pictures(60), batch(pictures(20, seed=1))
+    for _ in range(3):
+        reconstruct(model, structure, plan, small, images)
+        assert error(small(other), model(other)) < 1e-4
+
+
 def random_cut(model: nn.Module, structure: Structure, seed: int = 0) -> KeepPlan:
     rng = np.random.default_rng(seed)
     masks = {}
