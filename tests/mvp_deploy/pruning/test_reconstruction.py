@@ -94,7 +94,7 @@ def test_removed_channels_that_follow_from_others_are_made_up_for(reader: str, p
 
 
 def test_a_constant_is_made_up_for_once_however_often_a_model_is_solved() -> None:
-    """Constant channels go; a layer without a bias moves the mean of the norm that follows, and must not do so again."""
+    """Constant channels go: a layer without a bias moves the mean of the norm that follows, and not a second time."""
     torch.manual_seed(0)
     first = nn.Conv2d(3, 8, 3)
     with torch.no_grad():
