@@ -274,10 +274,10 @@ def _sample(images: Images, most: int, batch: int, seed: int) -> Iterator[Tensor
         most -= len(x)
 
 
-def _room(layers: Mapping[str, LinearLayer]) -> dict[str, int]:
+def _room(layers: dict[str, LinearLayer]) -> dict[str, int]:
     """For how many images there is room from each layer on: each holds about the largest input to come, twice."""
     room, largest = {}, 1
-    for name, layer in reversed(layers.items()):
-        largest = max(largest, layer.reads)
+    for name in reversed(layers):
+        largest = max(largest, layers[name].reads)
         room[name] = max(FOLDS, MEMORY // (2 * 4 * largest))
     return room
