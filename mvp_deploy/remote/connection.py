@@ -179,7 +179,7 @@ class Connection:
         self._listener.join(timeout=2.0)
         code, why = self._ssh.returncode, self._complaint()
         if code in (126, 127):
-            return EnvironmentMissing(f"{self.name} has no such Python ({why}): set `python` in devices.yaml.")
+            return EnvironmentMissing(f"{self.name} does not run `python` of devices.yaml ({why}): set it to another.")
         if code == 255 and not self._begun:
             return DeviceAway(f"{self.name} is not reached ({why}): try `ssh` with its address; it may ask nothing.")
         return DeviceAway(f"the line to {self.name} broke ({why or f'exit code {code}'}): run again.")

@@ -8,7 +8,7 @@ from typing import Literal
 
 from mvp_deploy.base.board import Board, State, differs
 from mvp_deploy.base.errors import EnvironmentMissing
-from mvp_deploy.base.findings import Finding, python
+from mvp_deploy.base.findings import OLDEST_PYTHON, Finding, python
 from mvp_deploy.base.formats import loads, parse
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.remote.command import call
@@ -60,6 +60,8 @@ def _machine(hello: Hello) -> Iterator[Finding]:
 
 
 def _packages(hello: Hello) -> Iterator[Finding]:
+    if hello.python < OLDEST_PYTHON:
+        return  # nothing is worth installing into it
     pip = f"{hello.executable} -m pip install"
     for package in NEEDED:
         state: Literal["ok", "missing"] = "ok" if package in hello.packages else "missing"
@@ -70,10 +72,6 @@ def _packages(hello: Hello) -> Iterator[Finding]:
         yield Finding("runtime", "ok", ", ".join(there), needed=True)
     else:
         yield Finding("runtime", "missing", "nothing runs a model", f"{pip} onnxruntime", needed=True)
-    if "PIL" in hello.packages:
-        yield Finding("pillow", "ok", "reads images")
-    else:
-        yield Finding("pillow", "missing", "predict and evaluate read images with it", f"{pip} pillow")
 
 
 def _look(there: Session, reporter: Reporter) -> Look:

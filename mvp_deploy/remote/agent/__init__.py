@@ -19,6 +19,9 @@ from pathlib import Path
 MODULES = ("line", "store", "job", "serve")  # in the order in which they import each other
 START = """
 import sys, types
+if sys.version_info < (3, 6):
+    sys.stderr.write("it is Python %d.%d, and 3.10 is the oldest that works" % sys.version_info[:2])
+    sys.exit(126)
 for name, text in {modules!r}:
     module = sys.modules[name] = types.ModuleType(name)
     exec(compile(text, name, "exec"), module.__dict__)

@@ -177,7 +177,6 @@ def test_a_wrong_clock_another_processor_and_another_language_are_seen(machine) 
     assert findings["reached"].detail.startswith("aarch64")
     assert findings["runtime"].detail == "onnxruntime"
     assert findings["board"].state == "ok"
-    assert findings["pillow"].cure.endswith("-m pip install pillow")
 
 
 def test_a_wrong_clock_another_processor_and_another_language_change_no_result(
@@ -204,6 +203,7 @@ def test_a_python_that_is_too_old_is_told_before_anything_is_sent(machine, tmp_p
     told = CliRunner().invoke(main, ["devices", "doctor", "pi"])
     assert told.exit_code == 6
     assert "install Python 3.10 or newer there" in told.output
+    assert "pip install" not in told.output  # not into that one
     done = CliRunner().invoke(main, ["bench", "dogs", "--on", "pi"])
     assert done.exit_code == 6
     assert "pi has Python 3.8.10, and 3.10 is the oldest that works" in done.output
@@ -246,7 +246,7 @@ def test_a_device_that_is_not_there_is_exit_code_7_or_a_named_gap(machine, tmp_p
 
 def test_a_python_that_is_not_there_is_told(machine) -> None:
     with (
-        pytest.raises(EnvironmentMissing, match="set `python`"),
+        pytest.raises(EnvironmentMissing, match="set it to another"),
         session("pi", device(machine(), python="~/no such/python"), Silent()),
     ):
         pass
