@@ -41,7 +41,7 @@ def add(name: str, address: str, inventory: Path, tags: tuple[str, ...], **given
 
     \b
     Example:
-      mvp-deploy devices add pi5 pi@pi5.local --python ~/venv/bin/python --tag arm
+      mvp-deploy devices add pi5 pi@pi5.local --python '~/venv/bin/python' --tag arm
     """
     from mvp_deploy.remote.inventory import add
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,6 @@ def test_engines_are_built_there_and_come_back(machine, project: Path) -> None:
 def test_a_device_without_tensorrt_says_so_and_leaves_the_bundle_alone(machine, project: Path) -> None:
     done = build(machine())
     assert done.exit_code == 6, done.output
-    assert "orin: " in done.output
-    assert "tensorrt" in done.output.lower()
+    assert re.search("orin: .*(no NVIDIA driver|NVIDIA GPU|TensorRT)", done.output, re.IGNORECASE)
     assert json.loads(done.stdout)["devices"] == {"orin": []}
     assert not (project / "dogs" / bundle.BUILT).exists()
