@@ -12,6 +12,7 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.latency import files
 from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.meet import Meeting, Met, Target, timer
+from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget, Scores, keep_best
 from mvp_deploy.structure import KeepPlan, Structure
 
@@ -47,10 +48,11 @@ def target_of(
 
 
 def in_time(
-    full: nn.Module, parts: Structure, scores: Scores, timed: Timed, round_to: int, seed: int
+    full: nn.Module, parts: Structure, scores: Scores, worth: Worth | None, timed: Timed, round_to: int, seed: int
 ) -> tuple[KeepPlan, Met | None]:
     """The plan that meets a time, and how it was met."""
     target, profile = timed
-    found = timer(parts, full, profile)
-    meeting = Meeting(parts, profile, target, round_to=round_to, timer=found, reporter=told())
-    return keep_best(parts, scores, meeting(scores), seed=seed), meeting.met
+    clock = timer(parts, full, profile)
+    meeting = Meeting(parts, profile, target, round_to=round_to, timer=clock, reporter=told())
+    found = meeting(scores, worth)
+    return keep_best(parts, scores, found.counts, without=found.without, seed=seed), meeting.met

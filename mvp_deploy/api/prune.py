@@ -20,6 +20,7 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.meet import Met
 from mvp_deploy.pruning import knapsack, reconstruction
+from mvp_deploy.pruning.blocks import worth
 from mvp_deploy.pruning.budget import Budget, keep_best, units_kept
 from mvp_deploy.pruning.head import classifier, solve_head
 from mvp_deploy.pruning.importance import score
@@ -167,7 +168,9 @@ def prune(
         plan = choose(full, parts, train, budget, criterion=criterion, seed=seed)
     else:
         scores = score(criterion, parts, full, KeepPlan.full(parts), train, seed=seed)
-        plan, met = in_time(full, parts, scores, budget, round_to, seed)
+        whole = criterion == "obs" and reconstruct  # in nats, and made up for
+        value = worth(full, parts, train, seed=seed) if whole else None
+        plan, met = in_time(full, parts, scores, value, budget, round_to, seed)
     small = cut(full, plan, parts)
     if reconstruct:
         make_up(small, full, plan, train, parts, seed=seed)

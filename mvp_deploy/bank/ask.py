@@ -17,19 +17,17 @@ from mvp_deploy.bank.rung import start as on_rung
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.formats import Amount, Share, Within
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.pruning.budget import Budget, Scores
+from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.making import chosen, make
-from mvp_deploy.pruning.mvp import Decision, cut
+from mvp_deploy.pruning.mvp import Allocation, Decision, cut
 from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.structure.plan import PackedMask
 
 
-class Meeting(Protocol):
+class Meeting(Allocation, Protocol):
     """Allots units under a budget of time (`latency.meet.Meeting`)."""
-
-    def __call__(self, scores: Scores) -> Mapping[str, int]: ...
 
     def told(self) -> dict[str, Any]:
         """What run.json says of it."""

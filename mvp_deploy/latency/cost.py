@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Collection, Iterable, Mapping
 
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.latency.format import Profile, Shape
@@ -15,27 +16,44 @@ from mvp_deploy.structure.axes import Axis, atoms_in, fixed, kept_size
 class Milliseconds:
     """What a profile says a model takes, as a function of how many units each group keeps.
 
+    Args:
+        structure: of the unpruned model.
+        profile: of that backbone at that image size.
+
     Raises:
         MvpError: the profile is of another backbone or image size; the sentence names both.
     """
 
     def __init__(self, structure: Structure, profile: Profile) -> None:
         fits(structure, profile)
+        self._structure = structure
         self.model: LatencyModel = fit(profile)
         names = {atom: name for name, atom in structure._atoms.items()}
         self._atoms = dict(structure._atoms)
         self._axes = [_matrix(structure.axes[weight]) for weight in self.model.weights]
-        self.groups = [  # of each layer, those its shape depends on
-            sorted({names[atom] for axis in pair for atom in atoms_in(axis)}) for pair in self._axes
+        self._groups = [sorted({names[atom] for axis in pair for atom in atoms_in(axis)}) for pair in self._axes]
+        self._set(())
+
+    def _set(self, without: Collection[str]) -> None:
+        tensors = self._structure.gone(without)
+        self._gone = frozenset(number for number, weight in enumerate(self.model.weights) if weight in tensors)
+        self.groups = [  # of each layer, those its time depends on
+            [] if number in self._gone else groups for number, groups in enumerate(self._groups)
         ]
-        self._layers: dict[str, list[int]] = {name: [] for name in structure._atoms}
+        self._layers: dict[str, list[int]] = {name: [] for name in self._structure._atoms}
         for number, groups in enumerate(self.groups):
             for name in groups:
                 self._layers[name].append(number)
 
+    def without(self, blocks: Collection[str]) -> Milliseconds:
+        """The same with these blocks removed whole: their layers take no time."""
+        other = copy.copy(self)
+        other._set(blocks)
+        return other
+
     def total(self, counts: Mapping[str, int]) -> float:
         """Milliseconds of the whole model."""
-        return self.model.total(self.shapes(counts))
+        return self.model.overhead + self._sum(range(len(self._axes)), counts)
 
     def saving(self, counts: Mapping[str, int], group: str, fewer: int) -> float:
         """Milliseconds saved if ``group`` keeps ``fewer`` units than ``counts`` says and all others stay."""
@@ -48,13 +66,10 @@ class Milliseconds:
 
     def layer(self, number: int, counts: Mapping[str, int]) -> float:
         """Milliseconds that one layer adds."""
-        return self.model.layer(number, *self._shape(number, counts))
-
-    def shapes(self, counts: Mapping[str, int]) -> list[Shape]:
-        return [self._shape(number, counts) for number in range(len(self._axes))]
+        return 0.0 if number in self._gone else self.model.layer(number, *self._shape(number, counts))
 
     def _shape(self, number: int, counts: Mapping[str, int]) -> Shape:
-        by_atom = {self._atoms[name]: counts[name] for name in self.groups[number] if name in counts}
+        by_atom = {self._atoms[name]: counts[name] for name in self._groups[number] if name in counts}
         rows, columns = (kept_size(axis, by_atom) for axis in self._axes[number])
         return rows, columns
 

@@ -6,7 +6,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,13 +19,15 @@ from mvp_deploy.base.environment import environment
 from mvp_deploy.base.errors import EnvironmentMissing, InputError, LatencyError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.measure import Settings, session
+from mvp_deploy.latency.choose import choose
 from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.latency.engines import gpu_of
 from mvp_deploy.latency.files import remarks
 from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.measure import opened, runtime_version
 from mvp_deploy.latency.pieces import converted
-from mvp_deploy.latency.plan import Solution, solve
+from mvp_deploy.latency.plan import Solution
+from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget, Scores
 
 if TYPE_CHECKING:
@@ -35,9 +37,8 @@ if TYPE_CHECKING:
     from mvp_deploy.structure import Structure
 
 ELSEWHERE = "the profile is of another machine or runtime than here: the pruned model is not timed, so time it there."
-Counts = Mapping[str, int]
 Clock = Callable[["tuple[nn.Module, ...]"], "tuple[float, ...]"]  # models -> milliseconds of each
-Timer = Callable[[Counts], tuple[float, float]]  # units kept -> milliseconds of that model, and of the unpruned one
+Timer = Callable[[Solution], tuple[float, float]]  # what stays -> milliseconds of that model, and of the unpruned one
 
 CORRECTIONS = 2
 TOLERANCE = 0.02  # of the time asked for: what a measurement cannot tell apart
@@ -78,7 +79,7 @@ def quantity(text: str, unit: str) -> float:
 
 @dataclass(frozen=True)
 class Met:
-    """How a budget was met. ms, full_ms: measured, None where they cannot be, see `timer`."""
+    """How a budget was met. ms, full_ms: measured, None where they cannot be, see `timer`. blocks: that went whole."""
 
     target: str
     profile: str
@@ -88,9 +89,12 @@ class Met:
     ms: float | None = None
     full_ms: float | None = None
     plans: int = 1
+    blocks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         proved = "" if self.gap is None else f", at most {self.gap:.1%} of the lost importance above the optimum"
+        if self.blocks:
+            proved = f", without {', '.join(self.blocks)}{proved}"
         if self.ms is None or self.full_ms is None:
             return f"{self.predicted_ms:.3f} ms by the profile of {self.profile}, not timed here{proved}"
         faster = f"{self.full_ms / self.ms:.2f}x faster than unpruned"
@@ -98,7 +102,7 @@ class Met:
 
 
 class Meeting:
-    """Chooses how many units each group keeps from what they are worth: what `pruning.mvp.decide` asks for counts.
+    """Chooses how many units each group keeps and which blocks go, by what they are worth, for `pruning.mvp.decide`.
 
     timer: times a plan's real model; None where that cannot be done. ``met`` afterwards says how it
     went. The target is fixed in milliseconds by ``budget``, whose fraction is of the profile's unpruned time.
@@ -130,26 +134,28 @@ class Meeting:
         """What files say of it."""
         return {} if self.met is None else asdict(self.met)
 
-    def __call__(self, scores: Scores) -> dict[str, int]:
-        """The counts. Raises LatencyError if no plan's real model meets the target."""
+    def __call__(self, scores: Scores, worth: Worth | None = None) -> Solution:
+        """What stays. Raises LatencyError if no plan's real model meets the target."""
         limit = self.target.of(self.full)
         found: list[tuple[Solution, Met]] = []
         for number in range(1 + CORRECTIONS):
             try:
-                solution = solve(self.structure, self.cost, scores, limit, round_to=self.round_to)
+                solution = choose(self.structure, self.cost, scores, limit, round_to=self.round_to, worth=worth)
             except InputError:
                 if not found:
                     raise
                 break  # what would make up for the profile's error is below what cutting reaches
-            met = Met(str(self.target), str(self.profile), solution.ms, self.full, solution.gap, plans=number + 1)
+            told = str(self.target), str(self.profile), solution.ms, self.full, solution.gap
+            met = Met(*told, plans=number + 1, blocks=tuple(sorted(solution.without)))
             if self.timer is None:
                 found.append((solution, met))
                 break
-            ms, full = self.timer(solution.counts)
+            ms, full = self.timer(solution)
             found.append((solution, replace(met, ms=ms, full_ms=full)))
             self.reporter.say(f"plan {number + 1}: {found[-1][1]}")
             miss = ms / self.target.of(full)
-            everything = all(solution.counts[group.name] == group.size for group in self.structure.groups)
+            kept = (solution.counts[group.name] == group.size for group in self.structure.groups)
+            everything = not solution.without and all(kept)
             if 1 - SLACK <= miss <= 1 + TOLERANCE or (everything and miss < 1):
                 break
             limit = min(self.full, solution.ms / miss * (1 - TOLERANCE / 2))
@@ -162,7 +168,7 @@ class Meeting:
                 "again when it is quiet."
             )
         solution, self.met = min(good, key=lambda pair: pair[0].lost)
-        return solution.counts
+        return solution
 
 
 def within(
@@ -223,11 +229,11 @@ def timer(structure: Structure, full: nn.Module, profile: Profile) -> Timer | No
 def plan_timer(structure: Structure, full: nn.Module, clock: Clock) -> Timer:
     """What times a plan's model beside the unpruned one by ``clock``, which is given both."""
 
-    def time_plan(counts: Counts) -> tuple[float, float]:
+    def time_plan(solution: Solution) -> tuple[float, float]:
         from mvp_deploy.structure import KeepPlan, prune
 
-        masks = {group.name: np.arange(group.size) < counts[group.name] for group in structure.groups}
-        ms, full_ms = clock((prune(structure, full, KeepPlan(masks), check=False), full))
+        masks = {group.name: np.arange(group.size) < solution.counts[group.name] for group in structure.groups}
+        ms, full_ms = clock((prune(structure, full, KeepPlan(masks, solution.without), check=False), full))
         return ms, full_ms
 
     return time_plan

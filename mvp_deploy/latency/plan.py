@@ -34,7 +34,7 @@ GAP = 0.002  # where the solver may stop: of the importance lost
 
 @dataclass(frozen=True)
 class Solution:
-    """How many units each group keeps, and what is known of it.
+    """How many units each group keeps, which blocks go whole, and what is known of it.
 
     ms: predicted. lost: importance. gap: how much of ``lost`` a perfect choice of widths could save at most, 0..1; None
     where layers that more than two groups meet in were taken apart, so that nothing is proved.
@@ -44,6 +44,18 @@ class Solution:
     ms: float
     lost: float
     gap: float | None
+    without: frozenset[str] = frozenset()
+
+
+class BelowFloor(InputError):
+    """The smallest model takes longer than asked; ``floor``: its milliseconds."""
+
+    def __init__(self, milliseconds: float, floor: float) -> None:
+        super().__init__(
+            f"{milliseconds:.3g} ms cannot be met by cutting: the smallest this backbone gets takes {floor:.3g} ms. "
+            "Ask for more, or take a smaller backbone or a smaller --image-size."
+        )
+        self.floor = floor
 
 
 def solve(
@@ -60,14 +72,14 @@ def solve(
         scores: per group float64 [units], the rise in loss when a unit goes, in one unit of measure for all groups.
 
     Raises:
-        MvpError: not even the smallest counts fit; the sentence names what they take.
+        BelowFloor: not even the smallest counts fit.
     """
     whole = cost.total({group.name: group.size for group in structure.groups})
     budget = Budget(min(1.0, milliseconds / whole), "latency", round_to)
     ladders = {ladder.group: ladder for ladder in knapsack.ladders_of(structure, budget, scores)}
     floor = cost.total({name: ladder.sizes[-1] for name, ladder in ladders.items()})
     if floor > milliseconds:
-        raise InputError(below_the_floor(milliseconds, floor))
+        raise BelowFloor(milliseconds, floor)
     best = knapsack.cheapest(structure, budget, scores, cost=cost)
     limit = min(milliseconds, whole)
     gap: float | None = 1.0
@@ -79,13 +91,6 @@ def solve(
         lost = _lost(ladders, best)
         gap = None if bound is None else 0.0 if lost <= 0 else max(0.0, 1 - bound / lost)
     return Solution(best, cost.total(best), _lost(ladders, best), gap)
-
-
-def below_the_floor(milliseconds: float, floor: float) -> str:
-    return (
-        f"{milliseconds:.3g} ms cannot be met by cutting: the smallest this backbone gets takes {floor:.3g} ms. "
-        "Ask for more, or take a smaller backbone or a smaller --image-size."
-    )
 
 
 def _widths(ladder: Ladder, around: int, fine: bool) -> list[int]:

@@ -93,7 +93,13 @@ def unreachable(budget: Budget, smallest: float) -> MvpError:
 
 
 def keep_best(
-    structure: Structure, scores: Scores, counts: Mapping[str, int], *, within: KeepPlan | None = None, seed: int = 0
+    structure: Structure,
+    scores: Scores,
+    counts: Mapping[str, int],
+    *,
+    without: frozenset[str] = frozenset(),
+    within: KeepPlan | None = None,
+    seed: int = 0,
 ) -> KeepPlan:
     """The plan that keeps each group's ``counts`` best-scored units; ties fall by a seeded draw, not by index."""
     rng = np.random.default_rng(seed)
@@ -104,7 +110,7 @@ def keep_best(
         order = np.lexsort((rng.random(group.size), np.nan_to_num(score), allowed))[::-1]
         masks[group.name] = np.zeros(group.size, bool)
         masks[group.name][order[: counts[group.name]]] = True
-    return KeepPlan(masks)
+    return KeepPlan(masks, without)
 
 
 def units_kept(structure: Structure, plan: KeepPlan) -> float:

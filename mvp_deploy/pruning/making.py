@@ -84,7 +84,9 @@ def make(
         return Made(way, decision, model, steps, found.loo_loss if found else None)
 
     ways = recipe.ways(bool(voters), budget.of)
-    if yardstick is None or allocate is not None:
+    if allocate is not None:  # which takes rises in loss, that add up: the last of the ways that ask nobody
+        made = [one(ways[0] if ways[0].asks_neighbours else ways[-1])]
+    elif yardstick is None:
         made = [one(ways[0])]
     elif len(ways) > 1:
         made = [one(replace(way, rounds=1)) for way in ways]

@@ -9,13 +9,15 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mvp_deploy.pruning import blocks, knapsack, votes
 from mvp_deploy.pruning import budget as budgets
-from mvp_deploy.pruning import knapsack, votes
+from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.head import separability, solve_head
 from mvp_deploy.pruning.importance import score
@@ -28,7 +30,23 @@ from mvp_deploy.pruning.votes import Voter
 from mvp_deploy.structure import KeepPlan, Structure, gather, scatter
 from mvp_deploy.tasks import Images
 
-Allocation = Callable[[Scores], Mapping[str, int]]  # what units are worth -> how many each group keeps
+
+class Allotment(Protocol):
+    """How many units each group keeps, and which blocks go whole."""
+
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+
+    @property
+    def without(self) -> frozenset[str]: ...
+
+
+class Allocation(Protocol):
+    """Allots by what units are worth, and blocks too where that is known in the same unit of measure."""
+
+    def __call__(self, scores: Scores, worth: Worth | None = None) -> Allotment: ...
+
+
 ENOUGH_VOTERS = 2  # fewer neighbours than this are too few to outvote one bad one
 
 
@@ -67,6 +85,7 @@ def decide(
     voters: nearest first, already chosen; too_distant: they are farther than the bank's tasks are from each other.
     importance: gives the target's own by the recipe's criterion; by default worked out by `own_importance`.
     allocate: how many units each group keeps, from the target's own importance; by default as the recipe's scope says.
+        Whole blocks may go too, where importance is by 'obs', so in nats, and layers are re-solved.
     within: only units that this plan keeps may stay.
     Without neighbours, the target's own importance decides, with a warning.
     """
@@ -80,9 +99,15 @@ def decide(
     if lent:
         own = len(train) / (len(train) + recipe.even)
         known = votes.beside(known, votes.lent(structure, voters, recipe.weighting), own)
-    counts = allocate(known) if allocate else _counts(structure, budget, recipe, voters, known, within)
+    without = frozenset[str]()
+    if allocate:
+        whole = recipe.criterion == "obs" and recipe.reconstruct and initial == "pretrained" and not lent
+        allotted = allocate(known, worth_of_blocks(original, train, seed=seed) if whole else None)
+        counts, without = allotted.counts, allotted.without
+    else:
+        counts = _counts(structure, budget, recipe, voters, known, within)
     wishes = _wishes(structure, recipe, voters, known, own, seed)
-    plan = budgets.keep_best(structure, wishes, counts, within=within, seed=seed)
+    plan = budgets.keep_best(structure, wishes, counts, without=without, within=within, seed=seed)
     weights = tuple(votes.weights(voters, recipe.weighting).tolist())
     return Decision(plan, voters, weights, votes.unanimity(structure, voters, plan), own, initial, warnings)
 
@@ -120,6 +145,13 @@ def _counts(
 def own_importance(original: Original, train: Images, criterion: str, *, seed: int = 0) -> Scores:
     """The target's own importance on the pretrained backbone, one-shot: under a head solved in closed form."""
     return importances(original, train, seed=seed)(criterion)
+
+
+def worth_of_blocks(original: Original, train: Images, *, seed: int = 0) -> Worth | None:
+    """What whole blocks are worth to the target on the pretrained backbone, under a head solved in closed form."""
+    model = original.copy()
+    solve_head(model, original.classifier, train)
+    return blocks.worth(model, original.structure, train, seed=seed)
 
 
 def importances(original: Original, train: Images, *, seed: int = 0) -> Callable[[str], Scores]:

@@ -163,8 +163,28 @@ def _inside(module: str, place: str) -> bool:
     return module == place or module.startswith(f"{place}.")
 
 
-def nth(calls: Sequence[Call], number: int) -> tuple[str, str, int]:
-    """A call by its module, its function, and how often that module called it before."""
-    call = calls[number]
-    before = Counter((each.module, each.function) for each in calls[:number])
-    return call.module, call.function, before[call.module, call.function]
+class Additions:
+    """Recognises the additions of blocks in one forward: by their module, and how often it called that function before.
+
+    `enter` is told each module that the forward goes into or comes back to (`trace.module_paths`), `at` each call.
+    """
+
+    def __init__(self, structure: Structure, blocks: Iterable[Block]) -> None:
+        self._ran = Counter[tuple[str, str]]()
+        self._module = ""
+        before = Counter[tuple[str, str]]()
+        of = {block.addition: block for block in blocks}
+        self._blocks: dict[tuple[str, str, int], Block] = {}
+        for number, call in enumerate(structure.calls):
+            if number in of:
+                self._blocks[call.module, call.function, before[call.module, call.function]] = of[number]
+            before[call.module, call.function] += 1
+
+    def enter(self, module: str) -> None:
+        self._module = module
+
+    def at(self, function: str) -> Block | None:
+        """The block whose addition this call is, if it is one."""
+        place = self._module, function
+        self._ran[place] += 1
+        return self._blocks.get((*place, self._ran[place] - 1))

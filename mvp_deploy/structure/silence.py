@@ -8,7 +8,7 @@ adds zero.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from mvp_deploy.structure import rules
 from mvp_deploy.structure.axes import Axis, keep_mask
-from mvp_deploy.structure.blocks import nth, removed
+from mvp_deploy.structure.blocks import Additions, removed
 from mvp_deploy.structure.calls import CallMode
 from mvp_deploy.structure.cut import gather, scatter
 from mvp_deploy.structure.fakes import copy_with, named_tensors
@@ -60,12 +60,11 @@ def silence(structure: Structure, model: nn.Module, plan: KeepPlan, *, inexact: 
         if inexact or stays.exact
     }
 
-    quiet = {nth(structure.calls, block.addition): block.branch for block in removed(structure, plan)}
-
     def forward(*inputs: Tensor) -> Any:
         operators = _Operators(restricted)
-        functions = _Functions(operators, quiet)
-        with torch.no_grad(), open_functionals(), operators, functions, module_paths(full, functions.enter):
+        additions = Additions(structure, removed(structure, plan))
+        functions = _Functions(operators, additions)
+        with torch.no_grad(), open_functionals(), operators, functions, module_paths(full, additions.enter):
             return full(*inputs)
 
     return forward
@@ -102,24 +101,16 @@ class _Operators(TorchDispatchMode):
 
 
 class _Functions(CallMode):
-    """Counts and runs as one those functions that the analysis sees as one.
+    """Counts and runs as one those functions that the analysis sees as one; the branches of `additions` give zero."""
 
-    `quiet` has additions (see `blocks.nth`), and which of their arguments is zero there.
-    """
-
-    def __init__(self, operators: _Operators, quiet: Mapping[tuple[str, str, int], int]) -> None:
+    def __init__(self, operators: _Operators, additions: Additions) -> None:
         super().__init__()
-        self.operators, self.quiet, self.ran, self.module = operators, quiet, Counter[tuple[str, str]](), ""
-
-    def enter(self, module: str) -> None:
-        self.module = module
+        self.operators, self.additions = operators, additions
 
     def call(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.quiet:
-            branch = self.quiet.get((self.module, name, self.ran[self.module, name]))
-            self.ran[self.module, name] += 1
-            if branch is not None:
-                args[branch].zero_()
+        block = self.additions.at(name)
+        if block is not None:
+            args[block.branch].zero_()
         if name not in rules.FUNCTIONS:
             return func(*args, **kwargs)
         self.operators.paused = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.latency import meet
 from mvp_deploy.latency.meet import Meeting, Target, quantity
+from mvp_deploy.latency.plan import Solution
 
 MODEL = chain(64, 64, 64)
 STRUCTURE = structure_of(MODEL)
@@ -24,13 +24,13 @@ PROFILE = profile_by(MODEL, STRUCTURE, blocks_of(1))
 SCORES = {group.name: np.random.default_rng(0).gamma(0.5, size=group.size) for group in STRUCTURE.groups}
 
 
-def meeting(target: Target, factor: float | None) -> tuple[Meeting, list[Mapping[str, int]]]:
+def meeting(target: Target, factor: float | None) -> tuple[Meeting, list[Solution]]:
     """On a machine on which pruned models take ``factor`` times what the profile says; None: another machine."""
-    asked: list[Mapping[str, int]] = []
+    asked: list[Solution] = []
 
-    def timer(counts: Mapping[str, int]) -> tuple[float, float]:
-        asked.append(counts)
-        return (factor or 1) * made.cost.total(counts), made.full
+    def timer(solution: Solution) -> tuple[float, float]:
+        asked.append(solution)
+        return (factor or 1) * made.cost.total(solution.counts), made.full
 
     made = Meeting(STRUCTURE, PROFILE, target, round_to=1, timer=timer if factor else None, reporter=Silent())
     return made, asked
@@ -39,7 +39,7 @@ def meeting(target: Target, factor: float | None) -> tuple[Meeting, list[Mapping
 @pytest.mark.parametrize("factor", [0.8, 1.0, 1.15])
 def test_where_the_profile_is_wrong_the_plan_is_made_again_until_the_model_meets_the_time(factor: float) -> None:
     made, asked = meeting(Target(speed_up=2.0), factor)
-    counts = made(SCORES)
+    counts = made(SCORES).counts
     took = factor * made.cost.total(counts)
     assert 0.9 * made.full / 2 <= took <= 1.02 * made.full / 2
     assert len(asked) == (1 if factor == 1.0 else 2)
@@ -58,7 +58,7 @@ def test_a_time_that_is_missed_after_two_corrections_ends_with_by_how_much() -> 
 
 def test_with_the_profile_of_another_machine_nothing_is_timed_here() -> None:
     made, asked = meeting(Target(milliseconds=0.5 * PROFILE.full_ms), None)
-    counts = made(SCORES)
+    counts = made(SCORES).counts
     assert asked == []
     assert made.cost.total(counts) <= 0.5 * PROFILE.full_ms
     assert "not timed here" in str(made.met)
