@@ -47,12 +47,14 @@ class Timed:
 
         beside: the RUN; a machine that is profiled for it leaves a file of its name.
         """
+        from mvp_deploy.latency.floor import others
         from mvp_deploy.latency.meet import within
 
         there = self._device()
         profile = self._profile(there, backbone, beside, reporter)
+        known = others(self.on) if isinstance(self.on, Path) else []
         return within(
-            self.target, profile, round_to, lambda original: _timer(there, original, profile, reporter), reporter
+            self.target, profile, round_to, lambda original: _timer(there, original, profile, reporter), reporter, known
         )
 
     def _device(self) -> tuple[str, Device] | None:

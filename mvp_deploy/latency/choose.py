@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mvp_deploy.latency.cost import Milliseconds
-from mvp_deploy.latency.plan import BelowFloor, Solution, solve
+from mvp_deploy.latency.floor import BelowFloor
+from mvp_deploy.latency.plan import Solution, solve
 from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Scores
 from mvp_deploy.structure import Structure

@@ -6,7 +6,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -23,6 +23,7 @@ from mvp_deploy.latency.choose import choose
 from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.latency.engines import gpu_of
 from mvp_deploy.latency.files import remarks
+from mvp_deploy.latency.floor import BelowFloor
 from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.measure import opened, runtime_version
 from mvp_deploy.latency.pieces import converted
@@ -106,6 +107,7 @@ class Meeting:
 
     timer: times a plan's real model; None where that cannot be done. ``met`` afterwards says how it
     went. The target is fixed in milliseconds by ``budget``, whose fraction is of the profile's unpruned time.
+    known: other profiles, of which one is named where no cut meets the time.
     """
 
     def __init__(
@@ -117,11 +119,12 @@ class Meeting:
         round_to: int,
         timer: Timer | None,
         reporter: Reporter,
+        known: Sequence[Profile] = (),
     ) -> None:
         self.structure, self.profile, self.target = structure, profile, target
         self.cost = Milliseconds(structure, profile)
         self.round_to = max(round_to, self.cost.model.alignment)
-        self.timer, self.reporter = timer, reporter
+        self.timer, self.reporter, self.known = timer, reporter, known
         self.full = self.cost.total({group.name: group.size for group in structure.groups})
         self.met: Met | None = None
 
@@ -141,9 +144,9 @@ class Meeting:
         for number in range(1 + CORRECTIONS):
             try:
                 solution = choose(self.structure, self.cost, scores, limit, round_to=self.round_to, worth=worth)
-            except InputError:
+            except BelowFloor as error:
                 if not found:
-                    raise
+                    raise error.beside(self.profile, self.known) from error
                 break  # what would make up for the profile's error is below what cutting reaches
             told = str(self.target), str(self.profile), solution.ms, self.full, solution.gap
             met = Met(*told, plans=number + 1, blocks=tuple(sorted(solution.without)))
@@ -172,18 +175,26 @@ class Meeting:
 
 
 def within(
-    target: Target, profile: Profile, round_to: int, clock: Callable[[Original], Timer | None], reporter: Reporter
+    target: Target,
+    profile: Profile,
+    round_to: int,
+    clock: Callable[[Original], Timer | None],
+    reporter: Reporter,
+    known: Sequence[Profile] = (),
 ) -> tuple[Budget, Callable[[Original], Meeting]]:
     """The budget as a share of the profile's unpruned time, and what allots a model's units.
 
     Args:
         clock: gives what times that model's plans, or None where that cannot be done.
+        known: other profiles; where no cut meets the time, the error names one whose backbone does.
     """
     share = min(1.0, target.of(profile.full_ms) / profile.full_ms)
 
     def meet(original: Original) -> Meeting:
         timer = clock(original)
-        return Meeting(original.structure, profile, target, round_to=round_to, timer=timer, reporter=reporter)
+        return Meeting(
+            original.structure, profile, target, round_to=round_to, timer=timer, reporter=reporter, known=known
+        )
 
     return Budget(share, "latency", round_to), meet
 

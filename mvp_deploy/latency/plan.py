@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from mvp_deploy.base.errors import InputError
 from mvp_deploy.latency.cost import Milliseconds
+from mvp_deploy.latency.floor import BelowFloor
 from mvp_deploy.pruning import knapsack
 from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.knapsack import Ladder
@@ -47,17 +47,6 @@ class Solution:
     without: frozenset[str] = frozenset()
 
 
-class BelowFloor(InputError):
-    """The smallest model takes longer than asked; ``floor``: its milliseconds."""
-
-    def __init__(self, milliseconds: float, floor: float) -> None:
-        super().__init__(
-            f"{milliseconds:.3g} ms cannot be met by cutting: the smallest this backbone gets takes {floor:.3g} ms. "
-            "Ask for more, or take a smaller backbone or a smaller --image-size."
-        )
-        self.floor = floor
-
-
 def solve(
     structure: Structure,
     cost: Milliseconds,
@@ -79,7 +68,7 @@ def solve(
     ladders = {ladder.group: ladder for ladder in knapsack.ladders_of(structure, budget, scores)}
     floor = cost.total({name: ladder.sizes[-1] for name, ladder in ladders.items()})
     if floor > milliseconds:
-        raise BelowFloor(milliseconds, floor)
+        raise BelowFloor(milliseconds, floor, "Ask for more, or take a smaller backbone or a smaller --image-size.")
     best = knapsack.cheapest(structure, budget, scores, cost=cost)
     limit = min(milliseconds, whole)
     gap: float | None = 1.0

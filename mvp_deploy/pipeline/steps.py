@@ -200,6 +200,7 @@ def prune(work: Work, reporter: Reporter) -> None:
 def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Callable[[Original], Meeting] | None]:
     """How much stays; for a time to meet, what allots the units too."""
     from mvp_deploy.latency import files
+    from mvp_deploy.latency.floor import others
     from mvp_deploy.latency.meet import Target, here, within
 
     asked = work.task.time
@@ -208,7 +209,8 @@ def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Callable[[Original]
     profile = files.read(work.profile)
     target = Target(asked.latency_ms, asked.speed_up)
     round_to = work.task.budget.round_to
-    return within(target, profile, round_to, lambda original: here(original, profile, reporter), reporter)
+    known = others(work.profile)
+    return within(target, profile, round_to, lambda original: here(original, profile, reporter), reporter, known)
 
 
 def export(work: Work, reporter: Reporter) -> None:

@@ -15,6 +15,7 @@ import mvp_deploy as mvp
 from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.latency import meet
+from mvp_deploy.latency.floor import BelowFloor, others
 from mvp_deploy.latency.meet import Meeting, Target, quantity
 from mvp_deploy.latency.plan import Solution
 
@@ -65,10 +66,31 @@ def test_with_the_profile_of_another_machine_nothing_is_timed_here() -> None:
     assert meet.timer(STRUCTURE, MODEL, PROFILE) is None
 
 
-def test_a_time_below_the_floor_names_the_floor() -> None:
-    made, _ = meeting(Target(milliseconds=1e-3), 1.0)
-    with pytest.raises(InputError, match=r"the smallest this backbone gets takes 0\.\d+ ms.*smaller backbone"):
+def test_a_time_below_the_floor_names_the_floor_and_what_would_do_it(tmp_path: Path) -> None:
+    size = 224
+    large = replace(PROFILE, input_size=(3, size, size))
+    asked = Target(milliseconds=1e-3)
+    made, _ = meeting(asked, 1.0)
+    with pytest.raises(
+        BelowFloor, match=r"the smallest this backbone gets takes 0\.\d+ ms.*a smaller backbone"
+    ) as found:
         made(SCORES)
+    floor = found.value.floor
+    half = BelowFloor(floor / 2, floor, "").beside(large, [])
+    assert "--image-size 128, where it would get down to about" in str(half)
+    assert "scaled by the number of pixels, not measured" in str(half)
+    for name, smaller in (
+        ("slow", replace(large, backbone="slow", runs=[replace(run, ms=9 * floor) for run in PROFILE.runs])),
+        ("fast", replace(large, backbone="fast", runs=[replace(run, ms=0.4 * floor) for run in PROFILE.runs])),
+        ("elsewhere", replace(large, backbone="elsewhere", machine=replace(PROFILE.machine, cpu="another"))),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(asdict(smaller)), encoding="utf-8")
+    (tmp_path / "notes.json").write_text("{}", encoding="utf-8")
+    known = others(tmp_path / "mine.json")
+    assert {each.backbone for each in known} == {"slow", "fast", "elsewhere"}
+    named = BelowFloor(floor / 2, floor, "").beside(large, known)
+    assert "fast with --image-size 224 takes" in str(named)
+    assert "unpruned, as its profile says" in str(named)
 
 
 def test_a_profile_of_another_version_of_the_runtime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
