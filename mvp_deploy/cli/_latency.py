@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mvp_deploy.backbones import Backbone
     from mvp_deploy.base.reporter import Reporter
     from mvp_deploy.latency.format import Profile
-    from mvp_deploy.latency.meet import Meeting, Target, Timer
+    from mvp_deploy.latency.meet import Meet, Target, Timer
     from mvp_deploy.pruning.budget import Budget
     from mvp_deploy.pruning.original import Original
     from mvp_deploy.remote.inventory import Device
@@ -40,9 +40,7 @@ class Timed:
     on: Path | str | None
     inventory: Path
 
-    def meeting(
-        self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter
-    ) -> tuple[Budget, Callable[[Original], Meeting]]:
+    def meeting(self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter) -> tuple[Budget, Meet]:
         """The budget as a share of the profile's unpruned time, and what allots the units.
 
         beside: the RUN; a machine that is profiled for it leaves a file of its name.

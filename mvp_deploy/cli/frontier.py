@@ -13,7 +13,7 @@ from mvp_deploy.cli._common import Console, output_options
 from mvp_deploy.cli._types import Listed, Number
 
 if TYPE_CHECKING:
-    from mvp_deploy.latency.frontier import Frontier
+    from mvp_deploy.latency.frontier import Frontier, Source
 
 FILE = click.Path(path_type=Path)
 
@@ -88,7 +88,7 @@ def command(
     sources = [Source(name, pretrained, weights[n] if weights else None) for n, name in enumerate(backbone)]
     made_from = {
         "data": task.fingerprint,
-        "weights": [sha256(source.weights) if source.weights else pretrained for source in sources],
+        "weights": [_weights(source) for source in sources],
         "backbones": list(backbone),
         "profiles": [sha256(path) for path in profiles],
         "seed": seed,
@@ -144,6 +144,17 @@ def command(
         budget = f"--macs {best.share:g}" if best.of == "macs" else f"--speed-up {1 / best.share:.2f}x"
         start = "--pretrained" if pretrained else "--weights FILE" if weights else "--checkpoint FILE"
         console.next(f"shrink {data} --model {best.backbone} {start} --image-size {best.image_size} {budget} --out OUT")
+
+
+def _weights(source: Source) -> str | bool:
+    """A checksum of the backbone's weights where they lie here; else whether they are the published ones."""
+    from mvp_deploy.base.files import sha256
+    from mvp_deploy.pipeline.places import content
+
+    if source.weights:
+        return sha256(source.weights)
+    scheme, _, place = source.name.partition(":")
+    return content(place) if scheme == "local-dir" else source.pretrained
 
 
 def _draw(found: Frontier, verdict: str, out: Path) -> None:

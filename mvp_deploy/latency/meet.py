@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import tempfile
@@ -181,22 +182,43 @@ def within(
     clock: Callable[[Original], Timer | None],
     reporter: Reporter,
     known: Sequence[Profile] = (),
-) -> tuple[Budget, Callable[[Original], Meeting]]:
-    """The budget as a share of the profile's unpruned time, and what allots a model's units.
-
-    Args:
-        clock: gives what times that model's plans, or None where that cannot be done.
-        known: other profiles; where no cut meets the time, the error names one whose backbone does.
-    """
+) -> tuple[Budget, Meet]:
+    """The budget as a share of the profile's unpruned time, and what allots a model's units (as `Meet` has it)."""
     share = min(1.0, target.of(profile.full_ms) / profile.full_ms)
+    return Budget(share, "latency", round_to), Meet(target, profile, round_to, clock, reporter, known)
 
-    def meet(original: Original) -> Meeting:
-        timer = clock(original)
+
+@dataclass(frozen=True)
+class Meet:
+    """Makes what allots a model's units under a budget of time.
+
+    Attributes:
+        clock: Gives what times that model's plans, or None where that cannot be done.
+        known: Other profiles; where no cut meets the time, the error names one whose backbone does.
+    """
+
+    target: Target
+    profile: Profile
+    round_to: int
+    clock: Callable[[Original], Timer | None]
+    reporter: Reporter
+    known: Sequence[Profile] = ()
+
+    def __call__(self, original: Original) -> Meeting:
         return Meeting(
-            original.structure, profile, target, round_to=round_to, timer=timer, reporter=reporter, known=known
+            original.structure,
+            self.profile,
+            self.target,
+            round_to=self.round_to,
+            timer=self.clock(original),
+            reporter=self.reporter,
+            known=self.known,
         )
 
-    return Budget(share, "latency", round_to), meet
+    @property
+    def key(self) -> str:
+        """A checksum of the time and of the profile by which it is met."""
+        return hashlib.sha256(repr((self.target, self.profile)).encode()).hexdigest()
 
 
 def here(original: Original, profile: Profile, reporter: Reporter) -> Timer | None:

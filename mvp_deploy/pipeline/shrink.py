@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,9 +25,8 @@ from mvp_deploy.bundle import Bundle
 from mvp_deploy.export.config import Exports
 from mvp_deploy.export.deploy import export_run
 from mvp_deploy.export.pack import Order
-from mvp_deploy.latency.meet import Meeting, Target
+from mvp_deploy.latency.meet import Meet, Target
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.outputs import other_order
 from mvp_deploy.report.outcome import Outcome, outcome
 from mvp_deploy.report.task import task_page
@@ -48,9 +47,7 @@ class Timed(Protocol):
     @property
     def target(self) -> Target: ...
 
-    def meeting(
-        self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter
-    ) -> tuple[Budget, Callable[[Original], Meeting]]:
+    def meeting(self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter) -> tuple[Budget, Meet]:
         """The budget as a share of the unpruned time, and what allots the units."""
 
 

@@ -37,8 +37,7 @@ from mvp_deploy.pipeline.times import gpu
 from mvp_deploy.pruning.config import Budget
 
 if TYPE_CHECKING:
-    from mvp_deploy.latency.meet import Meeting
-    from mvp_deploy.pruning.original import Original
+    from mvp_deploy.latency.meet import Meet
 
 # The rooms and files whose code decides what a step gives, beside those of the steps before it.
 MADE_BY = {
@@ -197,7 +196,7 @@ def prune(work: Work, reporter: Reporter) -> None:
     )
 
 
-def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Callable[[Original], Meeting] | None]:
+def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Meet | None]:
     """How much stays; for a time to meet, what allots the units too."""
     from mvp_deploy.latency import files
     from mvp_deploy.latency.floor import others

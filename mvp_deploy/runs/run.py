@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mvp_deploy.bank.add import versions
-from mvp_deploy.bank.ask import Meeting, begin
+from mvp_deploy.bank.ask import begin
 from mvp_deploy.bank.new import NewTask
 from mvp_deploy.bank.rung import rung_for
 from mvp_deploy.bank.store import Bank
@@ -20,6 +20,7 @@ from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.base.workspaces import workspaces
+from mvp_deploy.latency.meet import Meet
 from mvp_deploy.pruning import pruned as model_file
 from mvp_deploy.pruning.budget import Budget, units_kept
 from mvp_deploy.pruning.original import Original
@@ -73,7 +74,7 @@ class Pruning:
     budget: Budget
     recipe: Recipe
     training: TrainConfig
-    meet: Callable[[Original], Meeting] | None = None
+    meet: Meet | None = None
 
 
 def prune_task(
@@ -103,6 +104,8 @@ def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torc
         "versions": versions(),  # another version may train otherwise
     }
     inputs = common | {"budget": asdict(budget), "recipe": asdict(recipe), "bank": _members(bank, budget)}
+    if how.meet is not None:
+        inputs |= {"time": how.meet.key}
     if made := folders.of_inputs(folder, digest(inputs)):
         reporter.say(f"{folder} was made of the same inputs before: it stays as it is")
         return Run(folder, made)

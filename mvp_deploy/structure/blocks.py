@@ -62,7 +62,9 @@ def find(
     found: dict[str, Block] = {}
     for addition, call in enumerate(calls):
         sources = flow.reads[addition]
-        if call.function not in ADDITIONS or call.numbers or len(sources) != 2 or len(set(flow.shapes[addition])) > 1:
+        if call.function not in ADDITIONS or call.numbers or addition in flow.keywords:
+            continue
+        if len(sources) != 2 or len(set(flow.shapes[addition])) > 1:
             continue
         for branch in (0, 1):
             calls_of = _branch(flow, readers, addition, sources[branch], sources[1 - branch])

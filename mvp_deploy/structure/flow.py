@@ -24,6 +24,7 @@ class Flow:
     reads: list[tuple[Source, ...]] = field(default_factory=list)  # of each call, its positional tensors first
     shapes: list[tuple[tuple[int, ...], ...]] = field(default_factory=list)  # of what it reads, likewise
     writes: list[Source] = field(default_factory=list)  # of each call, who made the memory that it writes into
+    keywords: set[int] = field(default_factory=set)  # calls that are given tensors by keyword
     varies: set[Source] = field(default_factory=set)  # inputs, and calls whose outputs depend on them
     result: tuple[Source, ...] = ()  # what the forward returns
     _made: dict[int, tuple[Tensor, Source]] = field(default_factory=dict)  # tensors are held, so that ids stay theirs
@@ -39,6 +40,8 @@ class Flow:
         """Note the next call."""
         number, given = len(self.reads), list(tensors_in((args, kwargs)))
         self.reads.append(self.sources(given))
+        if any(tensors_in(kwargs)):
+            self.keywords.add(number)
         if not self.varies.isdisjoint(self.reads[-1]):
             self.varies.add(number)
         self.shapes.append(tuple(tuple(t.shape) for t in given))

@@ -42,12 +42,13 @@ def read_npz(spec: str, path: Path, wanted: tuple[str, ...] | None, seed: int | 
     Labels index ``classes`` where the file has that key; else each label is a class named by its number. ``seed``: as
     `mvp_deploy.tasks.load.load_task` has it.
     """
-    status = path.stat()
-    return _task(spec, str(path), _arrays(path, status.st_mtime_ns, status.st_size), wanted, seed)
+    state = path.stat()
+    changed = (state.st_ino, state.st_ctime_ns, state.st_mtime_ns, state.st_size)  # ctime: nobody can set it back
+    return _task(spec, str(path), _arrays(path, changed), wanted, seed)
 
 
 @lru_cache(maxsize=1)  # many tasks of one file follow each other, and unpacking it takes seconds
-def _arrays(path: Path, mtime_ns: int, size: int) -> Arrays:
+def _arrays(path: Path, changed: tuple[int, ...]) -> Arrays:
     try:
         with zipfile.ZipFile(path) as archive:
             wanted = [f"{key}.npy" for key in (*PARTS, "images", "labels", "label", "classes")]

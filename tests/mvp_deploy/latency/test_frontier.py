@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from click.testing import CliRunner
 
 from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.cli import main
+from mvp_deploy.cli.frontier import _weights
 from mvp_deploy.latency import frontier
 from mvp_deploy.latency.format import Conditions
-from mvp_deploy.latency.frontier import Candidate, Frontier
+from mvp_deploy.latency.frontier import Candidate, Frontier, Source
 
 
 def candidate(size: int, share: float, ms: float, loo: float) -> Candidate:
@@ -89,6 +91,15 @@ def test_every_size_is_tried_whole_and_cut_and_the_search_goes_on_where_it_stopp
     other = call(tmp_path / "f", "--seed", "1")
     assert other.exit_code == 2
     assert "the search of something else" in other.output
+
+
+def test_other_weights_in_a_published_models_folder_are_another_search(tmp_path: Path) -> None:
+    source, file = Source(f"local-dir:{tmp_path}"), tmp_path / "model.safetensors"
+    file.write_bytes(b"old")
+    before, state = _weights(source), file.stat()
+    file.write_bytes(b"new")
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert _weights(source) != before
 
 
 def test_a_size_that_a_backbone_cannot_take_is_left_out_with_a_warning(tmp_path: Path, made_up: list[str]) -> None:

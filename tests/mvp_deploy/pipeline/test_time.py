@@ -43,8 +43,14 @@ def test_a_task_is_pruned_to_a_time_and_again_when_its_profile_changes(project: 
     assert "not timed" in done.output
     assert planned(run) == "unchanged"
     told = json.loads(board.read_text())
-    board.write_text(json.dumps({**told, "noise": 0.01}))
+    for of_its_times in (*told["runs"], *(sample for kernel in told["kernels"] for sample in kernel["samples"])):
+        of_its_times["ms"] *= 2
+    board.write_text(json.dumps(told))
     assert planned(run) == "to do"
+    assert run("--only", "ones").exit_code == 0
+    info = json.loads((project / "deploy" / "work" / "ones" / "run" / "run.json").read_text())
+    again = info["metrics"]["pruned"]["making"]["latency"]
+    assert again["predicted_full_ms"] > 1.9 * met["predicted_full_ms"]
 
 
 def planned(run: Run) -> str:

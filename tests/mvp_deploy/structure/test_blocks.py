@@ -122,6 +122,8 @@ class Forward(nn.Module):
             return self.head(x), y.mean()
         elif self.kind == "another shortcut":
             x = self.head(x).repeat(1, 2, 1, 1) + y
+        elif self.kind == "by keyword":
+            x = torch.add(input=x, other=y)
         elif self.kind == "scaled":
             x = torch.add(x, y, alpha=2)
         elif self.kind == "changes the stream":
@@ -140,6 +142,7 @@ class Forward(nn.Module):
         ("the other way round, in place", 1),
         ("read elsewhere", 0),
         ("another shortcut", 0),
+        ("by keyword", 0),
         ("scaled", 0),
         ("changes the stream", 0),
         ("an offset", 0),

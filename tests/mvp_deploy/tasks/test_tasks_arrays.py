@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -109,8 +110,10 @@ def test_class_names_of_any_kind_of_text(tmp_path: Path) -> None:
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     content = arrays()
     np.savez(tmp_path / "a.npz", **content)
-    before = load_task(f"{tmp_path}/a.npz").fingerprint
+    before, state = load_task(f"{tmp_path}/a.npz").fingerprint, (tmp_path / "a.npz").stat()
     np.savez(tmp_path / "a.npz", **content | {"x_train": 255 - content["x_train"]})
+    os.utime(tmp_path / "a.npz", ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert (tmp_path / "a.npz").stat().st_size == state.st_size
     assert load_task(f"{tmp_path}/a.npz").fingerprint != before
 
 
