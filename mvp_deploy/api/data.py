@@ -5,14 +5,13 @@ from __future__ import annotations
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from mvp_deploy.base.errors import InputError, StructureError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.tasks.load import load_task
 from mvp_deploy.tasks.preprocessing import Preprocessing
 from mvp_deploy.tasks.task import Split, Task
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from mvp_deploy.tasks import Images
 
@@ -70,25 +69,6 @@ def set_aside(images: Images, seed: int) -> tuple[Images, Images]:
 def input_of(images: Images) -> torch.Tensor:
     """The first two images, float32 [2, channels, height, width]."""
     return next(iter(images.batches(2)))[0]
-
-
-def check_classifier(model: nn.Module, images: Images) -> None:
-    """Refuse a model that gives no logits for the images, or fewer than they have classes."""
-    import torch
-
-    with torch.no_grad():
-        out = model(input_of(images))
-    if not isinstance(out, torch.Tensor) or out.ndim != 2 or len(out) != 2:
-        what = f"a tensor of shape {list(out.shape)}" if isinstance(out, torch.Tensor) else f"a {type(out).__name__}"
-        raise StructureError(
-            f"{type(model).__name__} returns {what} for two images, not logits of shape [2, classes]: "
-            "wrap it in a module that returns its logits alone."
-        )
-    if int(images.labels.max()) >= out.shape[1]:
-        raise InputError(
-            f"The data have labels up to {int(images.labels.max())}, the model has {out.shape[1]} outputs: "
-            "count the classes from 0 up, or give the model an output for each."
-        )
 
 
 def required(preprocessing: Preprocessing | None) -> Preprocessing:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mvp_deploy import backbones, structure
 from mvp_deploy.api.bank import Bank
 from mvp_deploy.api.budget import budget_of, in_time, target_of
-from mvp_deploy.api.data import as_task, check_classifier, held_out_images, input_of, training_images
+from mvp_deploy.api.data import as_task, held_out_images, input_of, training_images
 from mvp_deploy.api.result import Report, Result
 from mvp_deploy.backbones.backbone import preprocessing_of, recognise
 from mvp_deploy.backbones.conventions import restate_sizes
@@ -28,7 +28,7 @@ from mvp_deploy.pruning.reconstruction import Reconstruction
 from mvp_deploy.structure import KeepPlan, Structure
 from mvp_deploy.structure.fakes import copy_with
 from mvp_deploy.tasks import Images
-from mvp_deploy.tasks.own import labelled
+from mvp_deploy.tasks.own import check_classifier, labelled
 from mvp_deploy.tasks.preprocessing import Preprocessing
 from mvp_deploy.training import accuracy
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,8 +18,9 @@ from mvp_deploy.bundle import Bundle
 from mvp_deploy.export.artefacts import Interface, Subject
 from mvp_deploy.export.pack import Order, calibration_images, held_out, pack, reference
 from mvp_deploy.structure import KeepPlan
+from mvp_deploy.structure.fakes import copy_with
 from mvp_deploy.tasks import Images
-from mvp_deploy.tasks.own import labelled
+from mvp_deploy.tasks.own import check_classifier, labelled
 from mvp_deploy.tasks.task import Split
 
 UINT8 = "onnx-uint8"  # the target whose files take images as bytes
@@ -55,7 +55,10 @@ def export_modules(
     """
     if interface.preprocessing is None and any(each.exporter.name == UINT8 for each in order.wanted):
         raise InputError(f"{UINT8} puts the preprocessing into the file, and only you know it: pass preprocessing=.")
-    copies = {name: copy.deepcopy(model).eval().to(test.device) for name, model in models.items()}
+    copies = {name: copy_with(model, {}).eval().to(test.device) for name, model in models.items()}
+    for model in copies.values():
+        for images in (train, test):
+            check_classifier(model, images)
     ours = copies[next(reversed(copies))]
     if not interface.classes:
         interface = replace(interface, classes=_numbers(ours, interface.example.to(test.device)))

@@ -40,7 +40,7 @@ class Flow:
         """Note the next call."""
         number, given = len(self.reads), list(tensors_in((args, kwargs)))
         self.reads.append(self.sources(given))
-        if any(tensors_in(kwargs)):
+        if next(tensors_in(kwargs), None) is not None:
             self.keywords.add(number)
         if not self.varies.isdisjoint(self.reads[-1]):
             self.varies.add(number)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.errors import InputError, StructureError
 from mvp_deploy.tasks.images import Images
 from mvp_deploy.tasks.preprocessing import Preprocessing
 
@@ -41,6 +41,8 @@ def collect(data: Any, device: torch.device | str = "cpu", *, limit: int | None 
             )
         if not bool(x.isfinite().all()):
             raise InputError(f"Batch {len(images)} of the data holds NaN or infinite pixels: mend the transforms.")
+        if y.is_floating_point() and not torch.equal(y, y.round()):
+            raise InputError("The data give labels that are not whole numbers: give each image the index of its class.")
         images.append(x.detach().to(device, torch.float32))
         labels.append(y.to(device, torch.int64).reshape(-1))
         if limit is not None and sum(map(len, images)) >= limit:
@@ -51,6 +53,36 @@ def collect(data: Any, device: torch.device | str = "cpu", *, limit: int | None 
     if len(pixels) != len(classes):
         raise InputError(f"The data give {len(pixels)} images and {len(classes)} labels: one label an image.")
     return Images(pixels, classes, _as_they_are(pixels), torch.device(device), channels_last=False)
+
+
+@torch.no_grad()
+def check_classifier(model: nn.Module, images: Images) -> None:
+    """Refuse a model that gives no logits for the images, or fewer than they have classes.
+
+    Raises:
+        MvpError: (STRUCTURE) its output is not a tensor [b, classes]; (INPUT) a label has no output.
+    """
+    x, _ = next(images.batches(2))
+    largest = int(images.labels.max())
+    try:
+        out = model(x)
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise StructureError(
+            f"{type(model).__name__} fails on the data's images, of shape {list(x.shape)}: {error}"
+        ) from error
+    if not isinstance(out, Tensor) or out.ndim != 2 or len(out) != len(x):
+        what = f"a tensor of shape {list(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise StructureError(
+            f"{type(model).__name__} returns {what} for {len(x)} images, not logits of shape [{len(x)}, classes]: "
+            "wrap it in a module that returns its logits alone."
+        )
+    if largest >= out.shape[1]:
+        raise InputError(
+            f"The data have labels up to {largest}, the model has {out.shape[1]} outputs: count the classes from 0 up, "
+            "or give the model an output for each."
+        )
 
 
 @torch.no_grad()

@@ -64,8 +64,8 @@ def old_weight_norm() -> nn.Module:
 @pytest.mark.parametrize(
     ("module", "labels", "sentence"),
     [
-        (lambda: Net(lambda m, y: (m.logits(y), y.mean())), Y, "returns a tuple for two images"),
-        (lambda: Net(lambda m, y: {"logits": m.logits(y)}), Y, "returns a dict for two images"),
+        (lambda: Net(lambda m, y: (m.logits(y), y.mean())), Y, "returns a tuple for 2 images"),
+        (lambda: Net(lambda m, y: {"logits": m.logits(y)}), Y, "returns a dict for 2 images"),
         (lambda: Net(lambda m, y: y), Y, r"returns a tensor of shape \[2, 12, 8, 8\]"),
         (lambda: Net(Net.logits), Y + 1, "labels up to 3, the model has 3 outputs"),
         (lambda: Net(lambda m, y: m.logits((10 * y).int().float())), Y, "choose the criterion magnitude"),
@@ -78,6 +78,29 @@ def old_weight_norm() -> nn.Module:
 def test_what_cannot_be_pruned_is_a_sentence(module: Callable[[], nn.Module], labels: Tensor, sentence: str) -> None:
     with pytest.raises(mvp.MvpError, match=sentence):
         mvp.prune(module().eval(), (X, labels), macs=0.6, round_to=1)
+
+
+@pytest.mark.parametrize(
+    ("module", "labels", "sentence"),
+    [
+        (lambda: Net(lambda m, y: (m.logits(y), y.mean())), Y, "returns a tuple for 2 images"),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(10, 3)),
+            Y,
+            "fails on the data's images, of shape",
+        ),
+        (lambda: Net(Net.logits), Y + 1, "labels up to 3, the model has 3 outputs"),
+        (lambda: Net(Net.logits), Y + 0.5, "labels that are not whole numbers"),
+        (old_weight_norm, Y, "remove_weight_norm"),
+    ],
+    ids=["tuple", "another size", "labels", "halves", "weight norm"],
+)
+def test_what_cannot_be_exported_is_a_sentence(
+    module: Callable[[], nn.Module], labels: Tensor, sentence: str, tmp_path: Path
+) -> None:
+    with pytest.raises(mvp.MvpError, match=sentence):
+        mvp.export(module().eval(), tmp_path / "bundle", data=(X, labels))
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_without_gradients_the_criterion_that_is_proposed_works() -> None:
