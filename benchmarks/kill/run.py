@@ -145,15 +145,15 @@ def run(folder: Path, two: bool = False) -> Kind:
         (there / name).parent.mkdir(parents=True, exist_ok=True)
         (there / name).write_text("somebody's")
 
-    def command(n: int, only: str = "ones,twos") -> list[str]:
+    def command(n: int, *only: str) -> list[str]:
         (folder / "deploy.yaml").write_text(
             f"bank: bank\nout: file://{there}\ndevice: cpu\nbudget: {{fraction: 0.5}}\n"
             f"training: {{steps: {20 + n}, batch_size: 16}}\n"  # new for each trial, so that it begins with pruning
             "benchmark: {batches: []}\ntasks:\n  ones: {data: 'digits#1,8'}\n  twos: {data: 'digits#2,3'}\n"
         )
-        return ["run", str(folder / "deploy.yaml"), "-q", "--only", only]
+        return ["run", str(folder / "deploy.yaml"), "-q", *only]
 
-    return Kind(command, lambda n: bundles_broken(there, refused=True), partial(command, only="twos") if two else None)
+    return Kind(command, lambda n: bundles_broken(there, refused=True), (lambda n: command(n, "--only", "twos")) if two else None)
 
 
 KINDS: dict[str, Callable[[Path], Kind]] = {

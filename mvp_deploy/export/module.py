@@ -57,8 +57,8 @@ def export_modules(
         raise InputError(f"{UINT8} puts the preprocessing into the file, and only you know it: pass preprocessing=.")
     copies = {name: copy_with(model, {}).eval().to(test.device) for name, model in models.items()}
     for model in copies.values():
-        for images in (train, test):
-            check_classifier(model, images)
+        check_classifier(model, train)
+        check_classifier(model, test)
     ours = copies[next(reversed(copies))]
     if not interface.classes:
         interface = replace(interface, classes=_numbers(ours, interface.example.to(test.device)))
