@@ -153,7 +153,8 @@ def run(folder: Path, two: bool = False) -> Kind:
         )
         return ["run", str(folder / "deploy.yaml"), "-q", *only]
 
-    return Kind(command, lambda n: bundles_broken(there, refused=True), (lambda n: command(n, "--only", "twos")) if two else None)
+    beside = (lambda n: command(n, "--only", "twos")) if two else None
+    return Kind(command, lambda n: bundles_broken(there, refused=True), beside)
 
 
 KINDS: dict[str, Callable[[Path], Kind]] = {
