@@ -30,9 +30,10 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.base.workspaces import remove_workspaces, workspaces
 from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.imitation import TUNING, feature_error, imitate
-from mvp_deploy.pruning.mvp import importances, in_rounds
+from mvp_deploy.pruning.mvp import cut, importances, in_rounds, re_solve
 from mvp_deploy.pruning.original import Original, check_exact
 from mvp_deploy.pruning.recipes import RECIPES
+from mvp_deploy.pruning.reconstruction import MANY
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images
 from mvp_deploy.training import TrainConfig
@@ -153,13 +154,12 @@ class _Building:
     def _cut(self, scores: Scores) -> tuple[dict[str, Any], nn.Module]:
         original = self.original
         recipe = RECIPE if self.budget.of != "units" else replace(RECIPE, rounds=1)
-        decision, model, _ = in_rounds(
-            original, self.learned, recipe, self.budget, lambda: scores, seed=self.config.seed
-        )
-        plan = decision.plan
-        cut = original.pruned(plan)
-        check_exact(original, plan, cut, self.learned)
-        errors = {"cut": self._error(plan, cut), "re-solved": self._error(plan, model)}
+        decision = in_rounds(original, self.learned, recipe, self.budget, lambda: scores, seed=self.config.seed)
+        plan, model = decision.plan, cut(original, decision)
+        check_exact(original, plan, model, self.learned)
+        errors = {"cut": self._error(plan, model)}
+        re_solve(model, original, self.learned, decision, recipe, most=MANY, seed=self.config.seed)
+        errors["re-solved"] = self._error(plan, model)
         return {"plan": plan.to_json(), "errors": errors}, model
 
     def _imitated(self, work: Path, plan: KeepPlan, model: nn.Module, errors: dict[str, float]) -> float:

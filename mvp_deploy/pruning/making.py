@@ -23,6 +23,7 @@ from mvp_deploy.pruning.mvp import (
 )
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.pruning.reconstruction import FEW, MANY
 from mvp_deploy.pruning.votes import Voter
 from mvp_deploy.pruning.yardstick import Yardstick, measurable
 from mvp_deploy.tasks import Images
@@ -32,8 +33,9 @@ from mvp_deploy.tasks import Images
 class Made:
     """A pruned model before fine-tuning.
 
-    recipe: how it was made. steps: what each step gave. loss: leave-one-out cross-entropy of a head in closed form on
-    the training images, in nats; None where the classifier is not one linear layer.
+    recipe: how it was made. steps: what each step gave; 'ways' are the losses it was chosen by. loss: leave-one-out
+    cross-entropy of a head in closed form on the training images, in nats; None where the classifier is not one linear
+    layer.
     """
 
     recipe: Recipe
@@ -58,6 +60,7 @@ def make(
     """Decide which units stay, cut, and mend; of the recipe's ways (`Recipe.ways`) the one with the least loss.
 
     Rivals are tried in one round each; then the best of those that ask nobody in the recipe's rounds, which may lose.
+    All are re-solved on few images, the best one again on many.
 
     Args:
         voters, too_distant: see `mvp.decide`.
@@ -70,14 +73,16 @@ def make(
     def one(way: Recipe) -> Made:
         own = partial(known, way.criterion)
         if way.rounds > 1 and not way.asks_neighbours and budget.of != "units" and allocate is None:
-            decision, model, done = in_rounds(original, train, way, budget, own, seed=seed)
-        else:
-            decision = decide(
-                original, train, voters, way, budget, too_distant=too_distant,
-                importance=own, allocate=allocate, seed=seed,
-            )  # fmt: skip
-            model = cut(original, decision)
-            done = re_solve(model, original, train, decision, way, seed=seed)
+            return mended(way, in_rounds(original, train, way, budget, own, seed=seed))
+        decision = decide(
+            original, train, voters, way, budget, too_distant=too_distant,
+            importance=own, allocate=allocate, seed=seed,
+        )  # fmt: skip
+        return mended(way, decision)
+
+    def mended(way: Recipe, decision: Decision, most: int = FEW) -> Made:
+        model = cut(original, decision)
+        done = re_solve(model, original, train, decision, way, most=most, seed=seed)
         settle_norms(model, original, train, way, seed=seed)
         found = yardstick.measure(model, decision.plan) if yardstick else None
         steps = {"reconstruction": asdict(done) | (asdict(found) if found else {})} if done else {}
@@ -96,6 +101,8 @@ def make(
     else:
         made = [one(way) for way in ways]
     best = min(made, key=lambda each: each.loss or 0.0)
+    if "reconstruction" in best.steps and len(train) > FEW:
+        best = mended(best.recipe, best.decision, MANY)
     give_head(best.model, original, train, best.recipe)
     if yardstick:
         best.steps["unpruned"] = asdict(yardstick.unpruned)

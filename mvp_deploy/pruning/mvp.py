@@ -24,7 +24,7 @@ from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.norms import recalibrate, recalibrate_if_better
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
-from mvp_deploy.pruning.reconstruction import Reconstruction, reconstruct
+from mvp_deploy.pruning.reconstruction import FEW, Reconstruction, reconstruct
 from mvp_deploy.pruning.tuning import judged
 from mvp_deploy.pruning.votes import Voter
 from mvp_deploy.structure import KeepPlan, Structure, gather, scatter
@@ -178,20 +178,24 @@ def in_rounds(
     importance: Callable[[], Scores],
     *,
     seed: int = 0,
-) -> tuple[Decision, nn.Module, Reconstruction | None]:
-    """Cut and re-solve in the recipe's rounds, the fraction falling geometrically; a round scores what the last left.
+) -> Decision:
+    """Choose which units stay in the recipe's rounds, the fraction falling geometrically.
 
-    importance: of the unpruned model's units. The model has the head of the original, and its batch norms.
+    After each but the last the layers are re-solved, and what is left is scored under a head solved again: scores are
+    of a model as it is, and say little of it once much has gone.
+
+    Args:
+        importance: of the unpruned model's units.
     """
     structure, plan, model = original.structure, original.full, original.copy()
-    for done in range(1, recipe.rounds + 1):
+    for done in range(1, recipe.rounds):
         share = replace(budget, fraction=budget.fraction ** (done / recipe.rounds))
         decision = decide(original, train, (), recipe, share, importance=importance, within=plan, seed=seed)
         weights = gather(structure, original.widened(plan, model.state_dict()), decision.plan)
         plan, model = decision.plan, original.pruned(decision.plan, weights)
-        solved = re_solve(model, original, train, decision, recipe, seed=seed)
+        re_solve(model, original, train, decision, recipe, seed=seed)
         importance = partial(_of_smaller, original, model, plan, train, recipe.criterion, seed + done)
-    return decision, model, solved
+    return decide(original, train, (), recipe, budget, importance=importance, within=plan, seed=seed)
 
 
 def _of_smaller(
@@ -212,13 +216,23 @@ def cut(original: Original, decision: Decision) -> nn.Module:
 
 
 def re_solve(
-    model: nn.Module, original: Original, train: Images, decision: Decision, recipe: Recipe, *, seed: int = 0
+    model: nn.Module,
+    original: Original,
+    train: Images,
+    decision: Decision,
+    recipe: Recipe,
+    *,
+    most: int = FEW,
+    seed: int = 0,
 ) -> Reconstruction | None:
-    """Re-solve the layers that lost inputs, in place, where the recipe says so and weights are the backbone's own."""
+    """Re-solve the layers that lost inputs on at most ``most`` images, in place.
+
+    Only where the recipe says so and the weights are the backbone's own.
+    """
     if not recipe.reconstruct or decision.initial != "pretrained":
         return None
     skip = [] if recipe.head == "trained" else [f"{name}.weight" for name in original.classifier]
-    return reconstruct(original.model, original.structure, decision.plan, model, train, skip=skip, seed=seed)
+    return reconstruct(original.model, original.structure, decision.plan, model, train, most=most, skip=skip, seed=seed)
 
 
 def settle_norms(model: nn.Module, original: Original, train: Images, recipe: Recipe, *, seed: int = 0) -> None:

@@ -28,6 +28,7 @@ from mvp_deploy.structure import KeepPlan, Structure
 from mvp_deploy.tasks import Images
 
 PENALTIES = (1e-8, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # relative to the inputs' mean square: from none to all
+FEW, MANY = 256, 1024  # images that re-solve models which are compared, and the one that goes on
 FOLDS = 4  # parts of the images; each is left out once
 WIDE = 2048  # columns from which on there are two parts
 BATCH = 32
@@ -60,7 +61,7 @@ def reconstruct(
     model: nn.Module,
     images: Images,
     *,
-    most: int = 256,
+    most: int = FEW,
     skip: Sequence[str] = (),
     seed: int = 0,
 ) -> Reconstruction:
