@@ -28,11 +28,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     Who may read it is what the umask says, whatever a library makes of it.
 
     Raises:
-        MvpError: (ENVIRONMENT) the disk is full, the folder read-only, or anything else is in the way.
+        MvpError: (ENVIRONMENT) the disk is full, the folder read-only, or anything else is in the way; (INPUT) what
+            lies there is not a file: a device or a pipe would be replaced too, by who may.
     """
     target = Path(os.path.realpath(path))  # a link stays one: what it points to is replaced
     temporary = target.with_name(f".{_short(target.stem)}.{secrets.token_hex(8)}.tmp{target.suffix}")
     with writing_errors(path):
+        if target.exists() and not target.is_file():
+            raise InputError(f"{path} exists and is not a file: choose another place.")
         target.parent.mkdir(parents=True, exist_ok=True)
         mode = _create(temporary)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +11,24 @@ import click
 from mvp_deploy.base.bounds import DEVICE, DURATION, POINTS, SEED
 from mvp_deploy.base.formats import Within
 from mvp_deploy.exporters.protocol import PRECISIONS
+
+
+class Output(click.Path):
+    """A file to write. One that lies there is replaced where its ending says that it is of the same kind."""
+
+    def __init__(self, *endings: str) -> None:
+        super().__init__(path_type=Path)
+        self.endings = endings
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        try:
+            in_the_way = path.exists() and not (path.is_file() and path.suffix.lower() in self.endings)
+        except (OSError, ValueError) as error:
+            self.fail(f"{value!r} is not a path ({error}).", param, ctx)
+        if in_the_way:
+            self.fail(f"{value!r} exists and is not a {self.endings[0]} file: choose another name.", param, ctx)
+        return path
 
 
 class Number(click.ParamType):

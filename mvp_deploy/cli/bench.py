@@ -11,7 +11,7 @@ from mvp_deploy.benchmark.config import Timed
 from mvp_deploy.cli._common import Console, common_options
 from mvp_deploy.cli._on import Fleet, forwarded, on_options
 from mvp_deploy.cli._options import options
-from mvp_deploy.cli._types import PRECISION, Span
+from mvp_deploy.cli._types import PRECISION, Output, Span
 
 
 @click.command()
@@ -26,7 +26,7 @@ from mvp_deploy.cli._types import PRECISION, Span
     type=click.Choice(["cpu", "cuda", "tensorrt"]),
     help="Of ONNX Runtime; one row for each.  [default: as --device]",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Write the result as JSON to this file as well.")
+@click.option("--out", type=Output(".json"), help="Write the result as JSON to this file as well.")
 @click.option(
     "--sign-key", type=click.Path(path_type=Path), help="With --on: sign the bundle and what was measured (PEM)."
 )

@@ -12,7 +12,7 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options
 from mvp_deploy.cli._model import model_options, opened_with
 from mvp_deploy.cli._on import Fleet, crops_of, given, on_options
-from mvp_deploy.cli._types import Number
+from mvp_deploy.cli._types import Number, Output
 
 if TYPE_CHECKING:
     from mvp_deploy.inference.evaluate import Evaluation
@@ -28,7 +28,7 @@ MOST_CLASSES = 12  # of a confusion matrix that a terminal shows; --json has tho
               help="Which images of DATA; test: of test/ where there are train/, val/ and test/.")  # fmt: skip
 @click.option("--limit", type=Number(LIMIT), help="Images of each class at most, as DATA?limit=N.")
 @click.option("--class-map", type=click.Path(path_type=Path), help="Lines OLD,NEW (or JSON), as DATA?class-map=FILE.")
-@click.option("--csv", type=click.Path(path_type=Path), help="Write image, true and predicted class to this file.")
+@click.option("--csv", type=Output(".csv", ".txt"), help="Write image, true and predicted class to this file.")
 @model_options
 @on_options
 @output_options

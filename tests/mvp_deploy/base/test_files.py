@@ -24,6 +24,18 @@ def test_a_finished_write_is_there_alone(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["a.json"]
 
 
+@posix
+def test_what_is_not_a_file_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "folder", "link"):
+        with pytest.raises(MvpError, match="is not a file"):
+            write_text(tmp_path / name, "lost")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link", "pipe"]
+
+
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")

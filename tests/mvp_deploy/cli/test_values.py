@@ -18,7 +18,7 @@ from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.base.formats import Within
 from mvp_deploy.benchmark.measure import Settings
 from mvp_deploy.cli import NAMES, _options, main
-from mvp_deploy.cli._types import Listed, Number
+from mvp_deploy.cli._types import Listed, Number, Output
 from mvp_deploy.export.config import Exports
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Schedule
@@ -152,3 +152,15 @@ def test_nothing_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert done.exit_code == ExitCode.INPUT
     assert "0 is not from 1 to 1000" in done.output
     assert not any(tmp_path.iterdir())
+
+
+def test_an_output_replaces_only_a_file_of_its_kind(tmp_path: Path) -> None:
+    kind = Output(".csv", ".txt")
+    (tmp_path / "photo.jpg").touch()
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("photo.jpg", "folder.csv"):
+        with pytest.raises(click.BadParameter, match=r"exists and is not a \.csv file"):
+            kind.convert(str(tmp_path / name), None, None)
+    (tmp_path / "old.CSV").touch()
+    for name in ("old.CSV", "new.csv", "new"):
+        assert kind.convert(str(tmp_path / name), None, None) == tmp_path / name
