@@ -2,8 +2,9 @@
 
     nice -n 19 python benchmarks/fuzz/commands.py --seconds 600 --out benchmarks/fuzz/commands.json
 
-Every input is one of the calls of `CALLS`, which work, with one to three changes: an option's value, a path in its
-place (missing, empty, a folder, a pipe, a dead link, another kind of file), or bytes of a file it reads. A fault is:
+Every input is one of the calls of `CALLS`, which work, with one to three changes: an option's value, any other option
+that the command has, a path in its place (missing, empty, a folder, a pipe, a dead link, another kind of file), or
+bytes of a file it reads. A fault is:
 an exit code that is not told in `mvp-deploy --help`, or 1 («unexpected»); a failure that says nothing, or says it in a
 traceback; a file of somebody else that is changed or gone; a call that takes over two minutes.
 """
@@ -25,6 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 import numpy as np
 from click.testing import CliRunner
 from PIL import Image
@@ -60,11 +62,21 @@ CALLS = {
     "check": ["check", "bundle/models/pruned.fp32.onnx", "--for", "tensorrt"],
     "build": ["build", "bundle", "--precision", "fp32", "--batch", "1:2:4"],
     "structure": ["structure", "test_resnet", "--image-size", "32"],
+    "run": ["run", "deploy.yaml", "--dry-run"],
+    "bank list": ["bank", "list", "bank"],
+    "bank verify": ["bank", "verify", "bank"],
+    "devices": ["devices", "list"],
+    "push": ["push", "bundle", "somebody/dogs"],
+    "init": ["init", "OUT.yaml"],
+    "schema": ["schema"],
 }  # fmt: skip
+CONFIG = "bank: bank\nout: deploy\nbudget: {fraction: 0.5}\ntasks:\n  ones: {data: 'digits#1,8'}\n"
 SLOW = {"export", "bank add", "bank build", "prune", "shrink", "profile", "frontier", "bank evaluate"}
+PATHS = ("empty", "folder", "pipe", "dead", "noise", "theirs", "bundle", "bank", "run", "photos", "weights.safetensors",
+         "bundle/samples.npz", "run/run.json", "theirs/thesis.txt", ".", "noise/x", "deploy.yaml")  # fmt: skip
 VALUES = ("nan", "-inf", "-1", "0", "1e999", "9" * 400, "", "x", "1,", ",", "--", "\u0663", "\x00", "x" * 5000, "../x",
-          "/", "/dev/zero", "hf-hub:", "local-dir:", "digits", "digits#", "digits#0", "digits#0,0", "digits#11",
-          "digits?limit=0", "photos#a", "\udcff", "1:2", "0x10", "~", "*", "a=b", "none", "cuda:99")  # fmt: skip
+          "/", "a b#c \u00e9\nd", "-x", "hf-hub:", "local-dir:", "digits", "digits#", "digits#0", "digits#0,0",
+          "digits#11", "digits?limit=0", "photos#a", "\udcff", "1:2", "0x10", "~", "*", "a=b", "none", "cuda:99")  # fmt: skip
 CODES = range(8)
 
 
@@ -105,6 +117,7 @@ def make(folder: Path) -> None:
     ):
         done = CliRunner().invoke(command, call)
         assert done.exit_code == 0, done.output
+    (folder / "deploy.yaml").write_text(CONFIG)
     (folder / "theirs").mkdir()
     (folder / "theirs/manifest.json").write_text('{"name": "a web app"}')
     (folder / "theirs/thesis.txt").write_text("precious")
@@ -116,22 +129,33 @@ def changed(call: list[str], draw: random.Random, there: Path) -> tuple[list[str
     for _ in range(draw.choice((1, 1, 2, 3))):
         values = [place for place, part in enumerate(call) if place and not part.startswith("--")]
         place = draw.choice(values) if values and draw.random() < 0.9 else draw.randrange(1, len(call))
-        kind = draw.choice((0, 0, 0, 1, 1, 1, 2, 3, 4, 4, 4, 4))
+        kind = draw.choice((0, 0, 0, 1, 1, 1, 2, 3, 4, 4, 4, 4, 5, 5, 5))
         if kind == 0:
             call[place] = draw.choice(VALUES)
         elif kind == 1:
-            call[place] = draw.choice(("empty", "folder", "pipe", "dead", "noise", "theirs", "bundle", "bank", "run",
-                                       "photos", "weights.safetensors", "bundle/samples.npz", "run/run.json",
-                                       "theirs/thesis.txt", ".", "noise/x"))  # fmt: skip
+            call[place] = draw.choice(PATHS)
         elif kind == 2:
             del call[place]
         elif kind == 3:
             call.insert(place, call[place])
+        elif kind == 5 and (others := options_of(call)):
+            call.append(f"{draw.choice(others)}={draw.choice((*VALUES, *PATHS))}")
         else:
             told.append(spoilt(draw, there))
         if len(call) < 2:
             break
     return call, told
+
+
+def options_of(call: list[str]) -> list[str]:
+    """The options that the command has which the call names, but for --debug, which shows tracebacks."""
+    found: click.Command = command
+    for part in call:
+        if not isinstance(found, click.Group):
+            break
+        found = found.get_command(click.Context(found), part) or found
+    options = [each for each in found.params if isinstance(each, click.Option) and not each.is_flag]
+    return [each.opts[-1] for each in options]
 
 
 def spoilt(draw: random.Random, there: Path) -> str:
@@ -158,7 +182,7 @@ def odd(folder: Path) -> None:
 
 def state(folder: Path) -> dict[str, bytes]:
     """What must stay as it is, whatever is asked for: files of others, and of ours that no call writes to."""
-    names = ("photos", "theirs", "weights.safetensors")
+    names = ("photos", "theirs", "weights.safetensors", "deploy.yaml")
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for name in names

@@ -21,7 +21,7 @@ class Output(click.Path):
         self.endings = endings
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = super().convert(value, param, ctx)
+        path = Path(super().convert(value, param, ctx))  # type: ignore[arg-type]  # it is one, by path_type
         try:
             in_the_way = path.exists() and not (path.is_file() and path.suffix.lower() in self.endings)
         except (OSError, ValueError) as error:
