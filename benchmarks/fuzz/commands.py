@@ -76,7 +76,8 @@ PATHS = ("empty", "folder", "pipe", "dead", "noise", "theirs", "bundle", "bank",
          "bundle/samples.npz", "run/run.json", "theirs/thesis.txt", ".", "noise/x", "deploy.yaml")  # fmt: skip
 VALUES = ("nan", "-inf", "-1", "0", "1e999", "9" * 400, "", "x", "1,", ",", "--", "\u0663", "\x00", "x" * 5000, "../x",
           "/", "a b#c \u00e9\nd", "-x", "hf-hub:", "local-dir:", "digits", "digits#", "digits#0", "digits#0,0",
-          "digits#11", "digits?limit=0", "photos#a", "\udcff", "1:2", "0x10", "~", "*", "a=b", "none", "cuda:99")  # fmt: skip
+          "digits#11", "digits?limit=0", "photos#a", "\udcff", "1:2", "0x10", "~", "*", "a=b", "none",
+          "cuda:99")  # fmt: skip
 CODES = range(8)
 
 
