@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from mvp_deploy.api.bundle import Bundle
     from mvp_deploy.api.export import export
     from mvp_deploy.api.files import load, save
+    from mvp_deploy.api.parts import analyze, cut, reconstruct
     from mvp_deploy.api.progress import progress
-    from mvp_deploy.api.prune import analyze, cut, prune, reconstruct
+    from mvp_deploy.api.prune import prune
     from mvp_deploy.api.result import Report, Result
     from mvp_deploy.base.errors import (
         AccuracyError,
@@ -47,8 +48,9 @@ _PLACES = {
     "mvp_deploy.api.bundle": ("Bundle",),
     "mvp_deploy.api.export": ("export",),
     "mvp_deploy.api.files": ("load", "save"),
+    "mvp_deploy.api.parts": ("analyze", "cut", "reconstruct"),
     "mvp_deploy.api.progress": ("progress",),
-    "mvp_deploy.api.prune": ("analyze", "cut", "prune", "reconstruct"),
+    "mvp_deploy.api.prune": ("prune",),
     "mvp_deploy.api.result": ("Report", "Result"),
     "mvp_deploy.base.errors": (
         "AccuracyError",

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from mvp_deploy.base.devices import full_float32
 from mvp_deploy.structure.bind import bound
 from mvp_deploy.structure.graph import TracedModel
-from mvp_deploy.structure.trace import open_functionals
+from mvp_deploy.structure.listening import open_functionals
 from mvp_deploy.tasks import Images
 from mvp_deploy.training import TrainConfig
 

@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from mvp_deploy.structure import Structure, UnitGroup
 from mvp_deploy.structure.fakes import fake_copy, fake_inputs, named_tensors, quiet
+from mvp_deploy.structure.listening import open_functionals
 from mvp_deploy.structure.structure import Member
-from mvp_deploy.structure.trace import open_functionals
 
 
 @dataclass(frozen=True)

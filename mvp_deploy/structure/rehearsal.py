@@ -16,8 +16,8 @@ from mvp_deploy.base.errors import StructureError
 from mvp_deploy.structure.axes import Atom, size_left
 from mvp_deploy.structure.calls import OtherCalls, SameCalls
 from mvp_deploy.structure.fakes import QuickOperators, fake_copy, fake_inputs, quiet
+from mvp_deploy.structure.listening import module_paths, open_functionals
 from mvp_deploy.structure.structure import Structure
-from mvp_deploy.structure.trace import module_paths, open_functionals
 
 
 def rehearse(

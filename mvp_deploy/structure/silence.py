@@ -22,9 +22,9 @@ from mvp_deploy.structure.blocks import Additions, removed
 from mvp_deploy.structure.calls import CallMode
 from mvp_deploy.structure.cut import gather, scatter
 from mvp_deploy.structure.fakes import copy_with, named_tensors
+from mvp_deploy.structure.listening import module_paths, open_functionals
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.structure import Structure
-from mvp_deploy.structure.trace import module_paths, open_functionals
 
 Masks = list[Tensor | None]  # of one tensor: per dimension the positions that stay, None for all
 

@@ -8,12 +8,10 @@ it is known which dimension it stands for (see sizes.py).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from threading import Lock
 from typing import Any, Literal
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +27,7 @@ from mvp_deploy.structure.calls import Call, CallMode, leaves_in, numbers_given,
 from mvp_deploy.structure.fakes import call, fake_copy, fake_inputs, named_tensors, quiet
 from mvp_deploy.structure.flow import INPUT, Flow
 from mvp_deploy.structure.graph import Recorder
+from mvp_deploy.structure.listening import module_paths, open_functionals
 from mvp_deploy.structure.observe import observe, sized_shape
 from mvp_deploy.structure.sizes import Observation, Size, Uses, tag_sizes
 
@@ -230,57 +229,6 @@ class _Functions(CallMode):
         if trace.recorder is not None:
             trace.recorder.call(trace, func, name, args, kwargs, out)
         return out
-
-
-@contextmanager
-def module_paths(model: nn.Module, enter: Callable[[str], None]) -> Iterator[None]:
-    """While open, calls `enter(path)` whenever a forward of `model` goes into a submodule or comes back to it."""
-    paths = {id(m): name for name, m in model.named_modules()}
-    stack = [""]
-
-    def before(module: nn.Module, _: Any) -> None:
-        stack.append(paths.get(id(module), stack[-1]))
-        enter(stack[-1])
-
-    def after(module: nn.Module, _: Any, __: Any) -> None:
-        stack.pop()
-        enter(stack[-1])
-
-    hooks = [
-        torch.nn.modules.module.register_module_forward_pre_hook(before),
-        torch.nn.modules.module.register_module_forward_hook(after),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-_FUNCTIONALS = ExitStack()
-_FUNCTIONALS_LOCK = Lock()
-_functionals_users = 0
-
-
-@contextmanager
-def open_functionals() -> Iterator[None]:
-    """Let the Python functions of torch.nn.functional run as they are, so that the functions they call are seen.
-
-    Threads may hold it open at the same time; the last one to leave closes it.
-    """
-    global _functionals_users
-    with _FUNCTIONALS_LOCK:
-        if _functionals_users == 0:
-            for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"):
-                _FUNCTIONALS.enter_context(patch.object(torch.nn.functional, name, lambda *_: False))
-        _functionals_users += 1
-    try:
-        yield
-    finally:
-        with _FUNCTIONALS_LOCK:
-            _functionals_users -= 1
-            if _functionals_users == 0:
-                _FUNCTIONALS.close()
 
 
 def run_fake(model: nn.Module, example: tuple[Tensor, ...], trace: Trace, *, training: bool = False) -> Any:
