@@ -68,6 +68,11 @@ class Busy(EnvironmentMissing):
     """Another process is at the same work."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, without the lines that explain its inside; its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 _KINDS = (MvpError, InputError, AccuracyError, LatencyError, ParityError, EnvironmentMissing, DeviceAway)
 
 

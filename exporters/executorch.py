@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mvp_deploy.exporters.errors import InputError
+from mvp_deploy.exporters.errors import InputError, first_line
 from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
 
@@ -40,7 +40,7 @@ class ExecuTorchExporter:
                 buffer = lowered.to_executorch().buffer
             except Exception as error:  # each of its passes raises what it likes
                 cause = error.__cause__ or error
-                reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+                reason = first_line(cause)
                 raise InputError(f"ExecuTorch cannot take this model: {reason}") from error
         write_bytes(path, buffer)
         return Artifact(path, self.name, source.precision, len(buffer), ("takes one image at a time",))

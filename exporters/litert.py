@@ -6,7 +6,7 @@ import contextlib
 import io
 from pathlib import Path
 
-from mvp_deploy.exporters.errors import InputError
+from mvp_deploy.exporters.errors import InputError, first_line
 from mvp_deploy.exporters.executorch import quiet
 from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
 
@@ -35,6 +35,6 @@ class LiteRtExporter:
                 program = litert_torch.convert(source.model.eval(), (torch.zeros(1, *source.image_shape),))
                 program.export(str(path))
             except Exception as error:  # its passes and torch's raise what they like
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                reason = first_line(error)
                 raise InputError(f"LiteRT cannot take this model: {reason}") from error
         return Artifact(path, self.name, source.precision, path.stat().st_size, ("takes one image at a time",))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mvp_deploy.exporters.errors import InputError, MvpError, ParityError
+from mvp_deploy.exporters.errors import InputError, MvpError, ParityError, first_line
 from mvp_deploy.exporters.files import atomic_write
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _translate(model: torch.nn.Module, example: torch.Tensor) -> onnx.ModelProto
                 custom_translation_table=TRANSLATIONS,
             )
         except torch.onnx.OnnxExporterError as error:
-            reason = str(error.__cause__ or error).strip().splitlines()[0]
+            reason = first_line(error.__cause__ or error)
             raise InputError(
                 f"{type(model).__name__} cannot be exported to ONNX: {reason} (--debug shows where)."
             ) from error

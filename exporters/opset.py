@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mvp_deploy.exporters.errors import InputError, ParityError
+from mvp_deploy.exporters.errors import InputError, ParityError, first_line
 from mvp_deploy.exporters.files import atomic_write
 from mvp_deploy.exporters.session import open_session
 
@@ -32,7 +32,7 @@ def read_opset(path: str | os.PathLike[str]) -> int:
     """The version of ONNX's own operators that a file uses.
 
     Raises:
-        MvpError: the file is no ONNX model.
+        MvpError: the file is not an ONNX model.
     """
     try:
         for field, value in fields(Path(path).read_bytes()):
@@ -42,7 +42,7 @@ def read_opset(path: str | os.PathLike[str]) -> int:
                     return int(entry[_VERSION])
     except (IndexError, KeyError, ValueError):
         pass
-    raise InputError(f"{Path(path).name} is no ONNX model: it states no opset.")
+    raise InputError(f"{Path(path).name} is not an ONNX model: it states no opset.")
 
 
 def lower_opset(source: str | os.PathLike[str], out: str | os.PathLike[str], opset: int = 17) -> Path:
@@ -164,7 +164,7 @@ def _check_same(source: Path, lowered: Path) -> None:
         images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
         wanted, got = (each.run(None, {tensor.name: images})[0] for each in (reference, candidate))
     except Exception as error:  # ONNX Runtime raises types of its own, one for each status
-        message = f"written for the older opset, {source.name} does not run: {str(error).splitlines()[0]}"
+        message = f"written for the older opset, {source.name} does not run: {first_line(error)}"
         raise ParityError(message) from error
     if not np.allclose(wanted, got, rtol=1e-4, atol=1e-5 * float(np.abs(wanted).max())):
         message = f"written for the older opset, {source.name} computes something else: keep the original."

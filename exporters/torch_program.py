@@ -6,7 +6,7 @@ import io
 import warnings
 from pathlib import Path
 
-from mvp_deploy.exporters.errors import InputError
+from mvp_deploy.exporters.errors import InputError, first_line
 from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
 
@@ -40,7 +40,7 @@ class TorchExporter:
                     source.model.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
                 )
             except Exception as error:  # its passes raise what they like
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                reason = first_line(error)
                 raise InputError(f"torch.export cannot take this model: {reason}") from error
             program.example_inputs = None  # the one thing that torch would pickle
             for node in program.graph.nodes:

@@ -19,7 +19,7 @@ from mvp_deploy.bank.store import Bank
 from mvp_deploy.bank.trial import Trials
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import FEW_TIMES, finish, solve_head
-from mvp_deploy.pruning.iterative import prune_iteratively
+from mvp_deploy.pruning.iterative import LongWay, prune_iteratively
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.structure import Cost
 from mvp_deploy.tasks import Task
@@ -114,8 +114,8 @@ class Target:
         whole, first = self._unpruned(seed, steps)
         begun, config = time.perf_counter(), self._training(seed, steps)
         original, train, test = self.task.original, self.task.train, self.task.test
-        schedule = replace(SCHEDULE, steps=steps)
-        result = prune_iteratively(original, whole.state_dict(), train, test, Budget(self.keep), schedule, config)
+        how = LongWay(Budget(self.keep), replace(SCHEDULE, steps=steps), config)
+        result = prune_iteratively(original, whole.state_dict(), train, test, how)
         sizes = [original.cost().macs, *(entry.macs for entry in result.rounds)]
         tuned = TRAINING_COST * config.batch_size * steps * sum(sizes[1:])
         scored = TRAINING_COST * SCORED * sum(sizes[:-1])

@@ -15,7 +15,7 @@ from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.files import atomic_write
 from mvp_deploy.cli._common import Console
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.iterative import Schedule
+from mvp_deploy.pruning.iterative import LongWay, Schedule
 from mvp_deploy.pruning.original import suited
 from mvp_deploy.tasks import prepare
 from mvp_deploy.training import TrainConfig, accuracy, fit
@@ -82,8 +82,8 @@ def bank(setting: Setting, net: str, keep: float, work: Path, device: torch.devi
     for number, task in enumerate(setting.bank, 1):
         if made.path(task.name).exists():
             continue
-        config = training(made.backbone, setting)
-        entry = add_task(made, task, Budget(keep), SCHEDULE, config, device=device, reporter=Console(quiet=True))
+        how = LongWay(Budget(keep), SCHEDULE, training(made.backbone, setting))
+        entry = add_task(made, task, how, device=device, reporter=Console(quiet=True))
         print(f"{folder.name} {number}/{len(setting.bank)}: {entry.metrics['unpruned_accuracy']:.1%} -> "
               f"{entry.metrics['accuracy']:.1%}, {entry.cost['seconds']:.0f} s", flush=True)  # fmt: skip
     return made

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mvp_deploy.exporters.errors import InputError
+from mvp_deploy.exporters.errors import InputError, first_line
 from mvp_deploy.exporters.formats import plain_file, reading_errors
 from mvp_deploy.exporters.tensorrt.graph import Graph, title
 from mvp_deploy.exporters.tensorrt.releases import Release
@@ -40,7 +40,7 @@ def check(path: str | os.PathLike[str], releases: Sequence[Release]) -> list[Fin
     """Findings for TensorRT releases, errors first; equal ones are one, with all their nodes and releases.
 
     Raises:
-        MvpError: the file is no ONNX model.
+        MvpError: the file is not an ONNX model.
     """
     graph = read(path)
     merged: dict[tuple[str, str, str], Finding] = {}
@@ -68,8 +68,8 @@ def read(path: str | os.PathLike[str]) -> Graph:
         if not model.graph.output:  # to protobuf, an empty file is a model, with nothing in it
             raise ValueError("it has no outputs")
         return Graph(onnx.shape_inference.infer_shapes(model))
-    except Exception as error:  # whatever protobuf and onnx raise for what is no model
-        message = f"{Path(path).name} is not a readable ONNX model: {str(error).splitlines()[0]}"
+    except Exception as error:  # whatever protobuf and onnx raise for a file that is not a model
+        message = f"{Path(path).name} is not a readable ONNX model: {first_line(error)}"
         raise InputError(message) from error
 
 

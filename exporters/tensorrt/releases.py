@@ -75,5 +75,5 @@ def version_number(version: str) -> tuple[int, int]:
     """Major and minor number, to compare."""
     match = re.match(r"(\d+)\.(\d+)", version)
     if match is None:
-        raise InputError(f"{version!r} is no TensorRT version: write it as 10.3.")
+        raise InputError(f"{version!r} is not a TensorRT version: write it as 10.3.")
     return int(match[1]), int(match[2])

@@ -26,7 +26,7 @@ from mvp_deploy.base.devices import resolve
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.pruning.imitation import TUNING
-from mvp_deploy.pruning.iterative import Schedule
+from mvp_deploy.pruning.iterative import LongWay, Schedule
 from mvp_deploy.pruning.original import suited
 from mvp_deploy.pruning.recipes import recipe_named
 from mvp_deploy.structure import analyze
@@ -152,9 +152,7 @@ class Bank:
         return add_task(
             self.store,
             task,
-            budget_of(keep, macs, params, round_to),
-            Schedule(rounds, round_steps),
-            config,
+            LongWay(budget_of(keep, macs, params, round_to), Schedule(rounds, round_steps), config),
             device=resolve(str(device)),
             replace=replace_old,
             reporter=reporter or told(),

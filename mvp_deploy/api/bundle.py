@@ -18,7 +18,7 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.bundle import ModelFile
 from mvp_deploy.export.engines import model_of
 from mvp_deploy.inference.evaluate import Evaluation, evaluate, evaluate_prepared, whole
-from mvp_deploy.inference.model import Model, Prediction, open_model
+from mvp_deploy.inference.model import Model, Prediction, Which, open_model
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +103,7 @@ class Bundle:
             ((2, 3), 2)
         """
         where = str(device)
-        file = model_of(self._read, unpruned=unpruned, target=target, precision=precision, device=where)
+        file = model_of(self._read, Which(unpruned, target, precision), where)
         with open_model(self._read, file, threads=threads, device=where) as model:
             yield model
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mvp_deploy.backbones.timm_import import timm
 from mvp_deploy.backbones.weights import head_prefixes, load_weights, read_weights
-from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError, first_line
 from mvp_deploy.base.formats import Malformed, Sha256, Within, parse
 from mvp_deploy.tasks.preprocessing import MAX_EDGE, Edge, Preprocessing
 
@@ -141,12 +141,12 @@ def _model(name: str, image_size: int | None, num_classes: int, *, seed: int, pr
         except Exception as error:  # from timm, the hub's client, the network and the disk
             if name.startswith("local-dir:"):
                 raise InputError(
-                    f"{name} cannot be loaded ({_first_line(error)}): name a folder with the config.json and the "
+                    f"{name} cannot be loaded ({first_line(error)}): name a folder with the config.json and the "
                     "model.safetensors of a timm model"
                 ) from error
             if pretrained:
                 raise EnvironmentMissing(
-                    f"the pretrained weights of {name} could not be fetched ({_first_line(error)}): check the name and "
+                    f"the pretrained weights of {name} could not be fetched ({first_line(error)}): check the name and "
                     "the network, or get the file elsewhere and pass it with --weights FILE",
                 ) from error
             raise _wrong_size(name, image_size, error) from error
@@ -225,8 +225,4 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 def _wrong_size(name: str, image_size: int | None, error: Exception) -> MvpError:
     size = "its own images" if image_size is None else f"images of {image_size} pixels"
-    return InputError(f"{name} cannot take {size} ({_first_line(error)}): choose another --image-size")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return InputError(f"{name} cannot take {size} ({first_line(error)}): choose another --image-size")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvp_deploy.base.errors import InputError, MvpError
+from mvp_deploy.base.errors import InputError, MvpError, first_line
 
 WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "model_state_dict")  # the better weights first
 PREFIXES = ("module.", "model.", "ema.", "ema_model.", "model_ema.")  # of what training scripts wrap a model in
@@ -114,7 +114,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     try:
         model.load_state_dict(fitting, strict=False)
     except (RuntimeError, NotImplementedError) as error:  # sparse, quantised, or without data
-        raise _mismatch(source, f"torch cannot copy them, {str(error).splitlines()[0]}") from error
+        raise _mismatch(source, f"torch cannot copy them, {first_line(error)}") from error
     for key, value in model.state_dict().items():
         if key in fitting and not value.isfinite().all():
             raise InputError(

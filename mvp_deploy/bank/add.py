@@ -16,13 +16,12 @@ from mvp_deploy.bank.store import Bank, Entry, Record
 from mvp_deploy.bank.unpruned import digest, train_unpruned
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.base.workspaces import remove_workspaces, workspaces
-from mvp_deploy.pruning.budget import Budget, counts_for, uniform, units_kept
+from mvp_deploy.pruning.budget import counts_for, uniform, units_kept
 from mvp_deploy.pruning.importance import score
-from mvp_deploy.pruning.iterative import Schedule, prune_iteratively
+from mvp_deploy.pruning.iterative import LongWay, prune_iteratively
 from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.tasks import Task
 from mvp_deploy.tasks.task import lasting
-from mvp_deploy.training import TrainConfig
 
 TRAINING_COST = 3  # forward and backward passes cost about three forward passes
 
@@ -30,9 +29,7 @@ TRAINING_COST = 3  # forward and backward passes cost about three forward passes
 def add_task(
     bank: Bank,
     task: Task,
-    budget: Budget,
-    schedule: Schedule,
-    config: TrainConfig,
+    how: LongWay,
     *,
     device: torch.device,
     replace: bool = False,
@@ -40,16 +37,17 @@ def add_task(
 ) -> Entry:
     """Train the unpruned model on the task, prune it iteratively, store the result.
 
-    config: of the unpruned model's training, and of each round's but for its steps. A killed call goes on where it
+    A killed call goes on where it
     stopped when called again with the same arguments; what it stored already is not made again. Raises MvpError if
     the task is stored already, made otherwise (unless ``replace``), another process is adding it, or the pruned model
     is not exact.
     """
+    config = how.training
     for note in task.notes:
         reporter.warn(note)
     settings: dict[str, Any] = {
-        "budget": asdict(budget),
-        "schedule": asdict(schedule),
+        "budget": asdict(how.budget),
+        "schedule": asdict(how.schedule),
         "training": asdict(config),
         "data": task.fingerprint,
         "versions": versions(),
@@ -63,20 +61,10 @@ def add_task(
         (work,) = workspaces(folder, digest(settings))
         new = NewTask.of(task, bank, device, config.seed)
         original, train, test = new.original, new.train, new.test
-        counts_for(original.structure, budget, uniform(original.structure))  # a hopeless budget fails at once
+        counts_for(original.structure, how.budget, uniform(original.structure))  # a hopeless budget fails at once
         whole = train_unpruned(new, config, work / "unpruned.safetensors", inputs=settings, reporter=reporter)
         scores = score("taylor", original.structure, whole.model, original.full, train, seed=config.seed)
-        result = prune_iteratively(
-            original,
-            whole.model.state_dict(),
-            train,
-            test,
-            budget,
-            schedule,
-            config,
-            work=work,
-            reporter=reporter,
-        )
+        result = prune_iteratively(original, whole.model.state_dict(), train, test, how, work=work, reporter=reporter)
         error = check_exact(original, result.plan, result.model, test)
         if original.structure.inexact:
             reporter.warn(f"units were removed inexactly: the model differs from the silenced one by {error:.1e}")

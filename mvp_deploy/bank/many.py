@@ -13,11 +13,9 @@ from mvp_deploy.base.cluster import Cluster, spread
 from mvp_deploy.base.devices import resolve
 from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.iterative import Schedule
+from mvp_deploy.pruning.iterative import LongWay
 from mvp_deploy.tasks import load_task
 from mvp_deploy.tasks.load import require_source
-from mvp_deploy.training import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -25,9 +23,7 @@ class Additions:
     """How tasks are to be added; travels to workers, who open the bank and choose the device themselves."""
 
     bank: Path
-    budget: Budget
-    schedule: Schedule
-    config: TrainConfig
+    how: LongWay
     device: str
     replace: bool
     skip_bad: bool
@@ -37,9 +33,7 @@ class Additions:
         return add_task(
             Bank.open(self.bank),
             load_task(spec, skip_bad=self.skip_bad),
-            self.budget,
-            self.schedule,
-            self.config,
+            self.how,
             device=resolve(self.device),
             replace=self.replace,
             reporter=reporter,

@@ -12,6 +12,7 @@ from mvp_deploy.exporters.errors import (
     ParityError,
     StructureError,
     error_of,
+    first_line,
 )
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "ParityError",
     "StructureError",
     "error_of",
+    "first_line",
     "of_system",
 ]
 

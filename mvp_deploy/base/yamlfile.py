@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.errors import InputError, first_line
 from mvp_deploy.base.formats import read_bytes
 
 MAX_BYTES = 256 * 1024  # a task takes some 200
@@ -87,7 +87,7 @@ def parse(text: str) -> tuple[yaml.Node | None, Any]:
         told = problem if isinstance(error, _Refused) else f"this is not YAML ({problem})"
         raise NotYaml(told, None if mark is None else mark.line + 1) from error
     except Exception as error:  # dates, numbers and tags without sense raise whatever they meet
-        raise NotYaml(f"this is not YAML ({str(error).splitlines()[0][:200]})", None) from error
+        raise NotYaml(f"this is not YAML ({first_line(error)[:200]})", None) from error
 
 
 def line_of(node: yaml.Node, where: Sequence[str | int]) -> int:

@@ -159,7 +159,7 @@ def benchmark(
     if result.disturbed:
         reporter.warn(
             f"other processes kept {busiest:.1f} of {cores()} cores busy: times are longer than on a quiet machine, "
-            "most for the models that need all cores. They are no result: measure again when nothing else runs."
+            "most for the models that need all cores. Do not use them: measure again when nothing else runs."
         )
     return result
 

@@ -10,7 +10,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from mvp_deploy.base.environment import cores
-from mvp_deploy.base.errors import EnvironmentMissing, InputError
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, first_line
 
 
 class LiteRtRunner:
@@ -21,7 +21,7 @@ class LiteRtRunner:
             self._model = Interpreter(model_path=str(path), num_threads=threads or cores())
             self._model.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            raise InputError(f"LiteRT cannot load {path.name}: {str(error).splitlines()[0]}") from error
+            raise InputError(f"LiteRT cannot load {path.name}: {first_line(error)}") from error
         (given,), (found,) = self._model.get_input_details(), self._model.get_output_details()
         self._input, self._output = given["index"], found["index"]
         _, channels, height, width = map(int, given["shape"])

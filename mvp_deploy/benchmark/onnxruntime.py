@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 
 from mvp_deploy.base.environment import cores
-from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError, first_line
 from mvp_deploy.base.formats import Malformed, Within, loads, parse
 from mvp_deploy.base.processes import apart
 from mvp_deploy.exporters import cuda
@@ -40,7 +40,7 @@ class OnnxRunner:
         try:
             self._session = open_session(path, [(provider, settings)], **options)
         except Exception as error:  # ONNX Runtime raises types of its own, one for each status
-            raise InputError(f"ONNX Runtime cannot load {path.name}: {str(error).splitlines()[0]}") from error
+            raise InputError(f"ONNX Runtime cannot load {path.name}: {first_line(error)}") from error
         if self._session.get_providers()[0] != provider:  # it falls back to the CPU with no more than a log line
             raise EnvironmentMissing(
                 f"ONNX Runtime has {provider} but could not start it: install the {LIBRARIES[provider]} libraries "

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mvp_deploy.base.errors import EnvironmentMissing, InputError
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, first_line
 
 HARMLESS = re.compile(  # the members that torch reads without unpickling and without loading libraries
     r"[^/]+/(models/model\.json|data/(weights/weight_\d+|constants/tensor_\d+|(weights|constants)/model_\w+_config\.json"
@@ -32,7 +32,7 @@ class ProgramRunner:
             (node,) = [node for node in program.graph.nodes if node.name == name]
             channels, height, width = map(int, node.meta["val"].shape[1:])
         except Exception as error:  # it raises types of its own
-            raise InputError(f"torch.export cannot load {path.name}: {str(error).splitlines()[0]}") from error
+            raise InputError(f"torch.export cannot load {path.name}: {first_line(error)}") from error
         self.image_shape = channels, height, width
         self._threads = threads or torch.get_num_threads()
         self._batch = self._logits = torch.empty(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,10 +15,18 @@ from mvp_deploy.cli._types import PRECISIONS, Device, Number
 
 if TYPE_CHECKING:
     from mvp_deploy.bundle import Bundle, ModelFile
+    from mvp_deploy.inference.model import Which
 
 
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--unpruned, --target, --precision, --threads and --device."""
+    """--unpruned, --target and --precision, as the argument `which`; --threads and --device."""
+
+    @wraps(function)
+    def call(unpruned: bool, target: str | None, precision: str | None, **rest: Any) -> Any:
+        from mvp_deploy.inference.model import Which
+
+        return function(which=Which(unpruned, target, precision), **rest)
+
     for option in (
         click.option("--device", default="cpu", show_default=True, type=Device(), help="cpu, cuda or cuda:N."),
         click.option("--threads", type=Number(THREADS), help="CPU threads.  [default: one per core]"),
@@ -27,13 +36,11 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--target", help="onnx, openvino, …; engine: what `build` made.  [default: the bundle's first]"),
         click.option("--unpruned", is_flag=True, help="The unpruned model instead of the pruned one."),
     ):
-        function = option(function)
-    return function
+        call = option(call)
+    return call
 
 
-def opened_with(
-    bundle: Bundle, unpruned: bool, target: str | None, precision: str | None, device: str
-) -> tuple[ModelFile, str]:
+def opened_with(bundle: Bundle, which: Which, device: str) -> tuple[ModelFile, str]:
     """The file that was asked for, and the device it runs on: engines need a GPU, and take the first if none is named.
 
     Raises:
@@ -41,7 +48,7 @@ def opened_with(
     """
     from mvp_deploy.export.engines import ENGINE, model_of
 
-    if target == ENGINE and given("on"):
+    if which.target == ENGINE and given("on"):
         raise InputError("An engine runs on the machine that built it: run this command there, without --on.")
-    where = "auto" if target == ENGINE and given("device") is None else device
-    return model_of(bundle, unpruned=unpruned, target=target, precision=precision, device=where), where
+    where = "auto" if which.target == ENGINE and given("device") is None else device
+    return model_of(bundle, which, where), where

@@ -115,15 +115,14 @@ def add(
     from mvp_deploy.bank.many import Additions
     from mvp_deploy.bank.store import Bank
     from mvp_deploy.base.devices import resolve
+    from mvp_deploy.pruning.iterative import LongWay
     from mvp_deploy.pruning.original import suited
 
     if cluster is None:
         resolve(device)  # what cannot be is said before any task is begun; on a cluster, by its machines
     additions = Additions(
         bank=folder,
-        budget=budget,
-        schedule=schedule,
-        config=suited(Bank.open(folder).backbone, training, seed),
+        how=LongWay(budget, schedule, suited(Bank.open(folder).backbone, training, seed)),
         device=device,
         replace=replace,
         skip_bad=skip_bad,

@@ -16,6 +16,7 @@ from mvp_deploy.cli._types import Number, Output
 
 if TYPE_CHECKING:
     from mvp_deploy.inference.evaluate import Evaluation
+    from mvp_deploy.inference.model import Which
     from mvp_deploy.remote.inventory import Device
 
 MOST_CLASSES = 12  # of a confusion matrix that a terminal shows; --json has those of any size
@@ -39,9 +40,7 @@ def command(
     limit: int | None,
     class_map: Path | None,
     csv: Path | None,
-    unpruned: bool,
-    target: str | None,
-    precision: str | None,
+    which: Which,
     threads: int | None,
     device: str,
     fleet: Fleet | None,
@@ -65,7 +64,7 @@ def command(
     from mvp_deploy.tasks.task import with_query
 
     opened = read(bundle)
-    file, where = opened_with(opened, unpruned, target, precision, device)
+    file, where = opened_with(opened, which, device)
     task = load_task(with_query(data, limit, class_map))
     if part == "test" and task.final is None:
         raise InputError(f"{data} has no third part: with train/ and test/ alone, test/ is the held-out part.")

@@ -13,7 +13,8 @@ from mvp_deploy.cli._common import Console, output_options
 from mvp_deploy.cli._types import Listed, Number
 
 if TYPE_CHECKING:
-    from mvp_deploy.latency.frontier import Frontier, Source
+    from mvp_deploy.latency.front import Frontier
+    from mvp_deploy.latency.frontier import Source
 
 FILE = click.Path(path_type=Path)
 
@@ -71,7 +72,7 @@ def command(
     from mvp_deploy.base.files import sha256
     from mvp_deploy.latency import files
     from mvp_deploy.latency.format import Conditions
-    from mvp_deploy.latency.frontier import Source, search
+    from mvp_deploy.latency.frontier import Search, Source, search
     from mvp_deploy.latency.meet import Target, quantity
     from mvp_deploy.tasks import load_task
 
@@ -94,20 +95,9 @@ def command(
         "seed": seed,
         "versions": versions(),
     }
-    found = search(
-        task,
-        sources,
-        image_size,
-        out,
-        conditions=conditions,
-        key=digest(made_from),
-        shares=[share for share in shares if share < 1],
-        profiles=known,
-        milliseconds=target,
-        seconds=time_limit or math.inf,
-        seed=seed,
-        reporter=console,
-    )
+    cuts = [share for share in shares if share < 1]
+    asked = Search(task, sources, image_size, conditions, digest(made_from), cuts, known, target, seed)
+    found = search(asked, out, seconds=time_limit or math.inf, reporter=console)
     verdict = found.verdict(target)
     _draw(found, verdict, out)
     console.table(

@@ -16,7 +16,7 @@ from mvp_deploy.cli._types import Number, Output
 
 if TYPE_CHECKING:
     from mvp_deploy.bundle import Bundle, ModelFile
-    from mvp_deploy.inference.model import Prediction
+    from mvp_deploy.inference.model import Prediction, Which
 
 
 @click.command()
@@ -32,9 +32,7 @@ def command(
     images: tuple[Path, ...],
     top: int,
     csv: Path | None,
-    unpruned: bool,
-    target: str | None,
-    precision: str | None,
+    which: Which,
     threads: int | None,
     device: str,
     fleet: Fleet | None,
@@ -58,7 +56,7 @@ def command(
     from mvp_deploy.inference.model import open_model, write_predictions
 
     opened = read(bundle)
-    file, where = opened_with(opened, unpruned, target, precision, device)
+    file, where = opened_with(opened, which, device)
     if fleet is not None:
         _on_devices(opened, file, images, top, threads, fleet, csv, console)
         return

@@ -21,7 +21,7 @@ from mvp_deploy.exporters.parity import Parity, check_parity
 from mvp_deploy.exporters.tensorrt import cache
 from mvp_deploy.exporters.tensorrt.build import Options, build
 from mvp_deploy.exporters.tensorrt.probe import Offer, probe
-from mvp_deploy.inference.model import chosen
+from mvp_deploy.inference.model import Which, chosen
 
 MADE_FOR_IT = "tensorrt"  # the target of ONNX files that keep to TensorRT's rules
 ENGINE = "engine"  # the target of what is built from them
@@ -94,21 +94,13 @@ def engines_of(bundle: Bundle, device: str = "auto") -> list[ModelFile]:
     return _listed(bundle, _folder(bundle, offer))
 
 
-def model_of(
-    bundle: Bundle,
-    *,
-    unpruned: bool = False,
-    target: str | None = None,
-    precision: str | None = None,
-    device: str = "auto",
-) -> ModelFile:
+def model_of(bundle: Bundle, which: Which, device: str) -> ModelFile:
     """The bundle's file for a target and precision, where the target ``engine`` means those built on this machine.
 
     Raises:
         MvpError: as `mvp_deploy.inference.model.chosen`.
     """
-    built = engines_of(bundle, device) if target == ENGINE else ()
-    return chosen(bundle, unpruned=unpruned, target=target, precision=precision, built=built)
+    return chosen(bundle, which, engines_of(bundle, device) if which.target == ENGINE else ())
 
 
 def _engine(bundle: Bundle, model: str, options: Options, offer: Offer) -> tuple[Engine, ModelFile]:

@@ -22,6 +22,15 @@ BATCH = 16  # images at once
 
 
 @dataclass(frozen=True)
+class Which:
+    """One of a bundle's models: its own or the unpruned one, by target and precision (None: the first there is)."""
+
+    unpruned: bool = False
+    target: str | None = None
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
 class Prediction:
     """probabilities: of each class of the bundle, float32 [classes], summing to 1."""
 
@@ -31,6 +40,10 @@ class Prediction:
     @property
     def label(self) -> str:
         return self.classes[int(self.probabilities.argmax())]
+
+    @property
+    def probability(self) -> float:
+        return float(self.probabilities.max())
 
     def best(self, count: int = 5) -> list[tuple[str, float]]:
         """The most probable classes, the best first."""
@@ -97,7 +110,7 @@ def open_model(
     Raises:
         MvpError: (ENVIRONMENT) its runtime or the device is missing.
     """
-    file = file or chosen(bundle)
+    file = file or chosen(bundle, Which())
     how_file = bundle.path / "preprocessing.json"
     how = read_json(how_file, Preprocessing, cure=CURE) if how_file.name in listed(bundle.path) else None
     runner = open_runner(bundle.path / file.file, threads=threads, device=device)
@@ -107,17 +120,12 @@ def open_model(
         runner.close()
 
 
-def chosen(
-    bundle: Bundle,
-    *,
-    unpruned: bool = False,
-    target: str | None = None,
-    precision: str | None = None,
-    built: Sequence[ModelFile] = (),
-) -> ModelFile:
+def chosen(bundle: Bundle, which: Which, built: Sequence[ModelFile] = ()) -> ModelFile:
     """The bundle's file for a target and precision; the first that runs as it is, where none is asked for.
 
     Args:
+        bundle: the bundle.
+        which: what is asked for.
         built: engines that were built from the bundle on this machine.
 
     Raises:
@@ -125,11 +133,12 @@ def chosen(
     """
     files = [*bundle.models, *built]
     for file in files:
-        wanted = unpruned, target or file.target, precision or file.precision
-        if (file.model == "unpruned", file.target, file.precision) == wanted and (target or file.target != "tensorrt"):
+        wanted = which.unpruned, which.target or file.target, which.precision or file.precision
+        runs = which.target or file.target != "tensorrt"
+        if runs and (file.model == "unpruned", file.target, file.precision) == wanted:
             return file
     there = ", ".join(f"{file.model} {file.precision} for {file.target}" for file in files)
-    build = f" `mvp-deploy build {bundle.path}` makes engines." if target == "engine" and not built else ""
+    build = f" `mvp-deploy build {bundle.path}` makes engines." if which.target == "engine" and not built else ""
     raise InputError(f"{bundle.path} has no such model; it has: {there}.{build}")
 
 

@@ -16,7 +16,6 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
@@ -24,16 +23,16 @@ from torch import Tensor, nn
 
 from mvp_deploy import backbones
 from mvp_deploy.backbones import Backbone
-from mvp_deploy.base.errors import InputError, LatencyError, MvpError
+from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.base.files import locked, write_text
-from mvp_deploy.base.formats import Amount, Count, Share, Within, read_json
+from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.measure import Settings, session
 from mvp_deploy.benchmark.runner import open_runner
-from mvp_deploy.benchmark.statistics import Interval, share_interval
 from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.latency.format import Conditions, Profile
+from mvp_deploy.latency.front import Candidate, Frontier
 from mvp_deploy.latency.pieces import layout
 from mvp_deploy.latency.plan import solve
 from mvp_deploy.pruning.budget import Budget, keep_best
@@ -46,92 +45,8 @@ from mvp_deploy.tasks import Images, Task, prepare
 from mvp_deploy.training import accuracy
 
 FILE = "frontier.json"
-SHARES = (0.7, 0.5, 0.85)  # of the unpruned milliseconds (or MACs, without a profile), in the order they are tried
 JUDGED = 2048  # training images that leave-one-out accuracies are taken of, at most
 WINDOWS = Settings(duration=1.0, processes=2, window=0.05, warm_up=0.1)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One model.
-
-    share: of the unpruned ``of`` ('latency' or 'macs') that it keeps, 1 for unpruned. loo, accuracy: leave-one-out on
-    training images, and held-out. ms: measured, in turns with the first candidate.
-    """
-
-    backbone: Annotated[str, Within(1, 300)]
-    image_size: Annotated[int, Within(1, 100_000)]
-    share: Share
-    of: Annotated[str, Within(1, 20)]
-    macs: Count
-    loo: Share
-    accuracy: Share
-    tested: Count
-    ms: Annotated[float, Within(1e-6, 1e9)]
-    file: Annotated[str, Within(1, 300)]
-    seconds: Amount  # that finding it took
-
-    @property
-    def unpruned(self) -> bool:
-        return self.share == 1
-
-    @property
-    def name(self) -> str:
-        cut = "" if self.unpruned else f" cut to {self.share:.0%} of its {self.of}"
-        return f"{self.backbone} at {self.image_size} px{cut}"
-
-    @property
-    def interval(self) -> Interval:
-        """Of the held-out accuracy."""
-        return share_interval(round(self.accuracy * self.tested), self.tested)
-
-
-@dataclass(frozen=True)
-class Frontier:
-    """All candidates so far; ``key``: of what they were made from."""
-
-    key: Annotated[str, Within(1, 100)]
-    conditions: Conditions
-    candidates: tuple[Candidate, ...] = ()
-
-    @property
-    def front(self) -> list[Candidate]:
-        """The candidates that no other beats in both leave-one-out accuracy and milliseconds, fastest first."""
-        best: list[Candidate] = []
-        for each in sorted(self.candidates, key=lambda c: (c.ms, -c.loo)):
-            if not best or each.loo > best[-1].loo:
-                best.append(each)
-        return best
-
-    def winner(self, milliseconds: float | None) -> Candidate:
-        """The most accurate candidate within the time. Raises LatencyError where none is."""
-        good = [each for each in self.candidates if milliseconds is None or each.ms <= milliseconds]
-        if not good:
-            fastest = min(self.candidates, key=lambda c: c.ms)
-            raise LatencyError(
-                f"no candidate takes {milliseconds:g} ms or less: the fastest is {fastest.name} with {fastest.ms:.3f} "
-                "ms. Allow more, or add a smaller --image-size or backbone."
-            )
-        return max(good, key=lambda c: (c.loo, -c.ms))
-
-    def verdict(self, milliseconds: float | None) -> str:
-        """What to take, and whether pruning is it."""
-        best = self.winner(milliseconds)
-        within = "" if milliseconds is None else f" within {milliseconds:g} ms"
-        low, high = best.interval.low, best.interval.high
-        told = (
-            f"Most accurate{within}: {best.name}, {best.ms:.3f} ms, {best.accuracy:.1%} on {best.tested} held-out "
-            f"images ({low:.1%} to {high:.1%})."
-        )
-        if best.unpruned and len(self.candidates) > sum(each.unpruned for each in self.candidates):
-            return f"{told} Do not prune: no cut that was tried is better there."
-        plain = [
-            each for each in self.candidates if each.unpruned and (milliseconds is None or each.ms <= milliseconds)
-        ]
-        if not best.unpruned and plain:
-            other = max(plain, key=lambda c: c.loo)
-            return f"{told} Unpruned the best there is {other.name}: {other.ms:.3f} ms, {other.accuracy:.1%}."
-        return told
 
 
 @dataclass(frozen=True)
@@ -143,28 +58,35 @@ class Source:
     weights: Path | None = None
 
 
-def search(
-    task: Task,
-    sources: Sequence[Source],
-    sizes: Sequence[int],
-    out: Path,
-    *,
-    conditions: Conditions,
-    key: str,
-    shares: Sequence[float] = SHARES,
-    profiles: Sequence[Profile] = (),
-    milliseconds: float | None = None,
-    seconds: float = math.inf,
-    seed: int = 0,
-    reporter: Reporter,
-) -> Frontier:
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What to try.
+
+    key: a checksum of what candidates are made from: data, weights, versions. shares: the cuts, of the unpruned
+    milliseconds (or MACs, without a profile), in the order they are tried. profiles: of some of the backbones at some
+    of the sizes: these are cut by milliseconds, the others by MACs. milliseconds: the budget; a cut is not tried where
+    even that share of the unpruned model's time is above it.
+    """
+
+    task: Task
+    sources: Sequence[Source]
+    sizes: Sequence[int]
+    conditions: Conditions
+    key: str
+    shares: Sequence[float]
+    profiles: Sequence[Profile]
+    milliseconds: float | None
+    seed: int
+
+
+def search(asked: Search, out: Path, *, seconds: float = math.inf, reporter: Reporter) -> Frontier:
     """Try candidates until all are tried or the time is up; what ``out`` has of the same key stays.
 
     Args:
-        key: a checksum of what candidates are made from: data, weights, versions.
-        profiles: of some of the backbones at some of the sizes: these are cut by milliseconds, the others by MACs.
-        milliseconds: the budget; a cut is not tried where even that of the unpruned model's time is above it.
+        asked: what to try.
+        out: the folder for the models and frontier.json.
         seconds: after which no new candidate is begun.
+        reporter: receives messages and progress.
 
     Raises:
         MvpError: the folder holds another search, or no backbone can be made.
@@ -172,19 +94,18 @@ def search(
     begin = time.monotonic()
     (out / "models").mkdir(parents=True, exist_ok=True)
     with locked(out / "frontier.lock", f"another process is searching in {out}: wait for it."):
-        found = _resumed(out, key, conditions)
-        places = {(s.name, size): _Place(task, s, size, profiles, seed) for size in sizes for s in sources}
-        wanted = [(place, 1.0) for place in places.values()]
-        wanted += [(place, share) for share in shares for place in places.values()]
+        found = _resumed(out, asked)
+        places = [_Place(asked, source, size) for size in asked.sizes for source in asked.sources]
+        wanted = [(place, share) for share in (1.0, *asked.shares) for place in places]
         with reporter.progress("candidates") as step:
             for number, (place, share) in enumerate(wanted):
                 step(number, len(wanted))
-                if _known(found, place, share) or (share < 1 and _hopeless(found, place, share, milliseconds)):
+                if _known(found, place, share) or (share < 1 and _hopeless(found, place, share, asked.milliseconds)):
                     continue
                 if time.monotonic() - begin > seconds and found.candidates:
                     break
                 try:
-                    made = place.candidate(share, out, found, conditions)
+                    made = place.candidate(share, out, found)
                 except MvpError as error:
                     reporter.warn(f"{place.source.name} at {place.size} px, {share:.0%}: left out ({error})")
                     continue
@@ -196,11 +117,11 @@ def search(
     return found
 
 
-def _resumed(out: Path, key: str, conditions: Conditions) -> Frontier:
+def _resumed(out: Path, asked: Search) -> Frontier:
     if not (out / FILE).exists():
-        return Frontier(key, conditions)
+        return Frontier(asked.key, asked.conditions)
     found = read_json(out / FILE, Frontier, cure="search again in another --out")
-    if (found.key, found.conditions) != (key, conditions):
+    if (found.key, found.conditions) != (asked.key, asked.conditions):
         raise InputError(f"{out} holds the search of something else: give another --out, or remove it.")
     return found
 
@@ -220,8 +141,8 @@ def _hopeless(found: Frontier, place: _Place, share: float, milliseconds: float 
 class _Place:
     """One backbone at one image size, and what all its candidates share."""
 
-    def __init__(self, task: Task, source: Source, size: int, profiles: Sequence[Profile], seed: int) -> None:
-        self.task, self.source, self.size, self.profiles, self.seed = task, source, size, profiles, seed
+    def __init__(self, asked: Search, source: Source, size: int) -> None:
+        self.asked, self.task, self.source, self.size, self.seed = asked, asked.task, source, size, asked.seed
 
     @cached_property
     def made(self) -> tuple[Backbone, dict[str, Tensor]]:
@@ -254,9 +175,9 @@ class _Place:
     @property
     def profile(self) -> Profile | None:
         mine = layout(self.original.structure), self.made[0].preprocessing.input_size
-        return next((each for each in self.profiles if (each.layout, each.input_size) == mine), None)
+        return next((each for each in self.asked.profiles if (each.layout, each.input_size) == mine), None)
 
-    def candidate(self, share: float, out: Path, found: Frontier, conditions: Conditions) -> Candidate:
+    def candidate(self, share: float, out: Path, found: Frontier) -> Candidate:
         start = time.monotonic()
         original, (train, test) = self.original, self.images
         of = "macs" if self.profile is None else "latency"
@@ -284,7 +205,7 @@ class _Place:
             name,
             0.0,
         )
-        ms = _timed(out, [*found.candidates[:1], made], conditions)
+        ms = _timed(out, [*found.candidates[:1], made], self.asked.conditions)
         if len(ms) == 2:  # beside the first candidate, whose first time stands
             ms = [found.candidates[0].ms, ms[1] / ms[0] * found.candidates[0].ms]
         return replace(made, ms=ms[-1], seconds=time.monotonic() - start)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mvp_deploy.base.errors import EnvironmentMissing, InputError
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, first_line
 from mvp_deploy.benchmark.compare import size_of
 from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.benchmark.statistics import share_interval
@@ -71,9 +71,9 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
         hub.create_repo(repository, private=private, exist_ok=True)
         hub.upload_folder(folder_path=folder, repo_id=repository, commit_message="Upload by mvp-deploy")
     except HFValidationError as error:
-        raise InputError(f"{repository!r} is no repository's name: write USER/NAME ({error}).") from error
+        raise InputError(f"{repository!r} is not a repository's name: write USER/NAME ({error}).") from error
     except Exception as error:  # HTTP errors, a missing token, no network: each layer has types of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise EnvironmentMissing(
             f"{repository} cannot be written ({reason}): check the network, and log in with `hf auth login`."
         ) from error

@@ -19,7 +19,7 @@ from mvp_deploy.export.config import Exports
 from mvp_deploy.export.pack import Order
 from mvp_deploy.pipeline.shrink import deliver
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.iterative import Schedule
+from mvp_deploy.pruning.iterative import LongWay, Schedule
 from mvp_deploy.pruning.recipes import recipe_named
 from mvp_deploy.report.task import summary, table
 from mvp_deploy.tasks import load_task, prepare
@@ -60,8 +60,8 @@ def run_demo(out: Path, *, device: torch.device, seed: int, reporter: Reporter) 
         if spec in {entry.name for entry in bank.entries([])}:
             continue
         reporter.say(f"\nBank, task {number} of {len(BANK)}: {spec}, pruned the long way")
-        config = _training(30, seed)
-        add_task(bank, load_task(spec), BUDGET, SCHEDULE, config, device=device, reporter=reporter)
+        how = LongWay(BUDGET, SCHEDULE, _training(30, seed))
+        add_task(bank, load_task(spec), how, device=device, reporter=reporter)
     reporter.say(f"\nNew task: {TARGET}, by its nearest tasks' votes or its own importance")
     new = load_task(TARGET)
     run = runs.prune_task(

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from mvp_deploy.base.environment import cores, cpu_name
 from mvp_deploy.base.findings import Finding, python
 from mvp_deploy.exporters import cuda
-from mvp_deploy.exporters.errors import MvpError
+from mvp_deploy.exporters.errors import MvpError, first_line
 
 TORCH_WITH_CUDA = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu130"
 TRAIN = "pip install 'mvp-deploy[train]'"
@@ -55,7 +55,7 @@ def _package(name: str, check: Callable[[], Finding | None], use: str, cure: str
         return check() or Finding(name, "ok", installed)
     except Exception as error:  # a broken installation fails in whatever way it likes
         again = f"pip install --force-reinstall {name}"
-        return Finding(name, "broken", f"{installed} cannot be imported: {_line(error)}", again)
+        return Finding(name, "broken", f"{installed} cannot be imported: {first_line(error)}", again)
 
 
 def _torch(has_gpu: bool) -> Finding:
@@ -82,7 +82,7 @@ def _onnxruntime(has_gpu: bool) -> Finding:
     try:
         providers = import_module("onnxruntime").get_available_providers()
     except Exception as error:  # as above
-        return Finding("onnxruntime", "broken", f"{found} cannot be imported: {_line(error)}", cure)
+        return Finding("onnxruntime", "broken", f"{found} cannot be imported: {first_line(error)}", cure)
     detail = f"{found}: {', '.join(name.removesuffix('ExecutionProvider') for name in providers)}"
     if has_gpu and "CUDAExecutionProvider" not in providers:
         swap = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
@@ -106,7 +106,3 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

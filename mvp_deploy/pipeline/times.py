@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def measure(work: Work, reporter: Reporter) -> bool:
     """Write times.json, and say whether its times are a result: nothing disturbed them.
 
-    ``no_engines`` says in there why engines that were asked for are not timed.
+    Its ``no_engines`` says why engines that were asked for are not timed.
     """
     from mvp_deploy.benchmark.candidates import of_bundle
     from mvp_deploy.benchmark.compare import benchmark

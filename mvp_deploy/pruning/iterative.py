@@ -26,6 +26,15 @@ from mvp_deploy.training import TrainConfig, accuracy, fit
 
 
 @dataclass(frozen=True)
+class LongWay:
+    """How a task is pruned the long way; training: of the unpruned model, and of each round but for its steps."""
+
+    budget: Budget
+    schedule: Schedule
+    training: TrainConfig
+
+
+@dataclass(frozen=True)
 class Round:
     """One cut: the fraction aimed at, what was left, held-out accuracy right after it and after fine-tuning."""
 
@@ -53,20 +62,19 @@ def prune_iteratively(
     weights: Mapping[str, Tensor],
     train: Images,
     test: Images,
-    budget: Budget,
-    schedule: Schedule,
-    config: TrainConfig,
+    how: LongWay,
     *,
     work: Path | None = None,
     reporter: Reporter | None = None,
 ) -> Iterated:
-    """Prune from ``weights`` (the unpruned model trained on the task, full size) down to ``budget``.
+    """Prune from ``weights`` (the unpruned model trained on the task, full size) down to the budget.
 
     The fraction falls geometrically over the rounds. Every round cuts from the original structure, so units keep
     their names. Batch-norm statistics are recomputed at the end if leave-one-out favours it; by then the head is
     tuned too well to gain from being solved again (docs/voting.md). With ``work`` (a folder) a killed call goes on from
     the last finished phase when called again.
     """
+    budget, schedule, config = how.budget, how.schedule, how.training
     say = reporter or Silent()
     state = _State.load(work) or _State(KeepPlan.full(original.structure), dict(weights), (), False)
     while len(state.rounds) < schedule.rounds:

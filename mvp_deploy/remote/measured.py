@@ -95,7 +95,7 @@ def measure_in(
     if answer.throttled:
         reporter.warn(
             f"{name}: its clocks were lowered while it was timed, {answer.tries} times over "
-            f"({', '.join(answer.throttled)}): the times are no result. Give it cooling or more power."
+            f"({', '.join(answer.throttled)}): do not use the times. Give it cooling or more power."
         )
     return measured, done.error
 

@@ -51,7 +51,7 @@ class Columns:
     columns: tuple[Column, ...]
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Headers, and a row for each model: median milliseconds, speed-up, and marks where that is no result."""
+        """Headers, and a row for each model: median milliseconds, speed-up, and marks where that is not a result."""
         keys = dict.fromkeys(_key(row) for each in self.columns for row in _rows(each))
         cells = [(" ".join(filter(None, key[:3])), str(key[3]), *(_cell(c, key) for c in self.columns)) for key in keys]
         return ["model", "batch", *(each.name for each in self.columns)], [list(each) for each in cells]

@@ -156,7 +156,7 @@ def reliability(names: Sequence[str], points: Sequence[Sequence[tuple[float, flo
 
 
 def standing_alone(svg: str) -> str:
-    """A plot as a file of its own, with colours that suit light and dark alike."""
+    """A plot as a file of its own, with colours for light and dark pages."""
     style = "<style>:root { color: #777; --soft: #999; --a: #2a78d6; --b: #c2571a; }</style>"
     return svg.replace(">", f">{style}", 1)
 

@@ -25,6 +25,7 @@ from mvp_deploy.structure.fakes import copy_with, named_tensors
 from mvp_deploy.structure.listening import module_paths, open_functionals
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.structure import Structure
+from mvp_deploy.structure.trace import Ran
 
 Masks = list[Tensor | None]  # of one tensor: per dimension the positions that stay, None for all
 
@@ -62,23 +63,22 @@ def silence(structure: Structure, model: nn.Module, plan: KeepPlan, *, inexact: 
 
     def forward(*inputs: Tensor) -> Any:
         operators = _Operators(restricted)
-        additions = Additions(structure, removed(structure, plan))
-        functions = _Functions(operators, additions)
-        with torch.no_grad(), open_functionals(), operators, functions, module_paths(full, additions.enter):
+        functions = _Functions(operators, Additions(structure, removed(structure, plan)))
+        with torch.no_grad(), open_functionals(), operators, functions, module_paths(full, functions.enter):
             return full(*inputs)
 
     return forward
 
 
 class _Operators(TorchDispatchMode):
-    """Runs the operators in `restricted`, by name and how often it ran before, over what stays.
+    """Runs the operators in `restricted` over what stays: the masks of their tensors, given and returned.
 
-    `restricted` has the masks of their tensors, given and returned.
+    `module` is the one that runs now.
     """
 
-    def __init__(self, restricted: dict[tuple[str, int], tuple[list[Masks], list[Masks]]]) -> None:
+    def __init__(self, restricted: dict[Ran, tuple[list[Masks], list[Masks]]]) -> None:
         super().__init__()
-        self.restricted, self.ran, self.paused = restricted, Counter[str](), False
+        self.restricted, self.ran, self.paused, self.module = restricted, Counter[tuple[str, str]](), False, ""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -88,8 +88,8 @@ class _Operators(TorchDispatchMode):
         return self.run(rules.running_name(func), func, args, kwargs or {})
 
     def run(self, name: str, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        found = self.restricted.get((name, self.ran[name]))
-        self.ran[name] += 1
+        found = self.restricted.get((self.module, name, self.ran[self.module, name]))
+        self.ran[self.module, name] += 1
         if found is None or all(mask is None for masks in found[0] for mask in masks):
             return func(*args, **kwargs)
         before, after = map(iter, found)
@@ -106,6 +106,10 @@ class _Functions(CallMode):
     def __init__(self, operators: _Operators, additions: Additions) -> None:
         super().__init__()
         self.operators, self.additions = operators, additions
+
+    def enter(self, module: str) -> None:
+        self.operators.module = module
+        self.additions.enter(module)
 
     def call(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         block = self.additions.at(name)

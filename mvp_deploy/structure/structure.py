@@ -15,7 +15,7 @@ from mvp_deploy.structure.blocks import Block
 from mvp_deploy.structure.calls import Call
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.sizes import Observation
-from mvp_deploy.structure.trace import MacTerm, OverWhatStays
+from mvp_deploy.structure.trace import MacTerm, OverWhatStays, Ran
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Structure:
     unknown: Mapping[str, int]  # operators without a rule, and how often they ran
     example: tuple[Tensor, ...]
     axes: Mapping[str, tuple[Axis, ...]] = field(repr=False)  # per parameter and buffer
-    over_what_stays: Mapping[tuple[str, int], OverWhatStays] = field(repr=False)  # by operator and how often it ran
+    over_what_stays: Mapping[Ran, OverWhatStays] = field(repr=False)
     allow_inexact: bool
     inexact: tuple[str, ...]  # operators, and where, that mix units which can be removed because that was allowed
     calls: tuple[Call, ...] = field(repr=False)  # of the forward, in order
@@ -87,7 +87,7 @@ class Structure:
                 units = f"{name} has {sizes[name]}, not {len(mask)} units"
                 raise StructureError(f"The keep plan is for another model: {units}.")
         if odd := sorted(plan.without - {block.name for block in self.blocks}):
-            raise StructureError(f"The keep plan is for another model: {odd[0]} is no block that can be removed.")
+            raise StructureError(f"The keep plan is for another model: {odd[0]} is not a block that can be removed.")
 
     def gone(self, without: Collection[str]) -> frozenset[str]:
         """The parameters and buffers that go with these blocks."""

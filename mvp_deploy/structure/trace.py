@@ -35,6 +35,10 @@ RECORDED_BATCH = 7
 """Batch size of a run that is recorded: a number that nothing else has as its size."""
 
 
+Ran = tuple[str, str, int]
+"""One run of an operator: the module that ran it, its name, and how often that module ran it before."""
+
+
 @dataclass(frozen=True)
 class MacTerm:
     """Multiply-accumulates of one operator: `factor` times the sizes of `axes`.
@@ -73,8 +77,8 @@ class Trace:
     names: dict[int, str] = field(default_factory=dict)  # id of a fake parameter or buffer -> its first name
     used: list[str] = field(default_factory=list)  # parameters and buffers, in the order they were first used
     macs: list[MacTerm] = field(default_factory=list)
-    ran: Counter[str] = field(default_factory=Counter)  # how often each operator ran
-    over_what_stays: dict[tuple[str, int], OverWhatStays] = field(default_factory=dict)  # by name and that count
+    ran: Counter[tuple[str, str]] = field(default_factory=Counter)  # how often each module ran each operator
+    over_what_stays: dict[Ran, OverWhatStays] = field(default_factory=dict)
     squares: set[int] = field(default_factory=set)  # ids of tensors that are squares of others
     numbers: dict[int, float] = field(default_factory=dict)  # ids of buffers that are one number, such as a bound
     loud: dict[int, Tensor] = field(default_factory=dict)  # tensors not zero where units are silent, by their storage
@@ -150,8 +154,10 @@ class Trace:
         if self.over or self.mixed:
             inputs, outputs = (tuple(tuple(self.axes(t)) for t in tensors) for tensors in (given, tensors_in(out)))
             over = (*self.over, *self.mixed)
-            self.over_what_stays[name, self.ran[name]] = OverWhatStays(over, inputs, outputs, exact=not self.mixed)
-        self.ran[name] += 1
+            self.over_what_stays[self.module, name, self.ran[self.module, name]] = OverWhatStays(
+                over, inputs, outputs, exact=not self.mixed
+            )
+        self.ran[self.module, name] += 1
 
     def not_understood(self, name: str, given: list[Tensor], out: Any, why: Reason) -> None:
         """Freeze what went into an operator, of which nothing is known; what came out is fixed then."""

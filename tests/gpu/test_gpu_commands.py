@@ -26,7 +26,7 @@ from mvp_deploy.benchmark.runner import Runner, logits, open_runner
 from mvp_deploy.cli import main
 from mvp_deploy.exporters.parity import FP32_TOLERANCE
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.iterative import Schedule
+from mvp_deploy.pruning.iterative import LongWay, Schedule
 from mvp_deploy.pruning.recipes import RECIPES
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import load_task
@@ -168,7 +168,7 @@ def test_a_task_added_after_a_kill_keeps_the_same_units(tmp_path: Path) -> None:
 
         def add(reporter: Silent, opened: Bank = opened) -> None:
             add_task(
-                opened, load_task("digits#3,4,5"), Budget(0.5), Schedule(2, 10, batches=2), CONFIG,
+                opened, load_task("digits#3,4,5"), LongWay(Budget(0.5), Schedule(2, 10, batches=2), CONFIG),
                 device=resolve(DEVICE), reporter=reporter,
             )  # fmt: skip
 

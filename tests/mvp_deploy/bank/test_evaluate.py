@@ -19,7 +19,7 @@ from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.iterative import Schedule
+from mvp_deploy.pruning.iterative import LongWay, Schedule
 from mvp_deploy.pruning.recipes import RECIPES, changed
 from mvp_deploy.tasks import load_task
 from mvp_deploy.training import TrainConfig
@@ -97,8 +97,8 @@ def test_the_luckiest_of_many_arms_is_not_taken_at_its_word() -> None:
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
     made = Bank.init(tmp_path_factory.mktemp("bank") / "b", *backbones.create("test_resnet", image_size=32))
     for spec in ("digits#0,1", "digits#2,3", "digits#4,5", "digits#6,7"):
-        task, config = load_task(spec), TrainConfig(steps=4, batch_size=16)
-        add_task(made, task, Budget(0.5), Schedule(1, 2), config, device=torch.device("cpu"), reporter=Silent())
+        how = LongWay(Budget(0.5), Schedule(1, 2), TrainConfig(steps=4, batch_size=16))
+        add_task(made, load_task(spec), how, device=torch.device("cpu"), reporter=Silent())
     return made
 
 
@@ -125,8 +125,8 @@ def test_the_images_are_found_from_any_folder_and_where_the_project_has_moved(
     monkeypatch.chdir(project)
     made = Bank.init(project / "bank", *backbones.create("test_resnet", image_size=32))
     task = load_task("data.npz#0,1")
-    config = TrainConfig(steps=1, batch_size=16)
-    entry = add_task(made, task, Budget(0.5), Schedule(1, 1), config, device=torch.device("cpu"), reporter=Silent())
+    how = LongWay(Budget(0.5), Schedule(1, 1), TrainConfig(steps=1, batch_size=16))
+    entry = add_task(made, task, how, device=torch.device("cpu"), reporter=Silent())
     monkeypatch.chdir(tmp_path)
     assert images_of(entry, made).fingerprint == task.fingerprint
     assert [found.name for found in tasks_of(made, (), Silent())] == ["data.npz#0,1"]

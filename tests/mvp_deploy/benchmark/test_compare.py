@@ -226,7 +226,7 @@ def test_on_a_busy_machine_the_times_are_not_a_result_and_say_so(
     found = compare.benchmark(candidates, [1], QUICK, threads=1, device="cpu", reporter=reporter)
     assert found.disturbed
     assert found.environment["others"] == cores()
-    assert "no result" in told[0]
+    assert "Do not use them" in told[0]
 
 
 def test_looks_that_were_disturbed_are_taken_again(tmp_path: Path, loads: list[float]) -> None:

@@ -15,7 +15,8 @@ from mvp_deploy.cli import main
 from mvp_deploy.cli.frontier import _weights
 from mvp_deploy.latency import frontier
 from mvp_deploy.latency.format import Conditions
-from mvp_deploy.latency.frontier import Candidate, Frontier, Source
+from mvp_deploy.latency.front import Candidate, Frontier
+from mvp_deploy.latency.frontier import Source
 
 
 def candidate(size: int, share: float, ms: float, loo: float) -> Candidate:

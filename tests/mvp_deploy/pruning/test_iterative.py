@@ -10,7 +10,7 @@ import torch
 
 from mvp_deploy.base.reporter import Reporter, Silent
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.iterative import Iterated, Schedule, prune_iteratively
+from mvp_deploy.pruning.iterative import Iterated, LongWay, Schedule, prune_iteratively
 from mvp_deploy.pruning.norms import recalibrate_if_better
 from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.training import TrainConfig
@@ -45,9 +45,7 @@ def prune(setting, work: Path | None = None, reporter: Reporter | None = None, *
         setting.original.model.state_dict(),
         setting.train,
         setting.test,
-        Budget(0.3),
-        schedule,
-        TrainConfig(batch_size=16, lr=0.01),
+        LongWay(Budget(0.3), schedule, TrainConfig(batch_size=16, lr=0.01)),
         work=work,
         reporter=reporter,
     )

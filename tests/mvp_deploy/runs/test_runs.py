@@ -17,7 +17,7 @@ from mvp_deploy.base.formats import unsealed
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.pruning import pruned
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.iterative import Schedule
+from mvp_deploy.pruning.iterative import LongWay, Schedule
 from mvp_deploy.pruning.recipes import RECIPES, Recipe
 from mvp_deploy.runs import Run
 from mvp_deploy.tasks import load_task
@@ -44,7 +44,8 @@ class Listener(Silent):
 def bank(cnn, tmp_path_factory: pytest.TempPathFactory) -> Bank:
     bank = Bank.init(tmp_path_factory.mktemp("bank"), cnn.backbone, cnn.state)
     for spec in ("digits#3,4,5", "digits#1,2,3"):
-        add_task(bank, load_task(spec), BUDGET, Schedule(2, 3, batches=2), CONFIG, device=CPU, reporter=Silent())
+        how = LongWay(BUDGET, Schedule(2, 3, batches=2), CONFIG)
+        add_task(bank, load_task(spec), how, device=CPU, reporter=Silent())
     return bank
 
 

@@ -168,7 +168,7 @@ def test_a_plan_without_a_block_goes_through_json_and_fits_its_own_structure_alo
     model, structure, _ = built("resnet18")
     plan = KeepPlan(KeepPlan.full(structure).masks, frozenset({"layer1.1"}))
     assert KeepPlan.from_json(plan.to_json()) == plan != KeepPlan.full(structure)
-    with pytest.raises(StructureError, match="another model: layer9 is no block"):
+    with pytest.raises(StructureError, match="another model: layer9 is not a block"):
         prune(structure, model, KeepPlan(plan.masks, frozenset({"layer9"})))
 
 

@@ -1,0 +1,94 @@
+"""Candidates to ship, the front of those that no other beats, and what to take: frontier.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from mvp_deploy.base.errors import LatencyError
+from mvp_deploy.base.formats import Amount, Count, Share, Within
+from mvp_deploy.benchmark.statistics import Interval, share_interval
+from mvp_deploy.latency.format import Conditions
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model.
+
+    share: of the unpruned ``of`` ('latency' or 'macs') that it keeps, 1 for unpruned. loo, accuracy: leave-one-out on
+    training images, and held-out. ms: measured, in turns with the first candidate.
+    """
+
+    backbone: Annotated[str, Within(1, 300)]
+    image_size: Annotated[int, Within(1, 100_000)]
+    share: Share
+    of: Annotated[str, Within(1, 20)]
+    macs: Count
+    loo: Share
+    accuracy: Share
+    tested: Count
+    ms: Annotated[float, Within(1e-6, 1e9)]
+    file: Annotated[str, Within(1, 300)]
+    seconds: Amount  # that finding it took
+
+    @property
+    def unpruned(self) -> bool:
+        return self.share == 1
+
+    @property
+    def name(self) -> str:
+        cut = "" if self.unpruned else f" cut to {self.share:.0%} of its {self.of}"
+        return f"{self.backbone} at {self.image_size} px{cut}"
+
+    @property
+    def interval(self) -> Interval:
+        """Of the held-out accuracy."""
+        return share_interval(round(self.accuracy * self.tested), self.tested)
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """All candidates so far; ``key``: of what they were made from."""
+
+    key: Annotated[str, Within(1, 100)]
+    conditions: Conditions
+    candidates: tuple[Candidate, ...] = ()
+
+    @property
+    def front(self) -> list[Candidate]:
+        """The candidates that no other beats in both leave-one-out accuracy and milliseconds, fastest first."""
+        best: list[Candidate] = []
+        for each in sorted(self.candidates, key=lambda c: (c.ms, -c.loo)):
+            if not best or each.loo > best[-1].loo:
+                best.append(each)
+        return best
+
+    def winner(self, milliseconds: float | None) -> Candidate:
+        """The most accurate candidate within the time. Raises LatencyError where none is."""
+        good = [each for each in self.candidates if milliseconds is None or each.ms <= milliseconds]
+        if not good:
+            fastest = min(self.candidates, key=lambda c: c.ms)
+            raise LatencyError(
+                f"no candidate takes {milliseconds:g} ms or less: the fastest is {fastest.name} with {fastest.ms:.3f} "
+                "ms. Allow more, or add a smaller --image-size or backbone."
+            )
+        return max(good, key=lambda c: (c.loo, -c.ms))
+
+    def verdict(self, milliseconds: float | None) -> str:
+        """What to take, and whether pruning is it."""
+        best = self.winner(milliseconds)
+        within = "" if milliseconds is None else f" within {milliseconds:g} ms"
+        low, high = best.interval.low, best.interval.high
+        told = (
+            f"Most accurate{within}: {best.name}, {best.ms:.3f} ms, {best.accuracy:.1%} on {best.tested} held-out "
+            f"images ({low:.1%} to {high:.1%})."
+        )
+        if best.unpruned and len(self.candidates) > sum(each.unpruned for each in self.candidates):
+            return f"{told} Do not prune: no cut that was tried is better there."
+        plain = [
+            each for each in self.candidates if each.unpruned and (milliseconds is None or each.ms <= milliseconds)
+        ]
+        if not best.unpruned and plain:
+            other = max(plain, key=lambda c: c.loo)
+            return f"{told} Unpruned the best there is {other.name}: {other.ms:.3f} ms, {other.accuracy:.1%}."
+        return told
