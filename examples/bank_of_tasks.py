@@ -27,7 +27,7 @@ def main(folder: Path, quick: bool) -> None:
 
     bundle = mvp.export(result, folder / "bundle")  # the RUN knows its task
     print(bundle)
-    print("held-out accuracy of the file:", bundle.evaluate(NEW[-1]).accuracy)
+    print(bundle.evaluate(NEW[-1]))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
     names = ["rows", "columns", "falling", "rising"]
     bundle = mvp.export(result, folder / "bundle", data=training, validation=held_out, classes=names)
     print("exported:", *bundle.models, sep="\n  ")
-    print("accuracy:", bundle.evaluate(held_out).accuracy)
+    print(bundle.evaluate(held_out))
 
     image, label = held_out.dataset[0]
     print("one image:", bundle.predict(image.numpy()).best(2), "is", names[label])

@@ -53,6 +53,11 @@ class Interval:
         return Interval(self.value / other.value, self.low / other.high, self.high / other.low)
 
     @property
+    def shares(self) -> str:
+        """Of a share (0..1): «52.0% (45.1% to 58.8%)»."""
+        return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
+
+    @property
     def points(self) -> str:
         """A difference of accuracies (0..1) in points: «+1.2 points, -0.3 to +2.7»."""
         return f"{100 * self.value:+.1f} points, {100 * self.low:+.1f} to {100 * self.high:+.1f}"

@@ -102,8 +102,7 @@ def command(
 
 def show(subject: str, images: str, found: Evaluation, console: Console) -> None:
     """Print an accuracy, that of each class, and the most frequent mistakes."""
-    accuracy = found.accuracy
-    console.show(f"{subject}: accuracy {accuracy.value:.1%} ({accuracy.low:.1%} to {accuracy.high:.1%}) on {images}")
+    console.show(f"{subject}: accuracy {found.accuracy.shares} on {images}")
     console.show("")
     rows = [(name, count, _share(recall), _share(precision)) for name, count, recall, precision in found.per_class()]
     console.table(("class", "images", "recall", "precision"), rows)

@@ -28,6 +28,9 @@ class Evaluation:
     truth: np.ndarray  # int64 [n]
     found: np.ndarray  # int64 [n]
 
+    def __repr__(self) -> str:
+        return f"Evaluation(accuracy {self.accuracy.shares} on {len(self.truth)} images)"
+
     @property
     def accuracy(self) -> Interval:
         """The share of images classified rightly, 0..1."""

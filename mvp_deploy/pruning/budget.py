@@ -74,7 +74,7 @@ def counts_for(
         if budget.of == "units":
             return smallest
         reachable = _amount(structure, _first(structure, smallest), budget.of) / _amount(structure, full, budget.of)
-        raise unreachable(budget, reachable)
+        raise unreachable(structure, budget, reachable)
     low, high = 0.0, 1.0
     if affordable(high):
         return counts(high)
@@ -84,11 +84,13 @@ def counts_for(
     return counts(low)
 
 
-def unreachable(budget: Budget, smallest: float) -> MvpError:
+def unreachable(structure: Structure, budget: Budget, smallest: float) -> MvpError:
     """What to raise where the ``smallest`` fraction that rounding and groups allow is above the budget's."""
+    unknown = ", ".join(structure.unknown)
+    rules = f", or teach the analysis {unknown}, whose inputs stay whole (@structure.rule)" if unknown else ""
     return InputError(
-        f"This backbone cannot shrink to {budget.fraction:.1%} of its {budget.of}: the smallest it allows is "
-        f"{smallest:.1%}. Ask for more, lower --round-to, or choose a smaller backbone."
+        f"This model cannot shrink to {budget.fraction:.1%} of its {budget.of}: the smallest it allows is "
+        f"{smallest:.1%}. Ask for more, lower --round-to, or choose a smaller model{rules}."
     )
 
 

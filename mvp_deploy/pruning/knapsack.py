@@ -103,7 +103,7 @@ def cheapest(
     if amount > limit:
         if budget.of == "units":
             return counts
-        raise unreachable(budget, amount / whole)
+        raise unreachable(structure, budget, amount / whole)
     return _given_back(cost, ladders, counts, limit - amount)
 
 

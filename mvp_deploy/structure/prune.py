@@ -46,7 +46,8 @@ def prune(structure: Structure, model: nn.Module, plan: KeepPlan, *, check: bool
         try:
             return _program(structure, model, plan, str(eager), check)
         except MvpError as traced:
-            raise error_of(f"{eager} And as a traced program: {traced}", traced.code) from traced
+            also = "" if str(traced) == str(eager) else f" And as a traced program: {traced}"
+            raise error_of(f"{eager}{also}", traced.code) from traced
 
 
 def _program(structure: Structure, model: nn.Module, plan: KeepPlan, why: str, check: bool) -> nn.Module:

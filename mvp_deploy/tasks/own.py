@@ -97,7 +97,7 @@ def _batches(data: Any) -> Iterator[tuple[Any, Tensor]]:
     if isinstance(data, Tensor):
         yield data, torch.full((len(data),), -1)
         return
-    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], Tensor) and data[0].ndim == 4:
+    if _is_pair(data):
         yield data[0], torch.as_tensor(data[1])
         return
     if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
@@ -107,6 +107,14 @@ def _batches(data: Any) -> Iterator[tuple[Any, Tensor]]:
         if isinstance(x, Tensor) and x.ndim == 3:
             x, y = x[None], None if y is None else torch.as_tensor(y).reshape(1)
         yield x, torch.full((len(x),), -1) if y is None else torch.as_tensor(y)
+
+
+def _is_pair(data: Any) -> bool:
+    """Whether it is all images and all labels, and not a list of single images or batches."""
+    if not (isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], Tensor)):
+        return False
+    x, y = data
+    return x.ndim == 4 or (isinstance(y, Tensor) and y.ndim == 1 and x.ndim > 1 and len(x) == len(y))
 
 
 def _as_they_are(pixels: Tensor) -> Preprocessing:

@@ -159,6 +159,7 @@ def test_what_cannot_be_meant_is_a_sentence(arguments: dict[str, float], sentenc
         ((torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4)), "uint8"),
         ((torch.full((4, 3, 8, 8), float("nan")), torch.zeros(4)), "NaN"),
         ((torch.zeros(4, 3, 8, 8), torch.zeros(3)), "4 images and 3 labels"),
+        ((torch.zeros(4, 9, 8), torch.zeros(4)), r"give float32 \[4, 9, 8\]"),
         ([(torch.zeros(3, 8, 8), 0), (torch.zeros(3, 9, 9), 1)], "one size"),
     ],
 )

@@ -10,6 +10,9 @@ from reference import random_plan, randomise, relative_error
 from torch import Tensor, nn
 
 from mvp_deploy import structure
+from mvp_deploy.base.errors import InputError
+from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.knapsack import cheapest
 from mvp_deploy.structure import prune, silence
 from mvp_deploy.structure.rules.registry import OPERATORS
 
@@ -82,3 +85,8 @@ def test_a_rule_that_fails_freezes_what_went_in_and_says_so(fault: str) -> None:
     assert not parts.groups
     assert any("whose rule fails" in why for frozen in parts.frozen for why in frozen.why)
     assert parts.unknown == {"own_operators::weighted": 1}
+
+
+def test_a_budget_that_an_unknown_operator_puts_out_of_reach_names_it() -> None:
+    with pytest.raises(InputError, match="teach the analysis own_operators::weighted"):
+        cheapest(structure.analyze(Net(), TOKENS), Budget(0.5, "macs"), {})
