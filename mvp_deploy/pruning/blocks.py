@@ -27,7 +27,7 @@ from mvp_deploy.structure.analysis import record
 from mvp_deploy.structure.axes import size_left
 from mvp_deploy.structure.blocks import Additions, Block
 from mvp_deploy.structure.calls import CallMode
-from mvp_deploy.structure.trace import module_paths, open_functionals
+from mvp_deploy.structure.listening import module_paths, open_functionals
 from mvp_deploy.tasks import Images
 
 Worth = Callable[[frozenset[str]], Mapping[str, float]]  # blocks that are gone -> the rise for each of the others
