@@ -49,13 +49,13 @@ def make_onnx(path: Path, width: int = 8, scale: float = 1.0) -> Path:
     return path
 
 
-def make_bundle(path: Path, spoil: bool = False) -> Path:
+def make_bundle(path: Path, spoil: bool = False, widths: tuple[int, int] = (64, 8)) -> Path:
     """A whole bundle of two such models; ``spoil`` gives the pruned one other logits than it should have."""
     images = np.random.default_rng(1).standard_normal((10, 3, 8, 8), np.float32)
     with bundle.writing(path) as folder:
         arrays = {"images": images, "labels": np.arange(10) % len(CLASSES)}
         records = []
-        for name, width in (("unpruned", 64), ("pruned", 8)):
+        for name, width in zip(("unpruned", "pruned"), widths, strict=True):
             file = make_onnx(folder / f"models/{name}.fp32.onnx", width)
             arrays[name] = run_onnx(file, images)
             if spoil and name == "pruned":

@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import loopback  # noqa: E402
+from samples import make_bundle  # noqa: E402
 
 from mvp_deploy.base.environment import environment, other_work  # noqa: E402
 from mvp_deploy.base.reporter import Silent  # noqa: E402
@@ -35,6 +36,7 @@ from mvp_deploy.remote.inventory import Device  # noqa: E402
 from mvp_deploy.remote.measured import keep, measure  # noqa: E402
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+WIDTHS = 372_000, 93_000  # 45 MB of weights and a quarter of that
 BENCH = ("--duration", "1", "--precision", "fp32", "--threads", "1")
 DIRECT = "import sys; sys.path[0] = sys.argv.pop(1); from mvp_deploy.cli import main; main()"
 
@@ -103,17 +105,6 @@ class Step:
         self.count.seconds[self.name] += time.perf_counter() - self.begin
 
 
-def make_bundle(folder: Path) -> Path:
-    """A ResNet-18 with random weights, pruned a little: for its size, not for what it says."""
-    for call in (
-        ["bank", "init", "bank", "--backbone", "resnet18", "--image-size", "64"],
-        ["prune", "digits#1,8", "--bank", "bank", "--keep", "0.5", "--steps", "1", "--out", "run"],
-        ["export", "run", "--out", "bundle"],
-    ):
-        subprocess.run([sys.executable, "-m", "mvp_deploy", *call], cwd=folder, check=True, env=ENVIRONMENT)
-    return folder / "bundle"
-
-
 def over_ssh(device: Device, bundle: Path) -> dict[str, object]:
     start = time.perf_counter()
     with Count() as count:
@@ -145,14 +136,18 @@ def direct(machine: loopback.Machine, bundle: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, help="To measure with.  [default: a ResNet-18's, made first]")
+    parser.add_argument("--bundle", type=Path, help="To measure with.  [default: one as large as a ResNet-18's]")
     parser.add_argument("--python", type=Path, help="The device's.  [default: this one, with its runtime alone]")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     with TemporaryDirectory() as name:
         folder = Path(name)
-        bundle = shutil.copytree(asked.bundle, folder / "bundle") if asked.bundle else make_bundle(folder)
+        bundle = (
+            shutil.copytree(asked.bundle, folder / "bundle")
+            if asked.bundle
+            else make_bundle(folder / "bundle", widths=WIDTHS)
+        )
         (folder / "keys").mkdir()
         keys = loopback.Keys.make(folder / "keys")
         os.environ["PATH"] = f"{folder / 'keys' / 'bin'}:{os.environ['PATH']}"
