@@ -152,7 +152,10 @@ def whole(task: Task) -> Split:
 
 def write_csv(path: Path, found: Evaluation) -> None:
     """One line an image: its name, its class, and the class it was given."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         lines = csv.writer(file)
         lines.writerow(("image", "class", "predicted"))
         names = found.classes

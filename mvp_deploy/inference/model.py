@@ -144,7 +144,10 @@ def chosen(bundle: Bundle, which: Which, built: Sequence[ModelFile] = ()) -> Mod
 
 def write_predictions(path: Path, classes: Sequence[str], found: Mapping[str, Prediction]) -> None:
     """One line an image: its name, the class it was given, and the probability of every class."""
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        atomic_write(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         lines = csv.writer(file)
         lines.writerow(("image", "predicted", *classes))
         lines.writerows(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +67,17 @@ def test_predict_writes_every_probability_as_csv(made: Path, photos: Path, tmp_p
     assert row["image"] == str(image)
     assert f": {row['predicted']} " in result.output
     assert [float(row[name]) for name in "abcd"] == pytest.approx(expected(made, image).tolist(), abs=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have names of text alone")
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_name_that_is_not_utf_8_is_written_as_it_is(made: Path, photos: Path, tmp_path: Path, command: str) -> None:
+    image = Path(shutil.copytree(photos, tmp_path / "photos"), "a", os.fsdecode(b"\xff.png"))
+    (image.parent / "0.png").rename(image)
+    given = (image,) if command == "predict" else (tmp_path / "photos", "--part", "all")
+    result = call(command, made, *given, "--csv", tmp_path / "said.csv")
+    assert result.exit_code == 0, result.output
+    assert os.fsencode(image) in (tmp_path / "said.csv").read_bytes()
 
 
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_classified(
