@@ -42,6 +42,7 @@ ARMS = {
     "own": RECIPES["own"],
     "taylor": changed(RECIPES["own"], ["scope=global"]),
     "obs": RECIPES["compensated"],
+    "default": RECIPES["default"],  # whichever way the training photographs favour
 }
 UNPRUNED = "unpruned"
 
@@ -61,9 +62,11 @@ class Bench:
         if arm == UNPRUNED:
             model, plan = original.copy(), original.full
             solve_head(model, original.classifier, self.train)
+            way = {}
         else:
             made = make(original, self.train, (), recipe, Budget(fraction, "macs"), importance=self._scores)
             model, plan = made.model, made.decision.plan
+            way = {"way": made.recipe.way, "ways": made.steps.get("ways", {})}
         measure = Yardstick(original, self.train).measure(model, plan)
         return {
             "model_macs": original.cost(plan).macs,
@@ -71,7 +74,7 @@ class Bench:
             "loo_loss": measure.loo_loss,
             "loo_accuracy": measure.loo_accuracy,
             "untuned": accuracy(model, self.test),
-        } | self._tuned(recipe, model)
+        } | way | self._tuned(recipe, model)
 
     def _scores(self, criterion: str) -> Scores:
         if criterion not in self.known:
