@@ -62,19 +62,20 @@ class Bench:
         if arm == UNPRUNED:
             model, plan = original.copy(), original.full
             solve_head(model, original.classifier, self.train)
-            way = {}
+            way: dict[str, Any] = {}
         else:
             made = make(original, self.train, (), recipe, Budget(fraction, "macs"), importance=self._scores)
             model, plan = made.model, made.decision.plan
             way = {"way": made.recipe.way, "ways": made.steps.get("ways", {})}
         measure = Yardstick(original, self.train).measure(model, plan)
-        return {
+        found = {
             "model_macs": original.cost(plan).macs,
             "output_error": measure.output_error,
             "loo_loss": measure.loo_loss,
             "loo_accuracy": measure.loo_accuracy,
             "untuned": accuracy(model, self.test),
-        } | way | self._tuned(recipe, model)
+        }
+        return found | way | self._tuned(recipe, model)
 
     def _scores(self, criterion: str) -> Scores:
         if criterion not in self.known:
