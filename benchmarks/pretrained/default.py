@@ -95,6 +95,7 @@ class Bench:
 @click.argument("net")
 @click.argument("size", type=int)
 @click.option("--classes", default=100, show_default=True, help="Evenly spaced among all.")
+@click.option("--shift", default=0, show_default=True, help="Of the classes taken: other ones.")
 @click.option("--macs", "fractions", type=float, multiple=True, default=(0.45,))
 @click.option("--arm", "arms", multiple=True, type=click.Choice([UNPRUNED, *ARMS]), default=(UNPRUNED, *ARMS))
 @click.option("--streams", multiple=True, type=click.Choice(["plain", "rotated"]), default=("plain", "rotated"))
@@ -105,6 +106,7 @@ def main(
     net: str,
     size: int,
     classes: int,
+    shift: int,
     fractions: tuple[float, ...],
     arms: tuple[str, ...],
     streams: tuple[str, ...],
@@ -116,15 +118,17 @@ def main(
     file = RESULTS / "default.jsonl"
     made, state = backbone(net, size, work)
     shown = Photographs(photographs(tar, work), made, work)
-    train, test = shown.of(np.linspace(0, 99, classes).round().astype(int).tolist())
+    train, test = shown.of(sorted({(place + shift) % 100 for place in np.linspace(0, 99, classes).round().astype(int)}))
     write_text(RESULTS / "default-environment.json", json.dumps(environment(), indent=1) + "\n")
-    done = [{name: cell[name] for name in KEY} for cell in read(file)]
+    done = [{name: cell.get(name, 0) for name in KEY} for cell in read(file)]
     for stream in streams:
-        missing = [cell for cell in cells(net, size, classes, fractions, stream, arms, steps) if cell not in done]
+        missing = [
+            cell for cell in cells(net, size, classes, shift, fractions, stream, arms, steps) if cell not in done
+        ]
         if not missing:
             continue
         used = rotate(made, state, train) if stream == "rotated" else (made, state)
-        bench = Bench(Original.create(*used, classes), train, test, steps)
+        bench = Bench(Original.create(*used, int(train.labels.max()) + 1), train, test, steps)
         for cell in missing:
             found = {name: round(v, 4) if isinstance(v, float) else v
                      for name, v in bench.cell(cell["arm"], cell["macs"]).items()}  # fmt: skip
@@ -134,11 +138,18 @@ def main(
             print(line, flush=True)
 
 
-KEY = ("net", "size", "classes", "macs", "streams", "arm", "steps")
+KEY = ("net", "size", "classes", "shift", "macs", "streams", "arm", "steps")
 
 
 def cells(
-    net: str, size: int, classes: int, fractions: tuple[float, ...], stream: str, arms: tuple[str, ...], steps: int
+    net: str,
+    size: int,
+    classes: int,
+    shift: int,
+    fractions: tuple[float, ...],
+    stream: str,
+    arms: tuple[str, ...],
+    steps: int,
 ) -> Iterator[dict[str, Any]]:
     """What tells a cell from others. What was once is without rotation; the unpruned model is the same with it."""
     for fraction in fractions:
@@ -146,7 +157,7 @@ def cells(
             if stream == "rotated" and arm in (UNPRUNED, "before"):
                 continue
             kept = 1.0 if arm == UNPRUNED else fraction
-            yield dict(zip(KEY, (net, size, classes, kept, stream, arm, steps), strict=True))
+            yield dict(zip(KEY, (net, size, classes, shift, kept, stream, arm, steps), strict=True))
 
 
 if __name__ == "__main__":
