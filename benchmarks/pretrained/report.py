@@ -45,7 +45,7 @@ def ladder(table: Table) -> Iterator[str]:
     for arm in arms:
         row = [list(table[arm, each].values()) for each in EACH]
         yield f"| {arm} | " + " | ".join(map(_mean, row)) + f" | {len(row[0])} |"
-    best = [arm for arm in arms if arm.startswith("imitated")]
+    best = [arm for arm in arms if "imitated" in arm]
     for rival in [arm for arm in arms if arm not in best] if best else []:
         apart = [_apart(table[best[-1], each], table[rival, each]) for each in EACH]
         yield f"| {best[-1]} minus {rival}, points | " + " | ".join(map(_mean, apart)) + f" | {len(apart[0])} |"
@@ -56,11 +56,31 @@ def candidates(cells: Sequence[Cell]) -> Iterator[str]:
     yield "One run a line; loss: leave-one-out cross-entropy on the training photographs, which decides.\n"
     yield "| net, pixels, classes | MACs kept | streams | who decides | loss | untuned | tuned, 100 steps |"
     yield "| --- " * 7 + "|"
-    for c in sorted(cells, key=lambda c: (c["net"], c["classes"], -c["macs"])):
+    for c in sorted(cells, key=lambda c: (c["net"], c["size"], c["classes"], c.get("shift", 0), -c["macs"])):
         tuned = f"{100 * c['tuned']:.1f}" if "tuned" in c else ""
         yield (
-            f"| {c['net']}, {c['size']}, {c['classes']} | {c['macs']:.0%} | {c['streams']} | {c['arm']} "
+            f"| {c['net']}, {c['size']}, {_classes(c)} | {c['macs']:.0%} | {c['streams']} | {_decides(c)} "
             f"| {c['loo_loss']:.3f} | {100 * c['untuned']:.1f} | {tuned} |"
+        )
+
+
+def _classes(cell: Cell) -> str:
+    return f"{cell['classes']} (others, {cell['shift']})" if cell.get("shift") else str(cell["classes"])
+
+
+def _decides(cell: Cell) -> str:
+    return f"default: {cell['way'].replace(' under one threshold', '')}" if cell.get("way") else cell["arm"]
+
+
+def rounds(cells: Sequence[Cell]) -> Iterator[str]:
+    yield "\n### Without a bank: rounds, and images to re-solve on\n"
+    yield "obs under one threshold in rotated streams, nothing tuned; one run each.\n"
+    yield "| net, pixels, classes | MACs kept | rounds | images | loss | untuned |"
+    yield "| --- " * 6 + "|"
+    for c in sorted(cells, key=lambda c: (c["net"], c["size"], c["rounds"], c["images"])):
+        yield (
+            f"| {c['net']}, {c['size']}, {c['classes']} | {c['macs']:.0%} | {c['rounds']} | {c['images']} "
+            f"| {c['loo_loss']:.3f} | {100 * c['untuned']:.1f} |"
         )
 
 
@@ -149,6 +169,7 @@ def main() -> None:
         lines += ["\n![Accuracy against photographs a class](pretrained-ladder.svg)"]
         plot(table)
     lines += candidates(read(RESULTS / "default.jsonl"))
+    lines += rounds(read(RESULTS / "rounds.jsonl"))
     lines += recovered(read(RESULTS / "recover.jsonl"))
     lines += toy([*read(TOY), *({**cell, "arm": cell["arm"] + HALF} for cell in read(SHORTER))])
     prose = PAGE.read_text(encoding="utf-8").partition(NUMBERS)[0]
