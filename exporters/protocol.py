@@ -17,13 +17,14 @@ GROUP = "mvp_deploy.exporters"
 OWN = {
     "executorch": "mvp_deploy.exporters.executorch:ExecuTorchExporter",
     "litert": "mvp_deploy.exporters.litert:LiteRtExporter",
+    "ncnn": "mvp_deploy.exporters.ncnn:NcnnExporter",
     "onnx": "mvp_deploy.exporters.graph:OnnxExporter",
     "onnx-uint8": "mvp_deploy.exporters.uint8:Uint8Exporter",
     "openvino": "mvp_deploy.exporters.openvino:OpenVinoExporter",
     "tensorrt": "mvp_deploy.exporters.graph:TensorRTExporter",
     "torch": "mvp_deploy.exporters.torch_program:TorchExporter",
 }
-BESIDE = {".xml": ".bin", ".pt2": ".safetensors"}  # what some formats keep beside their file
+BESIDE = {".xml": ".bin", ".ncnn.param": ".bin", ".pt2": ".safetensors"}  # what some formats keep beside their file
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 Int8Form = Literal["cpu", "tensorrt"]  # as calibration.layers.Target

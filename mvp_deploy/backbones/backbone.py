@@ -60,7 +60,7 @@ def create(
 ) -> tuple[Backbone, dict[str, Tensor]]:
     """A timm backbone and its state dict without the head (on the CPU).
 
-    name: timm's, or a published timm model's with its weights (``pretrained``): ``hf-hub:OWNER/NAME`` on the Hugging
+    name: timm's, or a published timm model's, which comes with its weights: ``hf-hub:OWNER/NAME`` on the Hugging
     Face hub, ``local-dir:FOLDER`` for the same files in a folder. Weights are timm's own (``pretrained``), or those of
     a .safetensors or a .pth/.pt file (``weights``), or random, drawn from ``seed``. A head among them is dropped.
 
@@ -70,8 +70,8 @@ def create(
     if pretrained and weights is not None:
         raise InputError("both --pretrained and --weights were given: choose one source of weights")
     if ":" in name:
-        if not pretrained:
-            raise InputError(f"{name} comes with its weights: add --pretrained, or name timm's architecture alone")
+        if weights is not None:
+            raise InputError(f"{name} comes with its weights: leave out --weights, or name timm's architecture alone")
         return _published(name, image_size)
     require_known(name, pretrained)
     if image_size is not None and not 1 <= image_size <= MAX_EDGE:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mvp_deploy import backbones
 from mvp_deploy.backbones.backbone import Backbone, digest, require_known
 from mvp_deploy.backbones.timm_import import timm
-from mvp_deploy.backbones.weights import head_prefixes, read_file, state_in
+from mvp_deploy.backbones.weights import head_prefixes, hint_of, read_file, state_in
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.tasks.preprocessing import Preprocessing
 
@@ -69,12 +69,13 @@ def read_checkpoint(file: Path, name: str | None = None, *, image_size: int | No
     content = read_file(file)
     state = state_in(content, file)
     arguments = _arguments(content)
-    name = name or _architecture(content, arguments, file)
+    name = name or _architecture(content, arguments, state, file)
     image_size = image_size or _size(arguments)
     outputs = _outputs(name, state)
     if outputs is None:
         raise InputError(
             f"{file} has no classifier that fits timm's {name}: pass it as --weights, if it is a backbone alone."
+            + hint_of(state, name)
         )
     backbone, _ = backbones.create(name, weights=file, image_size=image_size)
     model = backbones.build(backbone, state, outputs)
@@ -91,10 +92,12 @@ def _arguments(content: Any) -> Mapping[str, Any]:
     return vars(found) if isinstance(found, argparse.Namespace) else found if isinstance(found, dict) else {}
 
 
-def _architecture(content: Any, arguments: Mapping[str, Any], file: Path) -> str:
+def _architecture(content: Any, arguments: Mapping[str, Any], state: Mapping[str, Tensor], file: Path) -> str:
     name = arguments.get("model") or (content.get("arch") if isinstance(content, dict) else None)
     if not isinstance(name, str):
-        raise InputError(f"{file} does not say which architecture it is of: name it with --model, as timm does.")
+        raise InputError(
+            f"{file} does not say which architecture it is of: name it with --model, as timm does." + hint_of(state)
+        )
     return name.partition(".")[0]
 
 

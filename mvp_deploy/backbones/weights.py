@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mvp_deploy.backbones.architectures import nearest
 from mvp_deploy.base.errors import InputError, MvpError, first_line
 
 WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "model_state_dict")  # the better weights first
@@ -92,21 +93,23 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     def shapes(entries: Mapping[str, Tensor]) -> dict[str, torch.Size]:
         return {key: value.shape for key, value in entries.items() if not key.startswith(heads)}
 
+    hint = hint_of(state, model.pretrained_cfg.get("architecture", ""))  # type: ignore[union-attr, operator]
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None and shapes(state) != shapes(own):
         try:
             state = convert(dict(state), model)
         except Exception as error:  # it expects an original release, and this is something else
-            raise _mismatch(source, f"timm cannot convert them, {error!r}") from error
+            raise _mismatch(source, f"timm cannot convert them, {error!r}", hint) from error
     expected, given = shapes(own), shapes(state)
     for key, shape in given.items():
         if key not in expected:
-            raise _mismatch(source, _some("they have the unknown", given.keys() - expected.keys()))
+            raise _mismatch(source, _some("they have the unknown", given.keys() - expected.keys()), hint)
         if shape != expected[key]:
-            raise _mismatch(source, f"{key} is {list(shape)} there and {list(expected[key])} in the model")
+            wrong = f"{key} is {list(shape)} there and {list(expected[key])} in the model"
+            raise _mismatch(source, wrong, hint)
     missing = {key for key in expected.keys() - given.keys() if not key.endswith(COUNTERS)}
     if missing:
-        raise _mismatch(source, _some("they lack", missing))
+        raise _mismatch(source, _some("they lack", missing), hint)
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
     for key, value in fitting.items():
         if value.is_floating_point() != own[key].is_floating_point() and not key.endswith(COUNTERS):
@@ -128,13 +131,21 @@ def _unprefixed(state: Mapping[str, Tensor], expected: set[str]) -> dict[str, Te
 
     Where no part has, the names may be an original release's, and known prefixes go that all entries share.
     """
-    state = {reduce(lambda name, part: name.replace(part, ""), INSERTED, key): value for key, value in state.items()}
+    state = _without_insertions(state)
     any_name = min(expected, default="")
     prefixes = [key.removesuffix(any_name) for key in state if key.endswith(any_name)]
     fitting = [prefix for prefix in prefixes if all(prefix + key in state for key in expected)]
     if fitting:
         prefix = min(fitting, key=lambda prefix: ("ema" not in re.split(r"[._]", prefix), len(prefix)))
         return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return _without_shared_prefixes(state)
+
+
+def _without_insertions(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {reduce(lambda name, part: name.replace(part, ""), INSERTED, key): value for key, value in state.items()}
+
+
+def _without_shared_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
     while shared := [prefix for prefix in PREFIXES if state and all(key.startswith(prefix) for key in state)]:
         state = {key.removeprefix(shared[0]): value for key, value in state.items()}
     return state
@@ -151,5 +162,12 @@ def _some(what: str, keys: set[str]) -> str:
     return f"{what} {', '.join(sorted(keys)[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
 
 
-def _mismatch(source: str, what: str) -> MvpError:
-    return InputError(f"the weights of {source} do not fit the model: {what}; choose the model they belong to")
+def hint_of(state: Mapping[str, Tensor], asked: str = "") -> str:
+    """« They look like timm's resnet34.»; empty if that was ``asked`` for, or if timm has nothing like it."""
+    plain = _without_shared_prefixes(_without_insertions(state))
+    found = nearest({key: value.shape for key, value in plain.items()}, asked)
+    return f" They look like {found}." if found else ""
+
+
+def _mismatch(source: str, what: str, hint: str = "") -> MvpError:
+    return InputError(f"the weights of {source} do not fit the model: {what}; choose the model they belong to.{hint}")

@@ -22,6 +22,8 @@ PACKAGES = (
     "executorch",
     "litert-torch",
     "ai-edge-litert",
+    "ncnn",
+    "pnnx",
     "tensorrt",
 )
 

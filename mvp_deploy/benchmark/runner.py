@@ -25,6 +25,7 @@ RUNTIMES = {  # the runtime a file is opened with unless another is asked for
     ".engine": "tensorrt",
     ".plan": "tensorrt",
     ".xml": "openvino",
+    ".param": "ncnn",
     ".pte": "executorch",
     ".tflite": "litert",
     ".pt2": "torch_program",

@@ -84,6 +84,22 @@ def with_litert(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     return lambda x: next(iter(runner(**{name: x}).values()))
 
 
+def with_ncnn(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False  # as it was checked
+    net.load_param(str(file))
+    net.load_model(str(file.with_suffix(".bin")))
+
+    def run(x: np.ndarray) -> np.ndarray:
+        with net.create_extractor() as extractor:
+            extractor.input("in0", ncnn.Mat(x[0]).clone())
+            return np.array(extractor.extract("out0")[1])[None]
+
+    return run
+
+
 def with_torch(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     import torch
 
@@ -96,6 +112,7 @@ RUNTIMES = {  # by a file's suffix: what opens it, the module which that needs, 
     ".onnx": (with_onnxruntime, "onnxruntime", prepare),
     ".xml": (with_openvino, "openvino", prepare),
     ".tflite": (with_litert, "ai_edge_litert.interpreter", prepare),
+    ".ncnn.param": (with_ncnn, "ncnn", prepare),
     ".pte": (with_executorch, "executorch.runtime", prepare),
     ".pt2": (with_torch, "torch", prepare),
 }

@@ -40,7 +40,7 @@ class Weights:
         made = backbones.create(
             name, pretrained=self.pretrained, weights=self.file, image_size=self.image_size, seed=seed
         )
-        if self.random:
+        if self.random and ":" not in name:  # what is published has its weights
             console.warn("the backbone's weights are random: give --pretrained or --weights for useful models.")
         return made
 

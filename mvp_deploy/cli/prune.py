@@ -23,7 +23,8 @@ FOLDER = click.Path(path_type=Path)
 @click.command(name="prune")
 @click.argument("task")
 @click.option("--bank", "bank_folder", type=FOLDER, help="The bank whose tasks vote; without one give --backbone.")
-@click.option("--backbone", "name", help="Without a bank: the timm model to prune, by the task's own images alone.")
+@click.option("--backbone", "name", help="Without a bank: the model to prune by the task's own images: timm's, "
+              "hf-hub:OWNER/NAME or local-dir:FOLDER.")  # fmt: skip
 @weights_options("--backbone")
 @click.option("--out", required=True, type=FOLDER, help="The RUN folder to write.")
 @budget_options

@@ -144,9 +144,7 @@ def _start(
         )
     if classes:
         raise InputError("--classes belongs to a --checkpoint: a new head has the data's classes.")
-    if ":" in name:  # published with its weights
-        weights = replace(weights, pretrained=True)
-    if weights.random:
+    if weights.random and ":" not in name:  # what is published has its weights
         raise InputError(
             f"{name} without weights is random: add --pretrained, --checkpoint FILE (trained for these classes) or "
             "--weights FILE (a backbone)."

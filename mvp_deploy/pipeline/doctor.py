@@ -33,6 +33,7 @@ def examine() -> list[Finding]:
         _package("openvino", lambda: None, "--target openvino", "pip install openvino"),
         _package("executorch", lambda: None, "--target executorch", "pip install executorch"),
         _package("litert-torch", lambda: None, "--target litert", "pip install litert-torch"),
+        _package("ncnn", lambda: None, "--target ncnn", "pip install pnnx ncnn"),
         _tensorrt(gpu),
     ]
 

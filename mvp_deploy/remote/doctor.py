@@ -17,7 +17,7 @@ from mvp_deploy.remote.session import NEEDED, ROOM, Hello, Session, session
 
 LOOK = "look.json"
 RUNTIMES = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt", "openvino": "openvino",
-            "ai_edge_litert": "ai-edge-litert", "executorch": "executorch"}  # fmt: skip
+            "ai_edge_litert": "ai-edge-litert", "executorch": "executorch", "ncnn": "ncnn"}  # fmt: skip
 WORTH = 2**30  # bytes of free disk below which a bundle and its files may not fit
 
 

@@ -46,7 +46,17 @@ def test_another_package_adds_one_by_its_entry_point(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "their_package", module)
     entry = EntryPoint("tflite", "their_package:Tflite", protocol.GROUP)
     monkeypatch.setattr(protocol, "entry_points", lambda **of: EntryPoints([entry]).select(**of))
-    assert exporters() == ("executorch", "litert", "onnx", "onnx-uint8", "openvino", "tensorrt", "tflite", "torch")
+    assert exporters() == (
+        "executorch",
+        "litert",
+        "ncnn",
+        "onnx",
+        "onnx-uint8",
+        "openvino",
+        "tensorrt",
+        "tflite",
+        "torch",
+    )
     assert isinstance(exporter("tflite"), Tflite)
 
 
@@ -62,7 +72,8 @@ def test_a_missing_package_is_one_sentence_with_the_install_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "module"), [("openvino", "openvino"), ("executorch", "executorch"), ("litert", "litert_torch")]
+    ("name", "module"),
+    [("openvino", "openvino"), ("executorch", "executorch"), ("litert", "litert_torch"), ("ncnn", "pnnx")],
 )
 def test_each_runtime_can_be_missing(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "find_spec", lambda wanted: None)

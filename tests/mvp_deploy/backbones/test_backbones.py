@@ -189,7 +189,7 @@ def test_a_published_model_brings_architecture_weights_and_preprocessing(
     tmp_path: Path, name: str, size: int | None
 ) -> None:
     model = published(tmp_path, name)
-    backbone, state = create(f"local-dir:{tmp_path}", pretrained=True, image_size=size)
+    backbone, state = create(f"local-dir:{tmp_path}", image_size=size)
     assert (backbone.name, backbone.license) == (name, "mit")
     assert backbone.preprocessing.mean == (0.1, 0.2, 0.3)
     x = torch.rand(2, *backbone.preprocessing.input_size)
@@ -211,8 +211,8 @@ def test_a_published_model_made_in_another_way_than_its_name_says_is_refused(tmp
 def test_a_folder_without_a_published_model_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(MvpError, match=r"Config file not found.*name a folder with the config.json"):
         create(f"local-dir:{tmp_path}", pretrained=True)
-    with pytest.raises(MvpError, match="add --pretrained"):
-        create(f"local-dir:{tmp_path}")
+    with pytest.raises(MvpError, match="leave out --weights"):
+        create(f"local-dir:{tmp_path}", weights=tmp_path / "mine.safetensors")
 
 
 def test_the_hub_out_of_reach_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
