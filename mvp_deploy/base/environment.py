@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -37,6 +38,16 @@ def environment() -> dict[str, object]:
         "python": platform.python_version(),
         "versions": versions(),
     }
+
+
+def commit() -> str | None:
+    """The git commit of the current folder, with «-dirty» where files differ from it; None outside of git."""
+    call = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        found = subprocess.run(call, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ import click
 from mvp_deploy.base.bounds import JOBS
 from mvp_deploy.base.errors import ExitCode, MvpError, error_of
 from mvp_deploy.cli._cluster import cluster_options
-from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._common import Console, output_options, resumes
 from mvp_deploy.cli._on import fleet_of, named_options
 from mvp_deploy.cli._types import Number
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @named_options
 @cluster_options
 @output_options
+@resumes
 def command(
     file: Path,
     only: tuple[str, ...],
@@ -52,7 +53,7 @@ def command(
 
     Steps whose inputs have not changed are not done again, so a killed run goes on when called again. A task
     that fails stops no other. With --on, and where gates name a device, models are timed on those devices too.
-    Reports: report.json, report.html, junit.xml and summary.md in the file's `out`.
+    Reports: report.json, report.html, junit.xml and summary.md in the file's `out`; history.json has earlier runs.
 
     \b
     Exit codes, of several the first of 1, 6, 7, 2, 5, 3, 4:

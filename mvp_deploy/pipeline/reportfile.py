@@ -75,3 +75,4 @@ class Report:
     environment: Machine
     gone: tuple[str, ...]
     tasks: dict[str, TaskReport]
+    commit: str | None = None  # of the folder that it ran in

@@ -14,7 +14,7 @@ from typing import Any
 
 from mvp_deploy import bundle
 from mvp_deploy.base.cluster import Cluster
-from mvp_deploy.base.environment import environment
+from mvp_deploy.base.environment import commit, environment
 from mvp_deploy.base.errors import ExitCode, InputError, MvpError
 from mvp_deploy.base.fetching import cache, is_url
 from mvp_deploy.base.files import locked, sha256
@@ -87,6 +87,7 @@ def run(
         "environment": environment(),
         "gone": sorted(set(baseline["tasks"]) - set(config.tasks)) if baseline else [],
         "tasks": tasks,
+        "commit": commit(),
     }
 
 

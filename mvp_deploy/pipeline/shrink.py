@@ -178,7 +178,7 @@ def deliver(
     reporter.say("\nExport, parity, latency")
     bundle = export_run(run.folder, out / "bundle", order, device=device, seed=run.info["seed"], reporter=reporter)
     measurements = read_measurements(bundle)
-    write_text(out / "report.html", task_page(run.info, measurements, bundle, task.test))
+    write_text(out / "report.html", task_page(run.info, measurements, bundle, task.test, "bundle/"))
     return bundle, measurements
 
 

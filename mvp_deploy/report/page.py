@@ -45,14 +45,15 @@ class Section:
     table: Table | None = None
     figures: Sequence[Figure] = ()
     pictures: Sequence[Picture] = ()
+    link: str = ""  # of the bundle's folder, relative to the page
 
 
 BAD = {"failed", "error", "too noisy to tell", "not measured", "regression"}
 
 
-def page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The page's HTML. Everything but the figures is escaped."""
-    return _template().render(title=title, lead=lead, sections=sections, bad=BAD)
+def page(title: str, lead: str, sections: Sequence[Section], link: str = "") -> str:
+    """The page's HTML. Everything but the figures is escaped. link: of the bundle's folder, relative to the page."""
+    return _template().render(title=title, lead=lead, sections=sections, link=link, bad=BAD)
 
 
 @cache

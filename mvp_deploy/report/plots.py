@@ -155,6 +155,21 @@ def reliability(names: Sequence[str], points: Sequence[Sequence[tuple[float, flo
     return svg[0]
 
 
+def trend(names: Sequence[str], accuracies: Sequence[Sequence[float | None]]) -> str:
+    """One line per task: its accuracy (0..1) in each run, from the oldest on; None: the run has none."""
+    with _plot(0.22 * len(names) + 2.2) as (axes, svg):
+        for name, values in zip(names, accuracies, strict=True):
+            points = [float("nan") if value is None else 100 * value for value in values]
+            axes.plot(range(1, len(points) + 1), points, "o-", color=FIRST, markersize=4, alpha=0.7)
+            last = next((place for place in reversed(range(len(points))) if points[place] == points[place]), None)
+            if last is not None:
+                axes.annotate(name, (last + 1, points[last]), xytext=(6, 0), textcoords="offset points", va="center")
+        axes.set(xlabel="run", ylabel="accuracy, %")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.margins(y=0.2)
+    return svg[0]
+
+
 def standing_alone(svg: str) -> str:
     """A plot as a file of its own, with colours for light and dark pages."""
     style = "<style>:root { color: #777; --soft: #999; --a: #2a78d6; --b: #c2571a; }</style>"

@@ -5,25 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
+from urllib.parse import quote
 
 from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.report import plots
 from mvp_deploy.report.ci import OVERVIEW
 from mvp_deploy.report.ci import row as cells
 from mvp_deploy.report.devices import columns_of
+from mvp_deploy.report.history import History
+from mvp_deploy.report.history import sections as sections_of
 from mvp_deploy.report.page import Figure, Section, Table, page
 
 Json = Mapping[str, Any]
 GATES = ("gate", "outcome", "found", "limit", "95 % interval", "of")
 
 
-def report_page(report: Json) -> str:
-    """The page's HTML."""
+def report_page(report: Json, history: History | None = None) -> str:
+    """The page's HTML. history: with this run as the last."""
     tasks = dict(sorted(report["tasks"].items(), key=lambda task: not task[1]["code"]))  # failures first
     rows = [cells(task) for task in tasks.items()]
     met = sum(task["outcome"] == "met" for task in tasks.values())
     lead = f"{met} of {len(tasks)} tasks met their gates. {report['time'].replace('T', ' ').rstrip('Z')} UTC."
-    sections = [Section("Tasks", "", Table(OVERVIEW, rows)), *_changes(report), *_tasks(tasks), _machine(report)]
+    since = sections_of(history) if history else ()
+    sections = [
+        Section("Tasks", "", Table(OVERVIEW, rows)),
+        *_changes(report),
+        *since,
+        *_tasks(tasks),
+        _machine(report),
+    ]
     return page("mvp-deploy run", lead, sections)
 
 
@@ -66,7 +76,8 @@ def _tasks(tasks: Json) -> Iterator[Section]:
         ]
         table = Table(GATES, gates) if gates else None
         figures = list(_figures(task)) if task.get("models") else []
-        yield Section(f"{name}: {task['outcome']}", " ".join(told), table, figures)
+        link = f"bundles/{quote(name)}/" if task.get("bundle") else ""  # beside the page
+        yield Section(f"{name}: {task['outcome']}", " ".join(told), table, figures, link=link)
         if task.get("devices"):
             there = columns_of(task)
             text = " ".join(f"{line}." for line in there.remarks())
@@ -129,6 +140,7 @@ def _short(task: str) -> str:
 def _machine(report: Json) -> Section:
     environment = report["environment"]
     facts = {name: environment[name] for name in ("cpu", "cores", "system", "python")} | environment["versions"]
+    facts |= {"git commit": report["commit"]} if report.get("commit") else {}
     return Section("Made with", "", Table(("", ""), [(name, str(value)) for name, value in facts.items()]))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mvp_deploy.base.environment import commit
 from mvp_deploy.benchmark.compare import size_of
 from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.benchmark.statistics import Interval, share_interval
@@ -25,7 +26,9 @@ PICTURES, MISTAKES = 24, 10
 COLUMNS = ("model", "batch", "speed-up", "accuracy", "p50 ms", "p90 ms", "p99 ms", "params", "MMACs", "MB")
 
 
-def task_page(run: Json, measurements: Json | None, bundle: Bundle | None = None, test: Split | None = None) -> str:
+def task_page(
+    run: Json, measurements: Json | None, bundle: Bundle | None = None, test: Split | None = None, link: str = ""
+) -> str:
     """The HTML page of a task.
 
     Args:
@@ -33,6 +36,7 @@ def task_page(run: Json, measurements: Json | None, bundle: Bundle | None = None
         measurements: its bundle's measurements.json; None: it has none.
         bundle: whose files, and whose models' answers, are shown as well.
         test: the held-out images, in the order of the run; None: no pictures.
+        link: the bundle's place relative to the page.
     """
     rows = measurements["rows"] if measurements else []
     timed = [row for row in rows if row["timing"]]
@@ -50,7 +54,7 @@ def task_page(run: Json, measurements: Json | None, bundle: Bundle | None = None
     ]
     source, mark, classes = run["task"].partition("#")
     name = source.rpartition("/")[2] + mark + classes
-    return page(f"{name}: pruned by Meta-Vote Pruning", summary(run, timed), sections)
+    return page(f"{name}: pruned by Meta-Vote Pruning", summary(run, timed), sections, link)
 
 
 def summary(run: Json, rows: Sequence[Json]) -> str:
@@ -279,11 +283,16 @@ def _making(run: Json) -> Section:
         (name, f"{metrics.get('steps', 0)} steps, {metrics.get('seconds', 0):.0f} s")
         for name, metrics in run["metrics"].items()
     ]
-    rows = [("data", run["task"]), *((f"training of the {name} model", told) for name, told in rows)]
+    rows = [("data", run["task"]), *_commit(), *((f"training of the {name} model", told) for name, told in rows)]
     rows += [(f"recipe: {name}", str(value)) for name, value in run["recipe"].items()]
     rows += [(f"budget: {name}", str(value)) for name, value in budget.items()]
     rows += [(f"training: {name}", str(value)) for name, value in run.get("training", {}).items()]
     return Section("Made by", "", Table(("setting", "value"), rows, folded="All settings"))
+
+
+def _commit() -> list[tuple[str, str]]:
+    found = commit()
+    return [("git commit", found)] if found else []
 
 
 def _machine(environment: Json, rows: Sequence[Json], run: Json) -> Section:

@@ -162,3 +162,15 @@ def test_the_page_needs_no_network(finished: Path) -> None:
     for attribute in ("<script ", "fetch(", "src=", 'href="http', "url(http", "@import"):
         assert attribute not in page
     assert page.count("<svg") == 6  # accuracy against latency, latencies and units kept, of two tasks
+
+
+def test_a_second_run_s_page_says_what_changed_since_the_first(run) -> None:
+    before = json.loads(Path("deploy/history.json").read_text(encoding="utf-8"))["runs"]
+    assert run().exit_code == 0
+    page = Path("deploy/report.html").read_text(encoding="utf-8")
+    assert "Since the last run" in page
+    assert page.count('href="bundles/ones/"') == 1
+    assert len(json.loads(Path("deploy/history.json").read_text(encoding="utf-8"))["runs"]) == len(before) + 1
+    Path("deploy/history.json").write_text("{", encoding="utf-8")
+    assert run().exit_code == 0
+    assert len(json.loads(Path("deploy/history.json").read_text(encoding="utf-8"))["runs"]) == 1
