@@ -21,7 +21,6 @@ from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.iterative import LongWay, prune_iteratively
 from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.tasks import Task
-from mvp_deploy.tasks.task import lasting
 
 TRAINING_COST = 3  # forward and backward passes cost about three forward passes
 
@@ -93,7 +92,7 @@ def add_task(
                 "seconds": whole.done.seconds + sum(r.seconds for r in result.rounds),
                 "macs": TRAINING_COST * config.batch_size * sum(n * macs for n, macs in steps),
             },
-            details=settings | {"source": lasting(task.name), "rounds": [asdict(r) for r in result.rounds]},
+            details=settings | {"source": task.source, "rounds": [asdict(r) for r in result.rounds]},
         )
         return bank.add(record, replace=replace)
 

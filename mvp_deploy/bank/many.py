@@ -27,12 +27,13 @@ class Additions:
     device: str
     replace: bool
     skip_bad: bool
+    name: str | None = None  # of the one task, where it is not called by its specification
 
     def add(self, spec: str, reporter: Reporter) -> Entry:
         """Add one task. Raises MvpError if that cannot be."""
         return add_task(
             Bank.open(self.bank),
-            load_task(spec, skip_bad=self.skip_bad),
+            load_task(spec, skip_bad=self.skip_bad).named(self.name),
             self.how,
             device=resolve(self.device),
             replace=self.replace,

@@ -33,7 +33,7 @@ def pool(tasks: Sequence[Task], preprocessing: Preprocessing, device: torch.devi
     labels: list[int] = []
     for task in tasks:
         images = part(prepare(task.train, preprocessing), share, 0)
-        names = [classes.setdefault((parse(task.name)[0], name), len(classes)) for name in task.classes]
+        names = [classes.setdefault((parse(task.source)[0], name), len(classes)) for name in task.classes]
         for x, y in zip(_bytes(images), images.labels.tolist(), strict=True):
             content = hashlib.sha256(x.numpy().tobytes()).digest()
             if content not in seen:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from mvp_deploy.base.bounds import FRACTION
-from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._common import Console, common_options, resumes
 from mvp_deploy.cli._options import options
 from mvp_deploy.cli._types import Listed, Number
 from mvp_deploy.pruning.config import IMITATION, Budget
@@ -24,6 +24,7 @@ from mvp_deploy.training.config import Training
 @options("budget", Budget(of="macs"), "round_to")
 @click.option("--no-flip", is_flag=True, help="Do not mirror images (for digits and letters).")
 @common_options
+@resumes
 def build(
     folder: Path,
     fractions: tuple[float, ...],

@@ -90,3 +90,17 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(console=Console(as_json, quiet), **arguments)
 
     return command
+
+
+def resumes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For commands that go on where they stopped: Ctrl-C says so, at any moment. Stands right above the command."""
+
+    @functools.wraps(function)
+    def command(*, console: Console, **arguments: Any) -> Any:
+        try:
+            return function(console=console, **arguments)
+        except KeyboardInterrupt:
+            console.warn("interrupted: call it again with the same arguments, and it goes on from here.")
+            raise
+
+    return command

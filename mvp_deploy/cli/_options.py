@@ -13,7 +13,7 @@ import click
 from mvp_deploy.base.bounds import FRACTION
 from mvp_deploy.base.formats import Within
 from mvp_deploy.base.settings import Settings, described
-from mvp_deploy.cli._types import Listed, Number, Percent
+from mvp_deploy.cli._types import Listed, Name, Number, Percent
 from mvp_deploy.pruning.config import Budget
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -78,6 +78,12 @@ def _parts(hint: Any) -> Iterator[Any]:
     if get_origin(hint) in (Annotated, Union, UnionType):
         for part in get_args(hint):
             yield from _parts(part)
+
+
+def name_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--name of a task; the command receives ``title: str | None``."""
+    return click.option("--name", "title", type=Name(), help="What tables, reports and devices call the task.  "
+                        "[default: as it is written]")(function)  # fmt: skip
 
 
 def budget_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -99,5 +99,17 @@ class Span(click.ParamType):
         return seconds
 
 
+class Name(click.ParamType):
+    """What a task is called in tables, reports and on devices: a short line."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"[^\W_][\w .()+-]{0,59}", str(value)):
+            self.fail(f"{value!r} is not a name: up to 60 letters, digits, spaces and any of .()+-_, a letter or digit "
+                      "first.", param, ctx)  # fmt: skip
+        return str(value)
+
+
 SEEDS = Number(SEED)
 PRECISION = Listed(click.Choice(PRECISIONS))

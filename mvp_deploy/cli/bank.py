@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mvp_deploy.base.errors import MvpError, error_of
+from mvp_deploy.base.errors import InputError, MvpError, error_of
 from mvp_deploy.cli._bank_build import build
 from mvp_deploy.cli._bank_evaluate import evaluate
 from mvp_deploy.cli._cluster import cluster_options
-from mvp_deploy.cli._common import Console, common_options, output_options
-from mvp_deploy.cli._options import budget_options, options
+from mvp_deploy.cli._common import Console, common_options, output_options, resumes
+from mvp_deploy.cli._options import budget_options, name_option, options
 from mvp_deploy.cli._types import SEEDS
 from mvp_deploy.cli._weights import Weights, weights_options
 from mvp_deploy.pruning.config import Budget, Schedule
@@ -84,15 +84,18 @@ def init(
 @click.argument("folder", metavar="BANK", type=FOLDER)
 @click.argument("tasks", metavar="TASK...", nargs=-1, required=True)
 @budget_options
+@name_option
 @options("schedule", Schedule(), steps="--round-steps")
 @options("training", Training())
 @click.option("--replace", is_flag=True, help="Prune again tasks that the bank already has.")
 @click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
 @cluster_options
 @common_options
+@resumes
 def add(
     folder: Path,
     tasks: tuple[str, ...],
+    title: str | None,
     budget: Budget,
     schedule: Schedule,
     training: Training,
@@ -118,6 +121,8 @@ def add(
     from mvp_deploy.pruning.iterative import LongWay
     from mvp_deploy.pruning.original import suited
 
+    if title is not None and len(tasks) > 1:
+        raise InputError(f"--name names one task, and {len(tasks)} were given: add them one by one.")
     if cluster is None:
         resolve(device)  # what cannot be is said before any task is begun; on a cluster, by its machines
     additions = Additions(
@@ -126,6 +131,7 @@ def add(
         device=device,
         replace=replace,
         skip_bad=skip_bad,
+        name=title,
     )
     added, failed = [], []
     for spec, found in additions.add_all(tasks, cluster, console):

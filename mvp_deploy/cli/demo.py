@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._common import Console, common_options, resumes
 
 
 @click.command()
 @click.option("--out", default="mvp-demo", show_default=True, type=click.Path(path_type=Path), help="Where to work.")
 @common_options
+@resumes
 def command(out: Path, device: str, seed: int, console: Console) -> None:
     """Run the whole job in a few minutes on handwritten digits that come with the program.
 

@@ -9,7 +9,7 @@ import click
 
 from mvp_deploy.base.bounds import BATCH, DURATION, FRACTION, IMAGE_SIZE, SEED, THREADS
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._common import Console, output_options, resumes
 from mvp_deploy.cli._types import Listed, Number
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ FILE = click.Path(path_type=Path)
 @click.option("--batch", default=1, show_default=True, type=Number(BATCH), help="Images in a batch.")
 @click.option("--seed", default=0, show_default=True, type=Number(SEED), help="For everything that is drawn at random.")
 @output_options
+@resumes
 def command(
     data: str,
     backbone: tuple[str, ...],

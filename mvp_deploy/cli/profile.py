@@ -11,7 +11,7 @@ import click
 
 from mvp_deploy.base.bounds import BATCH, IMAGE_SIZE, THREADS, VARIANTS
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._common import Console, output_options, resumes
 from mvp_deploy.cli._on import Fleet, forwarded, on_options
 from mvp_deploy.cli._types import PRECISIONS, Device, Number
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--variants", type=Number(VARIANTS), help="Choices of widths in the pieces.  [default: 16; tensorrt: 10]")
 @on_options
 @output_options
+@resumes
 def command(
     subject: str,
     out: Path,

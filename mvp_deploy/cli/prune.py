@@ -8,9 +8,9 @@ import click
 
 from mvp_deploy.base.bounds import NEIGHBOURS
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._common import Console, common_options, resumes
 from mvp_deploy.cli._latency import Timed, latency_options
-from mvp_deploy.cli._options import budget_options, options
+from mvp_deploy.cli._options import budget_options, name_option, options
 from mvp_deploy.cli._types import Number
 from mvp_deploy.cli._weights import Weights, weights_options
 from mvp_deploy.pruning.config import Budget
@@ -26,6 +26,7 @@ FOLDER = click.Path(path_type=Path)
 @click.option("--backbone", "name", help="Without a bank: the model to prune by the task's own images: timm's, "
               "hf-hub:OWNER/NAME or local-dir:FOLDER.")  # fmt: skip
 @weights_options("--backbone")
+@name_option
 @click.option("--out", required=True, type=FOLDER, help="The RUN folder to write.")
 @budget_options
 @latency_options
@@ -38,10 +39,12 @@ FOLDER = click.Path(path_type=Path)
 @options("training", Training())
 @click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
 @common_options
+@resumes
 def command(
     task: str,
     bank_folder: Path | None,
     name: str | None,
+    title: str | None,
     weights: Weights,
     out: Path,
     budget: Budget,
@@ -76,7 +79,7 @@ def command(
     asked = [*changes, *([] if neighbours is None else [f"neighbours={neighbours}"])]
     voting = recipe_named(recipe, asked)
     place = resolve(device)
-    given = load_task(task, skip_bad=skip_bad)
+    given = load_task(task, skip_bad=skip_bad).named(title)
     if bank_folder is not None:
         if name is not None or weights != Weights():
             raise InputError(

@@ -10,9 +10,9 @@ import click
 
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.benchmark.config import Timed as Measure
-from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._common import Console, common_options, resumes
 from mvp_deploy.cli._latency import Timed, latency_options
-from mvp_deploy.cli._options import budget_options, options
+from mvp_deploy.cli._options import budget_options, name_option, options
 from mvp_deploy.cli._weights import Weights, weights_options
 from mvp_deploy.export.config import Exports
 from mvp_deploy.pruning.config import Budget
@@ -34,6 +34,7 @@ FILE = click.Path(path_type=Path)
               "[default: the data's order, which is checked]")  # fmt: skip
 @click.option("--bank", type=FILE, help="In --model's place: shrink this bank's backbone; its tasks vote.")
 @weights_options("--model")
+@name_option
 @click.option("--out", required=True, type=FILE, help="Where the bundle, the run and the report go.")
 @budget_options
 @latency_options
@@ -44,9 +45,11 @@ FILE = click.Path(path_type=Path)
 @options("measure", Measure(), "batches", batches="--measure")
 @click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
 @common_options
+@resumes
 def command(
     data: str,
     name: str | None,
+    title: str | None,
     checkpoint: Path | None,
     bank: Path | None,
     classes: str | None,
@@ -84,17 +87,13 @@ def command(
     from mvp_deploy.tasks import load_task
 
     place = resolve(device)
-    task = load_task(data, skip_bad=skip_bad)
+    task = load_task(data, skip_bad=skip_bad).named(title)
     named = tuple(classes.split(",")) if classes else ()
     start = _start(task, name, checkpoint, bank, weights, named, seed, console)
     steps = steps_of(train, len(task.train), training.batch_size)
     config = suited(start.backbone, replace(training, steps=steps), seed)
     how = Pruning(budget, recipe_named("default"), config)
-    try:
-        made = shrink(task, start, out, how, asked, measure.batches, timed=timed, device=place, reporter=console)
-    except KeyboardInterrupt:
-        console.warn("interrupted: call it again with the same arguments, and it goes on from here.")
-        raise
+    made = shrink(task, start, out, how, asked, measure.batches, timed=timed, device=place, reporter=console)
     for line in made.outcome.lines:
         console.show(line)
     console.show(f"bundle    {made.bundle.path}\nreport    {made.report}")

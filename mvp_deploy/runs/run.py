@@ -31,7 +31,6 @@ from mvp_deploy.pruning.yardstick import Yardstick, measurable
 from mvp_deploy.runs import folder as folders
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Task
-from mvp_deploy.tasks.task import lasting
 from mvp_deploy.training import TrainConfig, accuracy
 
 COLLAPSE = 0.10  # accuracy lost against unpruned from which advice is due
@@ -157,7 +156,7 @@ def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torc
     info = {
         "inputs": key,
         "task": task.name,
-        "source": lasting(task.name),
+        "source": task.source,
         "data": task.fingerprint,
         "classes": list(task.classes),
         "images": {"train": len(train), "test": len(test)},

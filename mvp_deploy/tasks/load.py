@@ -123,7 +123,7 @@ def load_again(
                 continue
             loaded = True
             if task.fingerprint == fingerprint:
-                return replace(task, name=spec)
+                return replace(task, name=spec, spec=place)
     if not loaded:
         raise failures[0]
     return None

@@ -10,7 +10,7 @@ import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
@@ -57,13 +57,23 @@ class Split:
 class Task:
     """A classification problem. Label k means ``classes[k]``."""
 
-    name: str  # the specification it was loaded by
+    name: str  # as people gave it, or the specification it was loaded by
     classes: tuple[str, ...]
     train: Split
     test: Split  # held out: never trained on
     left_out: Mapping[str, int] = field(default_factory=dict)  # files, classes and folders not used, by reason
     converted: Mapping[str, int] = field(default_factory=dict)  # images not read just as they lie, by how
     final: Callable[[], Split] | None = None  # reads the third part, where a source has train, val and test
+    spec: str = ""  # the specification, where the name is another
+
+    @property
+    def source(self) -> str:
+        """The specification it was loaded by, from whatever folder one asks."""
+        return lasting(self.spec or self.name)
+
+    def named(self, name: str | None) -> Task:
+        """The same task under another name; under its own for None."""
+        return self if name is None else replace(self, name=name, spec=self.spec or self.name)
 
     @cached_property
     def fingerprint(self) -> str:

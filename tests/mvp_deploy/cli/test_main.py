@@ -14,7 +14,7 @@ from mvp_deploy import __version__
 from mvp_deploy.base.errors import ExitCode, error_of
 from mvp_deploy.base.progress import plain_table
 from mvp_deploy.cli import main
-from mvp_deploy.cli._common import Console, common_options
+from mvp_deploy.cli._common import Console, common_options, resumes
 
 
 @pytest.fixture
@@ -142,3 +142,15 @@ def test_json_is_all_there_is_on_stdout() -> None:
 def test_a_tables_columns_line_up() -> None:
     lines = plain_table(["model", "ms"], [["pruned", "1.25"], ["unpruned", "10.5"]]).splitlines()
     assert lines == ["model       ms", "--------------", "pruned    1.25", "unpruned  10.5"]
+
+
+def test_ctrl_c_says_that_the_same_call_goes_on() -> None:
+    @click.command()
+    @common_options
+    @resumes
+    def long(console: Console, device: str, seed: int) -> None:
+        raise KeyboardInterrupt
+
+    done = CliRunner().invoke(long, ["--quiet"])
+    assert done.exit_code == 1
+    assert "call it again with the same arguments" in done.stderr

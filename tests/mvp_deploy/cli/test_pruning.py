@@ -144,6 +144,8 @@ def test_a_stored_task_made_the_same_way_is_kept_and_another_asks_to_replace_it(
         (("bank", "list", "nowhere"), "is not a bank"),
         (("bank", "add", "BANK", "digits#0,1", "--keep", "0.3", "--macs", "0.3"), "exclude each other"),
         (("bank", "add", "BANK", "digits#0,1", "--keep", "2"), "above 0 and at most 1"),
+        (("bank", "add", "BANK", "digits#0,1", "digits#2,3", "--name", "two"), "names one task, and 2 were given"),
+        (("bank", "add", "BANK", "digits#0,1", "--name", "../up"), "is not a name"),
         (("bank", "show", "BANK", "digits#0,1"), "has no task"),
         (("prune", "digits#0,1", "--bank", "BANK", "--out", "OUT", "--recipe", "soup"), "'soup' is not one of"),
         (("prune", "digits#0,1", "--bank", "BANK", "--out", "OUT", "--set", "own=9"), "own is 9.0: it must"),

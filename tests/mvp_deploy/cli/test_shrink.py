@@ -68,8 +68,10 @@ def test_outputs_in_another_order_are_named_and_put_right(cnn, trained, tmp_path
     refused = call(*arguments)
     assert refused.exit_code == ExitCode.INPUT
     assert "they are 2, 0, 1. Name them in that order with --classes." in refused.stderr
-    done = call(*arguments, "--classes", "2,0,1", "--json", "--quiet")
+    done = call(*arguments, "--classes", "2,0,1", "--name", "small digits", "--json", "--quiet")
     assert done.exit_code == 0, done.output
+    assert bundle.read(tmp_path / "small/bundle").info["task"]["name"] == "small digits"
+    assert "small digits" in (tmp_path / "small/report.html").read_text(encoding="utf-8")
     found = json.loads(done.stdout)["outcome"]["before"]["accuracy"]
     assert found == pytest.approx(accuracy(trained, cnn.test))
 

@@ -88,6 +88,16 @@ def test_banks_and_runs_of_before_find_their_split_again(tmp_path: Path) -> None
     assert load_again(str(tmp_path), old.fingerprint, seed=3) is None
 
 
+def test_a_task_called_by_another_name_is_found_where_it_lies(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        fill(tmp_path / name)
+    task = load_task(str(tmp_path)).named("insects")
+    assert (task.name, task.source) == ("insects", str(tmp_path))
+    again = load_again("insects", task.fingerprint, seed=0, source=task.source)
+    assert again is not None
+    assert (again.name, again.source) == ("insects", str(tmp_path))
+
+
 def test_data_are_found_again_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ant", "bee"):
         fill(tmp_path / "project" / "data" / name)
