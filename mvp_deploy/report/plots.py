@@ -157,6 +157,8 @@ def reliability(names: Sequence[str], points: Sequence[Sequence[tuple[float, flo
 
 def trend(names: Sequence[str], accuracies: Sequence[Sequence[float | None]]) -> str:
     """One line per task: its accuracy (0..1) in each run, from the oldest on; None: the run has none."""
+    from matplotlib.ticker import MaxNLocator
+
     with _plot(0.22 * len(names) + 2.2) as (axes, svg):
         for name, values in zip(names, accuracies, strict=True):
             points = [float("nan") if value is None else 100 * value for value in values]
@@ -165,7 +167,7 @@ def trend(names: Sequence[str], accuracies: Sequence[Sequence[float | None]]) ->
             if last is not None:
                 axes.annotate(name, (last + 1, points[last]), xytext=(6, 0), textcoords="offset points", va="center")
         axes.set(xlabel="run", ylabel="accuracy, %")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(y=0.2)
     return svg[0]
 
