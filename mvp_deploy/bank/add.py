@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -16,11 +16,25 @@ from mvp_deploy.bank.store import Bank, Entry, Record
 from mvp_deploy.bank.unpruned import digest, train_unpruned
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.base.workspaces import remove_workspaces, workspaces
-from mvp_deploy.pruning.budget import counts_for, uniform, units_kept
+from mvp_deploy.pruning.budget import Budget, counts_for, uniform, units_kept
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.iterative import LongWay, prune_iteratively
+from mvp_deploy.pruning.knapsack import Cost, cheapest
 from mvp_deploy.pruning.original import check_exact
+from mvp_deploy.structure import Structure
 from mvp_deploy.tasks import Task
+
+
+class Costing(Protocol):
+    """What a budget is of, where that is neither units nor MACs nor parameters."""
+
+    @property
+    def key(self) -> str:
+        """Of what it goes by."""
+
+    def of(self, structure: Structure) -> Cost:
+        """Of a backbone."""
+
 
 TRAINING_COST = 3  # forward and backward passes cost about three forward passes
 
@@ -32,6 +46,7 @@ def add_task(
     *,
     device: torch.device,
     replace: bool = False,
+    cost: Costing | None = None,
     reporter: Reporter,
 ) -> Entry:
     """Train the unpruned model on the task, prune it iteratively, store the result.
@@ -51,6 +66,8 @@ def add_task(
         "data": task.fingerprint,
         "versions": versions(),
     }
+    if cost is not None:
+        settings["cost"] = cost.key
     with bank.alone(task.name) as folder:
         if not replace and (known := _stored(bank, task.name, settings)):
             remove_workspaces(folder)  # of a call that was killed after it had stored the task
@@ -60,10 +77,12 @@ def add_task(
         (work,) = workspaces(folder, digest(settings))
         new = NewTask.of(task, bank, device, config.seed)
         original, train, test = new.original, new.train, new.test
-        counts_for(original.structure, how.budget, uniform(original.structure))  # a hopeless budget fails at once
+        counted = None if cost is None else cost.of(original.structure)
+        _require_reachable(original.structure, how.budget, counted)
         whole = train_unpruned(new, config, work / "unpruned.safetensors", inputs=settings, reporter=reporter)
         scores = score("taylor", original.structure, whole.model, original.full, train, seed=config.seed)
-        result = prune_iteratively(original, whole.model.state_dict(), train, test, how, work=work, reporter=reporter)
+        start = whole.model.state_dict()
+        result = prune_iteratively(original, start, train, test, how, counted=counted, work=work, reporter=reporter)
         error = check_exact(original, result.plan, result.model, test)
         if original.structure.inexact:
             reporter.warn(f"units were removed inexactly: the model differs from the silenced one by {error:.1e}")
@@ -97,12 +116,21 @@ def add_task(
         return bank.add(record, replace=replace)
 
 
+def _require_reachable(structure: Structure, budget: Budget, counted: Cost | None) -> None:
+    """Refuse a hopeless budget at once."""
+    if counted is None:
+        counts_for(structure, budget, uniform(structure))
+    else:
+        cheapest(structure, budget, {}, cost=counted)
+
+
 def _stored(bank: Bank, name: str, settings: Mapping[str, Any]) -> Entry | None:
     """The stored task of that name, where it was made by these settings; versions may differ."""
     if not bank.path(name).exists():
         return None
     entry = bank.entry(name)
-    same = all(entry.details.get(key) == settings[key] for key in ("budget", "schedule", "training", "data"))
+    asked = ("budget", "schedule", "training", "data", "cost")
+    same = all(entry.details.get(key) == settings.get(key) for key in asked)
     return entry if same else None
 
 

@@ -57,6 +57,7 @@ class Details:
     versions: dict[str, str]
     rounds: tuple[Round, ...]
     source: str | None = None  # the task's name from whatever folder one asks; older files do not say
+    cost: Annotated[str, Within(0, 2000)] | None = None  # the profile that a budget of milliseconds went by
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mvp_deploy.bank.add import add_task
+from mvp_deploy.bank.add import Costing, add_task
 from mvp_deploy.bank.store import Bank, Entry
 from mvp_deploy.base.cluster import Cluster, spread
 from mvp_deploy.base.devices import resolve
@@ -28,6 +28,7 @@ class Additions:
     replace: bool
     skip_bad: bool
     name: str | None = None  # of the one task, where it is not called by its specification
+    cost: Costing | None = None
 
     def add(self, spec: str, reporter: Reporter) -> Entry:
         """Add one task. Raises MvpError if that cannot be."""
@@ -37,6 +38,7 @@ class Additions:
             self.how,
             device=resolve(self.device),
             replace=self.replace,
+            cost=self.cost,
             reporter=reporter,
         )
 

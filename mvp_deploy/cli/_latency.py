@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mvp_deploy.backbones import Backbone
     from mvp_deploy.base.reporter import Reporter
+    from mvp_deploy.latency.cost import ByProfile
     from mvp_deploy.latency.format import Profile
     from mvp_deploy.latency.meet import Meet, Target, Timer
     from mvp_deploy.pruning.budget import Budget
@@ -54,6 +55,16 @@ class Timed:
         return within(
             self.target, profile, round_to, lambda original: _timer(there, original, profile, reporter), reporter, known
         )
+
+    def share(self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter) -> tuple[Budget, ByProfile]:
+        """The budget as a share of the profile's unpruned time, and what milliseconds are counted by."""
+        from mvp_deploy.latency.cost import ByProfile
+        from mvp_deploy.latency.model import fit
+        from mvp_deploy.pruning.budget import Budget
+
+        profile = self._profile(self._device(), backbone, beside, reporter)
+        share = min(1.0, self.target.of(profile.full_ms) / profile.full_ms)
+        return Budget(share, "latency", max(round_to, fit(profile).alignment)), ByProfile(profile)
 
     def _device(self) -> tuple[str, Device] | None:
         if not isinstance(self.on, str):

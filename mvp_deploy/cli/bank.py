@@ -14,6 +14,7 @@ from mvp_deploy.cli._bank_build import build
 from mvp_deploy.cli._bank_evaluate import evaluate
 from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, common_options, output_options, resumes
+from mvp_deploy.cli._latency import Timed, latency_options
 from mvp_deploy.cli._options import budget_options, name_option, options
 from mvp_deploy.cli._types import SEEDS
 from mvp_deploy.cli._weights import Weights, weights_options
@@ -85,6 +86,7 @@ def init(
 @click.argument("tasks", metavar="TASK...", nargs=-1, required=True)
 @budget_options
 @name_option
+@latency_options
 @options("schedule", Schedule(), steps="--round-steps")
 @options("training", Training())
 @click.option("--replace", is_flag=True, help="Prune again tasks that the bank already has.")
@@ -97,6 +99,7 @@ def add(
     tasks: tuple[str, ...],
     title: str | None,
     budget: Budget,
+    timed: Timed | None,
     schedule: Schedule,
     training: Training,
     replace: bool,
@@ -109,11 +112,13 @@ def add(
     """Prune tasks the long way (train, then cut and fine-tune in rounds) and store them.
 
     A task that fails does not stop the others; the exit code then is its own. Killed and called again, it goes on.
+    A time is met by the profile's prediction alone: nothing is timed after the cuts.
     With --ray, tasks are pruned at once on a Ray cluster whose machines share the folders of bank and data.
 
     \b
     Example:
       mvp-deploy bank add BANK digits#0,1,2 digits#3,4,5 --keep 0.3
+      mvp-deploy bank add BANK digits#0,1,2 --speed-up 2x --on board.json
     """
     from mvp_deploy.bank.many import Additions
     from mvp_deploy.bank.store import Bank
@@ -125,13 +130,17 @@ def add(
         raise InputError(f"--name names one task, and {len(tasks)} were given: add them one by one.")
     if cluster is None:
         resolve(device)  # what cannot be is said before any task is begun; on a cluster, by its machines
+    backbone, cost = Bank.open(folder).backbone, None
+    if timed:
+        budget, cost = timed.share(backbone, budget.round_to, folder, console)
     additions = Additions(
         bank=folder,
-        how=LongWay(budget, schedule, suited(Bank.open(folder).backbone, training, seed)),
+        how=LongWay(budget, schedule, suited(backbone, training, seed)),
         device=device,
         replace=replace,
         skip_bad=skip_bad,
         name=title,
+        cost=cost,
     )
     added, failed = [], []
     for spec, found in additions.add_all(tasks, cluster, console):

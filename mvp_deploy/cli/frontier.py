@@ -67,6 +67,7 @@ def command(
       mvp-deploy frontier photos --backbone resnet18,resnet34 --image-size 96,128 --pretrained --latency 4ms --out FRONT
     """
     import math
+    from dataclasses import asdict
 
     from mvp_deploy.bank.unpruned import digest
     from mvp_deploy.base.environment import versions
@@ -123,7 +124,14 @@ def command(
             "winner": found.winner(target).name,
             "front": [each.name for each in found.front],
             "candidates": [
-                {"name": each.name, "ms": each.ms, "accuracy": each.accuracy, "loo": each.loo, "file": each.file}
+                {
+                    "name": each.name,
+                    "ms": each.ms,
+                    "accuracy": each.accuracy,
+                    "interval": asdict(each.interval),
+                    "loo": each.loo,
+                    "file": each.file,
+                }
                 for each in found.candidates
             ],
         }
@@ -151,6 +159,7 @@ def _weights(source: Source) -> str | bool:
 def _draw(found: Frontier, verdict: str, out: Path) -> None:
     """The front as a picture, and on a page."""
     from mvp_deploy.base.files import write_text
+    from mvp_deploy.benchmark.statistics import Interval
     from mvp_deploy.report.page import Figure, Section, page
     from mvp_deploy.report.plots import accuracy_against_latency, standing_alone
 
@@ -160,6 +169,7 @@ def _draw(found: Frontier, verdict: str, out: Path) -> None:
         [each.ms for each in order],
         [each.accuracy for each in order],
         second=[each.unpruned for each in order],
+        intervals=[(Interval.exact(each.ms), each.interval) for each in order],
     )
     write_text(out / "frontier.svg", standing_alone(svg))
     figure = Figure(svg, "Held-out accuracy against measured milliseconds; unpruned candidates in the second colour.")

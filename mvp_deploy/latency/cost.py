@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.latency.format import Profile, Shape
@@ -11,6 +12,22 @@ from mvp_deploy.latency.model import LatencyModel, fit
 from mvp_deploy.latency.pieces import layout
 from mvp_deploy.structure import Structure
 from mvp_deploy.structure.axes import Axis, atoms_in, fixed, kept_size
+
+
+@dataclass(frozen=True)
+class ByProfile:
+    """Milliseconds as what a budget is of, before there is a structure."""
+
+    profile: Profile
+
+    @property
+    def key(self) -> str:
+        """Of what it goes by."""
+        return str(self.profile)
+
+    def of(self, structure: Structure) -> Milliseconds:
+        """Of a backbone."""
+        return Milliseconds(structure, self.profile)
 
 
 class Milliseconds:

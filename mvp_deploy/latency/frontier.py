@@ -30,17 +30,19 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.measure import Settings, session
 from mvp_deploy.benchmark.runner import open_runner
 from mvp_deploy.exporters.onnx import export_onnx
+from mvp_deploy.latency.choose import choose
 from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.latency.format import Conditions, Profile
 from mvp_deploy.latency.front import Candidate, Frontier
 from mvp_deploy.latency.pieces import layout
-from mvp_deploy.latency.plan import solve
+from mvp_deploy.pruning.blocks import Worth, worth
 from mvp_deploy.pruning.budget import Budget, keep_best
 from mvp_deploy.pruning.head import features, ridge_classifier, solve_head
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.knapsack import cheapest
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.reconstruction import reconstruct
+from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images, Task, prepare
 from mvp_deploy.training import accuracy
 
@@ -172,6 +174,11 @@ class _Place:
         original = self.original
         return score("obs", original.structure, self.whole, original.full, self.images[0], seed=self.seed)
 
+    @cached_property
+    def worth(self) -> Worth | None:
+        """Of whole blocks."""
+        return worth(self.whole, self.original.structure, self.images[0], seed=self.seed)
+
     @property
     def profile(self) -> Profile | None:
         mine = layout(self.original.structure), self.made[0].preprocessing.input_size
@@ -184,7 +191,7 @@ class _Place:
         if share == 1:
             plan, model = original.full, self.whole
         else:
-            plan = keep_best(original.structure, self.scores, self._counts(share), seed=self.seed)
+            plan = self._plan(share)
             model = original.pruned(plan)
             skip = [f"{name}.weight" for name in original.classifier]
             reconstruct(original.model, original.structure, plan, model, train, skip=skip, seed=self.seed)
@@ -210,13 +217,15 @@ class _Place:
             ms = [found.candidates[0].ms, ms[1] / ms[0] * found.candidates[0].ms]
         return replace(made, ms=ms[-1], seconds=time.monotonic() - start)
 
-    def _counts(self, share: float) -> Mapping[str, int]:
+    def _plan(self, share: float) -> KeepPlan:
         structure, profile = self.original.structure, self.profile
         if profile is None:
-            return cheapest(structure, Budget(share, "macs"), self.scores)
+            counts = cheapest(structure, Budget(share, "macs"), self.scores)
+            return keep_best(structure, self.scores, counts, seed=self.seed)
         cost = Milliseconds(structure, profile)
-        step = max(8, cost.model.alignment)
-        return solve(structure, cost, self.scores, share * cost.total({}), round_to=step).counts
+        step, limit = max(8, cost.model.alignment), share * cost.total({})
+        found = choose(structure, cost, self.scores, limit, round_to=step, worth=self.worth)
+        return keep_best(structure, self.scores, found.counts, without=found.without, seed=self.seed)
 
 
 def _leave_one_out(model: nn.Module, original: Original, train: Images) -> float:

@@ -17,6 +17,7 @@ from mvp_deploy.pruning import knapsack
 from mvp_deploy.pruning.config import Budget
 from mvp_deploy.pruning.config import Schedule as Schedule
 from mvp_deploy.pruning.importance import score
+from mvp_deploy.pruning.knapsack import Cost
 from mvp_deploy.pruning.norms import recalibrate_if_better
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.structure import KeepPlan, gather
@@ -64,6 +65,7 @@ def prune_iteratively(
     test: Images,
     how: LongWay,
     *,
+    counted: Cost | None = None,
     work: Path | None = None,
     reporter: Reporter | None = None,
 ) -> Iterated:
@@ -73,6 +75,8 @@ def prune_iteratively(
     their names. Batch-norm statistics are recomputed at the end if leave-one-out favours it; by then the head is
     tuned too well to gain from being solved again (docs/voting.md). With ``work`` (a folder) a killed call goes on from
     the last finished phase when called again.
+
+    counted: what the budget is a fraction of, where ``budget.of`` does not say it; one threshold for all groups then.
     """
     budget, schedule, config = how.budget, how.schedule, how.training
     say = reporter or Silent()
@@ -81,7 +85,7 @@ def prune_iteratively(
         index = len(state.rounds)
         fraction = budget.fraction ** ((index + 1) / schedule.rounds)
         if not state.cut:
-            state = _cut(original, state, train, replace(budget, fraction=fraction), schedule, config.seed)
+            state = _cut(original, state, train, replace(budget, fraction=fraction), schedule, config.seed, counted)
             state.save(work)
         start = time.perf_counter()
         model = original.pruned(state.plan, state.weights)
@@ -148,15 +152,23 @@ class _State:
         return cls(KeepPlan.from_json(header["plan"]), sections["weights"], done.rounds, done.cut)
 
 
-def _cut(original: Original, state: _State, train: Images, budget: Budget, schedule: Schedule, seed: int) -> _State:
+def _cut(
+    original: Original,
+    state: _State,
+    train: Images,
+    budget: Budget,
+    schedule: Schedule,
+    seed: int,
+    counted: Cost | None,
+) -> _State:
     """Score the model as it stands and remove the least important units."""
     structure = original.structure
     model = original.pruned(state.plan, state.weights)
     scores = score(
         schedule.criterion, structure, model, state.plan, train, batches=schedule.batches, seed=seed + len(state.rounds)
     )
-    if schedule.scope == "global":
-        counts = knapsack.cheapest(structure, budget, scores, within=state.plan)
+    if schedule.scope == "global" or counted:
+        counts = knapsack.cheapest(structure, budget, scores, cost=counted, within=state.plan)
     else:
         counts = budgets.counts_for(structure, budget, budgets.uniform(structure), within=state.plan)
     plan = budgets.keep_best(structure, scores, counts, within=state.plan, seed=seed)

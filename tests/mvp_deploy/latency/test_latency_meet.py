@@ -12,9 +12,12 @@ import torch
 from fakes.profiles import blocks_of, chain, profile_by, structure_of
 
 import mvp_deploy as mvp
+from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.latency import meet
+from mvp_deploy.latency.cost import Milliseconds
+from mvp_deploy.latency.files import check_conditions
 from mvp_deploy.latency.floor import BelowFloor, others
 from mvp_deploy.latency.meet import Meeting, Target, quantity
 from mvp_deploy.latency.plan import Solution
@@ -100,6 +103,14 @@ def test_a_profile_of_another_version_of_the_runtime_is_refused(monkeypatch: pyt
         meet.timer(STRUCTURE, MODEL, PROFILE)
 
 
+@pytest.mark.parametrize(("name", "asked"), [("batch", 8), ("threads", 4), ("runtime", "openvino"), ("device", "cuda")])
+def test_a_profile_taken_under_other_conditions_is_refused_by_name(name: str, asked: int | str) -> None:
+    wanted = replace(PROFILE.conditions, **{name: asked})
+    with pytest.raises(InputError, match=f"was taken with {name} .*, and {name} {asked} is asked for"):
+        check_conditions(PROFILE, wanted)
+    check_conditions(PROFILE, PROFILE.conditions)
+
+
 @pytest.mark.parametrize("ms", [0.0, -1.0, float("nan"), float("inf")])
 def test_milliseconds_that_are_not_a_number_are_refused(ms: float) -> None:
     with pytest.raises(InputError, match="must be milliseconds above 0"):
@@ -179,3 +190,12 @@ def test_a_bank_s_task_is_pruned_to_a_time_from_the_command_line(cnn, tmp_path: 
     ):
         result = CliRunner().invoke(main, ["prune", "digits#0,1,2", "--bank", str(bank), "--out", str(run), *wrong])
         assert result.exit_code == 2, result.output
+    rounds = ["--rounds", "2", "--round-steps", "1", "--steps", "1"]
+    call("bank", "add", str(bank), "digits#3,4", *rounds, "--speed-up", "2x", "--on", str(board))
+    entry, cost = Bank.open(bank).entry("digits#3,4"), Milliseconds(structure, profile)
+    counts = {name: int(mask.sum()) for name, mask in entry.plan.masks.items()}
+    assert 0.4 < cost.total(counts) / cost.total({}) < 0.51  # two classes here, three there
+    hopeless = ["bank", "add", str(bank), "digits#5,6", *rounds, "--latency", "0.001ms", "--on", str(board), "-q"]
+    result = CliRunner().invoke(main, hopeless)
+    assert result.exit_code == 2
+    assert "cannot shrink to" in result.output

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from mvp_deploy.backbones.timm_import import timm
 from mvp_deploy.base.errors import StructureError
+from mvp_deploy.pruning.budget import units_kept
 from mvp_deploy.structure import KeepPlan, Structure, analyze, gather, prune, silence
 from mvp_deploy.structure.graph import TracedModel
 
@@ -180,3 +181,4 @@ def test_a_group_inside_a_block_that_goes_costs_nothing() -> None:
     fewer = {**full, inside.name: np.arange(inside.size) < 1}
     gone = frozenset({block.name})
     assert structure.cost(KeepPlan(full, gone)) == structure.cost(KeepPlan(fewer, gone))
+    assert units_kept(structure, KeepPlan(full, gone)) == units_kept(structure, KeepPlan(fewer, gone)) < 1
