@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from mvp_deploy.base.devices import full_float32
+from mvp_deploy.pruning.spectrum import principal_directions
 from mvp_deploy.structure.bind import bound
 from mvp_deploy.structure.graph import TracedModel
 from mvp_deploy.structure.listening import open_functionals
@@ -121,8 +122,7 @@ def ridge_classifier(features: Tensor, labels: Tensor, classes: int, *, intercep
     y = functional.one_hot(labels, classes).double()
     x_mean, y_mean = (t.mean(0) if intercept else torch.zeros_like(t[0]) for t in (features, y))
     x_centred, y_centred = features - x_mean, y - y_mean
-    eigenvalues, basis = torch.linalg.eigh(x_centred.T @ x_centred)
-    eigenvalues = eigenvalues.clamp_min(0)
+    eigenvalues, basis = principal_directions(x_centred)
     rotated = x_centred @ basis
     moments = rotated.T @ y_centred
     best, accuracy = (torch.tensor(torch.inf, dtype=torch.float64), 1.0, 1.0), 0.0

@@ -23,6 +23,7 @@ from mvp_deploy.base.errors import ParityError
 from mvp_deploy.pruning import moments
 from mvp_deploy.pruning.linear import linear_layers
 from mvp_deploy.pruning.moments import Moments
+from mvp_deploy.pruning.spectrum import eigenvectors
 from mvp_deploy.structure import Structure, analyze
 from mvp_deploy.structure.streams import LayerNorm, Maker, Reader, Stream, linear_streams
 from mvp_deploy.tasks import Images
@@ -99,10 +100,10 @@ def directions(stream: Stream, seen: Mapping[str, Moments], state: Mapping[str, 
         covariance = covariance / gain / gain[:, None]
         total += covariance / covariance.trace().clamp_min(1e-30)
     if not stream.normed:
-        return torch.linalg.eigh(total)[1].flip(1).T
+        return eigenvectors(total).flip(1).T
     one = torch.ones(stream.size, dtype=torch.float64) / stream.size**0.5
     flat = torch.eye(stream.size, dtype=torch.float64) - torch.outer(one, one)
-    principal = torch.linalg.eigh(flat @ total @ flat - torch.outer(one, one))[1].flip(1).T  # the mean comes last
+    principal = eigenvectors(flat @ total @ flat - torch.outer(one, one)).flip(1).T  # the mean comes last
     principal[-1] = one
     last = torch.zeros_like(one)
     last[-1] = 1
