@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,7 +20,6 @@ from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.base.workspaces import workspaces
-from mvp_deploy.latency.meet import Meet
 from mvp_deploy.pruning import pruned as model_file
 from mvp_deploy.pruning.budget import Budget, units_kept
 from mvp_deploy.pruning.original import Original
@@ -32,6 +31,9 @@ from mvp_deploy.runs import folder as folders
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Task
 from mvp_deploy.training import TrainConfig, accuracy
+
+if TYPE_CHECKING:
+    from mvp_deploy.latency.meet import Meet
 
 COLLAPSE = 0.10  # accuracy lost against unpruned from which advice is due
 

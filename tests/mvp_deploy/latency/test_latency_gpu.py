@@ -22,6 +22,7 @@ from mvp_deploy.exporters.opset import read_opset
 from mvp_deploy.latency import measure, meet, pack, pieces
 from mvp_deploy.latency.format import Conditions, Machine, Subject, Variant
 from mvp_deploy.latency.model import held_out
+from mvp_deploy.latency.plan import Solution
 
 SIZE = (3, 8, 8)
 TENSORRT = Conditions("tensorrt", "cuda")
@@ -114,7 +115,8 @@ def test_a_plan_is_timed_as_an_engine_on_the_profiles_gpu_alone(install) -> None
     assert "H100" in str(profile)
     clock = meet.timer(STRUCTURE, MODEL, profile)
     assert clock is not None
-    assert min(clock({group.name: group.size for group in STRUCTURE.groups})) > 0
+    whole = {group.name: group.size for group in STRUCTURE.groups}
+    assert min(clock(Solution(whole, ms=1.0, lost=0.0, gap=None))) > 0
     install("8.6.0", FakeCuda("H100", multiprocessors=114))
     assert meet.timer(STRUCTURE, MODEL, profile) is None
     assert meet.timer(STRUCTURE, MODEL, gpu_profile(TENSORRT, "Orin, 8 multiprocessors")) is None
