@@ -74,6 +74,12 @@ class Row:
     error: str | None = None
     code: ExitCode = ExitCode.OK
 
+    @property
+    def ran_in(self) -> str:
+        """The runtime's version and threads, as far as its runner told them."""
+        threads = self.details.get("threads")
+        return ", ".join(filter(None, (self.details.get("runtime"), threads and f"{threads} threads")))
+
 
 @dataclass(frozen=True)
 class Benchmark:

@@ -34,7 +34,8 @@ def text(result: Benchmark) -> str:
         f"{row.model} {row.precision} at batch {row.batch}: {row.sustained}" for row in result.rows if row.sustained
     ]
     machine = result.environment
-    where = f"{machine['cpu']}, {machine['cores']} cores; {'; '.join(_runtimes(result))}"
+    runtimes = sorted({row.ran_in for row in result.rows} - {""})
+    where = "; ".join([f"{machine['cpu']}, {machine['cores']} cores", *runtimes])
     return "\n".join([table, *why, *long, "", where])
 
 
@@ -82,7 +83,3 @@ def _cells(row: Row, reasons: list[str], disturbed: bool) -> list[str]:
     numbers = [f"{value:.3f}" for value in (time.p50, time.p90, time.p99)]
     remark = "disturbed" if disturbed else "" if time.stable else "not stable"
     return [name, str(row.batch), *numbers, f"{time.throughput:.0f}", gain, accuracy, same, size, memory, remark]
-
-
-def _runtimes(result: Benchmark) -> list[str]:
-    return sorted({f"{r.details['runtime']}, {r.details['threads']} threads" for r in result.rows if r.details})

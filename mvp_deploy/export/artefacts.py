@@ -149,7 +149,7 @@ def make(
                 (folder / file).unlink(missing_ok=True)
                 if beside := BESIDE.get(exporter.suffix):
                     (folder / file).with_suffix(beside).unlink(missing_ok=True)
-                told = f"{file} is left out: {error}"
+                told = f"{file} is left out: {error}{_cure(error, precision, asked)}"
                 reporter.warn(told)
                 failed.append(Failed(subject.name, exporter.name, precision, told, error.code))
     return files, failed
@@ -182,7 +182,7 @@ def _made(
         right, parity = check_artefact(artefact.path, subject, held_out, precision)
     except NoParity as error:
         worst = "" if error.worst is None else f" The farthest off is {held_out.name(error.worst)}."
-        raise error_of(f"{error}{worst} {_cure(precision, graphs.asked)}", error.code) from error
+        raise error_of(f"{error}{worst}", error.code) from error
     reporter.say(f"{what}: parity {parity:.1e}, accuracy {right.mean():.1%}")
     if precision != "fp32":
         _check_drop(right, held_out.right(subject.logits), graphs.asked)
@@ -202,15 +202,18 @@ def _made(
     )
 
 
-def _cure(precision: str, asked: Exports) -> str:
+def _cure(error: MvpError, precision: str, asked: Exports) -> str:
+    """What to try where a file differs from PyTorch by too much, or loses too much accuracy."""
+    if error.code not in (ExitCode.PARITY, ExitCode.ACCURACY):
+        return ""
     if precision == "fp32":
-        return "It must not be shipped: another version of the exporting library may do better."
+        return " It must not be shipped: another version of the exporting library may do better."
     if precision == "fp16":
-        return "Leave fp16 out of --precision."
+        return " Leave fp16 out of --precision."
     other = (
         "minmax, which clips no value," if asked.int8_method != "minmax" else "percentile or mse, which clip outliers,"
     )
-    return f"Its ranges are by --method {asked.int8_method}: try {other} or leave int8 out of --precision."
+    return f" Its ranges are by --method {asked.int8_method}: try {other} or leave int8 out of --precision."
 
 
 def check_artefact(path: Path, subject: Subject, held_out: HeldOut, precision: str) -> tuple[np.ndarray, float]:
@@ -285,6 +288,5 @@ def _check_drop(right: np.ndarray, reference: np.ndarray, asked: Exports) -> Non
     if not reference.mean() - right.mean() <= allowed_drop(asked.max_drop, len(right)):
         raise AccuracyError(
             f"it has {right.mean():.1%} accuracy on {len(right)} held-out images where PyTorch has "
-            f"{reference.mean():.1%}; at most {asked.max_drop:.1%} may be lost: allow more with --max-drop, try "
-            "another --method (of int8), or leave it out.",
+            f"{reference.mean():.1%}; at most {asked.max_drop:.1%} may be lost: allow more with --max-drop."
         )

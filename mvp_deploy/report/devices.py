@@ -115,7 +115,7 @@ def _told(column: Column) -> Iterator[str]:
     else:
         yield f"{machine.cpu}, {machine.system}"
     yield f"{machine.cores} cores"
-    yield from sorted({f"{r.details['runtime']}, {r.details['threads']} threads" for r in _rows(column) if r.details})
+    yield from sorted({row.ran_in for row in _rows(column)} - {""})
     here = [(row.accuracy_here, row.samples) for row in _rows(column) if row.model == "pruned"]
     if shares := [share for share, _ in here if share is not None]:
         yield f"accuracy there at least {min(shares):.1%} on the {here[0][1]} samples sent"

@@ -70,6 +70,8 @@ def test_a_new_task_is_pruned(bank: Path, tmp_path: Path) -> None:
     assert "unpruned" in done.stdout
     assert "digits#1,2,3" in done.stdout
     assert "unanimity" in done.stdout
+    assert "its features' left-out log-likelihood in nats, at most 0" in done.stdout
+    assert "similarity" not in done.output
     info = runs.load(tmp_path / "run").info
     assert info["recipe"]["name"] == "default"
     assert info["metrics"]["pruned"]["units"] <= 0.4
@@ -78,6 +80,7 @@ def test_a_new_task_is_pruned(bank: Path, tmp_path: Path) -> None:
     again = call("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", *options)
     assert again.exit_code == 0, again.output
     changed = json.loads(again.stdout)
+    assert changed["votes"]["measure"] == "LEEP, log-likelihood in nats, at most 0"
     assert changed["metrics"]["pruned"]["macs"] <= 0.5 * changed["metrics"]["unpruned"]["macs"]
     assert len(changed["votes"]["voters"]) == 1
     assert changed["recipe"]["weighting"] == "similarity"

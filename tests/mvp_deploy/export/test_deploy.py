@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from mvp_deploy import backbones, bundle, runs
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.base.errors import ExitCode, MvpError
+from mvp_deploy.base.errors import AccuracyError, ExitCode, MvpError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.cli import main
@@ -155,10 +155,26 @@ def test_a_file_that_loses_too_much_is_no_part_of_the_bundle(
     assert error is not None
     assert error.code == ExitCode.ACCURACY
     assert "pruned.int8.onnx is left out: it has" in str(error)
+    assert "--method entropy: try minmax" in str(error)
     with pytest.raises(MvpError, match="no bundle is written") as caught:
         export_run(run, tmp_path / "none", Exports(precisions=("int8",)))
     assert caught.value.code == ExitCode.ACCURACY
     assert not (tmp_path / "none").exists()
+
+
+def test_int8_that_costs_training_images_proposes_another_method(
+    run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where clipping hides what tells a class of one image from the others."""
+
+    def costly(*_: object, **__: object) -> None:
+        raise AccuracyError("int8 has 50.0% accuracy on 9 training images.")
+
+    monkeypatch.setattr("mvp_deploy.export.graphs.convert_int8", costly)
+    for method, proposed in (("entropy", "try minmax"), ("minmax", "try percentile or mse")):
+        found = export_run(run, tmp_path / method, Exports(precisions=("fp32", "int8"), int8_method=method))
+        assert [file.precision for file in found.models] == ["fp32"] * 2
+        assert f"--method {method}: {proposed}" in str(pack.failure(found))
 
 
 def test_a_precision_without_parity_is_named_with_its_image_and_cure_and_the_others_are_packed(

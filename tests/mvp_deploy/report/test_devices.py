@@ -1,0 +1,51 @@
+"""Measurements of several machines in one table: what was measured there, and nothing of the workstation's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fakes.report import MACHINE, ROW, TIMES
+
+from mvp_deploy.base.formats import parse
+from mvp_deploy.benchmark.compare import Benchmark
+from mvp_deploy.benchmark.format import Times
+from mvp_deploy.report.devices import Column, Columns
+
+
+def times(**of_row: Any) -> Times:
+    return parse(Times, TIMES | {"rows": [ROW | of_row]})
+
+
+def test_a_device_s_accuracy_is_the_one_measured_there() -> None:
+    """The file had 90 % on 20 images where it was made."""
+    pi = Column("pi", times(accuracy_here=0.5, samples=10))
+    shown = Columns((pi, Column("orin", gap="orin is away")))
+    header, rows = shown.table()
+    assert header == ["model", "batch", "pi", "orin"]
+    assert rows == [["pruned fp32 onnxruntime CPU", "1", "2.000 ms 2.00x", "away"]]
+    (there, away) = shown.remarks()
+    assert "accuracy there at least 50.0% on the 10 samples sent" in there
+    assert "90" not in there
+    assert away == "orin: orin is away"
+
+
+def test_what_a_runner_tells_of_itself_is_told_and_need_not_be_complete() -> None:
+    for details, told in (({"threads": "2"}, "2 threads"), ({"runtime": "ort 1"}, "ort 1"), ({}, None)):
+        found = times(details=details)
+        (there,) = Columns((Column("pi", found),)).remarks()
+        assert there == "; ".join(filter(None, ("pi: EPYC, Linux 6 x86_64", "2 cores", told)))
+        assert str(Benchmark(found.rows, MACHINE)).endswith("; ".join(filter(None, ("EPYC, 2 cores", told))))
+
+
+def test_without_labels_a_device_has_no_accuracy() -> None:
+    (there,) = Columns((Column("pi", times()),)).remarks()
+    assert "accuracy" not in there
+
+
+@pytest.mark.parametrize(("tested", "cell"), [(64, "90.0% (64)"), (None, "90.0%")])
+def test_a_benchmark_names_the_accuracy_of_the_export_with_its_images(tested: int | None, cell: str) -> None:
+    (row,) = times(tested=tested).rows
+    header, _, line, *_ = str(Benchmark((row,), MACHINE)).splitlines()
+    assert "accuracy at export" in header
+    assert cell in line
