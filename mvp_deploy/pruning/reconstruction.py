@@ -137,7 +137,8 @@ def _abreast(
     """Both models' walks over all batches, one layer at a time.
 
     A walk holds what its model still needs, which is most at a net's first layers. So few batches set out, and others
-    follow as soon as the layers to come leave room for them. Those read more columns: they are solved on more images.
+    follow as soon as the layers to come leave room for twice as many: walks hold more than inputs. Later layers read
+    more columns and so are solved on more images.
 
     Args:
         batches: images float32 [b, 3, H, W].
@@ -150,7 +151,7 @@ def _abreast(
         stops = [found for each in walks if (found := _next(each))]
         if walks and not stops:
             return
-        space = room[stops[0].there.layer.weight] if stops else min(room.values())
+        space = room[stops[0].there.layer.weight] // 2 if stops else min(room.values())
         while waiting is not None and sum(each.images for each in walks) + len(waiting) <= space:
             walks.append(begin(waiting))
             for _ in range(passed):
