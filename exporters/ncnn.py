@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mvp_deploy.exporters.errors import InputError
+from mvp_deploy.exporters.errors import InputError, first_line
 from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
 
@@ -54,7 +54,7 @@ def _convert(source: Source, folder: Path) -> Path:
             with torch.no_grad():
                 torch.jit.trace(source.model.eval(), torch.zeros(1, *source.image_shape)).save(str(folder / "model.pt"))
         except Exception as error:  # tracing runs the model's own code
-            raise InputError(f"ncnn cannot take this model: {_first_line(error)}") from error
+            raise InputError(f"ncnn cannot take this model: {first_line(error)}") from error
     shape = ",".join(map(str, (1, *source.image_shape)))
     call = [pnnx.EXEC_PATH, "model.pt", f"inputshape=[{shape}]f32", "fp16=0"]
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
@@ -64,7 +64,3 @@ def _convert(source: Source, folder: Path) -> Path:
     if done.returncode or not made.is_file():
         raise InputError(f"ncnn cannot take this model: pnnx ends with code {done.returncode}.")
     return made
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

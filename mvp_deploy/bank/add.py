@@ -24,6 +24,8 @@ from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.structure import Structure
 from mvp_deploy.tasks import Task
 
+TRAINING_COST = 3  # forward and backward passes cost about three forward passes
+
 
 class Costing(Protocol):
     """What a budget is of, where that is neither units nor MACs nor parameters."""
@@ -34,9 +36,6 @@ class Costing(Protocol):
 
     def of(self, structure: Structure) -> Cost:
         """Of a backbone."""
-
-
-TRAINING_COST = 3  # forward and backward passes cost about three forward passes
 
 
 def add_task(
@@ -51,10 +50,12 @@ def add_task(
 ) -> Entry:
     """Train the unpruned model on the task, prune it iteratively, store the result.
 
-    A killed call goes on where it
-    stopped when called again with the same arguments; what it stored already is not made again. Raises MvpError if
-    the task is stored already, made otherwise (unless ``replace``), another process is adding it, or the pruned model
-    is not exact.
+    A killed call goes on where it stopped when called again with the same arguments; what it stored already is not
+    made again.
+
+    Raises:
+        MvpError: the task is stored already, made otherwise (unless ``replace``), another process is adding it, or the
+            pruned model is not exact.
     """
     config = how.training
     for note in task.notes:

@@ -1,6 +1,6 @@
 """Units and whole blocks together under a time.
 
-Blocks go one by one, first the one whose rise in loss per millisecond is least, measured anew on what is left. After
+Blocks go one by one, first the one whose rise in loss per millisecond is least, measured again on what is left. After
 each the units are chosen again in the time that it freed. It stays so as long as the rise of all blocks that went and
 the importance of all units that went, both in nats, are predicted to be less than before.
 """

@@ -50,7 +50,7 @@ def _instead(asked: float, floor: float, profile: Profile, known: Sequence[Profi
 
 
 def others(path: Path) -> list[Profile]:
-    """The other profiles in a profile's folder; files that are none are passed over."""
+    """The other profiles in a profile's folder; other files are skipped."""
     found = []
     for file in sorted(path.parent.glob("*.json"))[:MANY]:
         if file != path:

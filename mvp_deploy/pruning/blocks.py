@@ -35,7 +35,7 @@ AT_ONCE, BATCHES = 16, 16  # images whose gradients are worked out at once, and 
 
 
 def worth(model: nn.Module, structure: Structure, images: Images, *, seed: int = 0) -> Worth | None:
-    """Measure what each block is worth, anew for each choice of blocks that are gone.
+    """Measure what each block is worth, again for each choice of blocks that are gone.
 
     Args:
         model: the unpruned model with its head; it is run with the branches of what is gone at zero.

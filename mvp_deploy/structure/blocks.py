@@ -168,7 +168,7 @@ def _inside(module: str, place: str) -> bool:
 class Additions:
     """Recognises the additions of blocks in one forward: by their module, and how often it called that function before.
 
-    `enter` is told each module that the forward goes into or comes back to (`listening.module_paths`), `at` each call.
+    `enter` hears of each module that the forward goes into or comes back to (`listening.module_paths`), `at` each call.
     """
 
     def __init__(self, structure: Structure, blocks: Iterable[Block]) -> None:
