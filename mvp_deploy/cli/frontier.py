@@ -10,11 +10,15 @@ import click
 from mvp_deploy.base.bounds import BATCH, DURATION, FRACTION, IMAGE_SIZE, SEED, THREADS
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options, resumes
+from mvp_deploy.cli._options import options
 from mvp_deploy.cli._types import Listed, Number
+from mvp_deploy.exporters.protocol import PRECISIONS
+from mvp_deploy.training.config import Training
 
 if TYPE_CHECKING:
+    from mvp_deploy.latency.format import Precision
     from mvp_deploy.latency.front import Frontier
-    from mvp_deploy.latency.frontier import Source
+    from mvp_deploy.pipeline.candidates import Source
 
 FILE = click.Path(path_type=Path)
 
@@ -33,7 +37,10 @@ FILE = click.Path(path_type=Path)
 @click.option("--keep-time", "shares", default="0.7,0.5,0.85", show_default=True, type=Listed(Number(FRACTION)),
               help="Cuts to try: shares of the unpruned time, in this order; the empty text tries none.")  # fmt: skip
 @click.option("--time-limit", type=Number(DURATION), help="Seconds after which no new candidate is begun.")
-@click.option("--runtime", default="onnxruntime", show_default=True, help="onnxruntime or openvino; float32.")
+@click.option("--runtime", default="onnxruntime", show_default=True, help="onnxruntime or openvino.")
+@click.option("--precision", "precisions", default="fp32", show_default=True, type=Listed(click.Choice(PRECISIONS)),
+              help="Precisions to try, as fp32,int8: each is judged and timed as what it is.")  # fmt: skip
+@options("training", Training(steps=0), "steps", "flip")
 @click.option("--threads", default=1, show_default=True, type=Number(THREADS), help="CPU threads of the runtime.")
 @click.option("--batch", default=1, show_default=True, type=Number(BATCH), help="Images in a batch.")
 @click.option("--seed", default=0, show_default=True, type=Number(SEED), help="For everything that is drawn at random.")
@@ -51,6 +58,8 @@ def command(
     shares: tuple[float, ...],
     time_limit: float | None,
     runtime: str,
+    precisions: tuple[Precision, ...],
+    training: Training,
     threads: int,
     batch: int,
     seed: int,
@@ -58,30 +67,32 @@ def command(
 ) -> None:
     """Find which model to ship for DATA: backbones, image sizes and cuts by accuracy and measured milliseconds.
 
-    Nothing is trained: heads and re-solved layers come in closed form. Every unpruned backbone at every size comes
-    first, so that it shows where pruning is not the answer. Leave-one-out accuracy on training images decides;
-    held-out accuracy is reported. It has first results after a minute; killed and called again, it goes on.
+    Heads and re-solved layers come in closed form. Every unpruned backbone at every size comes first, so that it shows
+    where pruning is not the answer. Leave-one-out accuracy on training images decides; held-out accuracy is reported.
+    With --steps the few models on the front are tuned in the end and measured again. It has first results after a
+    minute; killed and called again, it goes on.
 
     \b
     Example:
       mvp-deploy frontier photos --backbone resnet18,resnet34 --image-size 96,128 --pretrained --latency 4ms --out FRONT
     """
     import math
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from mvp_deploy.bank.unpruned import digest
     from mvp_deploy.base.environment import versions
     from mvp_deploy.base.files import sha256
     from mvp_deploy.latency import files
     from mvp_deploy.latency.format import Conditions
-    from mvp_deploy.latency.frontier import Search, Source, search
     from mvp_deploy.latency.meet import Target, quantity
+    from mvp_deploy.pipeline.candidates import Search, Source
+    from mvp_deploy.pipeline.frontier import search
     from mvp_deploy.tasks import load_task
 
     if weights and (pretrained or len(weights) != len(backbone)):
         raise InputError("give one --weights file for each backbone, or --pretrained, or neither.")
-    if not backbone or not image_size:
-        raise InputError("give at least one --backbone and one --image-size.")
+    if not (backbone and image_size and precisions):
+        raise InputError("give at least one --backbone, one --image-size and one --precision.")
     target = None if latency is None else Target(milliseconds=quantity(latency, "ms")).milliseconds
     conditions = Conditions(runtime, "cpu", threads, batch)
     known = [files.read(path) for path in profiles]
@@ -94,11 +105,14 @@ def command(
         "weights": [_weights(source) for source in sources],
         "backbones": list(backbone),
         "profiles": [sha256(path) for path in profiles],
+        "training": asdict(replace(training, steps=0)),
         "seed": seed,
         "versions": versions(),
     }
     cuts = [share for share in shares if share < 1]
-    asked = Search(task, sources, image_size, conditions, digest(made_from), cuts, known, target, seed)
+    asked = Search(
+        task, sources, image_size, conditions, digest(made_from), cuts, precisions, known, target, training, seed
+    )
     found = search(asked, out, seconds=time_limit or math.inf, reporter=console)
     verdict = found.verdict(target)
     _draw(found, verdict, out)

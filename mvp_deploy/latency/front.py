@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from mvp_deploy.base.errors import LatencyError
 from mvp_deploy.base.formats import Amount, Count, Share, Within
 from mvp_deploy.benchmark.statistics import Interval, share_interval
-from mvp_deploy.latency.format import Conditions
+from mvp_deploy.latency.format import Conditions, Precision
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,10 @@ class Candidate:
     """One model.
 
     share: of the unpruned ``of`` ('latency' or 'macs') that it keeps, 1 for unpruned. loo, accuracy: leave-one-out on
-    training images, and held-out. ms: measured, in turns with the first candidate.
+    training images, and held-out, of this file in its runtime; a tuned model's loo is its untuned twin's and what
+    tuning gained on images set aside. ms: measured, in turns with the first candidate. steps: of fine-tuning that it
+    has seen. tried: steps of fine-tuning that were tried on it, whose outcome, if it is better, is a candidate of its
+    own.
     """
 
     backbone: Annotated[str, Within(1, 300)]
@@ -30,15 +33,24 @@ class Candidate:
     ms: Annotated[float, Within(1e-6, 1e9)]
     file: Annotated[str, Within(1, 300)]
     seconds: Amount  # that finding it took
+    precision: Precision = "fp32"
+    steps: Count = 0
+    tried: Count = 0
 
     @property
     def unpruned(self) -> bool:
         return self.share == 1
 
     @property
+    def model(self) -> tuple[str, int, float]:
+        """What its twins in other precisions share."""
+        return self.backbone, self.image_size, self.share
+
+    @property
     def name(self) -> str:
         cut = "" if self.unpruned else f" cut to {self.share:.0%} of its {self.of}"
-        return f"{self.backbone} at {self.image_size} px{cut}"
+        precision = "" if self.precision == "fp32" else f", {self.precision}"
+        return f"{self.backbone} at {self.image_size} px{cut}{precision}{', tuned' if self.steps else ''}"
 
     @property
     def interval(self) -> Interval:
@@ -62,6 +74,15 @@ class Frontier:
             if not best or each.loo > best[-1].loo:
                 best.append(each)
         return best
+
+    def to_tune(self, milliseconds: float | None) -> list[Candidate]:
+        """The untuned front, and the best unpruned candidate within the time: what may win, first."""
+        untuned = replace(self, candidates=tuple(each for each in self.candidates if not each.steps))
+        within = [each for each in untuned.candidates if milliseconds is None or each.ms <= milliseconds]
+        plain = sorted((each for each in within if each.unpruned), key=lambda c: -c.loo)[:1]
+        front = sorted(untuned.front, key=lambda c: (c not in within, -c.loo))
+        models = list(dict.fromkeys(each.model for each in [*front[:1], *plain, *front[1:]]))
+        return sorted({*front, *plain}, key=lambda c: (models.index(c.model), c.precision))
 
     def winner(self, milliseconds: float | None) -> Candidate:
         """The most accurate candidate within the time. Raises LatencyError where none is."""

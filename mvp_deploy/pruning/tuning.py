@@ -79,7 +79,8 @@ class Tuned:
     """What tuning did.
 
     steps: all that were taken, trials included; kept: those that the model has seen, 0 if it stayed untuned. before,
-    after: judged on the images set aside; None if there were none. untuned: why, if no choice was made.
+    after: judged on the images set aside; None if there were none. untuned: why, if no choice was made. trial: the
+    chosen trial's, on those images: unlike the final model, it has not learned of them.
     """
 
     steps: int
@@ -90,17 +91,19 @@ class Tuned:
     before: Judgement | None
     after: Judgement | None
     untuned: str = ""
+    trial: Judgement | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Tuned:
         """The inverse of `dataclasses.asdict`."""
-        choice, before, after = data["choice"], data["before"], data["after"]
+        choice, before, after, trial = data["choice"], data["before"], data["after"], data.get("trial")
         return cls(
             **{
                 **data,
                 "choice": Choice(**choice) if choice else None,
                 "before": Judgement(**before) if before else None,
                 "after": Judgement(**after) if after else None,
+                "trial": Judgement(**trial) if trial else None,
             }
         )
 
@@ -178,7 +181,7 @@ def tune(
         after = outcomes[choice]
         if memory:
             write_text(memory, json.dumps(asdict(Trials(choice, before, after))))
-    tried = len(choices) * config.steps
+    tried, best = len(choices) * config.steps, after
     done = FitResult(0, 0.0, math.nan, 0)
     if after.no_worse_than(before):
         model.load_state_dict(untuned.state_dict())
@@ -195,7 +198,7 @@ def tune(
     if memory:
         memory.unlink(missing_ok=True)
     final_loss = done.final_loss if math.isfinite(done.final_loss) else None
-    return Tuned(done.steps + tried, done.kept, done.seconds, final_loss, choice, before, after)
+    return Tuned(done.steps + tried, done.kept, done.seconds, final_loss, choice, before, after, trial=best)
 
 
 def _choices(model: nn.Module, config: TrainConfig, norms: str) -> list[Choice]:

@@ -1,4 +1,4 @@
-"""The search over backbones, sizes and cuts; models are not exported, and the clock is made up."""
+"""The search over backbones, sizes, cuts and precisions; the clock is made up, and mostly models are not exported."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import CliRunner
 
 from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.cli import main
 from mvp_deploy.cli.frontier import _weights
-from mvp_deploy.latency import frontier
 from mvp_deploy.latency.format import Conditions
 from mvp_deploy.latency.front import Candidate, Frontier
-from mvp_deploy.latency.frontier import Source
+from mvp_deploy.pipeline import candidates as making
+from mvp_deploy.pipeline.candidates import Source
 
 
 def candidate(size: int, share: float, ms: float, loo: float) -> Candidate:
@@ -65,8 +66,10 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         timed.append(candidates[-1].file)
         return [each.macs / 1e6 for each in candidates]
 
-    monkeypatch.setattr(frontier, "export_onnx", export)
-    monkeypatch.setattr(frontier, "_timed", time)
+    monkeypatch.setattr(making, "export_onnx", export)
+    monkeypatch.setattr(making, "time_files", time)
+    monkeypatch.setattr(making, "leave_one_out", lambda file, conditions, train, classes: 0.5)
+    monkeypatch.setattr(making, "held_out_accuracy", lambda file, conditions, test: 0.5)
     return timed
 
 
@@ -80,10 +83,12 @@ def test_every_size_is_tried_whole_and_cut_and_the_search_goes_on_where_it_stopp
 ) -> None:
     first = call(tmp_path / "f", "--time-limit", "0.001")
     assert first.exit_code == 0, first.output
-    assert made_up == ["models/test_resnet-32-1.onnx"]
+    assert made_up == ["models/test_resnet-32-1.fp32.onnx"]
     second = call(tmp_path / "f")
     assert second.exit_code == 0, second.output
-    assert made_up[1:] == [f"models/test_resnet-{size}-{share}.onnx" for size, share in ((24, 1), (32, 0.6), (24, 0.6))]
+    assert made_up[1:] == [
+        f"models/test_resnet-{size}-{share}.fp32.onnx" for size, share in ((24, 1), (32, 0.6), (24, 0.6))
+    ]
     found = json.loads(second.stdout)
     assert len(found["candidates"]) == 4
     assert found["winner"] in {each["name"] for each in found["candidates"]}
@@ -94,6 +99,32 @@ def test_every_size_is_tried_whole_and_cut_and_the_search_goes_on_where_it_stopp
     other = call(tmp_path / "f", "--seed", "1")
     assert other.exit_code == 2
     assert "the search of something else" in other.output
+
+
+def test_int8_is_judged_and_timed_as_what_it_is_and_the_front_is_tuned_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time(out: Path, candidates: Sequence[Candidate], conditions: Conditions) -> list[float]:
+        return [2.0 if each.precision == "int8" else 3.0 for each in candidates]
+
+    monkeypatch.setattr(making, "time_files", time)
+    asked = ["digits#0,1", "--backbone", "test_resnet", "--image-size", "24", "--keep-time", "", "--precision"]
+    asked += ["fp32,int8", "--steps", "20", "--json", "-q", "--out", str(tmp_path)]
+    first = CliRunner().invoke(main, ["frontier", *asked])
+    assert first.exit_code == 0, first.output
+    found = json.loads((tmp_path / "frontier.json").read_text(encoding="utf-8"))["candidates"]
+    whole, small, *tuned = found
+    assert (whole["precision"], small["precision"], small["ms"]) == ("fp32", "int8", 2.0)
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load(tmp_path / small["file"]).graph.node}
+    assert small["tried"] == 20
+    assert all(each["steps"] == 20 and each["loo"] >= whole["loo"] for each in tuned)
+    second = CliRunner().invoke(main, ["frontier", *asked])
+    assert json.loads(second.stdout) == json.loads(first.stdout)
+
+
+def test_what_may_win_is_tuned_first_and_beside_it_what_one_would_take_unpruned() -> None:
+    cut, slow = candidate(128, 0.6, 2.4, 0.93), candidate(160, 1.0, 6.0, 0.99)
+    assert of(slow, WHOLE, SMALL, cut).to_tune(2.6) == [cut, SMALL, slow, WHOLE]
 
 
 def test_other_weights_in_a_published_models_folder_are_another_search(tmp_path: Path) -> None:
@@ -110,7 +141,7 @@ def test_a_size_that_a_backbone_cannot_take_is_left_out_with_a_warning(tmp_path:
     result = CliRunner().invoke(main, ["frontier", *arguments, "--out", str(tmp_path / "f"), "-q"])
     assert result.exit_code == 0, result.output
     assert "left out (timm" in result.output
-    assert made_up == ["models/test_resnet-24-1.onnx"]
+    assert made_up == ["models/test_resnet-24-1.fp32.onnx"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,303 @@
+"""Candidates of a frontier: one backbone at one image size, unpruned, cut and tuned, each as the file to be shipped."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mvp_deploy import backbones
+from mvp_deploy.backbones import Backbone
+from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.benchmark.measure import Settings, session
+from mvp_deploy.benchmark.runner import open_runner
+from mvp_deploy.calibration.guard import Limit
+from mvp_deploy.calibration.images import CalibrationImages
+from mvp_deploy.export.config import Exports
+from mvp_deploy.export.graphs import Graphs
+from mvp_deploy.export.pack import calibration_images
+from mvp_deploy.exporters.files import write_bytes
+from mvp_deploy.exporters.onnx import export_onnx
+from mvp_deploy.latency.choose import choose
+from mvp_deploy.latency.cost import Milliseconds
+from mvp_deploy.latency.format import Conditions, Precision, Profile
+from mvp_deploy.latency.front import Candidate, Frontier
+from mvp_deploy.latency.pieces import layout
+from mvp_deploy.pipeline.judge import calibration_accuracy, held_out_accuracy, leave_one_out
+from mvp_deploy.pruning.blocks import Worth, worth
+from mvp_deploy.pruning.budget import Budget, keep_best
+from mvp_deploy.pruning.head import solve_head
+from mvp_deploy.pruning.importance import score
+from mvp_deploy.pruning.knapsack import cheapest
+from mvp_deploy.pruning.original import Original, suited
+from mvp_deploy.pruning.reconstruction import reconstruct
+from mvp_deploy.pruning.tuning import tune
+from mvp_deploy.structure import KeepPlan
+from mvp_deploy.tasks import Images, Task, prepare
+from mvp_deploy.training.config import Training
+
+WINDOWS = Settings(duration=1.0, processes=2, window=0.05, warm_up=0.1)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A backbone and where its weights come from."""
+
+    name: str
+    pretrained: bool = False
+    weights: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """What to try.
+
+    key: a checksum of what candidates are made from: data, weights, versions. shares: the cuts, of the unpruned
+    milliseconds (or MACs, without a profile), in the order they are tried. profiles: of some of the backbones at some
+    of the sizes: these are cut by milliseconds, the others by MACs. milliseconds: the budget; a cut is not tried where
+    even that share of the unpruned model's time is above it. training: of the models on the front; its steps may be 0.
+    """
+
+    task: Task
+    sources: Sequence[Source]
+    sizes: Sequence[int]
+    conditions: Conditions
+    key: str
+    shares: Sequence[float]
+    precisions: Sequence[Precision]
+    profiles: Sequence[Profile]
+    milliseconds: float | None
+    training: Training
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model as float32 ONNX, what stays in it, and how much tuning gained on images set aside."""
+
+    plan: KeepPlan
+    module: nn.Module
+    onnx: bytes
+    steps: int = 0
+    gain: float = 0.0
+
+
+class Place:
+    """One backbone at one image size, and what all its candidates share."""
+
+    def __init__(self, asked: Search, source: Source, size: int, out: Path, reporter: Reporter) -> None:
+        self.asked, self.task, self.source, self.size, self.seed = asked, asked.task, source, size, asked.seed
+        self.out, self.reporter = out, reporter
+        self._last: tuple[tuple[object, ...], Model] | None = None  # precisions of one model follow each other
+
+    def known(self, found: Frontier, share: float, precision: Precision) -> bool:
+        return any(each.share == share for each in self._mine(found, precision))
+
+    def hopeless(self, found: Frontier, share: float, precision: Precision) -> bool:
+        """Whether a cut would still be slower than the budget, or what it is cut from could not be made."""
+        whole = next((each for each in self._mine(found, precision) if each.unpruned), None)
+        limit = self.asked.milliseconds
+        return share < 1 and (whole is None or (limit is not None and share * whole.ms > 1.1 * limit))
+
+    def _mine(self, found: Frontier, precision: Precision) -> list[Candidate]:
+        mine = self.source.name, self.size, precision, 0
+        return [
+            each for each in found.candidates if (each.backbone, each.image_size, each.precision, each.steps) == mine
+        ]
+
+    def candidate(self, share: float, precision: Precision, found: Frontier) -> Candidate:
+        """A model as it is before any training."""
+        start = time.monotonic()
+        made = Candidate(
+            backbone=self.source.name,
+            image_size=self.size,
+            share=share,
+            of="macs" if self.profile(precision) is None else "latency",
+            macs=0,
+            loo=0.0,
+            accuracy=0.0,
+            tested=len(self.images[1]),
+            ms=1.0,
+            file="",
+            seconds=0.0,
+            precision=precision,
+        )
+        made = self._measured(made, self._untuned(share, precision), found)
+        file = self.out / made.file
+        loo = leave_one_out(file, self.asked.conditions, self.images[0], self.original.num_classes)
+        return replace(made, loo=loo, seconds=time.monotonic() - start)
+
+    def tuned(self, twin: Candidate, found: Frontier) -> Candidate | None:
+        """A candidate after fine-tuning; None where that does not help on images set aside."""
+        start = time.monotonic()
+        model = self._tuned(twin.share, twin.precision)
+        if not model.steps:
+            return None
+        made = replace(twin, steps=model.steps, loo=min(1.0, twin.loo + model.gain))
+        made = self._measured(made, model, found)
+        return replace(made, seconds=time.monotonic() - start)
+
+    def _measured(self, made: Candidate, model: Model, found: Frontier) -> Candidate:
+        """The candidate with its file, and what that gives and takes in its runtime."""
+        conditions = self.asked.conditions
+        tuned = f"-{model.steps}steps" if model.steps else ""
+        name = f"models/{self._name(made.share)}{tuned}.{made.precision}.onnx"
+        self._convert(model, made.precision, self.out / name)
+        accuracy = held_out_accuracy(self.out / name, conditions, self.images[1])
+        made = replace(made, macs=self.original.cost(model.plan).macs, accuracy=accuracy, file=name)
+        ms = time_files(self.out, [*found.candidates[:1], made], conditions)
+        if len(ms) == 2:  # beside the first candidate, whose first time stands
+            ms = [found.candidates[0].ms, ms[1] / ms[0] * found.candidates[0].ms]
+        return replace(made, ms=ms[-1])
+
+    def _name(self, share: float) -> str:
+        """As files have it."""
+        return f"{self.source.name.replace('/', '-').replace(':', '-')}-{self.size}-{share:g}"
+
+    def _convert(self, model: Model, precision: Precision, file: Path) -> None:
+        """Write the model in its precision, as `export` makes it."""
+        conditions, how = self.asked.conditions, Exports()
+        with TemporaryDirectory() as folder:
+            source = Path(folder, "fp32.onnx")
+            source.write_bytes(model.onnx)
+
+            def limit() -> Limit:
+                images = self.calibration
+                return Limit(lambda tried: calibration_accuracy(tried, conditions, images), len(images), how.max_drop)
+
+            graphs = Graphs(source, None if precision == "fp32" else self.calibration, how, Path(folder))
+            made = graphs.get(precision, "cpu" if conditions.form == "cpu" else "tensorrt", limit)
+            write_bytes(file, made.path.read_bytes())
+
+    @cached_property
+    def made(self) -> tuple[Backbone, dict[str, Tensor]]:
+        source = self.source
+        return backbones.create(
+            source.name, pretrained=source.pretrained, weights=source.weights, image_size=self.size, seed=self.seed
+        )
+
+    @cached_property
+    def original(self) -> Original:
+        return Original.create(*self.made, len(self.task.classes), seed=self.seed)
+
+    @cached_property
+    def images(self) -> tuple[Images, Images]:
+        how = self.made[0].preprocessing
+        return prepare(self.task.train, how), prepare(self.task.test, how)
+
+    @cached_property
+    def calibration(self) -> CalibrationImages:
+        return calibration_images(self.images[0], self.seed, self.reporter)
+
+    @cached_property
+    def whole(self) -> nn.Module:
+        """The unpruned model with its head."""
+        model = self.original.copy()
+        solve_head(model, self.original.classifier, self.images[0])
+        return model
+
+    @cached_property
+    def scores(self) -> Mapping[str, np.ndarray]:
+        original = self.original
+        return score("obs", original.structure, self.whole, original.full, self.images[0], seed=self.seed)
+
+    @cached_property
+    def worth(self) -> Worth | None:
+        """Of whole blocks."""
+        return worth(self.whole, self.original.structure, self.images[0], seed=self.seed)
+
+    def profile(self, precision: Precision) -> Profile | None:
+        """Of this place: in that precision, else in another, which tells wide layers from narrow ones as well."""
+        mine = layout(self.original.structure), self.made[0].preprocessing.input_size
+        found = [each for each in self.asked.profiles if (each.layout, each.input_size) == mine]
+        return min(found, key=lambda each: each.precision != precision, default=None)
+
+    def _untuned(self, share: float, precision: Precision) -> Model:
+        profile = self.profile(precision) if share < 1 else None
+
+        def make() -> Model:
+            original, train = self.original, self.images[0]
+            if share == 1:
+                return self._exported(original.full, self.whole)
+            plan = self._plan(share, profile)
+            model = original.pruned(plan)
+            skip = [f"{name}.weight" for name in original.classifier]
+            reconstruct(original.model, original.structure, plan, model, train, skip=skip, seed=self.seed)
+            solve_head(model, original.classifier, train)
+            return self._exported(plan, model)
+
+        return self._once((share, profile), make)
+
+    def _tuned(self, share: float, precision: Precision) -> Model:
+        def make() -> Model:
+            untuned = self._untuned(share, precision)
+            model = copy.deepcopy(untuned.module)
+            config = suited(self.original.backbone, self.asked.training, self.seed)
+            checkpoint = self.out / "models" / f"{self._name(share)}.{precision}.tuning"
+            with self.reporter.progress("tuning") as step:
+                done = tune(
+                    model, self.original.classifier, self.images[0], config, checkpoint=checkpoint, progress=step
+                )
+            if not done.kept or done.before is None or done.trial is None:
+                return untuned
+            gain = done.trial.accuracy - done.before.accuracy
+            return replace(self._exported(untuned.plan, model), steps=done.kept, gain=gain)
+
+        return self._once((share, self.profile(precision) if share < 1 else None, "tuned"), make)
+
+    def _once(self, key: tuple[object, ...], make: Callable[[], Model]) -> Model:
+        if self._last is None or self._last[0] != key:
+            self._last = key, make()
+        return self._last[1]
+
+    def _exported(self, plan: KeepPlan, model: nn.Module) -> Model:
+        size = self.made[0].preprocessing.input_size
+        with TemporaryDirectory() as folder:
+            file = Path(folder, "fp32.onnx")
+            export_onnx(model, torch.zeros(1, *size), file, {"classes": list(self.task.classes)})
+            return Model(plan, model, file.read_bytes())
+
+    def _plan(self, share: float, profile: Profile | None) -> KeepPlan:
+        structure = self.original.structure
+        if profile is None:
+            counts = cheapest(structure, Budget(share, "macs"), self.scores)
+            return keep_best(structure, self.scores, counts, seed=self.seed)
+        cost = Milliseconds(structure, profile)
+        step, limit = max(8, cost.model.alignment), share * cost.total({})
+        found = choose(structure, cost, self.scores, limit, round_to=step, worth=self.worth)
+        return keep_best(structure, self.scores, found.counts, without=found.without, seed=self.seed)
+
+
+def time_files(out: Path, candidates: Sequence[Candidate], conditions: Conditions) -> list[float]:
+    """Milliseconds of the candidates, in turns, each on images of its own size."""
+    with ExitStack() as stack:
+        runners = [
+            stack.enter_context(
+                closing(
+                    open_runner(
+                        out / each.file, conditions.runtime, threads=conditions.threads, device=conditions.device
+                    )
+                )
+            )
+            for each in candidates
+        ]
+        rng = np.random.default_rng(0)
+        turns: list[list[float]] = [[] for _ in runners]
+        for turn in _alternating(3, len(runners)):
+            batch = rng.standard_normal((conditions.batch, *runners[turn].image_shape), np.float32)
+            turns[turn].append(session([runners[turn]], batch, replace(WINDOWS, duration=0.3))[0].median)
+        return [float(np.median(times)) for times in turns]
+
+
+def _alternating(rounds: int, number: int) -> Iterator[int]:
+    for turn in range(rounds):
+        yield from range(number) if turn % 2 == 0 else reversed(range(number))
