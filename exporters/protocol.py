@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 GROUP = "mvp_deploy.exporters"
 OWN = {
+    "coreml": "mvp_deploy.exporters.coreml:CoreMlExporter",
     "executorch": "mvp_deploy.exporters.executorch:ExecuTorchExporter",
     "litert": "mvp_deploy.exporters.litert:LiteRtExporter",
     "ncnn": "mvp_deploy.exporters.ncnn:NcnnExporter",
@@ -27,7 +28,7 @@ OWN = {
 BESIDE = {".xml": ".bin", ".ncnn.param": ".bin", ".pt2": ".safetensors"}  # what some formats keep beside their file
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
-Int8Form = Literal["cpu", "tensorrt"]  # as calibration.layers.Target
+Int8Form = Literal["cpu", "tensorrt", "own"]  # a calibration.layers.Target; own: reduced by the exporter itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class Source:
     """One model in one precision, in the two forms an exporter may start from."""
 
     precision: str  # of `PRECISIONS`
-    onnx: Path  # in that precision; int8 as Q/DQ in the exporter's ``int8_form``
+    onnx: Path  # in that precision, int8 as Q/DQ in the exporter's ``int8_form``; float32 where that is «own»
     model: torch.nn.Module  # float32, in eval mode, on the CPU
     image_shape: tuple[int, int, int]  # channels, height, width
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # images scaled to 0..1 are normalised as (x - mean) / std
@@ -60,7 +61,7 @@ class Exporter(Protocol):
     suffix: str  # of its files: '.xml'
     needs: str  # the command that installs what it needs
     precisions: tuple[str, ...]  # those it can deliver
-    int8_form: Int8Form
+    int8_form: Int8Form  # «own» for fp16 too
 
     def check(self) -> None:
         """See whether this machine can export.

@@ -20,6 +20,7 @@ PACKAGES = (
     "timm",
     "onnx",
     "openvino",
+    "coremltools",
     "executorch",
     "litert-torch",
     "ai-edge-litert",

@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from mvp_deploy.benchmark.compare import Candidate, Expected
-from mvp_deploy.benchmark.runner import runtime_of
+from mvp_deploy.benchmark.runner import runs_here, runtime_of
 from mvp_deploy.bundle import Bundle, ModelFile
 
 
 def of_bundle(bundle: Bundle, built: Sequence[ModelFile] = ()) -> list[Candidate]:
-    """Every model of the bundle that runs as it is, and of those ``built`` from it here.
+    """Every model of the bundle that runs as it is on this system, and of those ``built`` from it here.
 
     The baseline is the unpruned model of the same target and precision; if there is none, the target's unpruned
     fp32 model, then the first model.
     """
     samples = bundle.samples
-    found = [file for file in [*bundle.models, *built] if not _material(file)]
+    found = [file for file in [*bundle.models, *built] if not _material(file) and runs_here(bundle.path / file.file)]
     kinds = list(dict.fromkeys((file.target, file.precision) for file in found))
     # pruned beside unpruned
     models = sorted(found, key=lambda file: (kinds.index((file.target, file.precision)), file.model != "unpruned"))

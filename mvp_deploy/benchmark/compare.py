@@ -255,6 +255,6 @@ def _checks(runner: Runner, candidate: Candidate, size: int, seed: int) -> dict[
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a model's file, with the weights that some formats keep beside it (OpenVINO's and ncnn's .bin)."""
-    files = [path, path.with_suffix(".bin")] if path.suffix in (".xml", ".param") else [path]
+    """Bytes of a model's file: all files of a folder, and the weights that OpenVINO and ncnn keep beside, in .bin."""
+    files = [path, path.with_suffix(".bin")] if path.suffix in (".xml", ".param") else [path, *path.rglob("*")]
     return sum(file.stat().st_size for file in files if file.is_file())

@@ -7,6 +7,7 @@ package adds one under the entry points ``mvp_deploy.runtimes``: the files' suff
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -26,11 +27,13 @@ RUNTIMES = {  # the runtime a file is opened with unless another is asked for
     ".plan": "tensorrt",
     ".xml": "openvino",
     ".param": "ncnn",
+    ".mlpackage": "coreml",
     ".pte": "executorch",
     ".tflite": "litert",
     ".pt2": "torch_program",
     ".safetensors": "pytorch",
 }
+STAND_IN = "coreml_program"  # computes a Core ML program where Core ML does not run: to check it, never to time it
 
 
 class Runner(Protocol):
@@ -85,6 +88,11 @@ def runtime_of(path: Path) -> str:
     raise InputError(f"{path} is not a model file that can be timed: give one of {', '.join(RUNTIMES)}, or a bundle.")
 
 
+def runs_here(path: Path) -> bool:
+    """Whether the file's own runtime exists for this system."""
+    return path.suffix != ".mlpackage" or sys.platform == "darwin"
+
+
 def module_of(runtime: str) -> ModuleType:
     """The runtime's module, imported with all that it needs."""
     for entry in entry_points(group=GROUP, name=runtime) if runtime not in RUNTIMES.values() else ():
@@ -102,7 +110,7 @@ def open_runner(path: Path, runtime: str | None = None, *, threads: int | None =
     if not path.exists():
         raise InputError(f"there is no file {path}: check the path.")
     runtime = runtime or runtime_of(path)
-    if not path.is_dir():  # a RUN is a folder
+    if not path.is_dir():  # a RUN is a folder, and so is an .mlpackage
         with reading_errors(path):
             plain_file(path)
     try:

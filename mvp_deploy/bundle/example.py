@@ -100,6 +100,13 @@ def with_ncnn(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     return run
 
 
+def with_coreml(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import coremltools
+
+    model = coremltools.models.MLModel(str(file))
+    return lambda x: model.predict({"images": x})["logits"]
+
+
 def with_torch(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     import torch
 
@@ -113,6 +120,7 @@ RUNTIMES = {  # by a file's suffix: what opens it, the module which that needs, 
     ".xml": (with_openvino, "openvino", prepare),
     ".tflite": (with_litert, "ai_edge_litert.interpreter", prepare),
     ".ncnn.param": (with_ncnn, "ncnn", prepare),
+    ".mlpackage": (with_coreml, "coremltools.libcoremlpython", prepare),  # which is there on macOS alone
     ".pte": (with_executorch, "executorch.runtime", prepare),
     ".pt2": (with_torch, "torch", prepare),
 }
@@ -148,7 +156,7 @@ def main() -> None:
     how = json.loads((HERE / "preprocessing.json").read_text(encoding="utf-8"))
     file = HERE / (asked.model or choose())
     suffix = suffix_of(file.name)
-    if not suffix or not file.is_file():
+    if not suffix or not file.exists():
         raise SystemExit(f"{file} is not a model of this bundle that runs as it is: bundle.json lists those there are.")
     open_model, _, prepared = RUNTIMES[suffix]
     logits_of = open_model(file)

@@ -2,7 +2,8 @@
 
     manifest.json       format, and sha256 and size of every other file
     bundle.json         task, backbone, licence, versions, and a record of each model (``ModelFile``)
-    models/             <pruned|unpruned|model>.<precision>.onnx, and other targets' files; `model` stands alone
+    models/             <pruned|unpruned|model>.<precision>.onnx, and other targets' files or, of Core ML, folders;
+                        `model` stands alone
     labels.json         class names, in the order of the logits
     preprocessing.json  from an image to the input; missing where only the model's owner knows
     keep_plan.json      which units of the original stayed, where units were removed
@@ -27,7 +28,7 @@ import json
 import os
 import posixpath
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -86,6 +87,7 @@ class ModelFile:
     kept: tuple[str, ...] = ()  # ONNX nodes left in a higher precision: they overflow fp16, or int8 costs too much
     tested: Count = 0  # images the accuracy was measured on
     wrong: tuple[Count, ...] = ()  # numbers of the held-out images it names wrongly; () where not all were tested
+    stand_in: str = ""  # what computed it for these numbers, where its own runtime did not
 
     def __post_init__(self) -> None:
         if not self.tolerance <= LOOSEST.get(self.precision, 0):
@@ -169,7 +171,7 @@ def read(path: str | os.PathLike[str]) -> Bundle:
     models = parse(Info, info).models
     for model in models:
         inside(path, model.file, "its bundle.json")
-        if model.file not in known:
+        if model.file not in known and not any(name.startswith(f"{model.file}/") for name in known):
             raise InputError(f"{file} names {model.file!r}, which is not of the bundle: do not trust it.")
     return Bundle(path, info, read_json(path / "labels.json", Classes, cure=CURE), models)
 
@@ -224,6 +226,15 @@ def _elsewhere(name: str, file: Path) -> set[str]:
     except ValueError:  # the runtime will say so
         return set()
     return {posixpath.normpath(posixpath.join(posixpath.dirname(name), place)) for place in found}
+
+
+def untried(models: Iterable[ModelFile]) -> list[str]:
+    """A sentence for each file that has not run in its own runtime yet."""
+    return [
+        f"{each.file} has not run in its own runtime: its accuracy and parity were computed by {each.stand_in}."
+        for each in models
+        if each.stand_in
+    ]
 
 
 def uncovered(path: str | os.PathLike[str]) -> list[str]:

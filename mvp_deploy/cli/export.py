@@ -38,7 +38,7 @@ def command(
 ) -> None:
     """Export the pruned and the unpruned model of RUN, check them, and pack a bundle.
 
-    Targets: onnx, onnx-uint8, openvino, executorch, litert, ncnn, tensorrt, torch (a .pt2 that loads with torch
+    Targets: onnx, onnx-uint8, openvino, coreml, executorch, litert, ncnn, tensorrt, torch (a .pt2 that loads with torch
     alone), and those that other packages add. Precisions: fp32, fp16, int8. A target leaves out the precisions it does
     not deliver, and says so.
 
@@ -56,6 +56,7 @@ def command(
 
     from mvp_deploy.base.devices import resolve
     from mvp_deploy.benchmark.compare import size_of
+    from mvp_deploy.bundle import untried
     from mvp_deploy.export.deploy import export_run
     from mvp_deploy.export.pack import Order, failure
 
@@ -77,6 +78,8 @@ def command(
             for m in bundle.models
         ],
     )
+    for remark in untried(bundle.models):
+        console.show(remark)
     console.show(f"\nBundle: {out}")
     console.next(f"bench {out}")
     console.result({"bundle": str(out), **bundle.info})

@@ -29,19 +29,22 @@ def command(bundle: Path, public_key: Path | None, console: Console) -> None:
       mvp-deploy verify bundles/dogs
       mvp-deploy verify bundles/dogs --public-key team.pub
     """
-    from mvp_deploy.bundle import read, uncovered, verify
+    from mvp_deploy.bundle import read, uncovered, untried, verify
 
     problems = verify(bundle)
-    if not problems:
-        read(bundle)  # a rewritten manifest hides what bundle.json says
+    # a rewritten manifest hides what bundle.json says
+    remarks = [] if problems else untried(read(bundle).models)
     added = uncovered(bundle)
-    console.result({"bundle": str(bundle), "whole": not problems, "problems": problems, "uncovered": added})
+    found = {"whole": not problems, "problems": problems, "uncovered": added, "untried": remarks}
+    console.result({"bundle": str(bundle), **found})
     for problem in problems:
         console.show(problem)
     if added:
         console.show(f"Neither manifest nor signature covers {len(added)} of the files in extra/, such as {added[0]}.")
     if problems:
         raise InputError(f"{bundle} is not as it was written: copy it again, or export it again.")
+    for remark in remarks:
+        console.show(remark)
     if public_key is not None:
         from mvp_deploy.bundle import signing
 

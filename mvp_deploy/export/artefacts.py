@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from mvp_deploy.base.errors import AccuracyError, ExitCode, InputError, MvpError, error_of
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.benchmark.runner import Runner, logits, open_runner
+from mvp_deploy.benchmark.runner import STAND_IN, Runner, logits, open_runner, runs_here
 from mvp_deploy.bundle import ModelFile
 from mvp_deploy.calibration.guard import Limit, allowed_drop
 from mvp_deploy.calibration.images import CalibrationImages
@@ -146,13 +147,20 @@ def make(
             try:
                 files.append(_made(subject, exporter, precision, file, graphs, folder, held_out, reporter))
             except MvpError as error:
-                (folder / file).unlink(missing_ok=True)
-                if beside := BESIDE.get(exporter.suffix):
-                    (folder / file).with_suffix(beside).unlink(missing_ok=True)
+                _remove(folder / file, exporter)
                 told = f"{file} is left out: {error}{_cure(error, precision, asked)}"
                 reporter.warn(told)
                 failed.append(Failed(subject.name, exporter.name, precision, told, error.code))
     return files, failed
+
+
+def _remove(path: Path, exporter: Exporter) -> None:
+    """Take away what an exporter wrote, a folder or a file with what lies beside it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)
+    if beside := BESIDE.get(exporter.suffix):
+        path.with_suffix(beside).unlink(missing_ok=True)
 
 
 def _made(
@@ -179,7 +187,7 @@ def _made(
     for note in artefact.notes:
         reporter.say(f"{exporter.name}: {note}")
     try:
-        right, parity = check_artefact(artefact.path, subject, held_out, precision)
+        right, parity, stand_in = check_artefact(artefact.path, subject, held_out, precision)
     except NoParity as error:
         worst = "" if error.worst is None else f" The farthest off is {held_out.name(error.worst)}."
         raise error_of(f"{error}{worst}", error.code) from error
@@ -199,6 +207,7 @@ def _made(
         kept=converted.kept,
         tested=len(right),
         wrong=tuple(np.flatnonzero(~right).tolist()),
+        stand_in=stand_in,
     )
 
 
@@ -216,8 +225,10 @@ def _cure(error: MvpError, precision: str, asked: Exports) -> str:
     return f" Its ranges are by --method {asked.int8_method}: try {other} or leave int8 out of --precision."
 
 
-def check_artefact(path: Path, subject: Subject, held_out: HeldOut, precision: str) -> tuple[np.ndarray, float]:
+def check_artefact(path: Path, subject: Subject, held_out: HeldOut, precision: str) -> tuple[np.ndarray, float, str]:
     """Which held-out images an artefact names rightly, bool [images], in its own runtime on the CPU, and its parity.
+
+    Where its runtime does not exist for this system, a stand-in computes it, and is named; else that is empty.
 
     Parity is against PyTorch: over all images in batches, and over the samples one by one. In fp32 every image counts;
     in reduced precisions one in twenty may be a stray (a picture unlike those the ranges were measured on).
@@ -226,12 +237,14 @@ def check_artefact(path: Path, subject: Subject, held_out: HeldOut, precision: s
         NoParity: it differs by more than the precision's tolerance.
     """
     tolerance, exact = TOLERANCE[precision], precision == "fp32"
-    with closing(open_runner(path)) as runner:
+    own = runs_here(path)
+    with closing(open_runner(path) if own else open_runner(path, STAND_IN)) as runner:
+        stand_in = "" if own else runner.details["runtime"]
         found = _logits(runner, held_out)
         single = logits(runner, numbered(held_out.test, held_out.samples), 1)
     parity = check_parity(subject.logits, found, tolerance, exact=exact)
     one_by_one = _one_by_one(subject.logits[held_out.samples], single, held_out, tolerance, exact)
-    return held_out.right(found), max(parity.relative, one_by_one.relative)
+    return held_out.right(found), max(parity.relative, one_by_one.relative), stand_in
 
 
 def _one_by_one(reference: np.ndarray, got: np.ndarray, held_out: HeldOut, tolerance: float, exact: bool) -> Parity:

@@ -34,7 +34,7 @@ class Graphs:
         return self.images
 
     def get(self, precision: str, form: Int8Form, limit: Callable[[], Limit]) -> Converted:
-        """The model in 'fp32', 'fp16' or 'int8', as runtimes of this form take it; int8 within the limit.
+        """The model in 'fp32', 'fp16' or 'int8', as exporters of this form take it; int8 within the limit.
 
         Raises:
             MvpError: (ACCURACY) int8 cannot meet the limit; (INPUT) the model has nothing to quantise, or cannot
@@ -43,7 +43,7 @@ class Graphs:
         return self._lowered(self._make(precision, form, limit), form)
 
     def _make(self, precision: str, form: Int8Form, limit: Callable[[], Limit]) -> Converted:
-        if precision == "fp32":
+        if precision == "fp32" or form == "own":
             return Converted(self.fp32, ())
         if precision == "fp16":
             return self._fp16

@@ -13,7 +13,7 @@ import numpy as np
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.files import atomic_write
 from mvp_deploy.base.formats import read_json
-from mvp_deploy.benchmark.runner import Runner, logits, open_runner
+from mvp_deploy.benchmark.runner import Runner, logits, open_runner, runs_here
 from mvp_deploy.bundle import Bundle, ModelFile
 from mvp_deploy.bundle.format import CURE, listed
 from mvp_deploy.tasks.preprocessing import Preprocessing
@@ -134,7 +134,7 @@ def chosen(bundle: Bundle, which: Which, built: Sequence[ModelFile] = ()) -> Mod
     files = [*bundle.models, *built]
     for file in files:
         wanted = which.unpruned, which.target or file.target, which.precision or file.precision
-        runs = which.target or file.target != "tensorrt"
+        runs = which.target or (file.target != "tensorrt" and runs_here(Path(file.file)))
         if runs and (file.model == "unpruned", file.target, file.precision) == wanted:
             return file
     there = ", ".join(f"{file.model} {file.precision} for {file.target}" for file in files)

@@ -31,6 +31,7 @@ def examine() -> list[Finding]:
         _package("onnxscript", lambda: None, "export", TRAIN),
         _onnxruntime(has_gpu),
         _package("openvino", lambda: None, "--target openvino", "pip install openvino"),
+        _package("coremltools", lambda: None, "--target coreml", "pip install coremltools"),
         _package("executorch", lambda: None, "--target executorch", "pip install executorch"),
         _package("litert-torch", lambda: None, "--target litert", "pip install litert-torch"),
         _package("ncnn", lambda: None, "--target ncnn", "pip install pnnx ncnn"),

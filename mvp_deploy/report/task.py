@@ -12,7 +12,7 @@ from mvp_deploy.base.environment import commit
 from mvp_deploy.benchmark.compare import size_of
 from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.benchmark.statistics import Interval, share_interval
-from mvp_deploy.bundle import Bundle
+from mvp_deploy.bundle import Bundle, untried
 from mvp_deploy.pruning.making import chosen
 from mvp_deploy.report import plots
 from mvp_deploy.report.judged import MODELS, Judged, judged
@@ -107,6 +107,7 @@ def _failures(run: Json, measurements: Json | None, bundle: Bundle | None) -> It
     rows = measurements["rows"] if measurements else ()
     failed += [f"{_named(row)} was not timed: {row['error']}" for row in rows if row.get("error")]
     lines = [("failed", line) for line in failed] + [("warning", line) for line in run.get("warnings", ())]
+    lines += [("warning", line) for line in (untried(bundle.models) if bundle else ())]
     if measurements and disturbed(measurements["environment"]):
         lines.append(("warning", "Other processes were busy while this was timed: its times say little."))
     if lines:

@@ -47,6 +47,7 @@ def test_another_package_adds_one_by_its_entry_point(monkeypatch: pytest.MonkeyP
     entry = EntryPoint("tflite", "their_package:Tflite", protocol.GROUP)
     monkeypatch.setattr(protocol, "entry_points", lambda **of: EntryPoints([entry]).select(**of))
     assert exporters() == (
+        "coreml",
         "executorch",
         "litert",
         "ncnn",
@@ -61,8 +62,8 @@ def test_another_package_adds_one_by_its_entry_point(monkeypatch: pytest.MonkeyP
 
 
 def test_for_an_unknown_target_the_known_ones_are_named() -> None:
-    with pytest.raises(MvpError, match=r"no target 'coreml'; installed: .*openvino"):
-        exporter("coreml")
+    with pytest.raises(MvpError, match=r"no target 'caffe'; installed: .*openvino"):
+        exporter("caffe")
 
 
 def test_a_missing_package_is_one_sentence_with_the_install_line() -> None:
@@ -73,7 +74,13 @@ def test_a_missing_package_is_one_sentence_with_the_install_line() -> None:
 
 @pytest.mark.parametrize(
     ("name", "module"),
-    [("openvino", "openvino"), ("executorch", "executorch"), ("litert", "litert_torch"), ("ncnn", "pnnx")],
+    [
+        ("coreml", "coremltools"),
+        ("openvino", "openvino"),
+        ("executorch", "executorch"),
+        ("litert", "litert_torch"),
+        ("ncnn", "pnnx"),
+    ],
 )
 def test_each_runtime_can_be_missing(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "find_spec", lambda wanted: None)

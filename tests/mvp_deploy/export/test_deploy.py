@@ -17,11 +17,13 @@ from mvp_deploy import backbones, bundle, runs
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import AccuracyError, ExitCode, MvpError
 from mvp_deploy.base.reporter import Silent
+from mvp_deploy.benchmark.candidates import of_bundle
 from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.cli import main
 from mvp_deploy.export import artefacts, deploy, graphs, pack
 from mvp_deploy.export.config import Exports
 from mvp_deploy.exporters.parity import FP32_TOLERANCE, NoParity, compare
+from mvp_deploy.inference.model import Which, chosen
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.recipes import recipe_named
 from mvp_deploy.tasks import load_task, prepare
@@ -181,7 +183,7 @@ def test_a_precision_without_parity_is_named_with_its_image_and_cure_and_the_oth
 ) -> None:
     real = artefacts.check_artefact
 
-    def check(path: Path, subject: artefacts.Subject, *rest: object) -> tuple[np.ndarray, float]:
+    def check(path: Path, subject: artefacts.Subject, *rest: object) -> tuple[np.ndarray, float, str]:
         if "pruned.int8" in path.name and subject.name == "pruned":
             raise NoParity("the logits are off.", worst=7)
         return real(path, subject, *rest)  # type: ignore[arg-type]
@@ -298,6 +300,26 @@ def test_a_bundle_of_the_pruned_model_alone_with_files_of_ones_own(run: runs.Run
     assert "extra/later.txt" in CliRunner().invoke(main, ["verify", str(out)]).output
     (out / "extra" / "notes" / "camera.txt").write_text("f/1.4")
     assert bundle.verify(out) == ["extra/notes/camera.txt is changed"]
+
+
+def test_core_mls_folder_is_packed_and_said_to_be_untried_there(
+    run: runs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("coremltools", reason="Core ML is not installed")
+    monkeypatch.setattr(sys, "platform", "linux")
+    out = tmp_path / "b"
+    opened = export_run(run, out, Exports(targets=("coreml", "onnx")), pruned_only=True)
+    package, onnx = opened.models
+    assert package.file == "models/pruned.fp32.mlpackage"
+    assert package.stand_in.endswith("not Core ML")
+    assert (onnx.stand_in, onnx.accuracy) == ("", package.accuracy)
+    assert chosen(opened, Which()) == onnx  # predict runs what runs here, and so does bench
+    assert [candidate.runtime for candidate in of_bundle(opened)] == ["onnxruntime"]
+    assert f"{package.file} has not run in its own runtime" in CliRunner().invoke(main, ["verify", str(out)]).output
+    export_run(run, out, Exports(targets=("coreml",)), pruned_only=True)  # in the older one's place
+    assert [file.file for file in bundle.read(out).models] == [package.file]
+    (out / package.file / "Manifest.json").unlink()
+    assert bundle.verify(out) == [f"{package.file}/Manifest.json is missing"]
 
 
 def test_the_example_classifies_with_whatever_the_bundle_holds(
