@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mvp_deploy import backbones, runs
+from mvp_deploy.api.arguments import check
 from mvp_deploy.api.budget import budget_of
 from mvp_deploy.api.data import as_task
 from mvp_deploy.api.progress import reporter as told
@@ -70,6 +71,7 @@ class Bank:
             >>> mvp.Bank.create("new-bank", "test_resnet", image_size=32).tasks
             ()
         """
+        check(image_size=image_size, seed=seed)
         file = None if weights is None else Path(weights)
         made = backbones.create(backbone, pretrained=pretrained, weights=file, image_size=image_size, seed=seed)
         return cls(store.Bank.init(folder, *made))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mvp_deploy import bundle as bundles
+from mvp_deploy.api.arguments import check
 from mvp_deploy.api.progress import reporter as told
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
@@ -65,6 +66,7 @@ def benchmark(
         >>> [(row.model, row.batch) for row in times.rows]
         [('unpruned', 1), ('pruned', 1)]
     """
+    check(batches=batches, threads=threads, duration=duration, sustained=sustained, seed=seed)
     where, to = str(device), reporter or told()
     if not batches:
         raise InputError("There is nothing to time without a batch size: pass batches=[1], or several.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from mvp_deploy.api.arguments import check
 from mvp_deploy.api.progress import reporter as told
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.latency import files
@@ -21,6 +22,7 @@ Timed = tuple[Target, Profile]
 
 def budget_of(keep: float | None, macs: float | None, params: float | None, round_to: int) -> Budget:
     """The one budget asked for. Raises MvpError for none, several, or one that is not a fraction."""
+    check(keep=keep, macs=macs, params=params, round_to=round_to)
     if (keep, macs, params).count(None) != 2:
         raise InputError("Say how much stays by one of macs=, params= and keep=, a fraction above 0 and at most 1.")
     return Budget.asked(keep=keep, macs=macs, params=params, round_to=round_to)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from mvp_deploy import bundle as format
+from mvp_deploy.api.arguments import check
 from mvp_deploy.api.data import as_task
 from mvp_deploy.api.progress import reporter as told
 from mvp_deploy.base.errors import InputError
@@ -102,6 +103,7 @@ class Bundle:
             ...     model.logits(images).shape, len(model.predict(images))
             ((2, 3), 2)
         """
+        check(threads=threads)
         where = str(device)
         file = model_of(self._read, Which(unpruned, target, precision), where)
         with open_model(self._read, file, threads=threads, device=where) as model:

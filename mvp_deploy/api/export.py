@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mvp_deploy import runs
+from mvp_deploy.api.arguments import check
 from mvp_deploy.api.bundle import Bundle
 from mvp_deploy.api.data import (
     as_task,
@@ -101,6 +102,7 @@ def export(
         >>> [file.file for file in bundle.models], bundle.predict(x[0].numpy()).label in ("cat", "dog")
         (['models/model.fp32.onnx'], True)
     """
+    check(method=method, max_drop=max_drop, measure=measure, images=images, seed=seed)
     to, where = reporter or told(), resolve(str(device))
     asked: Any = {"targets": targets, "precisions": precisions, "int8_method": method, "max_drop": max_drop / 100}
     order = Order.of(Exports(**asked), to, measure=measure)

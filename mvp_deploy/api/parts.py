@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mvp_deploy import structure
+from mvp_deploy.api.arguments import check
 from mvp_deploy.api.data import input_of, training_images
 from mvp_deploy.backbones.backbone import preprocessing_of
 from mvp_deploy.backbones.conventions import restate_sizes
@@ -115,6 +116,7 @@ def reconstruct(
         >>> [layer.weight for layer in done.layers], done.layers[0].after < done.layers[0].before
         (['1.weight'], True)
     """
+    check(images=images, seed=seed)
     train = training_images(data, preprocessing_of(full), next(full.parameters()).device, limit=images)
     first = input_of(train) if example is None else example
     parts = first if isinstance(first, Structure) else analyze(full, first)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mvp_deploy import backbones
+from mvp_deploy.api.arguments import check
 from mvp_deploy.api.bank import Bank
 from mvp_deploy.api.budget import budget_of, in_time, target_of
 from mvp_deploy.api.data import as_task, held_out_images, input_of, training_images
@@ -136,6 +137,7 @@ def prune(
             "out= writes a RUN of a bank: pass bank= as well; without one, mvp.save(result, FILE) writes the model and "
             "mvp.export(result, FOLDER) a bundle."
         )
+    check(images=images, image_size=image_size, round_to=round_to, seed=seed)
     budget = target_of(latency, speed_up, on, keep, macs, params) or budget_of(keep, macs, params, round_to)
     place = resolve(str(device))
     task = as_task(data)

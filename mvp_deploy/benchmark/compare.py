@@ -97,7 +97,11 @@ class Benchmark:
     __repr__ = __str__
 
     def records(self) -> list[dict[str, Any]]:
-        """A flat dictionary for each row, with ``model``, ``batch``, ``p50_ms``, ``speed_up``, ``error`` and others."""
+        """A flat dictionary for each row, with ``model``, ``batch``, ``p50_ms``, ``speed_up``, ``error`` and others.
+
+        ``accuracy`` is of the export's held-out images, ``tested`` of them; ``accuracy_here`` was measured on this
+        machine, on the bundle's ``samples``.
+        """
         return [record(row) for row in self.rows]
 
     def to_pandas(self) -> Any:

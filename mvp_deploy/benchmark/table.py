@@ -62,6 +62,8 @@ def record(row: Row) -> dict[str, Any]:
         "tested": row.tested,
         "parity": row.parity,
         "agreement": row.agreement,
+        "accuracy_here": row.accuracy_here,
+        "samples": row.samples,
         "file_bytes": row.size,
         "memory_bytes": row.memory,
         "error": row.error,

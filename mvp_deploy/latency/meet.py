@@ -57,11 +57,11 @@ class Target:
 
     def __post_init__(self) -> None:
         if (self.milliseconds is None) == (self.speed_up is None):
-            raise InputError("--latency and --speed-up exclude each other: give one.")
+            raise InputError("a latency and a speed-up exclude each other: give one.")
         if self.milliseconds is not None and not 0 < self.milliseconds < math.inf:
-            raise InputError(f"--latency must be milliseconds above 0, as 4ms, not {self.milliseconds}.")
+            raise InputError(f"a latency must be milliseconds above 0, as 4ms, not {self.milliseconds}.")
         if self.speed_up is not None and not 1 <= self.speed_up < math.inf:
-            raise InputError(f"--speed-up must be 1 or more, as 2x, not {self.speed_up}.")
+            raise InputError(f"a speed-up must be 1 or more, as 2x, not {self.speed_up}.")
 
     def of(self, full: float) -> float:
         """Milliseconds, where the unpruned model takes ``full``."""

@@ -155,6 +155,7 @@ def test_times_are_rows_a_table_and_a_frame(bundle: mvp.Bundle) -> None:
         ("unpruned", 1), ("pruned", 1), ("unpruned", 2), ("pruned", 2)
     ]  # fmt: skip
     assert all(row["p50_ms"] > 0 for row in times.records())
+    assert all(0 < row["accuracy_here"] <= 1 and row["samples"] > 1 for row in times.records())
     assert "p50 ms" in repr(times)
     frame = times.to_pandas()
     assert list(frame.columns) == list(times.records()[0])
