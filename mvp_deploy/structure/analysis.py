@@ -221,6 +221,7 @@ def _structure(
         groups=tuple(groups),
         frozen=tuple(_frozen(trace, axes, parameters)),
         unknown=dict(trace.unknown),
+        taught=dict(trace.taught),
         example=tuple(torch.empty(t.shape, dtype=t.dtype, device="meta") for t in inputs),
         axes=axes,
         over_what_stays={run: _resolved_norm(resolve, each) for run, each in trace.over_what_stays.items()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from mvp_deploy.base.errors import MvpError, error_of
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.structure import exactness
 from mvp_deploy.structure.caches import caches_restored
 from mvp_deploy.structure.collector import collector_paused
@@ -34,6 +34,20 @@ def prune(structure: Structure, model: nn.Module, plan: KeepPlan, *, check: bool
             would compute something else (PARITY).
     """
     structure.check(plan)
+    try:
+        return _prune(structure, model, plan, check)
+    except MvpError as error:
+        if not structure.taught:
+            raise
+        rules = " and ".join(f"{rule}, which {operator} was taught" for operator, rule in structure.taught.items())
+        told = str(error).rstrip(".")
+        raise type(error)(
+            f"{told}. Check first the rule {rules}: it must unify dimensions that are the same, and freeze those that "
+            "must stay whole."
+        ) from error
+
+
+def _prune(structure: Structure, model: nn.Module, plan: KeepPlan, check: bool) -> nn.Module:
     if isinstance(model, TracedModel):
         return _program(structure, model, plan, model.why, check)
     try:
@@ -47,7 +61,7 @@ def prune(structure: Structure, model: nn.Module, plan: KeepPlan, *, check: bool
             return _program(structure, model, plan, str(eager), check)
         except MvpError as traced:
             also = "" if str(traced) == str(eager) else f" And as a traced program: {traced}"
-            raise error_of(f"{eager}{also}", traced.code) from traced
+            raise type(traced)(f"{eager}{also}") from traced
 
 
 def _program(structure: Structure, model: nn.Module, plan: KeepPlan, why: str, check: bool) -> nn.Module:

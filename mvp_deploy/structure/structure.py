@@ -64,6 +64,7 @@ class Structure:
     groups: tuple[UnitGroup, ...]
     frozen: tuple[Frozen, ...]
     unknown: Mapping[str, int]  # operators without a rule, and how often they ran
+    taught: Mapping[str, str]  # operators whose rule was taught from outside, and the rule's name
     example: tuple[Tensor, ...]
     axes: Mapping[str, tuple[Axis, ...]] = field(repr=False)  # per parameter and buffer
     over_what_stays: Mapping[Ran, OverWhatStays] = field(repr=False)

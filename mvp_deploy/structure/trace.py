@@ -87,6 +87,7 @@ class Trace:
     calls: list[Call] = field(default_factory=list)
     flow: Flow = field(default_factory=Flow)
     unknown: dict[str, int] = field(default_factory=dict)  # operators without a rule, and how often they ran
+    taught: dict[str, str] = field(default_factory=dict)  # operators whose rule is the user's, and the rule's name
     allow_inexact: bool = False
     inexact: list[tuple[Reason, Axis]] = field(default_factory=list)  # operators that mix units, where that is allowed
     recorder: Recorder | None = None

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from mvp_deploy.structure.rules import norms, parts, pointwise, products, recurrent, reductions, shapes, silent, windows
-from mvp_deploy.structure.rules.registry import FUNCTIONS, OPERATORS, is_pointwise, running_name
+from mvp_deploy.structure.rules.registry import FUNCTIONS, OPERATORS, is_ours, is_pointwise, running_name
 
 if TYPE_CHECKING:
     from mvp_deploy.structure.trace import Trace
@@ -35,6 +35,8 @@ def apply(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     if found is None and is_pointwise(func, plain):
         found = pointwise.pointwise
     if found is not None:
+        if not is_ours(found):
+            trace.taught[name] = f"{found.__module__}.{found.__name__}"
         with trace.running(running_name(func), inputs, out):
             found(trace, args, kwargs, out)
             silent.follow(trace, plain, func, args, kwargs, out)

@@ -22,6 +22,11 @@ FUNCTIONS: dict[str, Rule] = {}
 _UNTAGGED_POINTWISE = {"hardswish", "hardsigmoid", "hardtanh", "mish", "silu", "leaky_relu", "relu6", "elu"}
 
 
+def is_ours(rule: Rule) -> bool:
+    """Whether a rule is one of this package, not taught from outside."""
+    return rule.__module__.startswith(f"{__package__}.")
+
+
 def is_pointwise(func: Any, name: str) -> bool:
     """Whether operator `func` (its `name` without the underscore of in-place forms) treats every position the same."""
     return torch.Tag.pointwise in getattr(func, "tags", ()) or name in _UNTAGGED_POINTWISE
