@@ -72,7 +72,7 @@ def command(
     from mvp_deploy.pipeline.baseline import read_report
     from mvp_deploy.pipeline.progress import worst
     from mvp_deploy.pipeline.publish import publish, refuse_strangers
-    from mvp_deploy.pipeline.run import alone, folder, run
+    from mvp_deploy.pipeline.run import Acceptance, alone, folder, run
     from mvp_deploy.report.ci import OVERVIEW, failures, row
     from mvp_deploy.report.devices import columns_of
 
@@ -95,13 +95,10 @@ def command(
         found = run(
             config,
             file.parent,
+            Acceptance(before, sign_key, fleet.devices if fleet else {}, allow_missing),
             only=only,
             jobs=jobs,
             cluster=cluster,
-            baseline=before,
-            sign_key=sign_key,
-            devices=fleet.devices if fleet else {},
-            allow_missing=allow_missing,
             reporter=console,
         )
         console.table(OVERVIEW, [row(task) for task in found["tasks"].items()])

@@ -6,10 +6,9 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from mvp_deploy import bundle
@@ -33,17 +32,40 @@ from mvp_deploy.remote.inventory import Inventory
 from mvp_deploy.tasks.task import source_of
 
 
+@dataclass(frozen=True)
+class Acceptance:
+    """How a finished task is judged, and signed where it passes.
+
+    Attributes:
+        baseline: The report of the last accepted run.
+        sign_key: The private key that bundles are signed with.
+        devices: Machines that every task's models are timed on too.
+        allow_missing: Whether one of them that is away is a named gap, and no failure.
+    """
+
+    baseline: Mapping[str, Any] | None = None
+    sign_key: Path | None = None
+    devices: Inventory = field(default_factory=dict)
+    allow_missing: bool = False
+
+    @property
+    def signed_by(self) -> str | None:
+        return None if self.sign_key is None else signing.public_half(self.sign_key)
+
+    @property
+    def before(self) -> Mapping[str, Any]:
+        """The tasks of the baseline, by name."""
+        return self.baseline["tasks"] if self.baseline else {}
+
+
 def run(
     config: Config,
     base: Path,
+    acceptance: Acceptance,
     *,
     only: Sequence[str] = (),
     jobs: int = 1,
     cluster: Cluster | None = None,
-    baseline: Mapping[str, Any] | None = None,
-    sign_key: Path | None = None,
-    devices: Inventory = MappingProxyType({}),
-    allow_missing: bool = False,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Bring every task up to date and judge it; gives what report.json holds. If a task fails, the report says why.
@@ -53,17 +75,12 @@ def run(
         only: names of tasks; all if empty.
         jobs: how many tasks are pruned and exported at once, each in a process of its own.
         cluster: where they are pruned and exported instead.
-        baseline: the report of the last accepted run.
-        sign_key: the private key bundles are signed with.
-        devices: machines that every task's models are timed on too.
-        allow_missing: whether one of them that is away is a named gap, and no failure.
 
     Raises:
         MvpError: (INPUT) no such task, no bank, no usable key; (ENVIRONMENT) another run is at work in the same
             folder, or what the key or the cluster needs is missing.
     """
-    if sign_key is not None:
-        signing.public_half(sign_key)  # check the key first, before hours of pruning
+    _ = acceptance.signed_by  # check the key first, before hours of pruning
     with alone(folder(config, base)):
         settled = settle(config, base, only, reporter)
         works = {name: caught(partial(_possible, work, here=cluster is None)) for name, work in settled.items()}
@@ -75,9 +92,7 @@ def run(
             if isinstance(work, Failure):
                 tasks[name] = _told(Progress(failure=work), [], {})
             else:
-                tasks[name] = _finish(
-                    work, built[name], baseline, sign_key, devices, allow_missing, Named(reporter, name)
-                )
+                tasks[name] = _finish(work, built[name], acceptance, Named(reporter, name))
     code = worst(ExitCode(task["code"]) for task in tasks.values())
     return {
         "schema": SCHEMA,
@@ -85,7 +100,7 @@ def run(
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "only": list(only),
         "environment": environment(),
-        "gone": sorted(set(baseline["tasks"]) - set(config.tasks)) if baseline else [],
+        "gone": sorted(set(acceptance.before) - set(config.tasks)),
         "tasks": tasks,
         "commit": commit(),
     }
@@ -99,21 +114,14 @@ def settle(
         raise InputError(f"there is no task {unknown[0]!r}: the config has {', '.join(config.tasks)}.")
     bank, out = _bank(config, base, reporter), folder(config, base)
     _refuse_inside(out, bank)
-    settle_task = partial(
-        steps.settle,
-        bank=bank,
-        bank_content=content(str(bank)),
-        device=config.device,
-        seed=config.seed,
-        out=out,
-    )
+    shared = steps.Shared(bank, content(str(bank)), config.device, config.seed, out)
 
     def settled(name: str) -> Work:
         task = config.tasks[name]
         data = local(task.data, base, reporter)
         _refuse_inside(out, Path(source_of(data)))
         profile = None if task.time is None else Path(local(task.time.profile, base, reporter))
-        return settle_task(name, task, data, profile=profile)
+        return steps.settle(name, task, data, profile, shared)
 
     return {name: caught(partial(settled, name)) for name in only or config.tasks}
 
@@ -163,15 +171,7 @@ def _possible(work: Work | Failure, *, here: bool) -> Work | Failure:
     return work
 
 
-def _finish(
-    work: Work,
-    progress: Progress,
-    baseline: Mapping[str, Any] | None,
-    sign_key: Path | None,
-    devices: Inventory,
-    allow_missing: bool,
-    reporter: Named,
-) -> dict[str, Any]:
+def _finish(work: Work, progress: Progress, acceptance: Acceptance, reporter: Named) -> dict[str, Any]:
     """Time, judge and bundle one task, alone on the machine; gives its part of report.json."""
     progress = go_on(work, progress, work.keys, {"benchmark": lambda: measure(work, reporter)})
     verdicts: list[Verdict] = []
@@ -179,21 +179,19 @@ def _finish(
     if progress.failure is None:
         facts = steps.facts(work)
         verdicts = judge(facts, work.task.gates)
-        if devices:
-            there = ondevices.measure_on(work, devices, allow_missing, reporter)
+        if acceptance.devices:
+            there = ondevices.measure_on(work, acceptance.devices, acceptance.allow_missing, reporter)
             facts["devices"] = ondevices.to_json(there)
             verdicts += ondevices.judge_on(there, work.task.gates)
-        before = (baseline or {"tasks": {}})["tasks"].get(work.name)
-        if before:
+        if before := acceptance.before.get(work.name):
             verdicts += compare(facts, before, work.task.gates.max_regression)
     failed = any(verdict.code for verdict in verdicts)
     if progress.failure is None and not failed:
-        signed_by = None if sign_key is None else signing.public_half(sign_key)
         measured = ondevices.files(work)
-        inputs: dict[str, Any] = {"signed_by": signed_by, "measured": steps.measured(work)}
+        inputs: dict[str, Any] = {"signed_by": acceptance.signed_by, "measured": steps.measured(work)}
         inputs |= {"devices": {name: sha256(file) for name, file in measured.items()}} if measured else {}
         keys = {"bundle": steps.key(after=work.keys["benchmark"], **inputs)}
-        progress = go_on(work, progress, keys, {"bundle": lambda: steps.pack(work, sign_key, measured)})
+        progress = go_on(work, progress, keys, {"bundle": lambda: steps.pack(work, acceptance.sign_key, measured)})
     elif failed:
         _withdraw(work, reporter)
     if progress.failure:

@@ -84,38 +84,35 @@ class Done:
     seconds: float = 0.0
 
 
-def settle(
-    name: str,
-    task: TaskSection,
-    data: str,
-    bank: Path,
-    *,
-    bank_content: str,
-    profile: Path | None,
-    device: str,
-    seed: int,
-    out: Path,
-) -> Work:
-    """A task with the keys of its steps. Each key holds those before it, so a change redoes all that follows.
+@dataclass(frozen=True)
+class Shared:
+    """What all tasks of a config have in common; ``bank_content``: a checksum of the bank as it is now."""
 
-    bank_content: a checksum of the bank as it is now.
-    """
+    bank: Path  # local
+    bank_content: str
+    device: str
+    seed: int
+    out: Path
+
+
+def settle(name: str, task: TaskSection, data: str, profile: Path | None, shared: Shared) -> Work:
+    """A task with the keys of its steps. Each key holds those before it, so a change redoes all that follows."""
     prune = key(
         code=code("prune"),
         versions=versions() | {"python": platform.python_version()},
         spec=task.data,  # not ``data``, which changes with the folder that the command is called in
         data=data_content(data),
-        bank=bank_content,
+        bank=shared.bank_content,
         profile=None if profile is None else content(str(profile)),
-        device=device,
-        seed=seed,
+        device=shared.device,
+        seed=shared.seed,
         task=task.model_dump(mode="json", include={"skip_bad", "budget", "time", "recipe", "training"}),
     )
     export = key(after=prune, code=code("export"), export=asdict(task.export))
     machine = {"cpu": cpu_name(), "cores": cores(), "gpu": gpu() if "tensorrt" in task.export.targets else None}
     times = key(after=export, code=code("benchmark"), benchmark=asdict(task.benchmark), **machine)
     keys = {"prune": prune, "export": export, "benchmark": times}
-    return Work(name, task, data, bank, profile, device, seed, out, keys)
+    return Work(name, task, data, shared.bank, profile, shared.device, shared.seed, shared.out, keys)
 
 
 def key(**inputs: Any) -> str:
