@@ -3,18 +3,20 @@
     python benchmarks/pretrained/front.py --tar caltech101_160.tar --work WORK make
     python benchmarks/pretrained/front.py --tar caltech101_160.tar --work WORK time
 
-ImageNet weights, all 100 classes, nothing tuned: unpruned nets under a head in closed form, and what `prune` makes of
-some of them by its default. `make` leaves an ONNX file of each in the work folder and goes on where it was stopped;
-`time` times all of them in turns, in fresh processes, one thread, in ONNX Runtime and OpenVINO, on a machine that does
-nothing else, and writes results/front.json: of each model its accuracy and milliseconds, and at five latencies from the
-fastest to the slowest unpruned model the best pruned beside the best unpruned one that is no slower.
+ImageNet weights, all 100 classes: unpruned nets under a head in closed form, and pruned ones of them by obs (`DEEP`
+cuts by the default recipe, which tries more). Untuned, and tuned alike: `TUNED`, then the head solved again. `make`
+leaves an ONNX file of each in the work folder and goes on where it was stopped; `time` times all that are there, in
+turns, in fresh processes, one thread, in ONNX Runtime and OpenVINO, on a machine that does nothing else, and writes
+results/front.json: of each model its accuracies and milliseconds, and at five latencies from the fastest to the slowest
+unpruned model the best pruned beside the best unpruned one that is no slower.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +40,14 @@ from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import RECIPES
 from mvp_deploy.pruning.rotation import rotate
 from mvp_deploy.tasks import Images
+from mvp_deploy.training import TrainConfig, fit
 
 RESULTS = Path(__file__).parent / "results"
 RUNTIMES = ("onnxruntime", "openvino")
 CLASSES = 100
+DEEP = 0.5  # of the MACs
+TUNED = TrainConfig(steps=300, batch_size=32, optimizer="adamw", lr=3e-4, weight_decay=0.0, norms="frozen", flip=True)
+STATES = ("untuned", "tuned")
 
 
 @dataclass(frozen=True)
@@ -56,26 +62,38 @@ class Candidate:
         return f"{self.net} at {self.size} px" + (f", {self.macs:.0%} of the MACs" if self.macs < 1 else "")
 
     @property
+    def work(self) -> float:
+        """Roughly how much there is to compute; the least is made first."""
+        return self.size**2 * self.macs * {"lite0": 1.0, "lite1": 1.5, "lite2": 2.2}[self.net]
+
+    @property
     def stem(self) -> str:
         return f"front-{self.net}-{self.size}-{self.macs:g}"
 
 
 UNPRUNED = tuple(
     Candidate(net, size)
-    for net, sizes in (("lite0", (64, 80, 96, 112, 128, 160)), ("lite1", (96, 128)), ("lite2", (96, 128, 160)))
+    for net, sizes in (
+        ("lite0", (64, 80, 96, 112, 128, 160, 192)),
+        ("lite1", (96, 128, 160, 192)),
+        ("lite2", (96, 128, 160, 192)),
+    )
     for size in sizes
 )
 PRUNED = (
+    Candidate("lite0", 80, 0.6),
     Candidate("lite0", 96, 0.7),
     Candidate("lite0", 112, 0.7),
-    Candidate("lite0", 128, 0.5),
     Candidate("lite0", 128, 0.7),
-    Candidate("lite0", 160, 0.7),
-    Candidate("lite1", 128, 0.7),
-    Candidate("lite2", 96, 0.7),
-    Candidate("lite2", 128, 0.45),
     Candidate("lite2", 128, 0.7),
+    Candidate("lite0", 160, 0.7),
     Candidate("lite2", 160, 0.6),
+    Candidate("lite2", 128, 0.45),
+    Candidate("lite0", 96, 0.5),
+    Candidate("lite2", 192, 0.7),
+    Candidate("lite0", 128, 0.5),
+    Candidate("lite2", 96, 0.7),
+    Candidate("lite1", 128, 0.7),
 )
 
 
@@ -86,31 +104,31 @@ def made(wanted: Candidate, tar: Path, work: Path) -> dict[str, Any]:
         return json.loads(facts_file.read_text(encoding="utf-8"))
     start, state = backbone(wanted.net, wanted.size, work)
     train, test = Photographs(photographs(tar, work), start, work).of(list(range(CLASSES)))
-    model, facts = (whole if wanted.macs == 1 else pruned)(wanted, start, state, train)
+    model, classifier, facts = (whole if wanted.macs == 1 else pruned)(wanted, start, state, train)
     export_onnx(model, torch.zeros(1, 3, wanted.size, wanted.size), work / f"{wanted.stem}.onnx", {})
-    hits = right(model, test)
-    np.save(work / f"{wanted.stem}.npy", hits)
-    facts |= asdict(wanted) | {"accuracy": float(hits.mean())}
+    hits = {"untuned": right(model, test)}
+    fit(model, train, TUNED)
+    solve_head(model, classifier, train)
+    hits["tuned"] = right(model, test)
+    np.savez(work / f"{wanted.stem}.npz", **hits)
+    facts |= asdict(wanted) | {name: float(known.mean()) for name, known in hits.items()}
     write_text(facts_file, json.dumps(facts))
     return facts
 
 
-def whole(wanted: Candidate, start: Any, state: Any, train: Images) -> tuple[nn.Module, dict[str, Any]]:
+def whole(wanted: Candidate, start: Any, state: Any, train: Images) -> tuple[nn.Module, Sequence[str], dict[str, Any]]:
     original = Original.create(start, state, CLASSES)
     model = original.copy()
     solve_head(model, original.classifier, train)
-    return model, {"mmacs": original.cost().macs / 1e6}
+    return model, original.classifier, {"mmacs": original.cost().macs / 1e6}
 
 
-def pruned(wanted: Candidate, start: Any, state: Any, train: Images) -> tuple[nn.Module, dict[str, Any]]:
+def pruned(wanted: Candidate, start: Any, state: Any, train: Images) -> tuple[nn.Module, Sequence[str], dict[str, Any]]:
     original = Original.create(*rotate(start, state, train), CLASSES)
-    result = make(original, train, (), RECIPES["default"], Budget(wanted.macs, "macs"))
-    plan = result.decision.plan
-    return result.model, {
-        "mmacs": original.cost(plan).macs / 1e6,
-        "way": result.recipe.way,
-        "ways": result.steps["ways"],
-    }
+    recipe = RECIPES["default" if wanted.macs <= DEEP else "compensated"]
+    result = make(original, train, (), recipe, Budget(wanted.macs, "macs"))
+    facts = {"mmacs": original.cost(result.decision.plan).macs / 1e6, "way": result.recipe.way}
+    return result.model, original.classifier, facts
 
 
 @torch.no_grad()
@@ -119,9 +137,9 @@ def right(model: nn.Module, test: Images) -> np.ndarray:
     return np.concatenate([(model.eval()(x).argmax(1) == y).numpy() for x, y in test.batches(128)])
 
 
-def milliseconds(work: Path, runtime: str) -> dict[Candidate, float]:
+def milliseconds(candidates: Sequence[Candidate], work: Path, runtime: str) -> dict[Candidate, float]:
     """The median time of one image, one thread."""
-    candidates, settings = UNPRUNED + PRUNED, Settings(duration=6.0)
+    settings = Settings(duration=6.0)
     rounds = [
         Round([(work / f"{each.stem}.onnx", runtime, "cpu") for each in group], 1, None)
         for group in by_size(candidates).values()
@@ -134,21 +152,24 @@ def milliseconds(work: Path, runtime: str) -> dict[Candidate, float]:
     return times
 
 
-def by_size(candidates: tuple[Candidate, ...]) -> Mapping[int, list[Candidate]]:
+def by_size(candidates: Sequence[Candidate]) -> Mapping[int, list[Candidate]]:
     sizes: dict[int, list[Candidate]] = {}
     for each in candidates:
         sizes.setdefault(each.size, []).append(each)
     return sizes
 
 
-def beside(times: Mapping[Candidate, float], work: Path) -> Iterator[dict[str, Any]]:
+def beside(times: Mapping[Candidate, float], work: Path, state: str) -> Iterator[dict[str, Any]]:
     """At five latencies, the best pruned and the best unpruned model that is no slower."""
-    spans = [times[each] for each in UNPRUNED]
+    spans = [time for each, time in times.items() if each.macs == 1]
     for limit in np.geomspace(min(spans), max(spans), 5).tolist():
-        hits = {each: np.load(work / f"{each.stem}.npy") for each in times if times[each] <= limit * 1.001}
+        hits = {each: np.load(work / f"{each.stem}.npz")[state] for each in times if times[each] <= limit * 1.001}
         best = {
-            kind: max((each for each in group if each in hits), key=lambda each: hits[each].mean(), default=None)
-            for kind, group in (("unpruned", UNPRUNED), ("pruned", PRUNED))
+            kind: max(group, key=lambda each: hits[each].mean(), default=None)
+            for kind, group in (
+                ("unpruned", [each for each in hits if each.macs == 1]),
+                ("pruned", [each for each in hits if each.macs < 1]),
+            )
         }
         told = {kind: None if each is None else str(each) for kind, each in best.items()}
         if best["unpruned"] and best["pruned"]:
@@ -158,21 +179,24 @@ def beside(times: Mapping[Candidate, float], work: Path) -> Iterator[dict[str, A
 
 @click.command()
 @click.argument("what", type=click.Choice(["make", "time"]))
+@click.option("--only", default="*", help="Of names such as lite0-96-0.7, those that match.")
 @click.option("--tar", type=click.Path(path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True)
-def main(what: str, tar: Path, work: Path) -> None:
-    facts = {}
-    for each in UNPRUNED + PRUNED:
-        facts[each] = made(each, tar, work)
-        print(f"{each}: {facts[each]['accuracy']:.1%}, {facts[each]['mmacs']:.0f} MMACs", flush=True)
+def main(what: str, only: str, tar: Path, work: Path) -> None:
+    wanted = sorted(UNPRUNED + PRUNED, key=lambda each: each.work)
+    wanted = [each for each in wanted if fnmatch(each.stem, f"front-{only}")]
     if what == "make":
+        for each in wanted:
+            facts = made(each, tar, work)
+            print(f"{each}: {facts['untuned']:.1%}, tuned {facts['tuned']:.1%}, {facts['mmacs']:.0f} MMACs", flush=True)
         return
-    times = {runtime: milliseconds(work, runtime) for runtime in RUNTIMES}
-    cells = [facts[each] | {"ms": {runtime: times[runtime][each] for runtime in RUNTIMES}} for each in facts]
+    there = [each for each in wanted if (work / f"{each.stem}.json").exists()]
+    times = {runtime: milliseconds(there, work, runtime) for runtime in RUNTIMES}
     told = {
         "environment": environment(),
-        "models": cells,
-        "beside": {runtime: list(beside(times[runtime], work)) for runtime in RUNTIMES},
+        "tuning": asdict(TUNED),
+        "models": [made(each, tar, work) | {"ms": {name: times[name][each] for name in RUNTIMES}} for each in there],
+        "beside": {name: {state: list(beside(times[name], work, state)) for state in STATES} for name in RUNTIMES},
     }
     write_text(RESULTS / "front.json", json.dumps(told, indent=1) + "\n")
 

@@ -7,6 +7,7 @@ Everything above the line "## Numbers" of the page is prose and stays.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from ladder import EACH, RESULTS, read
 from mvp_deploy.base.files import write_text
 from mvp_deploy.benchmark.statistics import mean_interval
 
+FRONT = RESULTS / "front.json"
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 PAGE = Path(__file__).parents[2] / "docs" / "pretrained.md"
 NUMBERS = "## Numbers\n"
 TOY = Path(__file__).parents[1] / "voting" / "results" / "candidates-disjoint-resnet.jsonl"
@@ -128,13 +131,69 @@ def toy(cells: Sequence[Cell]) -> Iterator[str]:
     yield row("voted or obs by leave-one-out loss" + HALF, ["voted" + HALF, "obs" + HALF])
 
 
-def plot(table: Table) -> None:
+def front(found: Mapping[str, Any]) -> Iterator[str]:
+    """Pruned and unpruned models by accuracy and milliseconds, and the best of each kind at five latencies."""
+    yield "\n### Smaller nets and smaller images, in milliseconds\n"
+    yield "All 100 classes, batch 1, one thread; accuracy in per cent of 1,835 held-out photographs.\n"
+    names = list(found["models"][0]["ms"])
+    heads = ["net, pixels", "MACs kept", "MMACs", "untuned", "tuned", *(f"ms, {RUNTIMES[name]}" for name in names)]
+    yield f"| {' | '.join(heads)} |"
+    yield "| --- " * len(heads) + "|"
+    for c in sorted(found["models"], key=lambda c: c["mmacs"]):
+        times = " | ".join(f"{c['ms'][name]:.2f}" for name in names)
+        yield (
+            f"| {c['net']}, {c['size']} | {c['macs']:.0%} | {c['mmacs']:.0f} | {100 * c['untuned']:.1f} "
+            f"| {100 * c['tuned']:.1f} | {times} |"
+        )
+    yield "\nThe best model of each kind that is no slower; gain in points, with McNemar's 95 % interval:\n"
+    yield "| runtime | ms | | best unpruned | best pruned | gain |"
+    yield "| --- " * 6 + "|"
+    for name, states in found["beside"].items():
+        for state, rows in states.items():
+            for row in rows:
+                gain = _gain(row["gain"]) if "gain" in row else ""
+                yield (
+                    f"| {RUNTIMES[name]} | {row['ms']:.2f} | {state} | {row['unpruned'] or 'none'} "
+                    f"| {row['pruned'] or 'none'} | {gain} |"
+                )
+    yield "\n![Accuracy against milliseconds](pretrained-front.svg)"
+
+
+def _gain(gain: Mapping[str, float]) -> str:
+    value, low, high = (100 * gain[key] for key in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def plot_front(found: Mapping[str, Any]) -> None:
+    pyplot = plots()
+    figure, rows = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    for axes, state in zip(rows, ("untuned", "tuned"), strict=True):
+        for name, cut in (("unpruned", False), ("pruned", True)):
+            shown = sorted((c["ms"]["onnxruntime"], 100 * c[state]) for c in found["models"] if (c["macs"] < 1) == cut)
+            axes.scatter(*zip(*shown, strict=True), label=name, marker="o" if cut else "s")
+        axes.set_xscale("log")
+        axes.set_xlabel("ms in ONNX Runtime, one thread")
+        axes.set_title(state, fontsize=9)
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=7)
+    rows[0].set_ylabel("held-out accuracy, %")
+    figure.tight_layout()
+    figure.savefig(PAGE.with_name("pretrained-front.svg"), metadata={"Date": None})
+
+
+def plots() -> Any:
+    """matplotlib's pyplot, for files that come out the same each time."""
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "pretrained"
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def plot(table: Table) -> None:
+    pyplot = plots()
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6))
     places = np.arange(len(EACH))
     for arm in dict.fromkeys(arm for arm, _ in table):
@@ -168,6 +227,10 @@ def main() -> None:
         lines += ladder(table)
         lines += ["\n![Accuracy against photographs a class](pretrained-ladder.svg)"]
         plot(table)
+    if FRONT.exists():
+        found = json.loads(FRONT.read_text(encoding="utf-8"))
+        lines += front(found)
+        plot_front(found)
     lines += candidates(read(RESULTS / "default.jsonl"))
     lines += rounds(read(RESULTS / "rounds.jsonl"))
     lines += recovered(read(RESULTS / "recover.jsonl"))
