@@ -199,3 +199,37 @@ def test_progress_is_silent_until_it_is_asked_for(bundle_folder: Path, capfd: py
     assert "evaluating: " in capfd.readouterr().err
     bundle.evaluate("digits#0,1,2")
     assert capfd.readouterr().err == ""
+
+
+@pytest.fixture(scope="module")
+def rare() -> tuple[nn.Module, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """A net that tells three classes from each other, of which the brightest has one training image; what judges it."""
+    generator = torch.Generator().manual_seed(0)
+
+    def pictures(*counts: int) -> tuple[Tensor, Tensor]:
+        labels = torch.tensor([label for label, count in enumerate(counts) for _ in range(count)])
+        noise = torch.randn(len(labels), 3, 12, 12, generator=generator) * 0.2
+        return noise + 4.0 * labels.view(-1, 1, 1, 1), labels
+
+    train, held_out = pictures(12, 12, 1), pictures(6, 6, 1)
+    net = small_net()
+    optimizer = torch.optim.Adam(net.parameters(), 0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(train[0]), train[1]).backward()
+        optimizer.step()
+    return net.eval(), train, held_out
+
+
+@pytest.mark.parametrize("method", ["entropy", "minmax", "percentile", "mse"])
+def test_int8_for_a_class_with_one_training_image_is_a_model_or_a_sentence_with_the_cure(
+    method: str, rare: tuple[nn.Module, tuple[Tensor, Tensor], tuple[Tensor, Tensor]], tmp_path: Path
+) -> None:
+    net, train, held_out = rare
+    precisions, out = ["fp32", "int8"], tmp_path / "bundle"
+    try:
+        mvp.export(net, out, data=train, validation=held_out, precisions=precisions, method=method)
+    except (mvp.AccuracyError, mvp.ParityError) as error:
+        assert f"--method {method}: try" in str(error)
+        precisions = ["fp32"]
+    assert [file.precision for file in mvp.Bundle(out).models] == precisions
