@@ -89,12 +89,17 @@ def run_broken(run: Path) -> str | None:
     return None
 
 
-def bundles_broken(folder: Path, refused: bool = False) -> str | None:
-    """Every bundle is whole, or `verify` refuses it where it may (``refused``); other people's files stay."""
-    if refused and not all((folder / name).read_text() == "somebody's" for name in OTHERS):
-        return "a file of somebody else is gone"
+def bundles_broken(folder: Path) -> str | None:
+    """Every bundle is whole."""
     wrong = [problem for path in folder.rglob("manifest.json") for problem in bundle.verify(path.parent)]
-    return None if refused or not wrong else str(wrong)
+    return str(wrong) if wrong else None
+
+
+def others_gone(folder: Path) -> str | None:
+    """Other people's files stay."""
+    if all((folder / name).read_text() == "somebody's" for name in OTHERS):
+        return None
+    return "a file of somebody else is gone"
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ class Kind:
     command: Callable[[int], list[str]]
     broken: Callable[[int], str | None]
     beside: Callable[[int], list[str]] | None = None  # a second one, started with it and left to its end
+    broken_in_the_end: Callable[[int], str | None] | None = None  # where a killed one may leave more undone
 
 
 def bank_add(folder: Path) -> Kind:
@@ -139,22 +145,28 @@ def shrink(folder: Path) -> Kind:
     return Kind(command, lambda n: bundles_broken(folder / "small"))
 
 
-def run(folder: Path, two: bool = False) -> Kind:
+def run(folder: Path, two: bool = False, url: bool = False) -> Kind:
     there = folder / "there"
     for name in OTHERS:
         (there / name).parent.mkdir(parents=True, exist_ok=True)
         (there / name).write_text("somebody's")
+    out = f"file://{there}" if url else str(there)
 
     def command(n: int, *only: str) -> list[str]:
         (folder / "deploy.yaml").write_text(
-            f"bank: bank\nout: file://{there}\ndevice: cpu\nbudget: {{fraction: 0.5}}\n"
+            f"bank: bank\nout: {out}\ndevice: cpu\nbudget: {{fraction: 0.5}}\n"
             f"training: {{steps: {20 + n}, batch_size: 16}}\n"  # new for each trial, so that it begins with pruning
             "benchmark: {batches: []}\ntasks:\n  ones: {data: 'digits#1,8'}\n  twos: {data: 'digits#2,3'}\n"
         )
         return ["run", str(folder / "deploy.yaml"), "-q", *only]
 
-    beside = (lambda n: command(n, "--only", "twos")) if two else None
-    return Kind(command, lambda n: bundles_broken(there, refused=True), beside)
+    def broken(n: int) -> str | None:
+        return others_gone(there) or bundles_broken(there)
+
+    beside = (lambda n: command(n, *(["--only", "twos"] if url else []))) if two else None
+    if url:  # files of a URL are replaced one by one: `verify` refuses what is half there
+        return Kind(command, lambda n: others_gone(there), beside, broken)
+    return Kind(command, broken, beside)
 
 
 KINDS: dict[str, Callable[[Path], Kind]] = {
@@ -165,8 +177,9 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "export over an older bundle": export,
     "two export, one bundle": partial(export, two=True),
     "shrink over an older bundle": shrink,
-    "run that publishes to a folder's URL": run,
-    "two run that publish to one URL": partial(run, two=True),
+    "run that publishes to a folder's URL": partial(run, url=True),
+    "two run that publish to one URL": partial(run, two=True, url=True),
+    "two run of one config": partial(run, two=True),
 }
 
 
@@ -181,7 +194,10 @@ def trial(kind: Kind, number: int, after: float) -> dict[str, Any]:
         complaint = complaint or kind.broken(number)
         result["other_exit_code"] = other.returncode  # 6 where it was told that the folder is in use
     done = call(*kind.command(number))
-    result |= {"broken": complaint or kind.broken(number + 1), "finished": done.returncode == 0}
+    result |= {
+        "broken": complaint or (kind.broken_in_the_end or kind.broken)(number + 1),
+        "finished": done.returncode == 0,
+    }
     return result if not done.returncode else {**result, "said": done.stderr[-300:]}
 
 

@@ -226,10 +226,10 @@ def test_int8_for_a_class_with_one_training_image_is_a_model_or_a_sentence_with_
     method: str, rare: tuple[nn.Module, tuple[Tensor, Tensor], tuple[Tensor, Tensor]], tmp_path: Path
 ) -> None:
     net, train, held_out = rare
-    precisions, out = ["fp32", "int8"], tmp_path / "bundle"
+    refused = ""
     try:
-        mvp.export(net, out, data=train, validation=held_out, precisions=precisions, method=method)
+        mvp.export(net, tmp_path / "b", data=train, validation=held_out, precisions=["fp32", "int8"], method=method)
     except (mvp.AccuracyError, mvp.ParityError) as error:
-        assert f"--method {method}: try" in str(error)
-        precisions = ["fp32"]
-    assert [file.precision for file in mvp.Bundle(out).models] == precisions
+        refused = str(error)
+    delivered = [file.precision for file in mvp.Bundle(tmp_path / "b").models]
+    assert delivered == ["fp32", "int8"] or (delivered == ["fp32"] and f"--method {method}: try" in refused)
