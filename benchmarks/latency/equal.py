@@ -1,11 +1,18 @@
-"""At equal measured milliseconds: a budget of milliseconds against one of MACs, and unpruned smaller images.
+"""At equal milliseconds: what to budget by, and whether blocks should go; beside them unpruned smaller images.
 
-    python benchmarks/latency/equal.py WORK --tar caltech101_160.tar --profile WORK/lite0-128.json
+    python benchmarks/latency/equal.py make WORK --tar caltech101_160.tar --profile WORK/lite0-128.json
+    python benchmarks/latency/equal.py time WORK --profile WORK/lite0-128.json
 
 ImageNet weights, Caltech photographs, nothing tuned: scores by OBS, readers re-solved, heads in closed form. For each
-share of the unpruned time one plan by milliseconds, and one by MACs whose fraction is chosen so that the profile
-predicts the same time; then all models are timed together, in turns, in fresh processes. One JSON; models that are
-there are not made again. The profile must be of this machine:
+share of the unpruned time three plans that the profile predicts to take it:
+
+    macs      a budget of MACs, its fraction chosen so that the profile predicts this time
+    width     a budget of milliseconds, all blocks stay
+    blocks    a budget of milliseconds, blocks go where that is predicted to lose less
+
+and `latency`, what the product takes: of width and blocks the one with the less leave-one-out loss on training images.
+`make` times nothing and may be killed at any moment: each model, and the scores, are kept. `time` needs a quiet
+machine, the profile's: all models take turns in fresh processes. It writes the JSON.
 
     mvp-deploy profile tf_efficientnet_lite0 --image-size 128 --out WORK/lite0-128.json
 """
@@ -15,8 +22,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,84 +42,153 @@ from mvp_deploy.benchmark.statistics import paired_change
 from mvp_deploy.cli._common import Console
 from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.latency import files
+from mvp_deploy.latency.choose import choose
 from mvp_deploy.latency.cost import Milliseconds
-from mvp_deploy.latency.plan import solve
+from mvp_deploy.latency.format import Profile
+from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget, keep_best
 from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.knapsack import cheapest
+from mvp_deploy.pruning.mvp import worth_of_blocks
 from mvp_deploy.pruning.original import Original
-from mvp_deploy.pruning.reconstruction import reconstruct
-from mvp_deploy.structure import Structure
+from mvp_deploy.pruning.reconstruction import MANY, reconstruct
+from mvp_deploy.pruning.yardstick import Yardstick
+from mvp_deploy.structure import KeepPlan, Structure
 from mvp_deploy.tasks import Images
+
+KINDS = ("macs", "width", "blocks")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model: unpruned at an image size, or a plan of a kind for a share of the unpruned time."""
+
+    kind: str
+    value: float  # the image's edge, or the share
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.value:g}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=["make", "time"])
     parser.add_argument("work", type=Path)
-    parser.add_argument("--tar", type=Path, required=True)
+    parser.add_argument("--tar", type=Path, help="for make: the photographs")
     parser.add_argument("--profile", type=Path, required=True)
     parser.add_argument("--net", default="lite0")
-    parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.75, 0.6, 0.45])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.8, 0.65, 0.5])
+    parser.add_argument("--smaller", type=int, nargs="*", default=[112, 96, 80], help="image sizes of unpruned models")
+    parser.add_argument("--runtimes", nargs="+", default=["onnxruntime", "openvino"], help="for time")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "equal.json")
     asked = parser.parse_args()
     profile = files.read(asked.profile)
-    start, state = backbone(asked.net, asked.size, asked.work)
-    every = Photographs(photographs(asked.tar, asked.work), start, asked.work)
-    train, test = every.of(list(range(0, 100, 100 // asked.classes))[: asked.classes])
-    models = asked.work / f"equal-{asked.net}-{asked.size}-{asked.classes}"
+    size = profile.input_size[-1]
+    models = asked.work / f"equal-{asked.net}-{size}-{asked.classes}"
+    cells = [Cell("unpruned", edge) for edge in (size, *asked.smaller)]
+    cells += [Cell(kind, share) for share in asked.shares for kind in KINDS]
+    if asked.step == "make":
+        make(asked, profile, models, cells)
+    else:
+        measure(asked, profile, models, cells)
+
+
+class Place:
+    """The net with its head for the task at one image size."""
+
+    def __init__(self, asked: argparse.Namespace, size: int, models: Path) -> None:
+        self.models = models
+        start, state = backbone(asked.net, size, asked.work)
+        every = Photographs(photographs(asked.tar, asked.work), start, asked.work)
+        classes = list(range(0, 100, 100 // asked.classes))[: asked.classes]
+        self.train, self.test = every.of(classes)
+        self.original = Original.create(start, state, asked.classes)
+
+    @cached_property
+    def yardstick(self) -> Yardstick:
+        return Yardstick(self.original, self.train)
+
+    @cached_property
+    def scores(self) -> Mapping[str, np.ndarray]:
+        kept = self.models / "scores.npz"
+        if not kept.exists():
+            whole = self.original.copy()
+            solve_head(whole, self.original.classifier, self.train)
+            found = score("obs", self.original.structure, whole, self.original.full, self.train)
+            np.savez(kept, **found)
+        return dict(np.load(kept))
+
+    @cached_property
+    def worth(self) -> Worth:
+        """Of blocks; each measurement is kept."""
+        kept = self.models / "worth.json"
+        known: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else {}
+        measured = worth_of_blocks(self.original, self.train)
+
+        def found(gone: frozenset[str]) -> Mapping[str, float]:
+            key = " ".join(sorted(gone))
+            if key not in known:
+                known[key] = dict(measured(gone))
+                write_text(kept, json.dumps(known))
+            return known[key]
+
+        return found
+
+    def plan(self, cell: Cell, profile: Profile) -> KeepPlan:
+        structure = self.original.structure
+        cost = Milliseconds(structure, profile)
+        if cell.kind == "macs":
+            return keep_best(structure, self.scores, by_macs(structure, cost, self.scores, cell.value))
+        worth = self.worth if cell.kind == "blocks" else None
+        limit, step = cell.value * cost.total({}), max(8, cost.model.alignment)
+        found = choose(structure, cost, self.scores, limit, round_to=step, worth=worth)
+        return keep_best(structure, self.scores, found.counts, without=found.without)
+
+    def make(self, cell: Cell, profile: Profile) -> None:
+        """The cell's ONNX file, its answers to the held-out photographs, and last its facts."""
+        original, train = self.original, self.train
+        plan = original.full if cell.kind == "unpruned" else self.plan(cell, profile)
+        model = original.pruned(plan)
+        if cell.kind != "unpruned":
+            skip = [f"{layer}.weight" for layer in original.classifier]
+            reconstruct(original.model, original.structure, plan, model, train, most=MANY, skip=skip)
+        solve_head(model, original.classifier, train)
+        told = self.yardstick.measure(model, plan)
+        facts: dict[str, Any] = {
+            "macs": original.cost(plan).macs,
+            "blocks_gone": sorted(plan.without),
+            "loo_loss": told.loo_loss,
+            "loo_accuracy": told.loo_accuracy,
+        }
+        if original.backbone.preprocessing.input_size == profile.input_size:
+            counts = {group.name: plan.kept(group.name) for group in original.structure.groups}
+            cost = Milliseconds(original.structure, profile).without(plan.without)
+            facts["predicted_ms"] = cost.total(counts)
+        path = self.models / f"{cell.name}.onnx"
+        export_onnx(model, torch.zeros(1, *original.backbone.preprocessing.input_size), path, {})
+        np.save(path.with_suffix(".npy"), right(model, self.test))
+        write_text(path.with_suffix(".json"), json.dumps(facts))
+        accuracy = np.load(path.with_suffix(".npy")).mean()
+        print(f"{cell.name}: {accuracy:.1%}, {json.dumps(facts)}", flush=True)
+
+
+def make(asked: argparse.Namespace, profile: Profile, models: Path, cells: list[Cell]) -> None:
+    """What is not there yet."""
     models.mkdir(parents=True, exist_ok=True)
-    names = ["unpruned", *(f"{of}-{share:g}" for share in asked.shares for of in ("latency", "macs"))]
-    if missing := [name for name in names if not (models / f"{name}.npy").exists()]:
-        original = Original.create(start, state, asked.classes)
-        whole = original.copy()
-        solve_head(whole, original.classifier, train)
-        scores = score("obs", original.structure, whole, original.full, train)
-        cost = Milliseconds(original.structure, profile)
-        for name in missing:
-            of, _, share = name.partition("-")
-            model = whole
-            if share:
-                counts = (by_time if of == "latency" else by_macs)(original.structure, cost, scores, float(share))
-                plan = keep_best(original.structure, scores, counts)
-                model = original.pruned(plan)
-                skip = [f"{layer}.weight" for layer in original.classifier]
-                reconstruct(original.model, original.structure, plan, model, train, skip=skip)
-                solve_head(model, original.classifier, train)
-                facts = {"predicted_ms": cost.total(counts), "macs": original.cost(plan).macs}
-            else:
-                facts = {"predicted_ms": cost.total({}), "macs": original.cost().macs}
-            export_onnx(model, torch.zeros(1, 3, asked.size, asked.size), models / f"{name}.onnx", facts)
-            write_text(models / f"{name}.json", json.dumps(facts))
-            np.save(models / f"{name}.npy", right(model, test))
-            print(f"{name}: {np.load(models / f'{name}.npy').mean():.1%}", flush=True)
-    settings = Settings(duration=6.0)
-    runtime = profile.conditions.runtime
-    rounds = [Round([(models / f"{name}.onnx", runtime, "cpu") for name in names], 1, None)]
-    found = looks(rounds, settings, profile.conditions.threads, Console())
-    timings = [timing(sessions, 1, settings) for sessions in zip(*(look.sessions[0] for look in found), strict=True)]
-    hits = {name: np.load(models / f"{name}.npy") for name in names}
-    cells = []
-    for name, took in zip(names, timings, strict=True):
-        facts = json.loads((models / f"{name}.json").read_text(encoding="utf-8"))
-        cells.append({"name": name, "ms": asdict(took.median), "accuracy": float(hits[name].mean()), **facts})
-        print(f"{name}: {took.median.value:.3f} ms, {hits[name].mean():.1%}, {facts['macs'] / 1e6:.1f} MMACs")
-    pairs = {
-        f"{share:g}": asdict(paired_change(hits[f"macs-{share:g}"], hits[f"latency-{share:g}"]))
-        for share in asked.shares
-    }
-    result = {"environment": environment(), "profile": str(profile), "models": cells, "latency_over_macs": pairs}
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(asked.out, json.dumps(result, indent=1) + "\n")
+    places: dict[int, Place] = {}
+    for cell in cells:
+        if (models / f"{cell.name}.json").exists():
+            continue
+        size = int(cell.value) if cell.kind == "unpruned" else profile.input_size[-1]
+        if size not in places:
+            places[size] = Place(asked, size, models)
+        places[size].make(cell, profile)
 
 
-def by_time(structure: Structure, cost: Milliseconds, scores: dict[str, np.ndarray], share: float) -> dict[str, int]:
-    return solve(structure, cost, scores, share * cost.total({}), round_to=8).counts
-
-
-def by_macs(structure: Structure, cost: Milliseconds, scores: dict[str, np.ndarray], share: float) -> dict[str, int]:
+def by_macs(structure: Structure, cost: Milliseconds, scores: Mapping[str, np.ndarray], share: float) -> dict[str, int]:
     """The plan of the largest budget of MACs that the profile predicts to take no more than the share of the time."""
     low, high = 0.05, 1.0
     for _ in range(12):
@@ -123,6 +202,58 @@ def by_macs(structure: Structure, cost: Milliseconds, scores: dict[str, np.ndarr
 def right(model: torch.nn.Module, test: Images) -> np.ndarray:
     """For each held-out photograph, whether its class is found."""
     return np.concatenate([(model(x).argmax(1) == y).numpy() for x, y in test.batches(128)])
+
+
+def measure(asked: argparse.Namespace, profile: Profile, models: Path, cells: list[Cell]) -> None:
+    """Time all models, in turns where they take images of one size, and write the JSON."""
+    facts = {cell.name: json.loads((models / f"{cell.name}.json").read_text(encoding="utf-8")) for cell in cells}
+    hits = {cell.name: np.load(models / f"{cell.name}.npy") for cell in cells}
+    turns = [[cell for cell in cells if cell.kind != "unpruned" or cell.value == profile.input_size[-1]]]
+    turns += [[cell] for cell in cells if cell not in turns[0]]
+    threads = profile.conditions.threads
+    settings = Settings(duration=6.0)
+    ms: dict[str, dict[str, Any]] = {cell.name: {} for cell in cells}
+    for runtime in asked.runtimes:
+        rounds = [Round([(models / f"{cell.name}.onnx", runtime, "cpu") for cell in turn], 1, None) for turn in turns]
+        found = looks(rounds, settings, threads, Console())
+        for number, turn in enumerate(turns):
+            sessions = zip(*(look.sessions[number] for look in found), strict=True)
+            for cell, took in zip(turn, sessions, strict=True):
+                ms[cell.name][runtime] = asdict(timing(took, 1, settings).median)
+    told = [
+        {"name": cell.name, "ms": ms[cell.name], "accuracy": float(hits[cell.name].mean()), **facts[cell.name]}
+        for cell in cells
+    ]
+    chosen = {share: min(("width", "blocks"), key=lambda kind: facts[f"{kind}-{share:g}"]["loo_loss"])
+              for share in asked.shares}  # fmt: skip
+    result = {
+        "environment": environment(),
+        "profile": str(profile),
+        "tested": len(next(iter(hits.values()))),
+        "models": told,
+        "latency": {f"{share:g}": kind for share, kind in chosen.items()},
+        "comparisons": list(compared(asked, hits, ms, chosen)),
+    }
+    for each in told:
+        times = ", ".join(f"{name} {took['value']:.3f} ms" for name, took in each["ms"].items())
+        print(f"{each['name']}: {times}, {each['accuracy']:.1%}, {each['macs'] / 1e6:.1f} MMACs")
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(asked.out, json.dumps(result, indent=1) + "\n")
+
+
+def compared(
+    asked: argparse.Namespace, hits: Mapping[str, np.ndarray], ms: Mapping[str, Any], chosen: Mapping[float, str]
+) -> Iterator[dict[str, Any]]:
+    """For each share and runtime: latency less macs, width and blocks, in accuracy (paired) and in measured time."""
+    for share, kind in chosen.items():
+        mine = f"{kind}-{share:g}"
+        for other in (f"{each}-{share:g}" for each in KINDS if each != kind):
+            yield {
+                "latency": mine,
+                "against": other,
+                "accuracy": asdict(paired_change(hits[other], hits[mine])),
+                "faster": {name: ms[other][name]["value"] / ms[mine][name]["value"] for name in asked.runtimes},
+            }
 
 
 if __name__ == "__main__":

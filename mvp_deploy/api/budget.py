@@ -51,10 +51,10 @@ def target_of(
 
 def in_time(
     full: nn.Module, parts: Structure, scores: Scores, worth: Worth | None, timed: Timed, round_to: int, seed: int
-) -> tuple[KeepPlan, Met | None]:
+) -> tuple[KeepPlan, Met]:
     """The plan that meets a time, and how it was met."""
     target, profile = timed
     clock = timer(parts, full, profile)
     meeting = Meeting(parts, profile, target, round_to=round_to, timer=clock, reporter=told())
     found = meeting(scores, worth)
-    return keep_best(parts, scores, found.counts, without=found.without, seed=seed), meeting.met
+    return keep_best(parts, scores, found.counts, without=found.without, seed=seed), found.met

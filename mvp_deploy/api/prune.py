@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,13 +19,14 @@ from mvp_deploy.api.parts import reconstruct as make_up  # `prune` has an argume
 from mvp_deploy.api.result import Report, Result
 from mvp_deploy.backbones.backbone import preprocessing_of, recognise
 from mvp_deploy.base.devices import resolve
-from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.meet import Met
 from mvp_deploy.pruning.blocks import worth
 from mvp_deploy.pruning.budget import Budget, units_kept
-from mvp_deploy.pruning.head import classifier, solve_head
+from mvp_deploy.pruning.head import classifier, separability, solve_head
 from mvp_deploy.pruning.importance import score
+from mvp_deploy.pruning.tuning import judged
 from mvp_deploy.structure import KeepPlan, Structure
 from mvp_deploy.structure.fakes import copy_with
 from mvp_deploy.tasks import Images
@@ -164,19 +166,37 @@ def prune(
     parts = analyze(full, example)
     check_classifier(full, train)
     train = labelled(train, full)
+
+    def made(plan: KeepPlan) -> nn.Module:
+        small = cut(full, plan, parts)
+        if reconstruct:
+            make_up(small, full, plan, train, parts, seed=seed)
+        if isinstance(model, str):
+            solve_head(small, classifier(full), train)
+        return small
+
+    def loss(small: nn.Module) -> float:
+        """Of the training images: leave-one-out where the head was solved on them."""
+        if isinstance(model, str):
+            return -separability(small, classifier(full), train)
+        return judged(small, train).loss
+
     met = None
     if isinstance(budget, Budget):
         plan = choose(full, parts, train, budget, criterion=criterion, seed=seed)
+        small = made(plan)
     else:
         scores = score(criterion, parts, full, KeepPlan.full(parts), train, seed=seed)
         whole = criterion == "obs" and reconstruct  # in nats, and made up for
         value = worth(full, parts, train, seed=seed) if whole else None
         plan, met = in_time(full, parts, scores, value, budget, round_to, seed)
-    small = cut(full, plan, parts)
-    if reconstruct:
-        make_up(small, full, plan, train, parts, seed=seed)
-    if isinstance(model, str):
-        solve_head(small, classifier(full), train)
+        small = made(plan)
+        if plan.without:  # the rival keeps all blocks: see `pruning.making.make`
+            with suppress(InputError, LatencyError):
+                other, other_met = in_time(full, parts, scores, None, budget, round_to, seed)
+                rival = made(other)
+                if loss(rival) < loss(small):
+                    plan, met, small = other, other_met, rival
     report = _report(parts, plan, full, small, test, met)
     channels, height, width = example.shape[1:]
     return Result(small, full, plan, report, backbone, task.classes if task else (), (channels, height, width))

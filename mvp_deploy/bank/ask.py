@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 from torch import Tensor
 
@@ -24,13 +24,6 @@ from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.structure.plan import PackedMask
-
-
-class Meeting(Allocation, Protocol):
-    """Allots units under a budget of time (`latency.meet.Meeting`)."""
-
-    def told(self) -> dict[str, Any]:
-        """What run.json says of it."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +77,14 @@ def begin(
     recipe: Recipe,
     budget: Budget,
     *,
-    meeting: Meeting | None = None,
+    allocate: Allocation | None = None,
     seed: int = 0,
     reporter: Reporter,
 ) -> Begun:
     """Ask, vote, cut and prepare; kept in ``work``, so that a resumed run fine-tunes the very same model.
 
     Args:
-        meeting: allots the units under a budget of time, and tells how that went.
+        allocate: allots the units under a budget of time.
     """
     file = work / "start.safetensors"
     if not file.exists():
@@ -106,14 +99,14 @@ def begin(
                 recipe,
                 budget,
                 too_distant=found.too_distant,
-                allocate=meeting,
+                allocate=allocate,
                 seed=seed,
             )
             decision, model = made.decision, made.model
             whole = cut(new.original, decision)
             steps = made.steps | {"exactness": check_exact(new.original, decision.plan, whole, new.train)}
-            if meeting is not None:
-                steps["latency"] = meeting.told()
+            if decision.allotted:
+                steps["latency"] = decision.allotted
         else:
             decision, model = _of_rung(rung), on_rung(new.original, rung, new.train)
             steps = {"exactness": check_exact(new.original, decision.plan, model, new.train)}

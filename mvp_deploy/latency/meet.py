@@ -7,7 +7,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -103,11 +103,25 @@ class Met:
         return f"{self.ms:.3f} ms measured ({self.predicted_ms:.3f} predicted), {faster}{proved}"
 
 
+@dataclass(frozen=True)
+class Allotted:
+    """How many units each group keeps, which blocks go, and how that met the budget."""
+
+    counts: Mapping[str, int]
+    without: frozenset[str]
+    met: Met
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What files say of it."""
+        return asdict(self.met)
+
+
 class Meeting:
     """Chooses how many units each group keeps and which blocks go, by what they are worth, for `pruning.mvp.decide`.
 
-    timer: times a plan's real model; None where that cannot be done. ``met`` afterwards says how it
-    went. The target is fixed in milliseconds by ``budget``, whose fraction is of the profile's unpruned time.
+    timer: times a plan's real model; None where that cannot be done. The target is fixed in milliseconds by
+    ``budget``, whose fraction is of the profile's unpruned time.
     known: other profiles, of which one is named where no cut meets the time.
     """
 
@@ -127,18 +141,13 @@ class Meeting:
         self.round_to = max(round_to, self.cost.model.alignment)
         self.timer, self.reporter, self.known = timer, reporter, known
         self.full = self.cost.total({group.name: group.size for group in structure.groups})
-        self.met: Met | None = None
 
     @property
     def budget(self) -> Budget:
         """The budget as a fraction of the unpruned model's milliseconds, by the profile."""
         return Budget(min(1.0, self.target.of(self.full) / self.full), "latency", self.round_to)
 
-    def told(self) -> dict[str, Any]:
-        """What files say of it."""
-        return {} if self.met is None else asdict(self.met)
-
-    def __call__(self, scores: Scores, worth: Worth | None = None) -> Solution:
+    def __call__(self, scores: Scores, worth: Worth | None = None) -> Allotted:
         """What stays. Raises LatencyError if no plan's real model meets the target."""
         limit = self.target.of(self.full)
         found: list[tuple[Solution, Met]] = []
@@ -171,8 +180,8 @@ class Meeting:
                 f"{_missed(self.target, met) - 1:.1%} too long: ask for a little less time, or profile this machine "
                 "again when it is quiet."
             )
-        solution, self.met = min(good, key=lambda pair: pair[0].lost)
-        return solution
+        solution, met = min(good, key=lambda pair: pair[0].lost)
+        return Allotted(solution.counts, solution.without, met)
 
 
 def within(

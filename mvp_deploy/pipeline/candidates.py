@@ -27,19 +27,18 @@ from mvp_deploy.export.graphs import Graphs
 from mvp_deploy.export.pack import calibration_images
 from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.onnx import export_onnx
-from mvp_deploy.latency.choose import choose
-from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.latency.format import Conditions, Precision, Profile
 from mvp_deploy.latency.front import Candidate, Frontier
+from mvp_deploy.latency.meet import Meeting, Target
 from mvp_deploy.latency.pieces import layout
 from mvp_deploy.pipeline.judge import calibration_accuracy, held_out_accuracy, leave_one_out
 from mvp_deploy.pruning.blocks import Worth, worth
-from mvp_deploy.pruning.budget import Budget, keep_best
+from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.importance import score
-from mvp_deploy.pruning.knapsack import cheapest
+from mvp_deploy.pruning.making import make as make_pruned
 from mvp_deploy.pruning.original import Original, suited
-from mvp_deploy.pruning.reconstruction import reconstruct
+from mvp_deploy.pruning.recipes import RECIPES
 from mvp_deploy.pruning.tuning import tune
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images, Task, prepare
@@ -228,12 +227,23 @@ class Place:
             original, train = self.original, self.images[0]
             if share == 1:
                 return self._exported(original.full, self.whole)
-            plan = self._plan(share, profile)
-            model = original.pruned(plan)
-            skip = [f"{name}.weight" for name in original.classifier]
-            reconstruct(original.model, original.structure, plan, model, train, skip=skip, seed=self.seed)
-            solve_head(model, original.classifier, train)
-            return self._exported(plan, model)
+            budget, meeting = Budget(share, "macs"), None
+            if profile is not None:
+                target = Target(milliseconds=share * profile.full_ms)
+                meeting = Meeting(original.structure, profile, target, round_to=8, timer=None, reporter=self.reporter)
+                budget = meeting.budget
+            found = make_pruned(
+                original,
+                train,
+                (),
+                RECIPES["compensated"],
+                budget,
+                importance=lambda criterion: self.scores,
+                allocate=meeting,
+                worth=lambda: self.worth,
+                seed=self.seed,
+            )
+            return self._exported(found.decision.plan, found.model)
 
         return self._once((share, profile), make)
 
@@ -265,16 +275,6 @@ class Place:
             file = Path(folder, "fp32.onnx")
             export_onnx(model, torch.zeros(1, *size), file, {"classes": list(self.task.classes)})
             return Model(plan, model, file.read_bytes())
-
-    def _plan(self, share: float, profile: Profile | None) -> KeepPlan:
-        structure = self.original.structure
-        if profile is None:
-            counts = cheapest(structure, Budget(share, "macs"), self.scores)
-            return keep_best(structure, self.scores, counts, seed=self.seed)
-        cost = Milliseconds(structure, profile)
-        step, limit = max(8, cost.model.alignment), share * cost.total({})
-        found = choose(structure, cost, self.scores, limit, round_to=step, worth=self.worth)
-        return keep_best(structure, self.scores, found.counts, without=found.without, seed=self.seed)
 
 
 def time_files(out: Path, candidates: Sequence[Candidate], conditions: Conditions) -> list[float]:

@@ -135,7 +135,6 @@ def _first(structure: Structure, counts: Mapping[str, int]) -> KeepPlan:
 
 def _amount(structure: Structure, plan: KeepPlan, of: str) -> float:
     if of == "units":  # what is never removed does not count towards the budget
-        gone = structure.gone(plan.without)
-        left = [group for group in structure.groups if any(member.tensor not in gone for member in group.members)]
-        return float(sum(plan.masks[group.name].sum() for group in left if group.kind not in WHOLE))
+        left = (group.name for group in structure.left(plan.without) if group.kind not in WHOLE)
+        return float(sum(plan.kept(name) for name in left))
     return float(getattr(structure.cost(plan), of))

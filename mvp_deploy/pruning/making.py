@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from typing import Any
 
 from torch import nn
 
+from mvp_deploy.base.errors import InputError, LatencyError
+from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.mvp import (
     Allocation,
@@ -20,6 +23,7 @@ from mvp_deploy.pruning.mvp import (
     in_rounds,
     re_solve,
     settle_norms,
+    worth_of_blocks,
 )
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
@@ -44,6 +48,11 @@ class Made:
     steps: dict[str, Any]
     loss: float | None
 
+    @property
+    def way(self) -> str:
+        """Who decided what stays, in a few words."""
+        return f"{self.recipe.way} and whole blocks" if self.decision.plan.without else self.recipe.way
+
 
 def make(
     original: Original,
@@ -55,6 +64,7 @@ def make(
     too_distant: bool = False,
     importance: Callable[[str], Scores] | None = None,
     allocate: Allocation | None = None,
+    worth: Callable[[], Worth | None] | None = None,
     seed: int = 0,
 ) -> Made:
     """Decide which units stay, cut, and mend; of the recipe's ways (`Recipe.ways`) the one with the least loss.
@@ -62,21 +72,26 @@ def make(
     Rivals are tried in one round each; then the best of those that ask nobody in the recipe's rounds, which may lose.
     All are re-solved on few images, the best one again on many.
 
+    What a block's removal costs is predicted too low where the task is easy. So a plan without some blocks has a rival
+    that keeps all; and where leave-one-out cannot judge, none goes.
+
     Args:
         voters, too_distant: see `mvp.decide`.
-        allocate: see `mvp.decide`; there is one way then, since it measures each.
+        allocate: see `mvp.decide`; one recipe is tried then, since it measures each plan.
         importance: gives the target's own by a criterion; by default as `mvp.importances` does.
+        worth: gives what whole blocks are worth; by default as `mvp.worth_of_blocks` does.
     """
     yardstick = Yardstick(original, train) if measurable(original) else None
     known = cache(importance) if importance else importances(original, train, seed=seed)
+    of_blocks = worth or partial(worth_of_blocks, original, train, seed=seed)
 
-    def one(way: Recipe) -> Made:
+    def one(way: Recipe, *, blocks: bool = False) -> Made:
         own = partial(known, way.criterion)
         if way.rounds > 1 and not way.asks_neighbours and budget.of != "units" and allocate is None:
             return mended(way, in_rounds(original, train, way, budget, own, seed=seed))
         decision = decide(
             original, train, voters, way, budget, too_distant=too_distant,
-            importance=own, allocate=allocate, seed=seed,
+            importance=own, allocate=allocate, worth=of_blocks if blocks else None, seed=seed,
         )  # fmt: skip
         return mended(way, decision)
 
@@ -90,7 +105,11 @@ def make(
 
     ways = recipe.ways(bool(voters), budget.of)
     if allocate is not None:  # which takes rises in loss, that add up: the last of the ways that ask nobody
-        made = [one(ways[0] if ways[0].asks_neighbours else ways[-1])]
+        way = ways[0] if ways[0].asks_neighbours else ways[-1]
+        made = [one(way, blocks=yardstick is not None)]
+        if made[0].decision.plan.without:
+            with suppress(InputError, LatencyError):  # all blocks may take too long
+                made.append(one(way))
     elif yardstick is None:
         made = [one(ways[0])]
     elif len(ways) > 1:
@@ -108,7 +127,7 @@ def make(
         best.steps["unpruned"] = asdict(yardstick.unpruned)
         best.steps["cut"] = asdict(yardstick.measure(cut(original, best.decision), best.decision.plan))
     if len(made) > 1:
-        best.steps["ways"] = {each.recipe.way: each.loss for each in made}
+        best.steps["ways"] = {each.way: each.loss for each in made}
     return best
 
 

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -40,6 +40,10 @@ class Allotment(Protocol):
     @property
     def without(self) -> frozenset[str]: ...
 
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """What run.json says of it."""
+
 
 class Allocation(Protocol):
     """Allots by what units are worth, and blocks too where that is known in the same unit of measure."""
@@ -55,7 +59,8 @@ class Decision:
     """What was decided and by whom.
 
     voters: who voted, weight: how much each counted. unanimity: per group, the voters' mean agreement on the kept
-    units. own: the share the target's own importance really had. warnings: sentences.
+    units. own: the share the target's own importance really had. warnings: sentences. allotted: what an `Allotment`
+    says of itself.
     """
 
     plan: KeepPlan
@@ -65,6 +70,7 @@ class Decision:
     own: float
     initial: str  # where initial weights come from
     warnings: tuple[str, ...] = field(default=())
+    allotted: Mapping[str, Any] = field(default_factory=dict)
 
 
 def decide(
@@ -77,6 +83,7 @@ def decide(
     too_distant: bool = False,
     importance: Callable[[], Scores] | None = None,
     allocate: Allocation | None = None,
+    worth: Callable[[], Worth | None] | None = None,
     within: KeepPlan | None = None,
     seed: int = 0,
 ) -> Decision:
@@ -85,7 +92,8 @@ def decide(
     voters: nearest first, already chosen; too_distant: they are farther than the bank's tasks are from each other.
     importance: gives the target's own by the recipe's criterion; by default worked out by `own_importance`.
     allocate: how many units each group keeps, from the target's own importance; by default as the recipe's scope says.
-        Whole blocks may go too, where importance is by 'obs', so in nats, and layers are re-solved.
+    worth: what whole blocks are worth; they may go too, where importance is by 'obs', so in nats, and layers are
+        re-solved. None: no block goes.
     within: only units that this plan keeps may stay.
     Without neighbours, the target's own importance decides, with a warning.
     """
@@ -99,17 +107,17 @@ def decide(
     if lent:
         own = len(train) / (len(train) + recipe.even)
         known = votes.beside(known, votes.lent(structure, voters, recipe.weighting), own)
-    without = frozenset[str]()
+    without, told = frozenset[str](), dict[str, Any]()
     if allocate:
         whole = recipe.criterion == "obs" and recipe.reconstruct and initial == "pretrained" and not lent
-        allotted = allocate(known, worth_of_blocks(original, train, seed=seed) if whole else None)
-        counts, without = allotted.counts, allotted.without
+        allotted = allocate(known, worth() if worth and whole else None)
+        counts, without, told = allotted.counts, allotted.without, dict(allotted.told)
     else:
         counts = _counts(structure, budget, recipe, voters, known, within)
     wishes = _wishes(structure, recipe, voters, known, own, seed)
     plan = budgets.keep_best(structure, wishes, counts, without=without, within=within, seed=seed)
     weights = tuple(votes.weights(voters, recipe.weighting).tolist())
-    return Decision(plan, voters, weights, votes.unanimity(structure, voters, plan), own, initial, warnings)
+    return Decision(plan, voters, weights, votes.unanimity(structure, voters, plan), own, initial, warnings, told)
 
 
 def _wishes(

@@ -42,7 +42,7 @@ class Group:
     name: str
     kind: str
     size: Size
-    kept: Size
+    kept: Count
     unanimity: Share | None
 
     def __post_init__(self) -> None:

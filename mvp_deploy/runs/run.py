@@ -117,8 +117,8 @@ def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torc
     original, train, test = new.original, new.train, new.test
     if original.trained:
         recipe = replace(recipe, head="trained")
-    meeting = None if how.meet is None else how.meet(original)
-    begun = begin(work, new, recipe, budget, meeting=meeting, seed=config.seed, reporter=reporter)
+    allocate = None if how.meet is None else how.meet(original)
+    begun = begin(work, new, recipe, budget, allocate=allocate, seed=config.seed, reporter=reporter)
     whole = train_unpruned(new, config, unpruned, inputs=common, reporter=reporter)
     model = original.pruned(begun.plan, begun.weights)
     cut = accuracy(model, test)
@@ -203,12 +203,13 @@ def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torc
 
 
 def _groups(original: Original, plan: KeepPlan, unanimity: Mapping[str, float]) -> list[dict[str, Any]]:
+    left = {group.name for group in original.structure.left(plan.without)}
     return [
         {
             "name": group.name,
             "kind": group.kind,
             "size": group.size,
-            "kept": plan.kept(group.name),
+            "kept": plan.kept(group.name) if group.name in left else 0,
             "unanimity": unanimity.get(group.name),
         }
         for group in original.structure.groups

@@ -94,6 +94,11 @@ class Structure:
         """The parameters and buffers that go with these blocks."""
         return frozenset[str]().union(*(block.tensors for block in self.blocks if block.name in without))
 
+    def left(self, without: Collection[str]) -> list[UnitGroup]:
+        """The unit groups that do not go whole with these blocks."""
+        gone = self.gone(without)
+        return [group for group in self.groups if any(member.tensor not in gone for member in group.members)]
+
     def calls_gone(self, without: Collection[str]) -> frozenset[int]:
         """The places in `calls` of those that go with these blocks."""
         return frozenset[int]().union(*(block.calls for block in self.blocks if block.name in without))

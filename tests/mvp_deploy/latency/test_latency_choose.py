@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +16,7 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.latency.choose import choose
 from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.pruning.blocks import worth
+from mvp_deploy.pruning.tuning import Judgement
 from mvp_deploy.structure import KeepPlan, prune
 from mvp_deploy.tasks import Images
 from mvp_deploy.tasks.own import collect
@@ -108,15 +110,33 @@ def test_a_time_that_no_width_meets_is_met_without_blocks() -> None:
     assert found.ms <= limit
 
 
-def test_a_branch_that_gives_nothing_goes_first_from_python() -> None:
+def data() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(64) % 4
-    x = torch.randn(64, 3, 8, 8, generator=generator) + 0.5 * y[:, None, None, None]
-    result = mvp.prune(MODEL, (x, y), speed_up=2, on=PROFILE, round_to=1)
+    return torch.randn(64, 3, 8, 8, generator=generator) + 0.5 * y[:, None, None, None], y
+
+
+def test_a_branch_that_gives_nothing_goes_first_from_python() -> None:
+    smallest = COST.total({group.name: 8 for group in STRUCTURE.groups})  # so no plan with all blocks is a rival
+    result = mvp.prune(MODEL, data(), latency=0.9 * smallest, on=PROFILE)
     assert "branches.1" in result.plan.without
     assert result.report.latency is not None
     assert set(result.report.latency.blocks) == result.plan.without
     assert result.report.macs < 0.6 * result.report.full_macs
+
+
+@pytest.mark.parametrize(("with_all", "without_some"), [(0.1, 0.2), (0.2, 0.1)])
+def test_the_loss_says_whether_blocks_go(monkeypatch: pytest.MonkeyPatch, with_all: float, without_some: float) -> None:
+    whole = len(list(MODEL.parameters()))
+
+    def judged(model: nn.Module, images: Images) -> Judgement:
+        return Judgement(with_all if len(list(model.parameters())) == whole else without_some, 1.0)
+
+    monkeypatch.setattr(sys.modules["mvp_deploy.api.prune"], "judged", judged)
+    result = mvp.prune(MODEL, data(), speed_up=1.2, on=PROFILE, round_to=1)
+    assert bool(result.plan.without) == (without_some < with_all)
+    assert result.report.latency is not None
+    assert set(result.report.latency.blocks) == result.plan.without
 
 
 def test_worth_is_what_the_stream_does_not_tell_and_the_loss_minds() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mvp_deploy.bank.pool import part
+from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.making import chosen, make
 from mvp_deploy.pruning.mvp import importances, in_rounds
 from mvp_deploy.pruning.recipes import RECIPES, Recipe
+from mvp_deploy.structure import Structure
 from tests.mvp_deploy.pruning.test_mvp import voters_of
 
 BUDGET = Budget(0.5)
@@ -74,6 +77,29 @@ def test_the_model_that_goes_on_is_re_solved_on_more_images_than_those_it_was_co
     few = make(cnn.original, part(cnn.train, 100, 0), [], RECIPES["compensated"], BUDGET)
     assert few.steps["reconstruction"]["images"] == 100
     assert many.steps["reconstruction"]["images"] == min(len(cnn.train), 1024) > 256
+
+
+@dataclass
+class AllOrBlocks:
+    """Allots all units, without the first block if blocks have a worth."""
+
+    structure: Structure
+
+    def __call__(self, scores: object, worth: Worth | None = None) -> SimpleNamespace:
+        counts = {group.name: group.size for group in self.structure.groups}
+        without = frozenset([self.structure.blocks[0].name]) if worth else frozenset()
+        return SimpleNamespace(counts=counts, without=without, told={"blocks": sorted(without)})
+
+
+def test_a_plan_without_a_block_has_a_rival_and_the_training_images_choose(cnn) -> None:
+    structure, recipe = cnn.original.structure, RECIPES["compensated"]
+    made = make(cnn.original, cnn.train, [], recipe, BUDGET, allocate=AllOrBlocks(structure))
+    losses = made.steps["ways"]
+    assert set(losses) == {recipe.way, f"{recipe.way} and whole blocks"}
+    assert losses[made.way] == min(losses.values())
+    assert made.decision.allotted == {"blocks": sorted(made.decision.plan.without)}
+    alone = make(cnn.original, cnn.train, [], recipe, BUDGET, allocate=AllOrBlocks(structure), worth=lambda: None)
+    assert "ways" not in alone.steps
 
 
 def test_without_rivals_the_recipe_itself_decides(cnn) -> None:
