@@ -82,14 +82,15 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=100)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.8, 0.65, 0.5])
     parser.add_argument("--smaller", type=int, nargs="*", default=[112, 96, 80], help="image sizes of unpruned models")
+    parser.add_argument("--at-most", type=int, help="for make: so many models in this call")
     parser.add_argument("--runtimes", nargs="+", default=["onnxruntime", "openvino"], help="for time")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "equal.json")
     asked = parser.parse_args()
     profile = files.read(asked.profile)
     size = profile.input_size[-1]
     models = asked.work / f"equal-{asked.net}-{size}-{asked.classes}"
-    cells = [Cell("unpruned", edge) for edge in (size, *asked.smaller)]
-    cells += [Cell(kind, share) for share in asked.shares for kind in KINDS]
+    cells = [Cell("unpruned", size), *(Cell(kind, share) for share in asked.shares for kind in KINDS)]
+    cells += [Cell("unpruned", edge) for edge in asked.smaller]
     if asked.step == "make":
         make(asked, profile, models, cells)
     else:
@@ -179,9 +180,8 @@ def make(asked: argparse.Namespace, profile: Profile, models: Path, cells: list[
     """What is not there yet."""
     models.mkdir(parents=True, exist_ok=True)
     places: dict[int, Place] = {}
-    for cell in cells:
-        if (models / f"{cell.name}.json").exists():
-            continue
+    missing = [cell for cell in cells if not (models / f"{cell.name}.json").exists()]
+    for cell in missing[: asked.at_most]:
         size = int(cell.value) if cell.kind == "unpruned" else profile.input_size[-1]
         if size not in places:
             places[size] = Place(asked, size, models)
