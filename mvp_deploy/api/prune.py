@@ -20,6 +20,7 @@ from mvp_deploy.api.result import Report, Result
 from mvp_deploy.backbones.backbone import preprocessing_of, recognise
 from mvp_deploy.base.devices import resolve
 from mvp_deploy.base.errors import InputError, LatencyError
+from mvp_deploy.latency.floor import BelowFloor
 from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.meet import Met
 from mvp_deploy.pruning.blocks import worth
@@ -192,7 +193,7 @@ def prune(
         plan, met = in_time(full, parts, scores, value, budget, round_to, seed)
         small = made(plan)
         if plan.without:  # the rival keeps all blocks: see `pruning.making.make`
-            with suppress(InputError, LatencyError):
+            with suppress(BelowFloor, LatencyError):
                 other, other_met = in_time(full, parts, scores, None, budget, round_to, seed)
                 rival = made(other)
                 if loss(rival) < loss(small):

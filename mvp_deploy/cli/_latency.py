@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mvp_deploy.backbones import Backbone
     from mvp_deploy.base.reporter import Reporter
     from mvp_deploy.latency.cost import ByProfile
-    from mvp_deploy.latency.format import Profile
+    from mvp_deploy.latency.format import Precision, Profile
     from mvp_deploy.latency.meet import Meet, Target, Timer
     from mvp_deploy.pruning.budget import Budget
     from mvp_deploy.pruning.original import Original
@@ -41,16 +41,24 @@ class Timed:
     on: Path | str | None
     inventory: Path
 
-    def meeting(self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter) -> tuple[Budget, Meet]:
+    def meeting(
+        self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter, *, precision: Precision | None = None
+    ) -> tuple[Budget, Meet]:
         """The budget as a share of the profile's unpruned time, and what allots the units.
 
-        beside: the RUN; a machine that is profiled for it leaves a file of its name.
+        beside: the RUN; a machine that is profiled for it leaves a file of its name. precision: of what is shipped,
+            for which the time is; None: not known yet, float32 if a profile is taken.
         """
         from mvp_deploy.latency.floor import others
         from mvp_deploy.latency.meet import within
 
         there = self._device()
-        profile = self._profile(there, backbone, beside, reporter)
+        profile = self._profile(there, backbone, beside, reporter, precision or "fp32")
+        if precision is not None and profile.precision != precision:
+            reporter.warn(
+                f"the time is met in {profile.precision}, of which the profile is, and {precision} is shipped: profile "
+                f"the backbone with --precision {precision} to meet it in that."
+            )
         known = others(self.on) if isinstance(self.on, Path) else []
         return within(
             self.target, profile, round_to, lambda original: _timer(there, original, profile, reporter), reporter, known
@@ -77,7 +85,12 @@ class Timed:
         return found
 
     def _profile(
-        self, there: tuple[str, Device] | None, backbone: Backbone, beside: Path, reporter: Reporter
+        self,
+        there: tuple[str, Device] | None,
+        backbone: Backbone,
+        beside: Path,
+        reporter: Reporter,
+        precision: Precision = "fp32",
     ) -> Profile:
         from mvp_deploy import backbones
         from mvp_deploy.latency import files
@@ -87,15 +100,16 @@ class Timed:
         def build(classes: int) -> nn.Module:
             return backbones.build(backbone, None, classes)
 
-        source = files.maker(backbone.name, build, backbone.preprocessing.input_size, "fp32", reporter)
+        source = files.maker(backbone.name, build, backbone.preprocessing.input_size, precision, reporter)
+        mark = "" if precision == "fp32" else f".{precision}"
         conditions = Conditions("onnxruntime")
         if there is None:
-            path = self.on if isinstance(self.on, Path) else beside.with_name(f"{beside.name}.profile.json")
+            path = self.on if isinstance(self.on, Path) else beside.with_name(f"{beside.name}{mark}.profile.json")
             return profile_on(path, lambda: files.profile(path, conditions, source=source, reporter=reporter), reporter)
         from mvp_deploy.remote.profile import profile
 
         name, device = there
-        path = beside.with_name(f"{beside.name}.{name}.profile.json")
+        path = beside.with_name(f"{beside.name}.{name}{mark}.profile.json")
 
         def make() -> Profile:
             with TemporaryDirectory() as folder:

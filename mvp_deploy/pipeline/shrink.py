@@ -25,6 +25,7 @@ from mvp_deploy.bundle import Bundle
 from mvp_deploy.export.config import Exports
 from mvp_deploy.export.deploy import export_run
 from mvp_deploy.export.pack import Order
+from mvp_deploy.exporters.protocol import PRECISIONS, Precision
 from mvp_deploy.latency.meet import Meet, Target
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.outputs import other_order
@@ -47,8 +48,10 @@ class Timed(Protocol):
     @property
     def target(self) -> Target: ...
 
-    def meeting(self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter) -> tuple[Budget, Meet]:
-        """The budget as a share of the unpruned time, and what allots the units."""
+    def meeting(
+        self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter, *, precision: Precision
+    ) -> tuple[Budget, Meet]:
+        """The budget as a share of the unpruned time in that precision, and what allots the units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +162,8 @@ def shrink(
     _announce(task, start, out, goal, config, asked, device, reporter)
     bank = start.bank or alone(task, start.backbone, start.state, seed=config.seed)
     if timed is not None:
-        budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter)
+        shipped = max(asked.precisions, key=PRECISIONS.index)  # the smallest files are those that are shipped
+        budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter, precision=shipped)
         how = replace(how, budget=budget, meet=meet)
     run = runs.prune_task(task, bank, out / "run", how, device=device, reporter=reporter)
     bundle, measurements = deliver(run, task, out, order, device, reporter)

@@ -15,6 +15,7 @@ import mvp_deploy as mvp
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.base.reporter import Silent
+from mvp_deploy.cli._latency import Timed
 from mvp_deploy.latency import meet
 from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.latency.files import check_conditions
@@ -142,6 +143,25 @@ def test_a_model_is_pruned_to_a_time_from_python(tmp_path: Path) -> None:
     assert result.report.latency.predicted_ms <= 0.5 * result.report.latency.predicted_full_ms
     assert result.report.macs < result.report.full_macs
     assert "by the profile of made" in str(result.report)
+
+
+@pytest.mark.parametrize(("shipped", "warned"), [("int8", True), ("fp32", False)])
+def test_a_profile_of_another_precision_than_what_is_shipped_is_said(
+    cnn, tmp_path: Path, shipped: str, warned: bool
+) -> None:
+    class Listener(Silent):
+        warnings = 0
+
+        def warn(self, text: str) -> None:
+            assert "the time is met in fp32" in text
+            assert "--precision int8" in text
+            Listener.warnings += 1
+
+    file = tmp_path / "board.json"
+    file.write_text(json.dumps(asdict(PROFILE)), encoding="utf-8")
+    timed = Timed(Target(speed_up=2), file, tmp_path / "devices.yaml")
+    timed.meeting(cnn.backbone, 8, tmp_path / "run", Listener(), precision=shipped)
+    assert bool(Listener.warnings) == warned
 
 
 def test_from_python_too_a_time_needs_a_profile_and_excludes_other_budgets() -> None:
