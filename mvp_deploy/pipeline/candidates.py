@@ -229,8 +229,8 @@ class Place:
                 return self._exported(original.full, self.whole)
             budget, meeting = Budget(share, "macs"), None
             if profile is not None:
-                target = Target(milliseconds=share * profile.full_ms)
-                meeting = Meeting(original.structure, profile, target, round_to=8, timer=None, reporter=self.reporter)
+                target, parts = Target(speed_up=1 / share), original.structure
+                meeting = Meeting(parts, profile, target, round_to=8, timer=None, reporter=self.reporter)
                 budget = meeting.budget
             found = make_pruned(
                 original,

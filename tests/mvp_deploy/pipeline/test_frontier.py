@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import onnx
 import pytest
 from click.testing import CliRunner
+from fakes.profiles import blocks_of, profile_by
 
 from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.cli import main
@@ -120,6 +122,19 @@ def test_int8_is_judged_and_timed_as_what_it_is_and_the_front_is_tuned_once(
     assert all(each["steps"] == 20 and each["loo"] >= whole["loo"] for each in tuned)
     second = CliRunner().invoke(main, ["frontier", *asked])
     assert json.loads(second.stdout) == json.loads(first.stdout)
+
+
+def test_where_there_is_a_profile_the_cut_is_of_milliseconds(cnn, tmp_path: Path, made_up: list[str]) -> None:
+    board = tmp_path / "board.json"
+    profile = profile_by(cnn.original.model, cnn.original.structure, blocks_of(8))
+    board.write_text(json.dumps(asdict(profile)), encoding="utf-8")
+    asked = ["digits#0,1,2", "--backbone", "test_resnet", "--image-size", "32", "--weights", str(cnn.weights)]
+    asked += ["--keep-time", "0.6", "--on", str(board), "-q", "--out", str(tmp_path / "f")]
+    result = CliRunner().invoke(main, ["frontier", *asked])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "f" / "frontier.json").read_text(encoding="utf-8"))["candidates"]
+    assert [(each["share"], each["of"]) for each in found] == [(1.0, "latency"), (0.6, "latency")]
+    assert found[1]["macs"] < found[0]["macs"]
 
 
 def test_what_may_win_is_tuned_first_and_beside_it_what_one_would_take_unpruned() -> None:
