@@ -15,6 +15,7 @@ from mvp_deploy.exporters.tensorrt.graph import Graph, title
 from mvp_deploy.exporters.tensorrt.releases import Release
 
 ERROR, WARNING = "error", "warning"  # refused or misread; read, but slow or at risk
+LARGEST = 2**31 - 1  # bytes of an ONNX file, as of any that protobuf reads
 SMALL = 16  # channels under which an int8 convolution costs more than it saves
 ALIGNED = {"int8": 32, "float16": 8}  # channels that tensor cores take at once
 OVERFLOWS = ("LayerNormalization", "Pow", "Softmax")  # where sums of squares and attention scores pass 65504
@@ -63,6 +64,10 @@ def read(path: str | os.PathLike[str]) -> Graph:
 
     with reading_errors(path, f"there is no file {path}: check the path."):
         plain_file(path)
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+    if size > LARGEST:
+        raise InputError(f"{path} has more than 2 GiB, which no ONNX file may have: check the path.")
     try:
         model = onnx.load(os.fspath(path))
         if not model.graph.output:  # to protobuf, an empty file is a model, with nothing in it

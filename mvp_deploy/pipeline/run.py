@@ -29,6 +29,7 @@ from mvp_deploy.pipeline.progress import Failure, Progress, caught, go_on, worst
 from mvp_deploy.pipeline.steps import Work
 from mvp_deploy.pipeline.times import measure
 from mvp_deploy.remote.inventory import Inventory
+from mvp_deploy.tasks.load import require_source
 from mvp_deploy.tasks.task import source_of
 
 
@@ -119,6 +120,7 @@ def settle(
     def settled(name: str) -> Work:
         task = config.tasks[name]
         data = local(task.data, base, reporter)
+        require_source(data)
         _refuse_inside(out, Path(source_of(data)))
         profile = None if task.time is None else Path(local(task.time.profile, base, reporter))
         return steps.settle(name, task, data, profile, shared)

@@ -83,9 +83,11 @@ def add(path: Path, name: str, device: Mapping[str, Any]) -> Device:
     """
     import yaml
 
-    there = path.read_text(encoding="utf-8") if path.exists() else FIRST
-    if path.exists() and name in load(path):
-        raise InputError(f"{path} has {name!r} already: change it there, or choose another name.")
+    there = FIRST
+    if path.exists():
+        if name in load(path):  # which refuses pipes, devices and what is too long
+            raise InputError(f"{path} has {name!r} already: change it there, or choose another name.")
+        there = path.read_text(encoding="utf-8")
     entry = yaml.safe_dump({name: dict(device)}, sort_keys=False, allow_unicode=True)
     text = there + ("" if there.endswith("\n") else "\n") + entry
     found = _checked(path, *yamlfile.parse(text))

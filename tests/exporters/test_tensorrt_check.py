@@ -235,6 +235,10 @@ def test_what_is_not_a_model_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "empty.onnx").write_bytes(b"")
     with pytest.raises(MvpError, match=r"empty\.onnx is not a readable ONNX model: it has no outputs"):
         findings(tmp_path / "empty.onnx")
+    with (tmp_path / "large.onnx").open("wb") as file:
+        file.truncate(2**31)
+    with pytest.raises(MvpError, match="more than 2 GiB"):
+        findings(tmp_path / "large.onnx")
     with pytest.raises(MvpError, match="no file"):
         findings(tmp_path / "b.onnx")
 

@@ -63,7 +63,8 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(run) -> None:
 
 
 def test_dry_run_ends_as_the_run_would(run) -> None:
-    assert run("--dry-run", "--set", "tasks.ones.data=nowhere").exit_code == ExitCode.INPUT
+    for no_images in ("nowhere", "deploy.yaml"):
+        assert run("--dry-run", "--set", f"tasks.ones.data={no_images}").exit_code == ExitCode.INPUT
     assert run("--dry-run", "--set", "tasks.ones.data=memory://nothing").exit_code == ExitCode.ENVIRONMENT
 
 
