@@ -55,9 +55,8 @@ def finish(*arguments: str) -> float:
     return time.monotonic() - begun
 
 
-def kill(after: float, arguments: list[str]) -> bool:
+def kill(after: float, process: subprocess.Popen[bytes]) -> bool:
     """Kill the command ``after`` seconds; False where it had ended before."""
-    process = start(arguments)
     try:
         process.wait(after)
         return False
@@ -185,8 +184,9 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
 
 def trial(kind: Kind, number: int, after: float) -> dict[str, Any]:
     """Kill, check, finish, check."""
-    other = start(kind.beside(number)) if kind.beside else None
-    died = kill(after, kind.command(number))
+    process = start(kind.command(number))
+    other = start(kind.beside(number)) if kind.beside else None  # either may come first
+    died = kill(after, process)
     complaint = kind.broken(number)
     result: dict[str, Any] = {"killed_after_s": round(after, 2), "died": died}
     if other is not None:
