@@ -18,6 +18,7 @@ from mvp_deploy.exporters.files import (
     write_bytes,
     writing_errors,
 )
+from mvp_deploy.exporters.formats import plain_file
 
 __all__ = [
     "atomic_write",
@@ -39,7 +40,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's content, as 64 hex digits."""
+    """The SHA-256 of a file's content, as 64 hex digits. Raises InputError for a folder, a pipe or a device."""
+    plain_file(path)
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -15,6 +15,7 @@ from typing import Any
 from mvp_deploy.base.errors import EnvironmentMissing, InputError
 from mvp_deploy.base.files import atomic_write
 from mvp_deploy.bundle import BUILT, EXTRA, SIGNATURE
+from mvp_deploy.exporters.formats import plain_file, reading_errors
 
 UNSIGNED = [SIGNATURE, BUILT, EXTRA]
 
@@ -42,6 +43,8 @@ def verify(bundle: Path, public_key: Path) -> None:
     """
     if not is_signed(bundle):
         raise InputError(f"{bundle} is not signed: make it with --sign-key.")
+    with reading_errors(public_key):
+        plain_file(public_key)
     package = _package()
     hashing = package.hashing.Config().set_ignored_paths(paths=UNSIGNED, ignore_git_paths=False)
     config = package.verifying.Config().set_hashing_config(hashing)
@@ -64,6 +67,7 @@ def public_half(private_key: Path) -> str:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
     try:
+        plain_file(private_key)
         key = pem.load_pem_private_key(private_key.read_bytes(), None)
         if not isinstance(key, EllipticCurvePrivateKey):
             raise ValueError("it is not an elliptic-curve key")

@@ -51,6 +51,11 @@ def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_has_no_sha256_nor_have_pipes_which_would_be_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(MvpError, match="is not a file: check the path"):
+        sha256(tmp_path)
+
+
 def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
     content = b"units" * 400_000  # more than one block
     (tmp_path / "a").write_bytes(content)
