@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx
 from onnx import ModelProto
 
@@ -16,9 +17,10 @@ from mvp_deploy.calibration.guard import Limit, guard
 from mvp_deploy.calibration.images import CalibrationImages
 from mvp_deploy.calibration.int8 import calibrate, quantize
 from mvp_deploy.calibration.layers import Target, int8_layers
-from mvp_deploy.calibration.ranges import Ranges, measure_ranges
+from mvp_deploy.calibration.ranges import Ranges, clipped, extremes, measure_ranges
 from mvp_deploy.exporters.errors import InputError
 from mvp_deploy.exporters.files import write_bytes
+from mvp_deploy.exporters.protocol import Quantizable
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,7 @@ def convert_fp16(measured: Measured, out: str | os.PathLike[str]) -> Converted:
 def convert_int8(
     measured: Measured,
     out: str | os.PathLike[str],
-    limit: Limit,
+    limit: Limit[ModelProto],
     *,
     target: Target,
     rest: Literal["fp32", "fp16"] = "fp32",
@@ -73,10 +75,7 @@ def convert_int8(
         MvpError: (INPUT) nothing in the model is worth int8; (ACCURACY) it cannot keep within the limit.
     """
     layers = int8_layers(measured.model, target)
-    if not layers:
-        raise InputError(
-            "no layer of this model is wide enough for int8 to be faster: keep more channels, or use fp16."
-        )
+    _refuse_without(layers)
     ranges = calibrate(measured.model, measured.ranges, layers, measured.images.images, method)
 
     def quantizer(chosen: Collection[str]) -> ModelProto:
@@ -85,6 +84,50 @@ def convert_int8(
 
     guarded = guard(measured.model, layers, quantizer, measured.images.images, limit)
     return Converted(_write(guarded.model, out), guarded.returned)
+
+
+def convert_own_int8(
+    whole: Quantizable,
+    out: str | os.PathLike[str],
+    images: CalibrationImages,
+    limit: Limit[bytes],
+    logits_of: Callable[[bytes, np.ndarray], np.ndarray],
+    *,
+    method: str,
+) -> Converted:
+    """Write a runtime's own float32 file in int8, with the ranges and within the limit as `convert_int8` does.
+
+    Args:
+        whole: the float32 file.
+        out: the int8 file.
+        images: what ranges and each layer's cost are measured on.
+        limit: the accuracy that may be lost.
+        logits_of: computes a file's bytes on images [n, 3, H, W], in the runtime it is for.
+        method: how ranges are chosen.
+
+    Raises:
+        MvpError: as `convert_int8`.
+    """
+    _refuse_without(whole.layers)
+    inputs = whole.inputs_of(whole.layers)
+    ranges = clipped(extremes(whole.values(images.images)), inputs, whole.values(images.images), method)
+    guarded = guard(
+        whole.content,
+        whole.layers,
+        lambda chosen: whole.quantized(ranges, chosen),
+        images.images,
+        limit,
+        logits_of,
+    )
+    write_bytes(out, guarded.model)
+    return Converted(Path(out), guarded.returned)
+
+
+def _refuse_without(layers: Collection[str]) -> None:
+    if not layers:
+        raise InputError(
+            "no layer of this model is wide enough for int8 to be faster: keep more channels, or use fp16."
+        )
 
 
 def _write(model: ModelProto, out: str | os.PathLike[str]) -> Path:

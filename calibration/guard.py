@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from onnx import ModelProto
@@ -15,18 +16,18 @@ MAX_RETURNED = 0.5  # share of the layers that may go back; with more, the model
 ROUNDING = 1e-9  # 0.98 - 0.97 is above 0.01 in floating point
 PROBES = 64  # images a layer's cost is measured on
 
-Quantizer = Callable[[Collection[str]], ModelProto]  # the model with these layers in int8
+Model = TypeVar("Model")  # an ONNX graph, or a flatbuffer's bytes
 
 
 @dataclass(frozen=True)
-class Limit:
+class Limit(Generic[Model]):
     """How much accuracy may be lost, and how to measure that of a model in the runtime it is for.
 
     accuracy_of: on labelled *training* images, 0..1. Held-out images judge what comes out; they choose nothing.
     images: how many those are.
     """
 
-    accuracy_of: Callable[[ModelProto], float]
+    accuracy_of: Callable[[Model], float]
     images: int
     max_drop: float  # accuracy int8 may lose, 0..1
 
@@ -37,22 +38,38 @@ def allowed_drop(max_drop: float, images: int) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Guarded:
+class Guarded(Generic[Model]):
     """An int8 model within its limit."""
 
-    model: ModelProto
+    model: Model
     accuracy: float  # on the limit's images, 0..1
     returned: tuple[str, ...]  # layers back in higher precision, the costliest first
 
 
+def onnx_logits(model: ModelProto, images: np.ndarray) -> np.ndarray:
+    """What ONNX Runtime gives for images [n, 3, H, W]: float32 [n, classes]."""
+    session = open_session(model.SerializeToString())
+    logits: np.ndarray = session.run(None, {session.get_inputs()[0].name: images})[0]
+    return logits
+
+
 def guard(
-    model: ModelProto, layers: Collection[str], quantizer: Quantizer, images: np.ndarray, limit: Limit
-) -> Guarded:
+    model: Model,
+    layers: Collection[str],
+    quantizer: Callable[[Collection[str]], Model],
+    images: np.ndarray,
+    limit: Limit[Model],
+    logits_of: Callable[[Any, np.ndarray], np.ndarray] = onnx_logits,
+) -> Guarded[Model]:
     """Quantise ``layers``; while that loses more accuracy than the limit, return the costliest, one by one.
 
     Args:
         model: the float32 model.
+        layers: names of what may be quantised.
+        quantizer: gives the model with these layers in int8.
         images: calibration images float32 [n, 3, H, W], on which each layer's cost is measured.
+        limit: the accuracy that may be lost.
+        logits_of: computes a model on images.
 
     Raises:
         MvpError: (ACCURACY) the limit is not met with half of the layers returned.
@@ -62,7 +79,7 @@ def guard(
     quantized = quantizer(layers)
     first = found = limit.accuracy_of(quantized)
     returned: list[str] = []
-    for layer in _costliest(model, layers, quantizer, images) if not found >= least else ():
+    for layer in _costliest(model, layers, quantizer, images, logits_of) if not found >= least else ():
         returned.append(layer)
         quantized = quantizer([name for name in layers if name not in returned])
         found = limit.accuracy_of(quantized)
@@ -77,15 +94,15 @@ def guard(
     return Guarded(quantized, found, tuple(returned))
 
 
-def _costliest(model: ModelProto, layers: Collection[str], quantizer: Quantizer, images: np.ndarray) -> list[str]:
+def _costliest(
+    model: Model,
+    layers: Collection[str],
+    quantizer: Callable[[Collection[str]], Model],
+    images: np.ndarray,
+    logits_of: Callable[[Any, np.ndarray], np.ndarray],
+) -> list[str]:
     """The layers that may be returned, by how far each, alone in int8, moves the logits (mean squared)."""
     probes = images[:: -(-len(images) // PROBES)]
-    reference = _logits(model, probes)
-    costs = {name: float(((_logits(quantizer([name]), probes) - reference) ** 2).mean()) for name in layers}
+    reference = logits_of(model, probes)
+    costs = {name: float(((logits_of(quantizer([name]), probes) - reference) ** 2).mean()) for name in layers}
     return sorted(costs, key=costs.__getitem__, reverse=True)[: int(MAX_RETURNED * len(costs))]
-
-
-def _logits(model: ModelProto, images: np.ndarray) -> np.ndarray:
-    session = open_session(model.SerializeToString())
-    logits: np.ndarray = session.run(None, {session.get_inputs()[0].name: images})[0]
-    return logits

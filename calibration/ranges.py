@@ -56,28 +56,41 @@ def clip_ranges(
     model: ModelProto, ranges: Ranges, tensors: Collection[str], images: Iterable[np.ndarray], method: str
 ) -> Ranges:
     """``ranges`` with those of ``tensors`` cut to the threshold that ``method`` (of thresholds.METHODS) chooses."""
-    if method == "minmax":
-        return ranges
     names = sorted(tensors)
-    reach = {name: max(abs(bound) for bound in ranges[name]) or 1.0 for name in names}
-    clipped = dict(ranges)
-    for name, histogram in _histograms(model, reach, names, images).items():
-        limit = METHODS[method](histogram) * reach[name]
-        low, high = ranges[name]
-        clipped[name] = (max(low, -limit), min(high, limit))
-    return clipped
-
-
-def _histograms(
-    model: ModelProto, reach: Mapping[str, float], names: Sequence[str], images: Iterable[np.ndarray]
-) -> dict[str, np.ndarray]:
-    """How often |x| falls into each of ``BINS`` equal bins from 0 to ``reach``; int64 [BINS] per tensor."""
-    counts = {name: np.zeros(BINS, np.int64) for name in names}
     probe = _without_outputs(model)
     probe.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
-    for values in _run(probe, images):
-        for name, value in zip(names, values, strict=True):
-            index = (np.abs(value.ravel()) * (BINS / reach[name])).astype(np.int64)
+    return clipped(ranges, names, (dict(zip(names, values, strict=True)) for values in _run(probe, images)), method)
+
+
+def extremes(values: Iterable[Mapping[str, np.ndarray]]) -> Ranges:
+    """The least and greatest value of every tensor over the images, given as each image's tensors by name."""
+    found: dict[str, tuple[float, float]] = {}
+    for tensors in values:
+        for name, value in tensors.items():
+            low, high = found.get(name, (np.inf, -np.inf))
+            found[name] = (min(low, float(value.min())), max(high, float(value.max())))
+    return found
+
+
+def clipped(ranges: Ranges, names: Sequence[str], values: Iterable[Mapping[str, np.ndarray]], method: str) -> Ranges:
+    """``ranges`` with those of the tensors ``names`` cut as ``method`` says; ``values`` are those of every image."""
+    if method == "minmax":
+        return ranges
+    reach = {name: max(abs(bound) for bound in ranges[name]) or 1.0 for name in names}
+    result = dict(ranges)
+    for name, histogram in _histograms(reach, values).items():
+        limit = METHODS[method](histogram) * reach[name]
+        low, high = ranges[name]
+        result[name] = (max(low, -limit), min(high, limit))
+    return result
+
+
+def _histograms(reach: Mapping[str, float], values: Iterable[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """How often |x| falls into each of ``BINS`` equal bins from 0 to ``reach``; int64 [BINS] per tensor."""
+    counts = {name: np.zeros(BINS, np.int64) for name in reach}
+    for tensors in values:
+        for name in reach:
+            index = (np.abs(tensors[name].ravel()) * (BINS / reach[name])).astype(np.int64)
             counts[name] += np.bincount(np.minimum(index, BINS - 1), minlength=BINS)
     return counts
 

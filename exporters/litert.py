@@ -4,37 +4,62 @@ from __future__ import annotations
 
 import contextlib
 import io
+import zipfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from mvp_deploy.exporters.errors import InputError, first_line
 from mvp_deploy.exporters.executorch import quiet
+from mvp_deploy.exporters.files import write_bytes
+from mvp_deploy.exporters.litert_int8 import Flatbuffer
 from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
 
 
 class LiteRtExporter:
-    """fp32, one image at a time."""
+    """fp32 and int8, one image at a time."""
 
     name = "litert"
     suffix = ".tflite"
     needs = "pip install litert-torch"
-    precisions: tuple[str, ...] = ("fp32",)
-    int8_form: Int8Form = "cpu"
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    int8_form: Int8Form = "own"
 
     def check(self) -> None:
         require("litert_torch", self)
 
+    def quantizable(self, path: Path) -> Flatbuffer:
+        return Flatbuffer(path.read_bytes())
+
     def export(self, source: Source, path: Path) -> Artifact:
         self.check()
         check_precision(self, source.precision)
-        import torch
+        content = source.onnx.read_bytes() if source.precision == "int8" else _converted(source)
+        write_bytes(path, content + _labels(source.classes))
+        return Artifact(path, self.name, source.precision, path.stat().st_size, ("takes one image at a time",))
 
+
+def _converted(source: Source) -> bytes:
+    import torch
+
+    with TemporaryDirectory() as temporary:
+        made = Path(temporary) / "m.tflite"
         with quiet(), contextlib.redirect_stdout(io.StringIO()):
             import litert_torch
 
             try:
                 program = litert_torch.convert(source.model.eval(), (torch.zeros(1, *source.image_shape),))
-                program.export(str(path))
+                program.export(str(made))
             except Exception as error:  # its passes and torch's raise what they like
                 reason = first_line(error)
                 raise InputError(f"LiteRT cannot take this model: {reason}") from error
-        return Artifact(path, self.name, source.precision, path.stat().st_size, ("takes one image at a time",))
+        return made.read_bytes()
+
+
+def _labels(classes: tuple[str, ...]) -> bytes:
+    """labels.txt in a zip archive at the file's end, where TensorFlow Lite's metadata has it: `unzip` takes it out."""
+    if not classes:
+        return b""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("labels.txt"), "".join(f"{name}\n" for name in classes))
+    return buffer.getvalue()

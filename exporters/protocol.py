@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 from mvp_deploy.exporters.errors import EnvironmentMissing, InputError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 GROUP = "mvp_deploy.exporters"
@@ -36,11 +38,14 @@ class Source:
     """One model in one precision, in the two forms an exporter may start from."""
 
     precision: str  # of `PRECISIONS`
-    onnx: Path  # in that precision, int8 as Q/DQ in the exporter's ``int8_form``; float32 where that is «own»
+    onnx: Path  # in that precision, int8 as Q/DQ in the exporter's ``int8_form``; where that is «own», see below
     model: torch.nn.Module  # float32, in eval mode, on the CPU
     image_shape: tuple[int, int, int]  # channels, height, width
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # images scaled to 0..1 are normalised as (x - mean) / std
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    classes: tuple[str, ...] = ()  # the outputs' names, for formats that keep them
+
+    # Exporters with the form «own» get the float32 ONNX file, and for int8 the file that their `Quantizable` gave.
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,25 @@ class Exporter(Protocol):
         Raises:
             MvpError: the runtime cannot take the model.
         """
+
+
+class Quantizable(Protocol):
+    """A runtime's own float32 file, of which its exporter makes int8: ``exporter.quantizable(path)`` opens it."""
+
+    content: bytes
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of what may be quantised."""
+
+    def inputs_of(self, layers: Collection[str]) -> list[str]:
+        """The names of the tensors that these layers multiply by their weights."""
+
+    def values(self, images: Iterable[np.ndarray]) -> Iterator[Mapping[str, np.ndarray]]:
+        """For each image, float32 [3, height, width], the tensors that ranges are measured of."""
+
+    def quantized(self, ranges: Mapping[str, tuple[float, float]], layers: Collection[str]) -> bytes:
+        """The file with ``layers`` in int8; input and output stay float32."""
 
 
 def exporters() -> tuple[str, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from mvp_deploy.base.errors import AccuracyError, ExitCode, InputError, MvpError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.runner import STAND_IN, Runner, logits, open_runner, runs_here
 from mvp_deploy.bundle import ModelFile
+from mvp_deploy.calibration.convert import Converted, convert_own_int8
 from mvp_deploy.calibration.guard import Limit, allowed_drop
 from mvp_deploy.calibration.images import CalibrationImages
 from mvp_deploy.export.config import Exports
@@ -180,7 +182,12 @@ def _made(
             may; (INPUT) the model has nothing to quantise.
     """
     what = f"{subject.name} {precision} for {exporter.name}"
-    converted = graphs.get(precision, exporter.int8_form, lambda: _limit(exporter, subject, graphs))
+    own = precision == "int8" and exporter.int8_form == "own"
+    converted = (
+        _own_int8(subject, exporter, graphs)
+        if own
+        else graphs.get(precision, exporter.int8_form, lambda: _limit(exporter, subject, graphs))
+    )
     if converted.kept:
         reporter.say(f"{what} leaves out {', '.join(converted.kept)}")
     artefact = exporter.export(_source(subject, precision, converted.path), folder / file)
@@ -270,7 +277,7 @@ def numbered(images: Images, index: np.ndarray) -> np.ndarray:
 def _source(subject: Subject, precision: str, onnx: Path) -> Source:
     interface, how = subject.interface, subject.interface.preprocessing
     normalised = () if how is None else (how.mean, how.std)
-    return Source(precision, onnx, subject.model.cpu(), interface.input_size, *normalised)
+    return Source(precision, onnx, subject.model.cpu(), interface.input_size, *normalised, classes=interface.classes)
 
 
 def _limit(exporter: Exporter, subject: Subject, graphs: Graphs) -> Limit:
@@ -289,6 +296,30 @@ def _limit(exporter: Exporter, subject: Subject, graphs: Graphs) -> Limit:
                 return float((logits(runner, images.images, BATCH).argmax(1) == images.labels).mean())
 
     return Limit(accuracy_of, len(images), graphs.asked.max_drop)
+
+
+def _own_int8(subject: Subject, exporter: Any, graphs: Graphs) -> Converted:
+    """Int8 by the exporter's own quantiser, within the limit, judged in its own runtime."""
+    images, tried = graphs.calibration, graphs.folder / f"tried{exporter.suffix}"
+
+    def logits_of(content: bytes, given: np.ndarray) -> np.ndarray:
+        tried.write_bytes(content)
+        with closing(open_runner(tried)) as runner:
+            return logits(runner, given, BATCH)
+
+    def accuracy_of(content: bytes) -> float:
+        return float((logits_of(content, images.images).argmax(1) == images.labels).mean())
+
+    source = replace(_source(subject, "fp32", graphs.fp32), classes=())
+    whole = exporter.export(source, graphs.folder / f"whole{exporter.suffix}")
+    return convert_own_int8(
+        exporter.quantizable(whole.path),
+        graphs.folder / f"int8{exporter.suffix}",
+        images,
+        Limit(accuracy_of, len(images), graphs.asked.max_drop),
+        logits_of,
+        method=graphs.asked.int8_method,
+    )
 
 
 def _logits(runner: Runner, held_out: HeldOut) -> np.ndarray:
