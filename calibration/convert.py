@@ -58,7 +58,7 @@ def convert_fp16(measured: Measured, out: str | os.PathLike[str]) -> Converted:
 def convert_int8(
     measured: Measured,
     out: str | os.PathLike[str],
-    limit: Limit[ModelProto],
+    limit: Limit,
     *,
     target: Target,
     rest: Literal["fp32", "fp16"] = "fp32",
@@ -90,7 +90,7 @@ def convert_own_int8(
     whole: Quantizable,
     out: str | os.PathLike[str],
     images: CalibrationImages,
-    limit: Limit[bytes],
+    limit: Limit,
     logits_of: Callable[[bytes, np.ndarray], np.ndarray],
     *,
     method: str,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
@@ -16,18 +16,18 @@ MAX_RETURNED = 0.5  # share of the layers that may go back; with more, the model
 ROUNDING = 1e-9  # 0.98 - 0.97 is above 0.01 in floating point
 PROBES = 64  # images a layer's cost is measured on
 
-Model = TypeVar("Model")  # an ONNX graph, or a flatbuffer's bytes
+Quantizer = Callable[[Collection[str]], Any]  # the model with these layers in int8: an ONNX graph, or a file's bytes
 
 
 @dataclass(frozen=True)
-class Limit(Generic[Model]):
+class Limit:
     """How much accuracy may be lost, and how to measure that of a model in the runtime it is for.
 
     accuracy_of: on labelled *training* images, 0..1. Held-out images judge what comes out; they choose nothing.
     images: how many those are.
     """
 
-    accuracy_of: Callable[[Model], float]
+    accuracy_of: Callable[[Any], float]  # of what the quantizer gives
     images: int
     max_drop: float  # accuracy int8 may lose, 0..1
 
@@ -38,10 +38,10 @@ def allowed_drop(max_drop: float, images: int) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Guarded(Generic[Model]):
+class Guarded:
     """An int8 model within its limit."""
 
-    model: Model
+    model: Any
     accuracy: float  # on the limit's images, 0..1
     returned: tuple[str, ...]  # layers back in higher precision, the costliest first
 
@@ -54,13 +54,13 @@ def onnx_logits(model: ModelProto, images: np.ndarray) -> np.ndarray:
 
 
 def guard(
-    model: Model,
+    model: Any,
     layers: Collection[str],
-    quantizer: Callable[[Collection[str]], Model],
+    quantizer: Quantizer,
     images: np.ndarray,
-    limit: Limit[Model],
+    limit: Limit,
     logits_of: Callable[[Any, np.ndarray], np.ndarray] = onnx_logits,
-) -> Guarded[Model]:
+) -> Guarded:
     """Quantise ``layers``; while that loses more accuracy than the limit, return the costliest, one by one.
 
     Args:
@@ -95,9 +95,9 @@ def guard(
 
 
 def _costliest(
-    model: Model,
+    model: Any,
     layers: Collection[str],
-    quantizer: Callable[[Collection[str]], Model],
+    quantizer: Quantizer,
     images: np.ndarray,
     logits_of: Callable[[Any, np.ndarray], np.ndarray],
 ) -> list[str]:

@@ -276,8 +276,8 @@ def numbered(images: Images, index: np.ndarray) -> np.ndarray:
 
 def _source(subject: Subject, precision: str, onnx: Path) -> Source:
     interface, how = subject.interface, subject.interface.preprocessing
-    normalised = () if how is None else (how.mean, how.std)
-    return Source(precision, onnx, subject.model.cpu(), interface.input_size, *normalised, classes=interface.classes)
+    source = Source(precision, onnx, subject.model.cpu(), interface.input_size, classes=interface.classes)
+    return source if how is None else replace(source, mean=how.mean, std=how.std)
 
 
 def _limit(exporter: Exporter, subject: Subject, graphs: Graphs) -> Limit:
