@@ -6,6 +6,7 @@ The nodes are ai-edge-quantizer's; which layers, and in which ranges, is decided
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,12 +52,14 @@ class Flatbuffer:
         """For each image, float32 [3, height, width], the value of every float tensor that is computed or given."""
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        model = Interpreter(
-            model_content=self.content,
-            num_threads=1,
-            experimental_preserve_all_tensors=True,
-            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,  # they hide tensors
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that all tensors are kept takes memory: one image's
+            model = Interpreter(
+                model_content=self.content,
+                num_threads=1,
+                experimental_preserve_all_tensors=True,
+                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,  # they hide tensors
+            )
         model.allocate_tensors()
         (given,) = model.get_input_details()
         used = sorted({tensor for each in self._operators for tensor in (*each.inputs, *each.outputs)})
