@@ -232,7 +232,7 @@ def main() -> None:
             if left <= 0:
                 continue
             folder = Path(shutil.copytree(first, Path(name, str(list(KINDS).index(kind)))))
-            for result in trials(KINDS[kind](folder), left, random.Random(f"{options.seed} {kind} {left}")):
+            for result in trials(KINDS[kind](folder), left, random.Random(f"{options.seed} {kind} {len(done[kind])}")):
                 print(kind, result, flush=True)
                 done[kind].append(result)
                 options.out.write_text(json.dumps({**conditions, "trials": done}, indent=2) + "\n", encoding="utf-8")

@@ -74,8 +74,9 @@ def read(path: str | os.PathLike[str]) -> Graph:
             raise ValueError("it has no outputs")
         return Graph(onnx.shape_inference.infer_shapes(model))
     except Exception as error:  # whatever protobuf and onnx raise for a file that is not a model
-        message = f"{Path(path).name} is not a readable ONNX model: {first_line(error)}"
-        raise InputError(message) from error
+        raise InputError(
+            f"{Path(path).name} is not a readable ONNX model ({first_line(error)}): check the path, or export it again."
+        ) from error
 
 
 def _opset(graph: Graph, release: Release) -> Iterator[Finding]:
