@@ -76,6 +76,8 @@ def test_layers_of_a_block_that_went_take_no_time_and_the_groups_within_save_non
     assert left.total(counts) == pytest.approx(FULL - 2 * blocks_of(1)(32, 32), rel=1e-3)
     assert left.saving(counts, "branches.0.0", 8) == 0
     assert COST.total(counts) == FULL  # it is a copy
+    gone = {group.name for group in STRUCTURE.groups} - {group.name for group in STRUCTURE.left({"branches.0"})}
+    assert gone == {"branches.0.0"}
 
 
 def test_a_block_that_costs_nothing_goes_before_any_unit() -> None:
