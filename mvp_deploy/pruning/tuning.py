@@ -38,17 +38,19 @@ TOO_FEW = f"fewer than {LEAST_ASIDE} images could be set aside to judge tuning b
 
 @dataclass(frozen=True)
 class Judgement:
-    """Of the images set aside: cross-entropy in nats, and the share classified rightly.
+    """Of the images set aside: cross-entropy in nats, which decides, and the share classified rightly.
 
-    The cross-entropy is that of the logits scaled as suits these images best (temperature scaling, Guo et al. 2017,
-    arXiv 1706.04599): a long training is sure of itself, which costs loss but no answers.
+    One image among eighty changes its answer by chance: judged by answers too, trainings were refused that gave
+    3 points on held-out images (docs/pretrained.md). The cross-entropy is that of the logits scaled as suits these
+    images best (temperature scaling, Guo et al. 2017, arXiv 1706.04599): a long training is sure of itself, which costs
+    loss but no answers.
     """
 
     loss: Annotated[float, Within(0, 1e9)]
     accuracy: Share
 
     def no_worse_than(self, other: Judgement) -> bool:
-        return self.loss <= other.loss and self.accuracy >= other.accuracy
+        return self.loss <= other.loss
 
 
 WORST = Judgement(1e9, 0.0)
