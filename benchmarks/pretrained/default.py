@@ -31,7 +31,7 @@ from mvp_deploy.pruning.mvp import own_importance
 from mvp_deploy.pruning.original import Original, suited
 from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed
 from mvp_deploy.pruning.rotation import rotate
-from mvp_deploy.pruning.tuning import tune_by
+from mvp_deploy.pruning.tuning import MadeOf, tune_by
 from mvp_deploy.pruning.yardstick import Yardstick
 from mvp_deploy.tasks import Images
 from mvp_deploy.training import accuracy
@@ -63,9 +63,10 @@ class Bench:
             model, plan = original.copy(), original.full
             solve_head(model, original.classifier, self.train)
             way: dict[str, Any] = {}
+            fewer = None
         else:
             made = make(original, self.train, (), recipe, Budget(fraction, "macs"), importance=self._scores)
-            model, plan = made.model, made.decision.plan
+            model, plan, fewer = made.model, made.decision.plan, made.of_fewer(original)
             way = {"way": made.recipe.way, "ways": made.steps.get("ways", {})}
         measure = Yardstick(original, self.train).measure(model, plan)
         found = {
@@ -75,18 +76,18 @@ class Bench:
             "loo_accuracy": measure.loo_accuracy,
             "untuned": accuracy(model, self.test),
         }
-        return found | way | self._tuned(recipe, model)
+        return found | way | self._tuned(recipe, model, fewer)
 
     def _scores(self, criterion: str) -> Scores:
         if criterion not in self.known:
             self.known[criterion] = own_importance(self.original, self.train, criterion)
         return self.known[criterion]
 
-    def _tuned(self, recipe: Recipe, model: nn.Module) -> dict[str, Any]:
+    def _tuned(self, recipe: Recipe, model: nn.Module, fewer: MadeOf | None) -> dict[str, Any]:
         if not self.steps:
             return {}
         config = replace(suited(self.original.backbone), steps=self.steps, batch_size=32, flip=True)
-        done = tune_by(recipe, model, self.original.classifier, self.train, config)
+        done = tune_by(recipe, model, self.original.classifier, self.train, config, made_of=fewer)
         lr = done.choice.lr if done.choice else None
         return {"tuned": accuracy(model, self.test), "kept": done.kept, "lr": lr}
 

@@ -62,7 +62,15 @@ class Trials(NewTask):
         begun, self._spared = time.perf_counter(), 0.0
         made = self.make(recipe, budget, config.seed)
         before = accuracy(made.model, self.test)
-        tune_by(made.recipe, made.model, self.original.classifier, self.train, config, teacher=teacher)
+        tune_by(
+            made.recipe,
+            made.model,
+            self.original.classifier,
+            self.train,
+            config,
+            made_of=made.of_fewer(self.original, config.seed),
+            teacher=teacher,
+        )
         after = accuracy(made.model, self.test)
         return Trial(made.decision, before, after, time.perf_counter() - begun + self._spared)
 

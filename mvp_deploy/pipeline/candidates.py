@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -37,6 +37,7 @@ from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.making import make as make_pruned
+from mvp_deploy.pruning.mvp import made_of
 from mvp_deploy.pruning.original import Original, suited
 from mvp_deploy.pruning.recipes import RECIPES
 from mvp_deploy.pruning.tuning import tune
@@ -44,6 +45,7 @@ from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images, Task, prepare
 from mvp_deploy.training.config import Training
 
+CUT = RECIPES["compensated"]
 WINDOWS = Settings(duration=1.0, processes=2, window=0.05, warm_up=0.1)
 
 
@@ -236,7 +238,7 @@ class Place:
                 original,
                 train,
                 (),
-                RECIPES["compensated"],
+                CUT,
                 budget,
                 importance=lambda criterion: self.scores,
                 allocate=meeting,
@@ -255,7 +257,13 @@ class Place:
             checkpoint = self.out / "models" / f"{self._name(share)}.{precision}.tuning"
             with self.reporter.progress("tuning") as step:
                 done = tune(
-                    model, self.original.classifier, self.images[0], config, checkpoint=checkpoint, progress=step
+                    model,
+                    self.original.classifier,
+                    self.images[0],
+                    config,
+                    made_of=partial(made_of, self.original, untuned.plan, CUT, seed=self.seed) if share < 1 else None,
+                    checkpoint=checkpoint,
+                    progress=step,
                 )
             if not done.kept or done.before is None or done.trial is None:
                 return untuned

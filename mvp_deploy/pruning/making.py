@@ -21,6 +21,7 @@ from mvp_deploy.pruning.mvp import (
     give_head,
     importances,
     in_rounds,
+    made_of,
     re_solve,
     settle_norms,
     worth_of_blocks,
@@ -28,6 +29,7 @@ from mvp_deploy.pruning.mvp import (
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.reconstruction import FEW, MANY
+from mvp_deploy.pruning.tuning import MadeOf
 from mvp_deploy.pruning.votes import Voter
 from mvp_deploy.pruning.yardstick import Yardstick, measurable
 from mvp_deploy.tasks import Images
@@ -47,6 +49,12 @@ class Made:
     model: nn.Module
     steps: dict[str, Any]
     loss: float | None
+
+    def of_fewer(self, original: Original, seed: int = 0) -> MadeOf | None:
+        """Gives the model as fewer images make it, for `tuning.tune`; None where it is made of neighbours' weights."""
+        if self.decision.initial != "pretrained":
+            return None
+        return partial(made_of, original, self.decision.plan, self.recipe, seed=seed)
 
     @property
     def way(self) -> str:

@@ -24,7 +24,7 @@ from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.norms import recalibrate, recalibrate_if_better
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
-from mvp_deploy.pruning.reconstruction import FEW, Reconstruction, reconstruct
+from mvp_deploy.pruning.reconstruction import FEW, MANY, Reconstruction, reconstruct
 from mvp_deploy.pruning.tuning import judged
 from mvp_deploy.pruning.votes import Voter
 from mvp_deploy.structure import KeepPlan, Structure, gather, scatter
@@ -241,6 +241,16 @@ def re_solve(
         return None
     skip = [] if recipe.head == "trained" else [f"{name}.weight" for name in original.classifier]
     return reconstruct(original.model, original.structure, decision.plan, model, train, most=most, skip=skip, seed=seed)
+
+
+def made_of(original: Original, plan: KeepPlan, recipe: Recipe, images: Images, *, seed: int = 0) -> nn.Module:
+    """The model that ``plan`` cuts from the pretrained one, mended on these images alone."""
+    decision = Decision(plan, (), (), {}, 1.0, "pretrained")
+    model = cut(original, decision)
+    re_solve(model, original, images, decision, recipe, most=MANY, seed=seed)
+    settle_norms(model, original, images, recipe, seed=seed)
+    give_head(model, original, images, recipe)
+    return model
 
 
 def settle_norms(model: nn.Module, original: Original, train: Images, recipe: Recipe, *, seed: int = 0) -> None:

@@ -1,9 +1,10 @@
 """Fine-tuning that cannot end worse than it began, as far as training images can tell.
 
 A part of them is set aside. Two trainings are judged by it: a bold one, whose batch norms follow the batches, and a
-careful one, with a lower learning rate and frozen norms. The better one's way is gone on all images; where neither
+careful one, AdamW with a low learning rate and frozen norms. The better one's way is gone on all images; where neither
 helps, the model stays untuned. (Trials are as long as the training: shorter ones favour low rates, since what a high
-one has upset is not yet made up for; see docs/pretrained.md.)
+one has upset is not yet made up for; see docs/pretrained.md.) Layers that were re-solved on all images know those set
+aside too, so trials start from a model that was re-solved without them.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ from mvp_deploy.training import Diverged, FitResult, Progress, TrainConfig, fit
 
 SET_ASIDE = 0.2  # of each class
 LEAST_ASIDE = 5  # images; fewer say nothing
-CAREFUL = 1 / 8  # of the configured learning rate
+CAREFUL = {"sgd": 0.006, "adamw": 1 / 8}  # AdamW's learning rate, of the configured optimizer's
 SCALES = (0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)  # of logits, to judge them by
 TOO_FEW = f"fewer than {LEAST_ASIDE} images could be set aside to judge tuning by"
 
@@ -54,17 +55,20 @@ class Judgement:
 
 
 WORST = Judgement(1e9, 0.0)
+MadeOf = Callable[[Images], nn.Module]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a trial is of: the highest learning rate, and whether batch norms keep their statistics."""
+    """What a trial is of: the highest learning rate, whether batch norms keep their statistics, and the optimizer."""
 
     lr: Annotated[float, Within(0, 1e6)]
     frozen_norms: bool
+    optimizer: Literal["sgd", "adamw"] = "sgd"
 
     def applied(self, config: TrainConfig) -> TrainConfig:
-        return replace(config, lr=self.lr, norms="frozen" if self.frozen_norms else "trained")
+        norms: Literal["frozen", "trained"] = "frozen" if self.frozen_norms else "trained"
+        return replace(config, lr=self.lr, norms=norms, optimizer=self.optimizer)
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class Tuned:
         if self.kept == 0:
             return "untuned: tuning did not help on images set aside"
         norms = "frozen norms, " if self.choice.frozen_norms else ""
-        return f"after {self.kept} steps ({norms}learning rate {self.choice.lr:g})"
+        return f"after {self.kept} steps of {self.choice.optimizer} ({norms}learning rate {self.choice.lr:g})"
 
 
 def tune(
@@ -128,6 +132,7 @@ def tune(
     *,
     norms: str = "auto",
     solved_head: bool = True,
+    made_of: MadeOf | None = None,
     teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
@@ -139,6 +144,8 @@ def tune(
         norms: 'frozen' keeps batch-norm statistics, 'trained' lets them follow the batches, 'recomputed' measures them
             again after that; 'auto' does what helps most on the images set aside.
         solved_head: start from the classifier in closed form, and solve it again after few steps (see `head.finish`).
+        made_of: gives the untuned model as it is when made of fewer images; trials start from that of all but those set
+            aside. By default from ``model``, which suits one that no images but the head's had part in.
         checkpoint: see `training.fit`.
     """
     parts = set_aside(images, config.seed) if config.steps else None
@@ -174,7 +181,7 @@ def tune(
         found = read_json(memory, Trials, cure="remove it and run again")
         choice, before, after = found.choice, found.before, found.after
     else:
-        start = copy.deepcopy(model)
+        start = made_of(part) if made_of else copy.deepcopy(model)
         if solved_head:
             solve_head(start, classifier, part)
         before = judged(start, aside)
@@ -207,7 +214,10 @@ def _choices(model: nn.Module, config: TrainConfig, norms: str) -> list[Choice]:
     """The bold training and the careful one; those with other norms than are asked for become like them."""
     frozen = norms == "frozen" or not has_batch_norms(model)
     careful = norms in ("auto", "frozen")
-    return [Choice(config.lr, frozen), Choice(CAREFUL * config.lr, careful)]
+    return [
+        Choice(config.lr, frozen, config.optimizer),
+        Choice(CAREFUL[config.optimizer] * config.lr, careful, "adamw"),
+    ]
 
 
 def set_aside(images: Images, seed: int) -> tuple[Images, Images] | None:
@@ -245,6 +255,7 @@ def tune_by(
     images: Images,
     config: TrainConfig,
     *,
+    made_of: MadeOf | None = None,
     teacher: nn.Module | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
@@ -259,12 +270,14 @@ def tune_by(
             config,
             norms=recipe.norms,
             solved_head=solved,
+            made_of=made_of,
             teacher=teacher,
             checkpoint=checkpoint,
             progress=progress,
         )
     frozen = recipe.norms == "frozen"
-    config = Choice(config.lr, frozen).applied(config)
+    choice = Choice(config.lr, frozen, config.optimizer)
+    config = choice.applied(config)
     done = fit(model, images, config, teacher=teacher, checkpoint=checkpoint, progress=progress)
     finish(model, classifier, images, config, statistics=recipe.norms in ("auto", "recomputed"), head=solved)
-    return Tuned(done.steps, done.kept, done.seconds, done.final_loss, Choice(config.lr, frozen), None, None)
+    return Tuned(done.steps, done.kept, done.seconds, done.final_loss, choice, None, None)

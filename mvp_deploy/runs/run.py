@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.base.workspaces import workspaces
 from mvp_deploy.pruning import pruned as model_file
 from mvp_deploy.pruning.budget import Budget, units_kept
+from mvp_deploy.pruning.mvp import made_of
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.pruned import PrunedModel
 from mvp_deploy.pruning.recipes import Recipe
@@ -124,6 +126,7 @@ def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torc
     cut = accuracy(model, test)
     reporter.say(f"pruned model: accuracy {cut:.1%} before fine-tuning")
     tuning = replace(config, distill=recipe.distill)
+    own = begun.info["votes"]["initial_weights"] == "pretrained"
     with reporter.progress("pruned model") as step:
         done = tune_by(
             recipe,
@@ -131,6 +134,7 @@ def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torc
             original.classifier,
             train,
             tuning,
+            made_of=partial(made_of, original, begun.plan, recipe, seed=config.seed) if own else None,
             teacher=whole.model if recipe.distill else None,
             checkpoint=work / "pruned.checkpoint",
             progress=step,

@@ -31,6 +31,21 @@ def test_of_all_ways_the_one_with_the_least_leave_one_out_loss_goes_on(cnn, neig
     assert again.decision.plan == made.decision.plan
 
 
+def test_a_model_made_of_the_same_images_again_is_the_same_and_of_fewer_another(both) -> None:
+    made = make(both.original, both.train, [], RECIPES["compensated"], Budget(0.5, "macs"))
+    of_fewer = made.of_fewer(both.original)
+    assert of_fewer is not None
+    again, fewer = of_fewer(both.train), of_fewer(both.train.subset(torch.arange(0, len(both.train), 2)))
+    same = [torch.allclose(value, made.model.state_dict()[name]) for name, value in again.state_dict().items()]
+    assert all(same)
+    assert not all(torch.allclose(value, fewer.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+def test_what_is_made_of_neighbours_weights_is_not_made_again(cnn) -> None:
+    made = make(cnn.original, cnn.train, voters_of(cnn, 2), Recipe(), BUDGET)
+    assert made.of_fewer(cnn.original) is None
+
+
 def test_more_rounds_are_taken_only_where_the_training_images_favour_them(both) -> None:
     recipe = Recipe(rivals=True, rounds=2)
     made = make(both.original, both.train, [], recipe, Budget(0.5, "macs"))

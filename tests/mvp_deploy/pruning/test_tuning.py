@@ -14,6 +14,7 @@ from mvp_deploy.base.errors import MvpError
 from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.recipes import RECIPES, Recipe
 from mvp_deploy.pruning.tuning import Judgement, Tuned, judged, set_aside, tune, tune_by
+from mvp_deploy.tasks import Images
 from mvp_deploy.training import TrainConfig, accuracy, fit
 
 FEW = TrainConfig(steps=6, batch_size=16, lr=0.05)
@@ -112,6 +113,18 @@ def test_a_training_that_diverges_without_judging_says_so(cnn) -> None:
     next(model.parameters()).register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(MvpError, match="diverged"):
         tune_by(RECIPES["paper"], model, (), cnn.train, replace(FEW, clip=None))
+
+
+def test_trials_start_from_a_model_that_the_images_set_aside_had_no_part_in(cnn) -> None:
+    seen: list[int] = []
+
+    def made_of(images: Images) -> torch.nn.Module:
+        seen.append(len(images))
+        return cnn.original.copy()
+
+    part, _ = set_aside(cnn.train, FEW.seed)
+    tune(cnn.original.copy(), cnn.original.classifier, cnn.train, FEW, made_of=made_of)
+    assert seen == [len(part)]
 
 
 def test_loss_decides_and_one_answer_of_eighty_does_not() -> None:
