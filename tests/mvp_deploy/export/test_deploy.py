@@ -213,7 +213,7 @@ def test_what_a_file_gets_wrong_is_kept_image_by_image(exported: bundle.Bundle) 
     [
         ("openvino", "fp16", "the target openvino does not deliver fp16: ask for fp32 or int8"),
         ("onnx", "int4", "'int4' is not one of"),
-        ("coreml", "fp32", "there is no target 'coreml'"),
+        ("caffe", "fp32", "there is no target 'caffe'"),
     ],
 )
 def test_what_no_target_delivers_is_told_before_anything_is_made(

@@ -69,7 +69,7 @@ def test_a_task_takes_over_what_is_set_for_all_key_by_key(tmp_path: Path) -> Non
             "recipe: {set: {criterion: x}}\ntasks:",
             "line 7: recipe: criterion is 'x': it must be",
         ),
-        ("tasks:", "export: {targets: [coreml]}\ntasks:", "line 7: export.targets: there is no target"),
+        ("tasks:", "export: {targets: [caffe]}\ntasks:", "line 7: export.targets: there is no target"),
         ("tasks:", "device: gpu\ntasks:", "line 7: device: string should match pattern"),
         (
             "at_most_ms: 5",
