@@ -172,6 +172,8 @@ def plot_front(found: Mapping[str, Any]) -> None:
             shown = sorted((c["ms"]["onnxruntime"], 100 * c[state]) for c in found["models"] if (c["macs"] < 1) == cut)
             axes.scatter(*zip(*shown, strict=True), label=name, marker="o" if cut else "s")
         axes.set_xscale("log")
+        axes.set_xticks([0.5, 1, 2], ["0.5", "1", "2"])
+        axes.minorticks_off()
         axes.set_xlabel("ms in ONNX Runtime, one thread")
         axes.set_title(state, fontsize=9)
         axes.grid(alpha=0.3, which="both")
