@@ -1,10 +1,11 @@
 """Fine-tuning that cannot end worse than it began, as far as training images can tell.
 
 A part of them is set aside. Two trainings are judged by it: a bold one, whose batch norms follow the batches, and a
-careful one, AdamW with a low learning rate and frozen norms. The better one's way is gone on all images; where neither
-helps, the model stays untuned. (Trials are as long as the training: shorter ones favour low rates, since what a high
-one has upset is not yet made up for; see docs/pretrained.md.) Layers that were re-solved on all images know those set
-aside too, so trials start from a model that was re-solved without them.
+careful one, AdamW with a low learning rate and frozen norms; of each, the head that was trained and one solved again
+in closed form. The best one's way is gone on all images; where none helps, the model stays untuned. (Trials are as
+long as the training: shorter ones favour low rates, since what a high one has upset is not yet made up for; see
+docs/pretrained.md.) Layers that were re-solved on all images know those set aside too, so trials start from a model
+that was re-solved without them.
 """
 
 from __future__ import annotations
@@ -60,11 +61,15 @@ MadeOf = Callable[[Images], nn.Module]
 
 @dataclass(frozen=True)
 class Choice:
-    """What a trial is of: the highest learning rate, whether batch norms keep their statistics, and the optimizer."""
+    """What a trial is of: the highest learning rate, whether batch norms keep their statistics, the optimizer.
+
+    head: 'solved' if the trained one is replaced in the end by one in closed form, on the features as they are now.
+    """
 
     lr: Annotated[float, Within(0, 1e6)]
     frozen_norms: bool
     optimizer: Literal["sgd", "adamw"] = "sgd"
+    head: Literal["trained", "solved"] = "trained"
 
     def applied(self, config: TrainConfig) -> TrainConfig:
         norms: Literal["frozen", "trained"] = "frozen" if self.frozen_norms else "trained"
@@ -121,7 +126,8 @@ class Tuned:
         if self.kept == 0:
             return "untuned: tuning did not help on images set aside"
         norms = "frozen norms, " if self.choice.frozen_norms else ""
-        return f"after {self.kept} steps of {self.choice.optimizer} ({norms}learning rate {self.choice.lr:g})"
+        head = ", head solved again" if self.choice.head == "solved" else ""
+        return f"after {self.kept} steps of {self.choice.optimizer} ({norms}learning rate {self.choice.lr:g}{head})"
 
 
 def tune(
@@ -143,7 +149,7 @@ def tune(
         config: of the bold training; the careful one's learning rate is lower.
         norms: 'frozen' keeps batch-norm statistics, 'trained' lets them follow the batches, 'recomputed' measures them
             again after that; 'auto' does what helps most on the images set aside.
-        solved_head: start from the classifier in closed form, and solve it again after few steps (see `head.finish`).
+        solved_head: start from the classifier in closed form, and solve it again in the end if that helps.
         made_of: gives the untuned model as it is when made of fewer images; trials start from that of all but those set
             aside. By default from ``model``, which suits one that no images but the head's had part in.
         checkpoint: see `training.fit`.
@@ -164,16 +170,22 @@ def tune(
         if statistics and recalibrate(model, images, seed=config.seed) and solved_head:
             solve_head(model, classifier, images)  # for features as batches' own statistics give them in training
         done = fit(model, images, choice.applied(config), **how)
-        finish(model, classifier, images, config, statistics=statistics, head=solved_head)
+        if statistics:  # running ones lag behind weights that moved in few steps
+            recalibrate(model, images, seed=config.seed)
+        if choice.head == "solved":
+            solve_head(model, classifier, images)
         return done
 
-    def trial(choice: Choice) -> Judgement:
+    def trial(choice: Choice) -> dict[Choice, Judgement]:
         twin = copy.deepcopy(start)
         try:
             trained(twin, part, choice, replace(config, distill=0.0))
         except Diverged:
-            return WORST
-        return judged(twin, aside)
+            return {choice: WORST}
+        found = {choice: judged(twin, aside)}
+        if solved_head and solve_head(twin, classifier, part):
+            found[replace(choice, head="solved")] = judged(twin, aside)
+        return found
 
     choices = _choices(model, config, norms)
     memory = checkpoint.with_suffix(".choice.json") if checkpoint else None
@@ -185,7 +197,7 @@ def tune(
         if solved_head:
             solve_head(start, classifier, part)
         before = judged(start, aside)
-        outcomes = {choice: trial(choice) for choice in choices}
+        outcomes = {way: found for choice in choices for way, found in trial(choice).items()}
         choice = min(outcomes, key=lambda choice: outcomes[choice].loss)
         after = outcomes[choice]
         if memory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from mvp_deploy.base.errors import MvpError
 from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.recipes import RECIPES, Recipe
-from mvp_deploy.pruning.tuning import Judgement, Tuned, judged, set_aside, tune, tune_by
+from mvp_deploy.pruning.tuning import Choice, Judgement, Trials, Tuned, judged, set_aside, tune, tune_by
 from mvp_deploy.tasks import Images
 from mvp_deploy.training import TrainConfig, accuracy, fit
 
@@ -125,6 +126,41 @@ def test_trials_start_from_a_model_that_the_images_set_aside_had_no_part_in(cnn)
     part, _ = set_aside(cnn.train, FEW.seed)
     tune(cnn.original.copy(), cnn.original.classifier, cnn.train, FEW, made_of=made_of)
     assert seen == [len(part)]
+
+
+def test_of_each_trial_the_trained_head_and_one_solved_again_are_judged(cnn, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Judgement] = []
+
+    def told(model: torch.nn.Module, images: Images) -> Judgement:
+        seen.append(judged(model, images))
+        return seen[-1]
+
+    monkeypatch.setattr("mvp_deploy.pruning.tuning.judged", told)
+    model = cnn.original.copy()
+    done = tune(model, cnn.original.classifier, cnn.train, FEW)
+    trials = seen[1:5]  # after the untuned model: two trainings, two heads each
+    best = min(range(4), key=lambda place: trials[place].loss)
+    assert done.trial == trials[best]
+    assert done.choice.head == ("trained", "solved")[best % 2]
+    assert ("head solved again" in done.told) == (done.kept > 0 and best % 2 == 1)
+
+
+@pytest.mark.parametrize("head", ["trained", "solved"])
+def test_the_chosen_head_is_the_one_that_the_model_ends_with(
+    cnn, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning = "mvp_deploy.pruning.tuning"
+    monkeypatch.setattr(f"{tuning}.judged", lambda model, images: Judgement(0.5, 0.9))  # so the choice is gone by
+    checkpoint = tmp_path / "tuning"
+    kept = Trials(Choice(0.05, True, head=head), Judgement(0.6, 0.9), Judgement(0.5, 0.9))
+    checkpoint.with_suffix(".choice.json").write_text(json.dumps(asdict(kept)))
+    model = cnn.original.copy()
+    done = tune(model, cnn.original.classifier, cnn.train, FEW, checkpoint=checkpoint)
+    assert done.kept == FEW.steps
+    again = copy.deepcopy(model)
+    solve_head(again, cnn.original.classifier, cnn.train)
+    weights = (each.get_parameter(f"{cnn.original.classifier[0]}.weight") for each in (model, again))
+    assert torch.equal(*weights) == (head == "solved")
 
 
 def test_loss_decides_and_one_answer_of_eighty_does_not() -> None:
