@@ -34,10 +34,15 @@ ALLOWED: dict[str, Any] = {
 def check(**arguments: Any) -> None:
     """Raise InputError for the first argument that `ALLOWED` does not allow; NumPy's numbers count as numbers."""
     for name, value in arguments.items():
-        try:
-            parse(ALLOWED[name], _plain(value), name)
-        except Malformed as error:
-            raise InputError(f"{error}.") from error
+        check_as(ALLOWED[name], name, value)
+
+
+def check_as(kind: Any, name: str, value: Any) -> None:
+    """Raise InputError for an argument that is not as ``kind`` says."""
+    try:
+        parse(kind, _plain(value), name)
+    except Malformed as error:
+        raise InputError(f"{error}.") from error
 
 
 def _plain(value: Any) -> Any:

@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from mvp_deploy import backbones, runs
-from mvp_deploy.api.arguments import check
+from mvp_deploy.api.arguments import check, check_as
 from mvp_deploy.api.budget import budget_of
 from mvp_deploy.api.data import as_task
 from mvp_deploy.api.progress import reporter as told
@@ -23,6 +23,7 @@ from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.entry import Entry
 from mvp_deploy.bank.pool import pool, tasks_of
 from mvp_deploy.bank.rung import Rung
+from mvp_deploy.base.bounds import FRACTION
 from mvp_deploy.base.devices import resolve
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
@@ -261,6 +262,7 @@ class Bank:
             >>> [rung.budget.fraction for rung in rungs]
             [0.6]
         """
+        check_as(tuple[Annotated[float, FRACTION], ...], "macs", macs)
         budgets = [budget_of(None, fraction, None, round_to) for fraction in macs]
         say = reporter or told()
         tasks = tasks_of(self.store, images, say)

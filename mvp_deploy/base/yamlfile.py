@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,20 @@ def line_of(node: yaml.Node, where: Sequence[str | int]) -> int:
         else:
             break
     return int(line) + 1
+
+
+def wrong(problem: Mapping[str, Any], known: Collection[str]) -> str:
+    """What pydantic found wrong with a value or key: the rest of a sentence. known: the keys there are."""
+    if problem["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        return "there is no such key" + (f"; did you mean {close[0]}?" if close else "")
+    if problem["type"] == "missing":
+        return "this key is missing"
+    if problem["type"] in ("model_type", "dataclass_type", "dict_type"):
+        return "there must be keys below it"
+    message = problem["msg"].removeprefix("Value error, ")
+    shown = f", not {repr(problem['input'])[:100]}" if isinstance(problem["input"], str | int | float) else ""
+    return message[0].lower() + message[1:] + shown
 
 
 class NotYaml(ValueError):

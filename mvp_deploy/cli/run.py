@@ -82,13 +82,13 @@ def command(
         signing.public_half(sign_key)
     out = folder(config, file.parent)
     report.refuse_strangers(out)
+    asked = [config.tasks[name] for name in only or config.tasks if name in config.tasks]
+    gated = [name for task in asked for name in task.gates.devices]
+    fleet = fleet_of(dict.fromkeys([*on, *gated]), inventory, allow_missing)
     if dry_run:
         _show_plan(config, file, only, console)
         return
     store = None if mlflow is None else tracking.Store.open(mlflow)
-    asked = [config.tasks[name] for name in only or config.tasks if name in config.tasks]
-    gated = [name for task in asked for name in task.gates.devices]
-    fleet = fleet_of(dict.fromkeys([*on, *gated]), inventory, allow_missing)
     if is_url(config.out):
         refuse_strangers(config.out, only or config.tasks)
     with alone(out):

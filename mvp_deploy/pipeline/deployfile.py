@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,17 +62,9 @@ def _told(path: Path, root: yaml.Node, changed: Sequence[Location], data: Any, p
     place = f"{path}, line {yamlfile.line_of(root, where)}"
     if any(where[: len(at)] == at[: len(where)] for at in changed):
         place = "--set"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    device_gate = len(where) > 1 and where[-2] == "gates" and problem["type"] == "model_type"
-    if problem["type"] == "extra_forbidden" or device_gate:
-        close = difflib.get_close_matches(str(where[-1]), _known(), n=1)
-        message = "there is no such key" + (f"; did you mean {close[0]}?" if close else "")
-    elif problem["type"] == "missing":
-        message = "this key is missing"
-    elif isinstance(problem["input"], str | int | float):
-        message += f", not {repr(problem['input'])[:100]}"
-    return f"{place}: {key}: {message}"
+    if len(where) > 1 and where[-2] == "gates" and problem["type"] == "model_type":  # not a device either
+        problem = problem | {"type": "extra_forbidden"}
+    return f"{place}: {key}: {yamlfile.wrong(problem, _known())}"
 
 
 def _own(data: Any, where: Location) -> Location:

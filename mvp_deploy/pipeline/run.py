@@ -49,8 +49,8 @@ class Acceptance:
     devices: Inventory = field(default_factory=dict)
     allow_missing: bool = False
 
-    @property
-    def signed_by(self) -> str | None:
+    def public_key(self) -> str | None:
+        """The key's public half, None without a key. Raises MvpError for one that cannot be used."""
         return None if self.sign_key is None else signing.public_half(self.sign_key)
 
     @property
@@ -81,7 +81,7 @@ def run(
         MvpError: (INPUT) no such task, no bank, no usable key; (ENVIRONMENT) another run is at work in the same
             folder, or what the key or the cluster needs is missing.
     """
-    _ = acceptance.signed_by  # check the key first, before hours of pruning
+    acceptance.public_key()  # an unusable key is said before hours of pruning
     with alone(folder(config, base)):
         settled = settle(config, base, only, reporter)
         works = {name: caught(partial(_possible, work, here=cluster is None)) for name, work in settled.items()}
@@ -190,7 +190,7 @@ def _finish(work: Work, progress: Progress, acceptance: Acceptance, reporter: Na
     failed = any(verdict.code for verdict in verdicts)
     if progress.failure is None and not failed:
         measured = ondevices.files(work)
-        inputs: dict[str, Any] = {"signed_by": acceptance.signed_by, "measured": steps.measured(work)}
+        inputs: dict[str, Any] = {"signed_by": acceptance.public_key(), "measured": steps.measured(work)}
         inputs |= {"devices": {name: sha256(file) for name, file in measured.items()}} if measured else {}
         keys = {"bundle": steps.key(after=work.keys["benchmark"], **inputs)}
         progress = go_on(work, progress, keys, {"bundle": lambda: steps.pack(work, acceptance.sign_key, measured)})

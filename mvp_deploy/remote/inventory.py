@@ -20,14 +20,16 @@ from mvp_deploy.base import yamlfile
 from mvp_deploy.base.bounds import DEVICE, THREADS
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.files import write_text
+from mvp_deploy.base.formats import Like
 
 ALL = "all"  # the tag that every device has
 FIRST = "# Devices for --on. Keys, host names and jump hosts are ssh's: see ~/.ssh/config.\n"
 
 # No name starts with a dash, which ssh would take for an option.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=60)]
-Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+@:%\[\]-]*$", max_length=300)]
-Place = Annotated[str, Field(pattern=r"^[^\x00-\x1f-][^\x00-\x1f]*$", max_length=1000)]
+Name = Annotated[str, Like("[A-Za-z0-9][A-Za-z0-9_-]{0,59}", "up to 60 letters, digits, - and _, the first no - or _")]
+Address = Annotated[str, Like(r"[A-Za-z0-9_][A-Za-z0-9_.+@:%\[\]-]{0,299}", "user@host, or a Host of ~/.ssh/config")]
+Place = Annotated[str, Like(r"[^\x00-\x1f-][^\x00-\x1f]{0,999}", "a path")]
+Where = Annotated[str, Like(DEVICE, "auto, cpu, cuda or cuda:N")]
 
 
 class Strict(BaseModel):
@@ -53,7 +55,7 @@ class Device(Strict):
     threads: int | None = Field(
         None, ge=THREADS.low, le=THREADS.high, description="Of each runtime; one per core if left out."
     )
-    device: str | None = Field(None, pattern=DEVICE, description="For --device there: auto, cpu, cuda or cuda:N.")
+    device: Where | None = Field(None, description="For --device there: auto, cpu, cuda or cuda:N.")
     power: Power = Power()
     tags: list[Name] = []
     wait_s: int = Field(3600, ge=0, le=10**6, description="Seconds to wait while another run holds it.")
@@ -117,6 +119,6 @@ def _checked(path: Path, root: Any, data: Any) -> Inventory:
     except ValidationError as error:
         problem = error.errors()[0]
         where = [str(part) for part in problem["loc"] if part != "[key]"]
-        message = problem["msg"].removeprefix("Value error, ")
         line = yamlfile.line_of(root, where) if root is not None else 1
-        raise InputError(f"{path}, line {line}: {'.'.join(where) or 'the file'}: {message}.") from error
+        message = yamlfile.wrong(problem, {*Device.model_fields, *Power.model_fields})
+        raise InputError(f"{path}, line {line}: {'.'.join(where) or 'the file'}: {message}") from error

@@ -45,6 +45,7 @@ def test_export(arguments: dict[str, object], sentence: str, tmp_path: Path) -> 
         (lambda: mvp.benchmark("model.onnx", [0]), "batches.0 is 0: it must be from 1 to 65536."),
         (lambda: mvp.benchmark("model.onnx", duration=0), "duration is 0: it must be above 0 and at most 3600."),
         (lambda: mvp.Bank.create("bank", "test_resnet", image_size=0), "image_size is 0: it must be from 8 to 8192."),
+        (lambda: mvp.Bank(None).build(0.5), "macs is 0.5: it must be a list."),  # type: ignore[arg-type]
     ],
 )
 def test_the_other_functions(function: Callable[[], object], sentence: str) -> None:

@@ -66,6 +66,9 @@ def test_dry_run_ends_as_the_run_would(run) -> None:
     for no_images in ("nowhere", "deploy.yaml"):
         assert run("--dry-run", "--set", f"tasks.ones.data={no_images}").exit_code == ExitCode.INPUT
     assert run("--dry-run", "--set", "tasks.ones.data=memory://nothing").exit_code == ExitCode.ENVIRONMENT
+    done = run("--dry-run", "--on", "pi5")
+    assert done.exit_code == ExitCode.INPUT
+    assert "devices.yaml does not exist" in done.stderr
 
 
 def test_only_runs_the_tasks_named(run) -> None:

@@ -21,6 +21,25 @@ def test_a_device_is_added_below_the_others_whose_comments_stay(tmp_path: Path) 
         add(file, "pi5", {"address": "pi@other"})
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a:\n  address: -x", "line 2: a.address: it must be user@host, or a Host of ~/.ssh/config, not '-x'"),
+        ("a:\n  address: x\n  treads: 4", "line 3: a.treads: there is no such key; did you mean threads?"),
+        ("a:\n  port: 22", "line 1: a.address: this key is missing"),
+        ("a:\n  address: x\n  port: 0", "line 3: a.port: input should be greater than or equal to 1, not 0"),
+        ("a: 3", "line 1: a: there must be keys below it"),
+        ("a b:\n  address: x", "line 1: a b: it must be up to 60 letters, digits, - and _"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_and_key(text: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "devices.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as refused:
+        load(file)
+    assert told in str(refused.value)
+
+
 def test_a_folder_in_its_place_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a file"):
         add(tmp_path, "pi5", {"address": "pi@pi5"})
