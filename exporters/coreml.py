@@ -12,9 +12,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mvp_deploy.exporters.errors import InputError, first_line
 from mvp_deploy.exporters.executorch import quiet
-from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
+from mvp_deploy.exporters.protocol import OwnExporter, Source, converting
 
 if TYPE_CHECKING:
     import torch
@@ -23,30 +22,24 @@ MANIFEST = "Manifest.json"
 ELSEWHERE = "Core ML runs on macOS alone: here PyTorch computes the program's operators to check it, untimed"
 
 
-class CoreMlExporter:
+class CoreMlExporter(OwnExporter):
     """fp32 and fp16, one image at a time: the Neural Engine computes in fp16, and takes no batches of any size."""
 
     name = "coreml"
     suffix = ".mlpackage"
     needs = "pip install coremltools"
-    precisions: tuple[str, ...] = ("fp32", "fp16")
-    int8_form: Int8Form = "own"
+    modules = ("coremltools",)
+    precisions = ("fp32", "fp16")
+    int8_form = "own"
+    notes = ("takes one image at a time", *(() if sys.platform == "darwin" else (ELSEWHERE,)))
 
-    def check(self) -> None:
-        require("coremltools", self)
-
-    def export(self, source: Source, path: Path) -> Artifact:
-        self.check()
-        check_precision(self, source.precision)
+    def write(self, source: Source, path: Path) -> None:
         with TemporaryDirectory() as temporary:
             made = Path(temporary) / path.name
             _convert(source).save(str(made))
             _name_by_place(made / MANIFEST)
             shutil.rmtree(path, ignore_errors=True)
             shutil.move(made, path)
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        notes = ("takes one image at a time", *(() if sys.platform == "darwin" else (ELSEWHERE,)))
-        return Artifact(path, self.name, source.precision, size, notes)
 
 
 def _convert(source: Source) -> Any:
@@ -57,7 +50,7 @@ def _convert(source: Source) -> Any:
     with quiet(), contextlib.redirect_stderr(io.StringIO()):  # progress bars, and versions it was not tested with
         import coremltools
 
-        try:
+        with converting("Core ML"):
             return coremltools.convert(
                 _constant(source),
                 convert_to="mlprogram",
@@ -67,8 +60,6 @@ def _convert(source: Source) -> Any:
                 minimum_deployment_target=coremltools.target.iOS16,
                 skip_model_load=True,
             )
-        except Exception as error:  # its passes and torch's raise what they like
-            raise InputError(f"Core ML cannot take this model: {first_line(error)}") from error
 
 
 def _constant(source: Source) -> torch.jit.ScriptModule:

@@ -8,42 +8,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mvp_deploy.exporters.errors import InputError, first_line
+from mvp_deploy.exporters.errors import first_line
 from mvp_deploy.exporters.files import write_bytes
-from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
+from mvp_deploy.exporters.protocol import OwnExporter, Source, converting
 
 
-class ExecuTorchExporter:
+class ExecuTorchExporter(OwnExporter):
     """fp32, one image at a time: phones do no more, and programs for any batch size run slower."""
 
     name = "executorch"
     suffix = ".pte"
     needs = "pip install executorch"
-    precisions: tuple[str, ...] = ("fp32",)
-    int8_form: Int8Form = "cpu"
+    modules = ("executorch",)
+    notes = ("takes one image at a time",)
 
-    def check(self) -> None:
-        require("executorch", self)
-
-    def export(self, source: Source, path: Path) -> Artifact:
-        self.check()
-        check_precision(self, source.precision)
+    def write(self, source: Source, path: Path) -> None:
         import torch
 
         with quiet():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            try:
+            with converting("ExecuTorch", lambda error: first_line(error.__cause__ or error)):
                 program = torch.export.export(source.model.eval(), (torch.zeros(1, *source.image_shape),))
                 lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
                 buffer = lowered.to_executorch().buffer
-            except Exception as error:  # each of its passes raises what it likes
-                cause = error.__cause__ or error
-                reason = first_line(cause)
-                raise InputError(f"ExecuTorch cannot take this model: {reason}") from error
         write_bytes(path, buffer)
-        return Artifact(path, self.name, source.precision, len(buffer), ("takes one image at a time",))
 
 
 @contextmanager

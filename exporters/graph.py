@@ -5,25 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from mvp_deploy.exporters.files import write_bytes
-from mvp_deploy.exporters.protocol import PRECISIONS, Artifact, Int8Form, Source
+from mvp_deploy.exporters.protocol import PRECISIONS, OwnExporter, Source
 
 
-class OnnxExporter:
+class OnnxExporter(OwnExporter):
     """For ONNX Runtime; int8 as its CPU kernels take it."""
 
     name = "onnx"
     suffix = ".onnx"
     needs = "pip install onnx onnxruntime onnxscript"
-    precisions: tuple[str, ...] = PRECISIONS
-    int8_form: Int8Form = "cpu"
-    notes: tuple[str, ...] = ()
+    precisions = PRECISIONS
 
-    def check(self) -> None:
-        """Nothing to see: whoever has a `Source` has the file."""
-
-    def export(self, source: Source, path: Path) -> Artifact:
+    def write(self, source: Source, path: Path) -> None:
         write_bytes(path, source.onnx.read_bytes())
-        return Artifact(path, self.name, source.precision, path.stat().st_size, self.notes)
 
 
 class TensorRTExporter(OnnxExporter):

@@ -8,34 +8,29 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mvp_deploy.exporters.errors import InputError, first_line
 from mvp_deploy.exporters.executorch import quiet
 from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.litert_int8 import Flatbuffer
-from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
+from mvp_deploy.exporters.protocol import OwnExporter, Source, converting
 
 
-class LiteRtExporter:
+class LiteRtExporter(OwnExporter):
     """fp32 and int8, one image at a time."""
 
     name = "litert"
     suffix = ".tflite"
     needs = "pip install litert-torch"
-    precisions: tuple[str, ...] = ("fp32", "int8")
-    int8_form: Int8Form = "own"
-
-    def check(self) -> None:
-        require("litert_torch", self)
+    modules = ("litert_torch",)
+    precisions = ("fp32", "int8")
+    int8_form = "own"
+    notes = ("takes one image at a time",)
 
     def quantizable(self, path: Path) -> Flatbuffer:
         return Flatbuffer(path.read_bytes())
 
-    def export(self, source: Source, path: Path) -> Artifact:
-        self.check()
-        check_precision(self, source.precision)
+    def write(self, source: Source, path: Path) -> None:
         content = source.onnx.read_bytes() if source.precision == "int8" else _converted(source)
         write_bytes(path, content + _labels(source.classes))
-        return Artifact(path, self.name, source.precision, path.stat().st_size, ("takes one image at a time",))
 
 
 def _converted(source: Source) -> bytes:
@@ -46,12 +41,9 @@ def _converted(source: Source) -> bytes:
         with quiet(), contextlib.redirect_stdout(io.StringIO()):
             import litert_torch
 
-            try:
+            with converting("LiteRT"):
                 program = litert_torch.convert(source.model.eval(), (torch.zeros(1, *source.image_shape),))
                 program.export(str(made))
-            except Exception as error:  # its passes and torch's raise what they like
-                reason = first_line(error)
-                raise InputError(f"LiteRT cannot take this model: {reason}") from error
         return made.read_bytes()
 
 

@@ -8,29 +8,23 @@ import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mvp_deploy.exporters.errors import InputError, first_line
+from mvp_deploy.exporters.errors import InputError
 from mvp_deploy.exporters.files import write_bytes
-from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
+from mvp_deploy.exporters.protocol import OwnExporter, Source, converting
 
 INPUT = re.compile(r"^(Input +in0 +0 1 in0)\b.*$", re.MULTILINE)
 
 
-class NcnnExporter:
+class NcnnExporter(OwnExporter):
     """fp32, one image at a time: ncnn has no batches."""
 
     name = "ncnn"
     suffix = ".ncnn.param"
     needs = "pip install pnnx ncnn"
-    precisions: tuple[str, ...] = ("fp32",)
-    int8_form: Int8Form = "cpu"
+    modules = ("pnnx", "ncnn")
+    notes = ("takes one image at a time",)
 
-    def check(self) -> None:
-        require("pnnx", self)
-        require("ncnn", self)
-
-    def export(self, source: Source, path: Path) -> Artifact:
-        self.check()
-        check_precision(self, source.precision)
+    def write(self, source: Source, path: Path) -> None:
         with TemporaryDirectory() as temporary:
             made = _convert(source, Path(temporary))
             _, height, width = source.image_shape
@@ -38,8 +32,6 @@ class NcnnExporter:
             sized = INPUT.sub(rf"\1 0={width} 1={height} 2={source.image_shape[0]}", made.read_text(encoding="utf-8"))
             write_bytes(path, sized.encode())
             write_bytes(path.with_suffix(".bin"), made.with_suffix(".bin").read_bytes())
-        size = path.stat().st_size + path.with_suffix(".bin").stat().st_size
-        return Artifact(path, self.name, source.precision, size, ("takes one image at a time",))
 
 
 def _convert(source: Source, folder: Path) -> Path:
@@ -50,11 +42,8 @@ def _convert(source: Source, folder: Path) -> Path:
         warnings.simplefilter("ignore")  # torch.jit's own deprecation, and constants of the traced shape
         import pnnx
 
-        try:
-            with torch.no_grad():
-                torch.jit.trace(source.model.eval(), torch.zeros(1, *source.image_shape)).save(str(folder / "model.pt"))
-        except Exception as error:  # tracing runs the model's own code
-            raise InputError(f"ncnn cannot take this model: {first_line(error)}") from error
+        with converting("ncnn"), torch.no_grad():
+            torch.jit.trace(source.model.eval(), torch.zeros(1, *source.image_shape)).save(str(folder / "model.pt"))
     shape = ",".join(map(str, (1, *source.image_shape)))
     call = [pnnx.EXEC_PATH, "model.pt", f"inputshape=[{shape}]f32", "fp16=0"]
     done = subprocess.run(call, cwd=folder, capture_output=True, text=True, errors="replace", check=False)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-from mvp_deploy.exporters.errors import EnvironmentMissing, InputError
+from mvp_deploy.exporters.errors import EnvironmentMissing, InputError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,6 +84,32 @@ class Exporter(Protocol):
         """
 
 
+class OwnExporter:
+    """What the exporters of this package share: each states its attributes and writes its file."""
+
+    name: str
+    suffix: str
+    needs: str
+    modules: tuple[str, ...] = ()  # that must be installed
+    precisions: tuple[str, ...] = ("fp32",)
+    int8_form: Int8Form = "cpu"
+    notes: tuple[str, ...] = ()  # of each artifact
+
+    def check(self) -> None:
+        for module in self.modules:
+            require(module, self)
+
+    def export(self, source: Source, path: Path) -> Artifact:
+        self.check()
+        check_precision(self, source.precision)
+        self.write(source, path)
+        return Artifact(path, self.name, source.precision, size_of(path), self.notes)
+
+    def write(self, source: Source, path: Path) -> None:
+        """Write the model to ``path``. Raises MvpError if the runtime cannot take it."""
+        raise NotImplementedError
+
+
 class Quantizable(Protocol):
     """A runtime's own float32 file, of which its exporter makes int8: ``exporter.quantizable(path)`` opens it."""
 
@@ -141,3 +168,18 @@ def check_precision(exporter: Exporter, precision: str) -> None:
             f"the target {exporter.name} does not deliver {precision}: ask for {' or '.join(exporter.precisions)}, or "
             "for another target."
         )
+
+
+@contextmanager
+def converting(runtime: str, reason: Callable[[BaseException], str] = first_line) -> Iterator[None]:
+    """Tell whatever the runtime's converter raises as the sentence that it cannot take the model, and why."""
+    try:
+        yield
+    except Exception as error:  # converters, and the model's own code that they run, raise what they like
+        raise InputError(f"{runtime} cannot take this model: {reason(error)}") from error
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a model's file: all files of a folder, and the weights that OpenVINO and ncnn keep beside, in .bin."""
+    files = [path, path.with_suffix(".bin")] if path.suffix in (".xml", ".param") else [path, *path.rglob("*")]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -6,42 +6,31 @@ import io
 import warnings
 from pathlib import Path
 
-from mvp_deploy.exporters.errors import InputError, first_line
 from mvp_deploy.exporters.files import write_bytes
-from mvp_deploy.exporters.protocol import Artifact, Int8Form, Source, check_precision, require
+from mvp_deploy.exporters.protocol import OwnExporter, Source, converting
 
 TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn")  # they name paths and differ between runs
 
 
-class TorchExporter:
+class TorchExporter(OwnExporter):
     """fp32, any batch size. ``torch.export.load(file).module()`` computes it; nothing in the file is pickled."""
 
     name = "torch"
     suffix = ".pt2"
     needs = "pip install torch safetensors"
-    precisions: tuple[str, ...] = ("fp32",)
-    int8_form: Int8Form = "cpu"
+    modules = ("torch", "safetensors")
 
-    def check(self) -> None:
-        require("torch", self)
-        require("safetensors", self)
-
-    def export(self, source: Source, path: Path) -> Artifact:
-        self.check()
-        check_precision(self, source.precision)
+    def write(self, source: Source, path: Path) -> None:
         import torch
         from safetensors.torch import save
 
         example = torch.zeros(2, *source.image_shape)  # a batch of one would be taken for a constant
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # deprecations inside torch
-            try:
+            with converting("torch.export"):
                 program = torch.export.export(
                     source.model.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
                 )
-            except Exception as error:  # its passes raise what they like
-                reason = first_line(error)
-                raise InputError(f"torch.export cannot take this model: {reason}") from error
             program.example_inputs = None  # the one thing that torch would pickle
             for node in program.graph.nodes:
                 for trace in TRACES:
@@ -51,4 +40,3 @@ class TorchExporter:
             write_bytes(path, buffer.getvalue())
         weights = {name: tensor.detach().clone() for name, tensor in source.model.state_dict().items()}
         write_bytes(path.with_suffix(".safetensors"), save(weights))
-        return Artifact(path, self.name, source.precision, path.stat().st_size)

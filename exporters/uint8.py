@@ -11,7 +11,7 @@ from mvp_deploy.exporters.errors import ParityError
 from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.graph import OnnxExporter
 from mvp_deploy.exporters.onnx import OUTPUT
-from mvp_deploy.exporters.protocol import Artifact, Source
+from mvp_deploy.exporters.protocol import Source
 
 IMAGES, PROBABILITIES, NORMALISATION = "images", "probabilities", "normalisation"
 CLOSE = 1e-5  # of a probability: ONNX Runtime's softmax against numpy's, both in float32
@@ -22,14 +22,13 @@ class Uint8Exporter(OnnxExporter):
 
     name = "onnx-uint8"
     suffix = ".uint8.onnx"
-    notes: tuple[str, ...] = ("takes bytes, resized and cropped: normalisation and softmax are inside",)
+    notes = ("takes bytes, resized and cropped: normalisation and softmax are inside",)
 
-    def export(self, source: Source, path: Path) -> Artifact:
+    def write(self, source: Source, path: Path) -> None:
         """Write the file; the caller compares its logits with PyTorch's, here softmax is compared with its formula."""
         model = with_preprocessing(source)
         _check_softmax(model, source.image_shape)
         write_bytes(path, model)
-        return Artifact(path, self.name, source.precision, len(model), self.notes)
 
 
 def with_preprocessing(source: Source) -> bytes:

@@ -21,6 +21,7 @@ from mvp_deploy.benchmark.runner import Runner, logits, open_runner
 from mvp_deploy.benchmark.statistics import Interval
 from mvp_deploy.benchmark.table import record, text
 from mvp_deploy.exporters.parity import check_parity, compare
+from mvp_deploy.exporters.protocol import size_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,9 +257,3 @@ def _checks(runner: Runner, candidate: Candidate, size: int, seed: int) -> dict[
         return found
     right = float((got.argmax(1) == expected.labels).mean())
     return {**found, "accuracy_here": right, "samples": len(expected.labels)}
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a model's file: all files of a folder, and the weights that OpenVINO and ncnn keep beside, in .bin."""
-    files = [path, path.with_suffix(".bin")] if path.suffix in (".xml", ".param") else [path, *path.rglob("*")]
-    return sum(file.stat().st_size for file in files if file.is_file())

@@ -55,10 +55,10 @@ def command(
     from dataclasses import replace
 
     from mvp_deploy.base.devices import resolve
-    from mvp_deploy.benchmark.compare import size_of
     from mvp_deploy.bundle import untried
     from mvp_deploy.export.deploy import export_run
     from mvp_deploy.export.pack import Order, failure
+    from mvp_deploy.exporters.protocol import size_of
 
     if with_preprocessing:
         asked = replace(asked, targets=(*asked.targets, "onnx-uint8"))

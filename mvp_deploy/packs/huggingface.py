@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mvp_deploy.base.errors import EnvironmentMissing, InputError, first_line
-from mvp_deploy.benchmark.compare import size_of
 from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.benchmark.statistics import share_interval
 from mvp_deploy.bundle import SIGNATURE, ModelFile, listed
 from mvp_deploy.bundle.format import MANIFEST
+from mvp_deploy.exporters.protocol import size_of
 from mvp_deploy.packs.subject import Subject, render
 
 CARD = "README.md"

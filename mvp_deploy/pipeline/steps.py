@@ -260,7 +260,7 @@ def _times(work: Work) -> dict[str, Any]:
 def facts(work: Work) -> dict[str, Any]:
     """What was found of the task, for gates and reports: JSON values from what the steps wrote."""
     from mvp_deploy import runs
-    from mvp_deploy.benchmark.compare import size_of
+    from mvp_deploy.exporters.protocol import size_of
 
     run = runs.load(work.output("prune")).info
     exported = work.output("export")

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from mvp_deploy.benchmark.compare import size_of
 from mvp_deploy.benchmark.runner import runtime_of
 from mvp_deploy.benchmark.statistics import Interval, paired_change, unpaired_change
 from mvp_deploy.bundle import Bundle, ModelFile
+from mvp_deploy.exporters.protocol import size_of
 
 Json = Mapping[str, Any]
 

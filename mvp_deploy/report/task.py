@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from mvp_deploy.base.environment import commit
-from mvp_deploy.benchmark.compare import size_of
 from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.benchmark.statistics import Interval, share_interval
 from mvp_deploy.bundle import Bundle, untried
+from mvp_deploy.exporters.protocol import size_of
 from mvp_deploy.pruning.making import chosen
 from mvp_deploy.report import plots
 from mvp_deploy.report.judged import MODELS, Judged, judged

@@ -19,9 +19,9 @@ import torch
 from small import IMAGES, model
 from torch import nn
 
-from mvp_deploy.benchmark.compare import size_of
 from mvp_deploy.benchmark.runner import STAND_IN, logits, open_runner
 from mvp_deploy.exporters.coreml import CoreMlExporter
+from mvp_deploy.exporters.protocol import size_of
 
 
 @pytest.fixture(scope="module")

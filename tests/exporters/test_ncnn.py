@@ -15,9 +15,9 @@ import torch
 from small import IMAGES, model
 from torch import nn
 
-from mvp_deploy.benchmark.compare import size_of
 from mvp_deploy.benchmark.runner import logits, open_runner
 from mvp_deploy.exporters.ncnn import NcnnExporter
+from mvp_deploy.exporters.protocol import size_of
 
 
 @pytest.fixture(scope="module")

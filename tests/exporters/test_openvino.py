@@ -13,9 +13,9 @@ from tests.onnxfiles import run_onnx
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed: pip install openvino")
 
-from mvp_deploy.benchmark.compare import size_of
 from mvp_deploy.benchmark.runner import logits, open_runner
 from mvp_deploy.exporters.openvino import OpenVinoExporter
+from mvp_deploy.exporters.protocol import size_of
 
 IMAGES = np.random.default_rng(0).standard_normal((7, 3, 8, 8), np.float32)
 
