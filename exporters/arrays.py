@@ -56,21 +56,21 @@ def _arrays(archive: zipfile.ZipFile, wanted: Mapping[str, Plain]) -> dict[str, 
     arrays = {}
     for name, plain in wanted.items():
         with archive.open(members[name]) as file:
-            arrays[name] = _array(file, members[name].file_size, name, plain)
+            arrays[name] = read_npy(file, members[name].file_size, name, plain)
     return arrays
 
 
-def _array(file: IO[bytes], size: int, name: str, plain: Plain) -> np.ndarray:
-    """The array in an .npy file of ``size`` bytes; a header that promises more is not believed."""
+def read_npy(file: IO[bytes], size: int, name: str, plain: Plain | None = None) -> np.ndarray:
+    """The array in an .npy file of ``size`` bytes. Raises Malformed where it promises more, or is not ``plain``."""
     version = np.lib.format.read_magic(file)
     read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read_header(file)
-    if len(shape) != plain.dimensions or plain.dtype not in (dtype.name, dtype.kind) or dtype.hasobject:
+    if plain and (len(shape) != plain.dimensions or plain.dtype not in (dtype.name, dtype.kind) or dtype.hasobject):
         raise Malformed(f"{name} is {dtype} {list(shape)}: it must be {plain.dtype} of {plain.dimensions} dimensions")
     if math.prod(shape) * dtype.itemsize > size:
         raise Malformed(f"{name} promises {list(shape)} values in {size} bytes")
     file.seek(0)
     array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    if plain and array.dtype.kind == "f" and not np.isfinite(array).all():
         raise Malformed(f"{name} has values that are not finite")
     return array

@@ -112,8 +112,7 @@ def begin(
             steps = {"exactness": check_exact(new.original, decision.plan, model, new.train)}
         told = _told(decision, found, time.perf_counter() - clock) | {"steps": steps}
         tensorfile.save(file, {"plan": decision.plan.to_json(), "info": told}, {"weights": model.state_dict()})
-    header, sections = tensorfile.load(file)
-    tensorfile.typed(_Header, header, file)
+    header, sections = tensorfile.load(file, form=tensorfile.Form(_Header))
     votes = header["info"]["votes"]
     if votes["initial_weights"] == "ladder":
         reporter.say("the bank's ladder has a model of this budget: only the head is solved for the task")

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from mvp_deploy.bank.signature import Signature
 from mvp_deploy.base import formats, tensorfile
-from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import Amount, Classes, Sha256, Share, Within
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import Round, Schedule
@@ -75,6 +74,9 @@ class Header:
     plan: dict[str, PackedMask]
 
 
+FORM = tensorfile.Form(Header, FORMAT)
+
+
 @dataclass(frozen=True)
 class Record:
     """A task to store: what it is, how it was pruned, how good that is, what it cost."""
@@ -103,10 +105,9 @@ class Record:
             "details": dict(self.details),
             "plan": self.plan.to_json(),
         }
-        tensorfile.typed(Header, header, path)
         scores = {name: torch.from_numpy(value.astype(np.float32)) for name, value in self.scores.items()}
         sections = {"weights": self.weights, "scores": scores, "signature": self.signature.tensors()}
-        tensorfile.save(path, header, sections)
+        tensorfile.save(path, header, sections, FORM)
 
 
 @dataclass(frozen=True)
@@ -129,23 +130,9 @@ class Entry:
 
     @classmethod
     def read(cls, path: Path) -> Entry:
-        header = tensorfile.read_header(path)
-        if header.get("format") != FORMAT:
-            raise InputError(
-                f"{path} has format {header.get('format')}, this version reads {FORMAT}: update mvp-deploy."
-            )
-        tensorfile.typed(Header, header, path)
-        return cls(
-            header["name"],
-            path,
-            tuple(header["classes"]),
-            header["data"],
-            header["backbone"],
-            header["metrics"],
-            header["cost"],
-            header["details"],
-            header["plan"],
-        )
+        header = tensorfile.read_header(path, FORM)
+        same = {name: header[name] for name in ("name", "data", "backbone", "metrics", "cost", "details")}
+        return cls(path=path, classes=tuple(header["classes"]), plan_json=header["plan"], **same)
 
     def weights(self) -> dict[str, Tensor]:
         """The pruned model's weights (with its head)."""

@@ -20,7 +20,7 @@ from torch import nn
 
 from mvp_deploy.bank.add import versions
 from mvp_deploy.bank.pool import divided, fingerprint
-from mvp_deploy.bank.rung import FORMAT, Header, Rung, path_of, rung_for, stem
+from mvp_deploy.bank.rung import FORM, FORMAT, Rung, path_of, rung_for, stem
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.bank.unpruned import digest
 from mvp_deploy.base import tensorfile
@@ -133,9 +133,8 @@ class _Building:
             "versions": versions(),
         }
         file = path_of(self.bank, self.budget)
-        tensorfile.typed(Header, header, file)
         body = {name: value for name, value in model.state_dict().items() if name not in self.original.head}
-        tensorfile.save(file, header, {"weights": body})
+        tensorfile.save(file, header, {"weights": body}, FORM)
         remove_workspaces(work.parent)
         return Rung.read(file, self.bank)
 

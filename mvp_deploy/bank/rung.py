@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import Amount, Count, Sha256, Share, Size
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import solve_head
@@ -48,6 +47,9 @@ class Header:
     versions: dict[str, str]
 
 
+FORM = tensorfile.Form(Header, FORMAT, cure="build it again")
+
+
 @dataclass(frozen=True)
 class Rung:
     """A model of the ladder.
@@ -69,22 +71,10 @@ class Rung:
     @classmethod
     def read(cls, path: Path, bank: Bank) -> Rung:
         """Raises MvpError if the file is damaged, of another format, or of another backbone."""
-        header = tensorfile.read_header(path)
-        if header.get("format") != FORMAT:
-            raise InputError(f"{path} has format {header.get('format')}, this version reads {FORMAT}: build it again.")
-        tensorfile.typed(Header, header, path)
+        header = tensorfile.read_header(path, FORM)
         bank.require(header["backbone"], str(path))
-        return cls(
-            path,
-            Budget(**header["budget"]),
-            header["key"],
-            KeepPlan.from_json(header["plan"]),
-            header["params"],
-            header["macs"],
-            header["errors"],
-            header["images"],
-            header["seconds"],
-        )
+        same = {name: header[name] for name in ("key", "params", "macs", "errors", "images", "seconds")}
+        return cls(path=path, budget=Budget(**header["budget"]), plan=KeepPlan.from_json(header["plan"]), **same)
 
     def weights(self) -> dict[str, Tensor]:
         """The pruned model's weights, without a head."""

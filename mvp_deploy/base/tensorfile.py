@@ -37,11 +37,30 @@ class _Content:
     sections: dict[str, Sha256]
 
 
-def save(path: str | os.PathLike[str], header: Mapping[str, Any], sections: Sections) -> None:
-    """Write ``header`` (JSON values) and the tensors of ``sections``, whole or not at all."""
+@dataclass(frozen=True)
+class Form:
+    """What the header of one kind of file is; ``version``: what its ``format`` must be, if it has one."""
+
+    kind: type[Any]
+    version: int | None = None
+    cure: str = "update mvp-deploy"  # for a file of another version
+
+    def check(self, header: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+        """Raise MvpError if the header is of another version, or not as it should be."""
+        if self.version is not None and header.get("format") != self.version:
+            raise InputError(
+                f"{Path(path)} has format {header.get('format')}, this version reads {self.version}: {self.cure}."
+            )
+        typed(self.kind, header, path)
+
+
+def save(path: str | os.PathLike[str], header: Mapping[str, Any], sections: Sections, form: Form | None = None) -> None:
+    """Write ``header`` (JSON values, as ``form`` says) and the tensors of ``sections``, whole or not at all."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    if form is not None:
+        form.check(header, path)
     tensors = {
         section: {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(content.items())}
         for section, content in sections.items()
@@ -56,9 +75,12 @@ def save(path: str | os.PathLike[str], header: Mapping[str, Any], sections: Sect
         raise unwritable(path, None, str(error)) from error
 
 
-def read_header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The header alone; no tensor is read. Raises MvpError if the file is damaged or not ours."""
-    return _content(path).header
+def read_header(path: str | os.PathLike[str], form: Form | None = None) -> dict[str, Any]:
+    """The header alone; no tensor is read. Raises MvpError if the file is damaged, not ours or not of this form."""
+    header = _content(path).header
+    if form is not None:
+        form.check(header, path)
+    return header
 
 
 def typed(kind: type[T], header: object, path: str | os.PathLike[str]) -> T:
@@ -75,7 +97,7 @@ def identity(path: str | os.PathLike[str]) -> str:
 
 
 def load(
-    path: str | os.PathLike[str], sections: Collection[str] | None = None
+    path: str | os.PathLike[str], sections: Collection[str] | None = None, form: Form | None = None
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """The header and the tensors of ``sections`` (None: all), on the CPU, checked against their checksums."""
     from safetensors import safe_open
@@ -94,6 +116,8 @@ def load(
     for section, tensors in content.items():
         if digests.get(section) != _tensor_digest(tensors):
             raise _damaged(path, f"the checksum of its {section} does not match")
+    if form is not None:
+        form.check(header, path)
     return header, content
 
 

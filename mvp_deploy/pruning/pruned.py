@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +31,9 @@ class Header:
     plan: dict[str, PackedMask]
     classes: Classes
     extra: dict[str, Any]
+
+
+FORM = tensorfile.Form(Header, FORMAT)
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,7 @@ def save(
         "classes": list(classes),
         "extra": dict(extra),
     }
-    tensorfile.typed(Header, header, path)
-    tensorfile.save(path, header, {"weights": model_state})
+    tensorfile.save(path, header, {"weights": model_state}, FORM)
 
 
 def load(path: str | os.PathLike[str]) -> PrunedModel:
@@ -71,12 +72,7 @@ def load(path: str | os.PathLike[str]) -> PrunedModel:
     Raises:
         MvpError: the file is missing, damaged, of a newer format, or does not fit the installed timm's model.
     """
-    header, sections = tensorfile.load(path, ["weights"])
-    if header.get("format") != FORMAT:
-        raise InputError(
-            f"{Path(path)} has format {header.get('format')}, this version reads {FORMAT}: update mvp-deploy."
-        )
-    tensorfile.typed(Header, header, path)
+    header, sections = tensorfile.load(path, ["weights"], FORM)
     backbone, plan = Backbone.from_json(header["backbone"]), KeepPlan.from_json(header["plan"])
     model = rebuild(backbone, plan, len(header["classes"]), sections["weights"])
     return PrunedModel(model, backbone, plan, tuple(header["classes"]), header["extra"])

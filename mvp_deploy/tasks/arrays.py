@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
 import zipfile
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mvp_deploy.base.errors import InputError
+from mvp_deploy.exporters.arrays import read_npy
 from mvp_deploy.tasks.picture import Unreadable, check_size
 from mvp_deploy.tasks.task import Split, Task, choose, drawn, held_out
 
@@ -57,24 +57,14 @@ def _arrays(path: Path, changed: tuple[int, ...]) -> Arrays:
                 raise ValueError(f"its arrays take more than {MAX_BYTES >> 30} GiB; make a folder of images of it")
             arrays = {}
             for member in members:
+                name = member.filename.removesuffix(".npy")
                 with archive.open(member) as file:
-                    arrays[member.filename.removesuffix(".npy")] = _array(file, member.file_size)
+                    arrays[name] = read_npy(file, member.file_size, name)
             return arrays
     except Exception as error:  # zip, its decompressors and numpy's parser each have errors of their own
         raise InputError(
             f"{path} cannot be read as an .npz of plain arrays ({error}): write it again with numpy.savez"
         ) from error
-
-
-def _array(file: IO[bytes], size: int) -> npt.NDArray[Any]:
-    """The array in an .npy file of ``size`` bytes; a header that promises more is not believed."""
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
-    if math.prod(shape) * dtype.itemsize > size:
-        raise ValueError(f"an array of {list(shape)} {dtype} in {size} bytes")
-    file.seek(0)
-    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _task(spec: str, source: str, data: Arrays, wanted: tuple[str, ...] | None, seed: int | None) -> Task:

@@ -1,14 +1,14 @@
-"""Tasks from folders of images, one folder per class."""
+"""Folders of images, one folder per class: which files they hold, and what those are."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,28 +19,11 @@ from PIL import Image, UnidentifiedImageError
 from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.base.files import files_below
 from mvp_deploy.tasks import picture
-from mvp_deploy.tasks.task import Split, Task, choose, drawn, held_out
+from mvp_deploy.tasks.task import Split
 
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 PHOTOS = {".heic", ".heif", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}
 DARK = 16  # of 255: 16-bit images none of which is brighter are 12-bit ones, and would be read as black
-
-
-def read_folder(spec: str, root: Path, wanted: tuple[str, ...] | None, skip_bad: bool, seed: int | None) -> Task:
-    """A task from a folder.
-
-    It has ``root/train/CLASS/…`` with ``root/val`` or ``root/test`` (val if there are both), or ``root/CLASS/…``, split
-    as `mvp_deploy.tasks.load.load_task` says. Folders in a class's folder belong to the class.
-
-    Every image is decoded once, so that a broken one is found here.
-    """
-    if entries(root / "train")[0]:  # else «train» may be the name of a class
-        return _divided(spec, root, wanted, skip_bad)
-    found = _scan(root, wanted, skip_bad)
-    classes = choose(str(root), sorted(found.files), wanted)
-    whole = found.split(classes)
-    mask = held_out(whole, classes, str(root)) if seed is None else drawn(whole, classes, str(root), seed)
-    return Task(spec, classes, whole.part(~mask), whole.part(mask), found.left_out, found.converted)
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
@@ -65,48 +48,25 @@ class Found:
         return Split(paths, np.array(labels, np.int64))
 
 
-def _divided(spec: str, root: Path, wanted: tuple[str, ...] | None, skip_bad: bool) -> Task:
-    held = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
-    if held is None:
-        raise InputError(f"{root} has train/ but neither val/ nor test/: add one, with the same classes")
-    train, test = _scan(root / "train", wanted, skip_bad), _scan(held, wanted, skip_bad)
-    lonely = sorted(train.files.keys() ^ test.files.keys())
-    if lonely and not skip_bad:
-        there, missing = (root / "train", held) if lonely[0] in train.files else (held, root / "train")
-        raise InputError(
-            f"class {lonely[0]!r} is in {there} but not in {missing}: give both the same class folders, or "
-            "pass --skip-bad to leave such classes out"
-        )
-    classes = choose(str(root), sorted(train.files.keys() & test.files.keys()), wanted)
-    third = held.name == "val" and entries(root / "test")[0]
-    left_out = train.left_out + test.left_out
-    if lonely:
-        left_out["classes in one part only"] = len(lonely)
-    if others := sorted(entries(root)[0].keys() - {"train", held.name}):
-        left_out[f"folders beside train/ and {held.name}/: {', '.join(others[:3])}"] = len(others)
-    converted = train.converted + test.converted
-    final = partial(_third, root / "test", classes, skip_bad) if third else None
-    return Task(spec, classes, train.split(classes), test.split(classes), left_out, converted, final)
+def class_files(
+    root: Path, wanted: Collection[str] | None = None, *, strict: bool = True
+) -> tuple[dict[str, list[Path]], Counter[str]]:
+    """The files of each class folder in ``root``, those in folders below included, and what lies beside them.
 
-
-def _third(root: Path, classes: tuple[str, ...], skip_bad: bool) -> Split:
-    """The images of test/ where val/ is the held-out part; of those classes that it has."""
-    there = tuple(name for name in classes if name in entries(root)[0])
-    found = _scan(root, there, skip_bad)
-    return Found({name: found.files.get(name, []) for name in classes}).split(classes)
-
-
-def _scan(root: Path, wanted: tuple[str, ...] | None, skip_bad: bool) -> Found:
-    """The images below the class folders of a part of the data."""
+    Args:
+        wanted: the classes to look into; of others the name alone is given.
+        strict: refuse a folder without class folders, and one of parts of the data (train/, val/, …).
+    """
     folders, left_out = entries(root)
-    if not folders:
+    if strict and not folders:
         raise InputError(f"{root} has no class folders: put each class's images into a folder of its name")
-    chosen = tuple(folders) if wanted is None else choose(str(root), list(folders), wanted)
-    for name in chosen:
-        _no_parts(folders[name], [entry.name for entry in folders[name].iterdir() if entry.is_dir()])
-    _no_parts(root, chosen, least=2)
-    files = {name: [path for path in files_below(folders[name]) if counts(path)] for name in chosen}
-    return check(str(root), files, left_out, wanted is not None, skip_bad)
+    chosen = [name for name in folders if wanted is None or name in wanted]
+    if strict:
+        for name in chosen:
+            _no_parts(folders[name], [entry.name for entry in folders[name].iterdir() if entry.is_dir()])
+        _no_parts(root, chosen, least=2)
+    found = {name: [path for path in files_below(folders[name]) if counts(path)] for name in chosen}
+    return {name: found.get(name, []) for name in folders}, left_out
 
 
 def check(

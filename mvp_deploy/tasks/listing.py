@@ -14,8 +14,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.base.files import files_below
-from mvp_deploy.tasks.folder import Found, check, counts, entries
+from mvp_deploy.tasks.folder import Found, check, class_files, entries
 from mvp_deploy.tasks.task import Split, Task, choose, drawn, held_out
 
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
@@ -31,6 +30,11 @@ class Listing:
     where: str
     parts: Mapping[str, Files]
     left_out: Counter[str] = field(default_factory=Counter)
+    apart: bool = False  # whether each part is a folder of its own
+
+    def place(self, part: str) -> str:
+        """Where a part lies, for messages."""
+        return os.path.join(self.where, part) if self.apart else f"{self.where}, {part}"
 
 
 @dataclass(frozen=True)
@@ -113,17 +117,19 @@ def task_of(listing: Listing, spec: str, wanted: tuple[str, ...] | None, skip_ba
     if "train" not in parts:
         raise InputError(f"{where} has the parts {', '.join(parts)} and no train: name one part train")
     held = "val" if "val" in parts else "test"
-    train, test = (_checked(f"{where}, {part}", parts[part], wanted, skip_bad) for part in ("train", held))
+    train, test = (_checked(listing.place(part), parts[part], wanted, skip_bad) for part in ("train", held))
     if (lonely := sorted(train.files.keys() ^ test.files.keys())) and not skip_bad:
+        there, missing = ("train", held) if lonely[0] in train.files else (held, "train")
         raise InputError(
-            f"class {lonely[0]!r} of {where} is in one of the parts train and {held} alone: give both the same "
+            f"class {lonely[0]!r} is in {listing.place(there)} but not in {listing.place(missing)}: give both the same "
             "classes, or pass --skip-bad to leave such classes out"
         )
     classes = choose(where, sorted(train.files.keys() & test.files.keys()), wanted)
     left_out = listing.left_out + train.left_out + test.left_out
     if lonely:
         left_out["classes in one part only"] = len(lonely)
-    final = partial(_final, where, parts["test"], classes, skip_bad) if held == "val" and "test" in parts else None
+    third = held == "val" and "test" in parts
+    final = partial(_final, listing.place("test"), parts["test"], classes, skip_bad) if third else None
     return Task(
         spec, classes, train.split(classes), test.split(classes), left_out, train.converted + test.converted, final
     )
@@ -136,22 +142,31 @@ def _checked(where: str, files: Files, wanted: tuple[str, ...] | None, skip_bad:
 
 def _final(where: str, files: Files, classes: tuple[str, ...], skip_bad: bool) -> Split:
     there = {name: files[name] for name in classes if name in files}
-    found = check(f"{where}, test", there, Counter(), False, skip_bad)
+    found = check(where, there, Counter(), False, skip_bad)
     return Found({name: found.files.get(name, []) for name in classes}).split(classes)
 
 
-def list_folder(root: Path) -> Listing:
-    """A folder of class folders, or of train/, val/ and test/ with such, as `read_folder` takes it."""
-    train, left_out = entries(root / "train")
-    if not train:
-        folders, left_out = entries(root)
-        return Listing(str(root), {"": _below(folders)}, left_out)
+def list_folder(root: Path, wanted: tuple[str, ...] | None, *, strict: bool) -> Listing:
+    """A folder of class folders, or one of train/ with val/ or test/, or both, and class folders in them.
+
+    Args:
+        wanted: the classes to look into.
+        strict: refuse what looks like other data; a source that is narrowed was never read strictly.
+    """
+    if not entries(root / "train")[0]:  # else «train» may be the name of a class
+        files, left_out = class_files(root, wanted, strict=strict)
+        return Listing(str(root), {"": files}, left_out)
     held = [part for part in ("val", "test") if (root / part).is_dir()]
-    return Listing(str(root), {part: _below(entries(root / part)[0]) for part in ("train", *held)}, left_out)
-
-
-def _below(folders: Mapping[str, Path]) -> Files:
-    return {name: [path for path in files_below(folder) if counts(path)] for name, folder in folders.items()}
+    if strict and not held:
+        raise InputError(f"{root} has train/ but neither val/ nor test/: add one, with the same classes")
+    parts, left_out = {}, Counter[str]()
+    for part in ("train", *held):
+        judges = part in held[:1]  # a third part is read when it is asked for
+        parts[part], beside = class_files(root / part, wanted, strict=strict and (part == "train" or judges))
+        left_out += beside if part == "train" or judges else Counter()
+    if held and (others := sorted(entries(root)[0].keys() - {"train", held[0]})):
+        left_out[f"folders beside train/ and {held[0]}/: {', '.join(others[:3])}"] = len(others)
+    return Listing(str(root), parts, left_out, apart=True)
 
 
 def part_of(name: str, where: str) -> str:

@@ -10,7 +10,6 @@ from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.base.fetching import fetch, is_url
 from mvp_deploy.tasks.arrays import read_digits, read_npz
 from mvp_deploy.tasks.coco import list_coco
-from mvp_deploy.tasks.folder import read_folder
 from mvp_deploy.tasks.listing import Listing, list_folder, narrowed, narrowing, task_of
 from mvp_deploy.tasks.parquet import list_parquet
 from mvp_deploy.tasks.shards import expand, list_shards
@@ -43,14 +42,12 @@ def load_task(spec: str, *, skip_bad: bool = False, seed: int | None = None) -> 
     path = fetch(_hub(source)) if is_url(source) else Path(os.path.expanduser(source))
     try:
         listing = _listing(path)
-        if listing is None and query and path.is_dir():
-            listing = list_folder(path)
+        if listing is None and path.is_dir():
+            listing = list_folder(path, None if query else wanted, strict=not query)
         if listing is not None:
             return task_of(narrowed(listing, narrowing(query)), spec, wanted, skip_bad, seed)
         if query:
             raise InputError(f"{source} is not a source of image files: limit and class-map are for those")
-        if path.is_dir():
-            return read_folder(spec, path, wanted, skip_bad, seed)
         return read_npz(spec, path, wanted, seed)
     except OSError as error:
         raise EnvironmentMissing(f"{source} cannot be read ({error}): check its permissions") from error

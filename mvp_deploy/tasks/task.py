@@ -208,10 +208,7 @@ def held_out(whole: Split, classes: Sequence[str], source: str) -> npt.NDArray[n
     """
     digests = np.array(whole.digests, dtype="S32")
     mask = np.zeros(len(whole), bool)
-    for label, name in enumerate(classes):
-        where = np.flatnonzero(whole.labels == label)
-        if len(where) < 2:
-            raise InputError(f"class {name!r} of {source} has one image: add more")
+    for _, where in _by_class(whole, classes, source):
         distinct = np.unique(digests[where])  # in order
         if len(distinct) == 1:
             mask[where[: _share(len(where))]] = True
@@ -227,13 +224,19 @@ def drawn(whole: Split, classes: Sequence[str], source: str, seed: int) -> npt.N
     find theirs again.
     """
     mask = np.zeros(len(whole), bool)
+    for name, where in _by_class(whole, classes, source):
+        random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        mask[random.permutation(where)[: _share(len(where))]] = True
+    return mask
+
+
+def _by_class(whole: Split, classes: Sequence[str], source: str) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+    """Each class and its images' numbers. Raises InputError for a class with one image, which cannot be divided."""
     for label, name in enumerate(classes):
         where = np.flatnonzero(whole.labels == label)
         if len(where) < 2:
             raise InputError(f"class {name!r} of {source} has one image: add more")
-        random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        mask[random.permutation(where)[: _share(len(where))]] = True
-    return mask
+        yield name, where
 
 
 def _share(count: int) -> int:
