@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from mvp_deploy.base.errors import EnvironmentMissing, ExitCode
+from mvp_deploy.base.errors import EnvironmentMissing, ExitCode, first_line
 
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 EXPERIMENT = "mvp-deploy"  # MLFLOW_EXPERIMENT_NAME names another
 REPORTS = ("report.json", "report.html", "junit.xml", "summary.md")
 
@@ -31,11 +35,12 @@ class Store:
             raise EnvironmentMissing("--mlflow needs the package mlflow: pip install 'mvp-deploy[mlflow]'.") from error
         name = MLFLOW_EXPERIMENT_NAME.get() or EXPERIMENT
         try:
-            client = MlflowClient(tracking_uri=uri)
-            found = client.get_experiment_by_name(name)
-            return cls(client, found.experiment_id if found else client.create_experiment(name))
+            with _impatient():
+                client = MlflowClient(tracking_uri=uri)
+                found = client.get_experiment_by_name(name)
+                return cls(client, found.experiment_id if found else client.create_experiment(name))
         except Exception as error:  # of the store behind the URI
-            raise EnvironmentMissing(f"MLflow cannot be used at {uri} ({error}): check the URI.") from error
+            raise EnvironmentMissing(_refusal(uri, error)) from error
 
     def log(self, report: Mapping[str, Any], out: Path) -> None:
         """Log a report.json and the files beside it in ``out``. Raises EnvironmentMissing if that fails."""
@@ -72,6 +77,43 @@ class Store:
 
     def _end(self, run: str, *, failed: bool) -> None:
         self.client.set_terminated(run, "FAILED" if failed else "FINISHED")
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """One retry, unless the user has set how many: by itself MLflow waits four minutes for a server that is away."""
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES as RETRIES
+
+    if RETRIES.is_set():
+        yield
+        return
+    RETRIES.set(1)
+    try:
+        yield
+    finally:
+        RETRIES.unset()
+
+
+def _refusal(uri: str, error: Exception) -> str:
+    """Why MLflow refuses a URI, and what to do about it."""
+    from mlflow.environment_variables import MLFLOW_ALLOW_FILE_STORE
+
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme in ("", "file") and not MLFLOW_ALLOW_FILE_STORE.get():
+        cure = "use sqlite:///mlflow.db, or set MLFLOW_ALLOW_FILE_STORE=true"
+        return f"MLflow no longer keeps results in folders ({uri}): {cure}."
+    if scheme in DATABASES and not _whole():
+        return f"MLflow's client alone cannot use a database ({uri}): pip install mlflow."
+    cure = "check the address, and that `mlflow server` runs there" if scheme in ("http", "https") else "check the URI"
+    return f"MLflow cannot be used at {uri} ({first_line(error)}): {cure}."
+
+
+def _whole() -> bool:
+    """Whether MLflow itself is installed, and not only its client, mlflow-skinny."""
+    try:
+        return bool(version("mlflow"))
+    except PackageNotFoundError:
+        return False
 
 
 def _params(task: Mapping[str, Any]) -> dict[str, Any]:

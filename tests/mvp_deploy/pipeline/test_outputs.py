@@ -88,26 +88,6 @@ def test_bundles_are_signed_and_signed_again_with_another_key(run, tmp_path: Pat
     assert run("--sign-key", "nowhere.pem").exit_code == ExitCode.INPUT
 
 
-def test_results_go_to_mlflow(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tracking = pytest.importorskip("mlflow.tracking", reason="the extra mlflow is not installed")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow wants a database elsewhere
-    store = f"file:{tmp_path / 'store'}"
-    assert run("--mlflow", store, "--set", "tasks.twos.gates.min_accuracy=1.0").exit_code == ExitCode.ACCURACY
-    client = tracking.MlflowClient(tracking_uri=store)
-    [experiment] = [e for e in client.search_experiments() if e.name == "mvp-deploy"]
-    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert set(runs) == {"mvp-deploy run", "ones", "twos"}
-    report = json.loads(Path("deploy/report.json").read_text(encoding="utf-8"))["tasks"]["ones"]
-    ones, twos, whole = (runs[name] for name in ("ones", "twos", "mvp-deploy run"))
-    assert ones.data.metrics["pruned.accuracy"] == report["metrics"]["pruned"]["accuracy"]
-    assert ones.data.metrics["pruned.fp32.onnxruntime_CPU.batch1.speed_up"] > 0
-    assert ones.data.params["budget.fraction"] == "0.5"
-    assert (ones.data.tags["outcome"], twos.data.tags["outcome"]) == ("met", "failed")
-    assert whole.data.metrics == {"tasks": 2, "tasks_met": 1}
-    assert {file.path for file in client.list_artifacts(whole.info.run_id)} >= {"report.html", "report.json"}
-    assert run("--mlflow", "nosuch://store").exit_code == ExitCode.ENVIRONMENT
-
-
 def test_results_that_cannot_be_delivered_hide_nothing_else(run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mvp_deploy.pipeline.tracking.Store.open", lambda uri: Store(None, ""))
     done = run("--mlflow", "somewhere", "--set", "tasks.ones.gates.min_accuracy=1.0")
