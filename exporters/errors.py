@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 
@@ -16,6 +17,24 @@ class ExitCode(IntEnum):
     PARITY = 5  # an exported model disagrees with the one it came from
     ENVIRONMENT = 6  # a device, library or permission the machine lacks
     DEVICE = 7  # a machine that is reached by ssh is away
+
+
+# Of several failures the first of these decides: what stopped the work before what the work found.
+WORST = (
+    ExitCode.ERROR,
+    ExitCode.ENVIRONMENT,
+    ExitCode.DEVICE,
+    ExitCode.INPUT,
+    ExitCode.PARITY,
+    ExitCode.ACCURACY,
+    ExitCode.LATENCY,
+    ExitCode.OK,
+)
+
+
+def worst(codes: Iterable[ExitCode]) -> ExitCode:
+    """What a command ends with when its parts would end with these."""
+    return min(codes, key=WORST.index, default=ExitCode.OK)
 
 
 class MvpError(Exception):

@@ -1,6 +1,7 @@
 """What a user can cause (it lives in exporters, which imports nothing from here)."""
 
 from mvp_deploy.exporters.errors import (
+    WORST,
     AccuracyError,
     Busy,
     DeviceAway,
@@ -13,9 +14,11 @@ from mvp_deploy.exporters.errors import (
     StructureError,
     error_of,
     first_line,
+    worst,
 )
 
 __all__ = [
+    "WORST",
     "AccuracyError",
     "Busy",
     "DeviceAway",
@@ -29,6 +32,7 @@ __all__ = [
     "error_of",
     "first_line",
     "of_system",
+    "worst",
 ]
 
 

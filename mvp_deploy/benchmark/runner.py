@@ -117,7 +117,7 @@ def open_runner(path: Path, runtime: str | None = None, *, threads: int | None =
         runner: Runner = module_of(runtime).open_runner(path, threads=threads, device=device)
     except ModuleNotFoundError as error:
         raise EnvironmentMissing(
-            f"{path.name} needs {runtime}, and {error.name} is not installed: `mvp-deploy doctor` gives the "
-            "install line.",
+            f"{path.name} needs {runtime}, and {error.name} is not installed: `{sys.executable} -m pip install "
+            f"{error.name}`.",
         ) from error
     return runner

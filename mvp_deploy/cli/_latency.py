@@ -161,5 +161,5 @@ def _asked(latency: str | None, speed_up: str | None, on: str | None, inventory:
         raise InputError(f"--{given[0]} and a time exclude each other: give one.")
     milliseconds = None if latency is None else quantity(latency, "ms")
     target = Target(milliseconds, None if speed_up is None else quantity(speed_up, "x"))
-    is_file = on is not None and (on.endswith(".json") or Path(on).exists())
+    is_file = on is not None and (on.endswith(".json") or Path(on).is_file())
     return Timed(target, Path(on) if on is not None and is_file else on, inventory)

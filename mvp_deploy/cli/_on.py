@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import click
 from click.core import ParameterSource
 
-from mvp_deploy.base.errors import DeviceAway, MvpError, error_of
+from mvp_deploy.base.errors import DeviceAway, MvpError, error_of, worst
 from mvp_deploy.cli._common import Console
 from mvp_deploy.cli._types import Listed
 
@@ -40,7 +40,7 @@ class Found(Generic[T]):
         away = [error for error in self.errors.values() if self.allow_missing and isinstance(error, DeviceAway)]
         failed = [*(error for error in self.errors.values() if error not in away), *more]
         if failed:
-            raise error_of("\n".join(map(str, failed)), failed[0].code)
+            raise error_of("\n".join(map(str, failed)), worst(error.code for error in failed))
         if not self.results:
             raise DeviceAway("no device was there: nothing was done.")
 
@@ -81,11 +81,18 @@ def named_options(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--allow-missing", is_flag=True, help="A device that is away is a named gap, and no failure."),
         inventory_option,
-        click.option("--on", default="", type=Listed(click.STRING), metavar="NAME,TAG,…",
+        click.option("--on", default="", type=Listed(click.STRING), metavar="NAME,TAG,…", callback=_named,
                      help="Do it on these devices of devices.yaml, reached by ssh.  [default: here]"),
     ):  # fmt: skip
         function = option(function)
     return function
+
+
+def _named(context: click.Context, option: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """An empty name, as of a variable that is not set, is not «here»."""
+    if not value and context.get_parameter_source(str(option.name)) == ParameterSource.COMMANDLINE:
+        raise click.BadParameter("it names no device: give names or tags of devices.yaml.", context, option)
+    return value
 
 
 def fleet_of(on: Collection[str], inventory: Path, allow_missing: bool) -> Fleet | None:

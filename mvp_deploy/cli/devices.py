@@ -87,7 +87,7 @@ def doctor(names: tuple[str, ...], inventory: Path, console: Console) -> None:
     """
     from dataclasses import asdict
 
-    from mvp_deploy.base.errors import MvpError, error_of
+    from mvp_deploy.base.errors import MvpError, error_of, worst
     from mvp_deploy.base.findings import lines
     from mvp_deploy.remote.doctor import examine
     from mvp_deploy.remote.inventory import chosen, load
@@ -110,5 +110,5 @@ def doctor(names: tuple[str, ...], inventory: Path, console: Console) -> None:
         }
     )
     if wrong:
-        raise error_of("\n".join(map(str, wrong)), wrong[0].code)
+        raise error_of("\n".join(map(str, wrong)), worst(error.code for error in wrong))
     console.next(f"bench BUNDLE --on {','.join(names)}")

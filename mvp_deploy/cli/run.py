@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mvp_deploy.base.bounds import JOBS
-from mvp_deploy.base.errors import ExitCode, MvpError, error_of
+from mvp_deploy.base.errors import ExitCode, MvpError, error_of, worst
 from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, output_options, resumes
 from mvp_deploy.cli._on import fleet_of, named_options
@@ -70,7 +70,6 @@ def command(
     from mvp_deploy.bundle import signing
     from mvp_deploy.pipeline import deployfile, report, tracking
     from mvp_deploy.pipeline.baseline import read_report
-    from mvp_deploy.pipeline.progress import worst
     from mvp_deploy.pipeline.publish import publish, refuse_strangers
     from mvp_deploy.pipeline.run import Acceptance, alone, folder, run
     from mvp_deploy.report.ci import OVERVIEW, failures, row
@@ -131,7 +130,7 @@ def command(
 
 def _show_plan(config: Config, file: Path, only: tuple[str, ...], console: Console) -> None:
     from mvp_deploy.pipeline.build import plan
-    from mvp_deploy.pipeline.progress import Failure, worst
+    from mvp_deploy.pipeline.progress import Failure
     from mvp_deploy.pipeline.run import settle
 
     works = settle(config, file.parent, only, console)

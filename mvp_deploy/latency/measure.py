@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, replace
@@ -254,7 +255,8 @@ def runtime_version(conditions: Conditions) -> str:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("mvp_deploy"):
             raise InputError(f"there is no runtime {runtime!r}: choose onnxruntime, openvino or tensorrt.") from error
-        raise EnvironmentMissing(f"{runtime} is not installed: `mvp-deploy doctor` gives the install line.") from error
+        pip = f"{sys.executable} -m pip install {error.name}"
+        raise EnvironmentMissing(f"{runtime} is not installed: `{pip}`.") from error
     if not hasattr(module, "kernel_times"):
         raise EnvironmentMissing(f"{runtime} cannot be profiled yet: choose onnxruntime, openvino or tensorrt.")
     return str(module.version(conditions.device)).split("-")[0]

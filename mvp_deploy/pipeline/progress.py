@@ -1,9 +1,9 @@
-"""How a task fares: the steps done, what stopped it, and which of several failures a command ends with."""
+"""How a task fares: the steps done, and what stopped it."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,18 +15,6 @@ from mvp_deploy.pipeline import steps
 from mvp_deploy.pipeline.steps import Done, Work
 
 T = TypeVar("T")
-
-# Of several failures the first of these decides: what stopped the work before what the work found.
-WORST = (
-    ExitCode.ERROR,
-    ExitCode.ENVIRONMENT,
-    ExitCode.DEVICE,
-    ExitCode.INPUT,
-    ExitCode.PARITY,
-    ExitCode.ACCURACY,
-    ExitCode.LATENCY,
-    ExitCode.OK,
-)
 
 
 @dataclass(frozen=True)
@@ -80,8 +68,3 @@ def caught(action: Callable[[], T], folder: Path | None = None) -> T | Failure:
             write_text(folder / "error.txt", traceback.format_exc())
             where = f" (traceback in {folder / 'error.txt'})"
         return Failure(f"unexpected {type(error).__name__}: {error}{where}", ExitCode.ERROR)
-
-
-def worst(codes: Iterable[ExitCode]) -> ExitCode:
-    """What the command ends with when its tasks would end with these."""
-    return min(codes, key=WORST.index, default=ExitCode.OK)

@@ -14,7 +14,7 @@ from typing import Any
 from mvp_deploy import bundle
 from mvp_deploy.base.cluster import Cluster
 from mvp_deploy.base.environment import commit, environment
-from mvp_deploy.base.errors import ExitCode, InputError, MvpError
+from mvp_deploy.base.errors import ExitCode, InputError, MvpError, worst
 from mvp_deploy.base.fetching import cache, is_url
 from mvp_deploy.base.files import locked, sha256
 from mvp_deploy.base.reporter import Named, Reporter, Silent
@@ -25,7 +25,7 @@ from mvp_deploy.pipeline.build import build_all, plan
 from mvp_deploy.pipeline.config import Config
 from mvp_deploy.pipeline.gates import Verdict, judge
 from mvp_deploy.pipeline.places import content, local
-from mvp_deploy.pipeline.progress import Failure, Progress, caught, go_on, worst
+from mvp_deploy.pipeline.progress import Failure, Progress, caught, go_on
 from mvp_deploy.pipeline.steps import Work
 from mvp_deploy.pipeline.times import measure
 from mvp_deploy.remote.inventory import Inventory

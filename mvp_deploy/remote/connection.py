@@ -100,7 +100,7 @@ class Connection:
             elif "waiting" in answer:
                 self.waiting()
             elif "error" in answer:
-                raise self._refused(answer)
+                raise EnvironmentMissing(f"{self.name}: {str(answer['error'])[:1000]}.")
             elif answer.get("done") == do:
                 return answer, content
 
@@ -178,16 +178,11 @@ class Connection:
             self._ssh.wait(timeout=5.0)
         self._listener.join(timeout=2.0)
         code, why = self._ssh.returncode, self._complaint()
-        if code in (126, 127):
+        if not self._begun and 0 <= code != 255:  # ssh's own
             return EnvironmentMissing(f"{self.name} does not run `python` of devices.yaml ({why}): set it to another.")
         if code == 255 and not self._begun:
-            return DeviceAway(f"{self.name} is not reached ({why}): try `ssh` with its address; it may ask nothing.")
+            return DeviceAway(f"{self.name} is not reached ({why}): try `ssh` by hand; it must not ask for anything.")
         return DeviceAway(f"the line to {self.name} broke ({why or f'exit code {code}'}): run again.")
-
-    def _refused(self, answer: Mapping[str, Any]) -> MvpError:
-        told = str(answer["error"])[:1000]
-        cure = "free some space there" if answer.get("full") else f"see `mvp-deploy devices doctor {self.name}`"
-        return EnvironmentMissing(f"{self.name}: {told}: {cure}.")
 
 
 def command(device: Device) -> list[str]:

@@ -13,11 +13,12 @@ from mvp_deploy.base.formats import loads, parse
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.remote.command import call
 from mvp_deploy.remote.inventory import Device
-from mvp_deploy.remote.session import NEEDED, ROOM, Hello, Session, session
+from mvp_deploy.remote.session import CLOCK, NEEDED, ROOM, Hello, Session, session, span
 
 LOOK = "look.json"
 RUNTIMES = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt", "openvino": "openvino",
             "ai_edge_litert": "ai-edge-litert", "executorch": "executorch", "ncnn": "ncnn"}  # fmt: skip
+PATIENCE = 5.0  # seconds for another look at the same machine
 WORTH = 2**30  # bytes of free disk below which a bundle and its files may not fit
 
 
@@ -40,7 +41,7 @@ def examine(name: str, device: Device, reporter: Reporter) -> list[Finding]:
         if any(finding.error(name) for finding in findings):
             return findings
         try:
-            there.hold(0)
+            there.hold(PATIENCE)
         except EnvironmentMissing:
             return [*findings, Finding("lock", "ok", "another run holds it now; the board was left in peace")]
         return [*findings, *_board(_look(there, reporter), device)]
@@ -55,8 +56,8 @@ def _machine(hello: Hello) -> Iterator[Finding]:
     else:
         little = hello.free < WORTH
         yield Finding("disk", "ok", free + (": little" if little else ""))
-    if abs(hello.clock_off) > 120:
-        yield Finding("clock", "broken", f"{hello.clock_off:+.0f} s off", "set it; results carry this machine's time")
+    if abs(hello.clock_off) > CLOCK:
+        yield Finding("clock", "broken", span(hello.clock_off), "set it; results carry this machine's time")
 
 
 def _packages(hello: Hello) -> Iterator[Finding]:

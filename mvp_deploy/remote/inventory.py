@@ -27,7 +27,7 @@ FIRST = "# Devices for --on. Keys, host names and jump hosts are ssh's: see ~/.s
 
 # No name starts with a dash, which ssh would take for an option.
 Name = Annotated[str, Like("[A-Za-z0-9][A-Za-z0-9_-]{0,59}", "up to 60 letters, digits, - and _, the first no - or _")]
-Address = Annotated[str, Like(r"[A-Za-z0-9_][A-Za-z0-9_.+@:%\[\]-]{0,299}", "user@host, or a Host of ~/.ssh/config")]
+Address = Annotated[str, Like(r"[A-Za-z0-9_:][A-Za-z0-9_.+@:%\[\]-]{0,299}", "user@host, or a Host of ~/.ssh/config")]
 Place = Annotated[str, Like(r"[^\x00-\x1f-][^\x00-\x1f]{0,999}", "a path")]
 Where = Annotated[str, Like(DEVICE, "auto, cpu, cuda or cuda:N")]
 
@@ -115,10 +115,13 @@ def chosen(inventory: Inventory, names: Sequence[str]) -> Inventory:
 
 def _checked(path: Path, root: Any, data: Any) -> Inventory:
     try:
-        return FILE.validate_python(data, strict=True)
+        found = FILE.validate_python(data, strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
         where = [str(part) for part in problem["loc"] if part != "[key]"]
         line = yamlfile.line_of(root, where) if root is not None else 1
         message = yamlfile.wrong(problem, {*Device.model_fields, *Power.model_fields})
         raise InputError(f"{path}, line {line}: {'.'.join(where) or 'the file'}: {message}") from error
+    if ALL in found:
+        raise InputError(f"{path}: {ALL!r} stands for every device: choose another name for one.")
+    return found

@@ -28,7 +28,7 @@ FORMAT = 1
 class Measured:
     """A benchmark of a bundle's models on one device, and how the board was before and after."""
 
-    format: int
+    format: Annotated[int, Within(FORMAT, FORMAT)]
     device: Word
     bundle: Annotated[str, Within(0, 4096)]  # its name
     digest: Sha256  # of what it is made of, as `bundle.digest` has it
@@ -121,8 +121,9 @@ def files_of(bundle: Path) -> dict[str, Path | bytes]:
 
 
 def keep(bundle: Path, found: Mapping[str, Measured], key: Path | None) -> None:
-    """Put what was measured into the bundle, and sign it again where there is a key."""
-    files = {f"{DEVICES}/{name}.json": content(each) for name, each in found.items()}
+    """Put what has times into the bundle, and sign it again where there is a key."""
+    timed = {name: each for name, each in found.items() if any(row.timing for row in each.times.rows)}
+    files = {f"{DEVICES}/{name}.json": content(each) for name, each in timed.items()}
     if files:
         bundles.add(bundle, files, None if key is None else partial(signing.sign, private_key=key))
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,7 +211,7 @@ def session(name: str, device: Device, reporter: Reporter, *, alone: bool = True
             float(said["time"]) - (begin + time.time()) / 2,
         )
         if abs(hello.clock_off) > CLOCK:
-            reporter.say(f"{name}: its clock is {_span(hello.clock_off)}; results carry this machine's time.")
+            reporter.say(f"{name}: its clock is {span(hello.clock_off)}; results carry this machine's time.")
         found = Session(name, device, line, hello, reporter)
         if alone:
             found.hold(device.wait_s)
@@ -222,18 +223,27 @@ def on_each(devices: Inventory, work: Callable[[str, Device], T]) -> dict[str, T
 
     A machine that several names lead to is used by one of them after the other.
     """
+    futures = {name: _begun(work, name, device) for name, device in devices.items()}
+    errors = {name: future.exception() for name, future in futures.items()}
+    return {name: error if isinstance(error, MvpError) else futures[name].result() for name, error in errors.items()}
 
-    def caught(item: tuple[str, Device]) -> T | MvpError:
+
+def _begun(work: Callable[[str, Device], T], name: str, device: Device) -> Future[T]:
+    """Do the work in a thread. Ctrl-C waits for a pool's threads, but not for this one: it ends with the program."""
+    future: Future[T] = Future()
+
+    def carry_out() -> None:
         try:
-            return work(*item)
-        except MvpError as error:
-            return error
+            future.set_result(work(name, device))
+        except BaseException as error:
+            future.set_exception(error)
 
-    with ThreadPoolExecutor(max_workers=max(1, len(devices))) as pool:
-        return dict(zip(devices, pool.map(caught, devices.items()), strict=True))
+    threading.Thread(target=carry_out, daemon=True).start()
+    return future
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """How far a clock is from ours, in words."""
     hours = abs(seconds) / 3600
     size = f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
     return f"{size} {'ahead' if seconds > 0 else 'behind'}"

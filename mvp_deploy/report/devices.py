@@ -89,7 +89,7 @@ def _key(row: Row) -> Key:
 
 def _cell(column: Column, key: Key) -> str:
     if column.gap is not None:
-        return "away"
+        return "not measured"
     row = next((row for row in _rows(column) if _key(row) == key), None)
     if row is None:
         return "-"

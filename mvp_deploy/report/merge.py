@@ -26,7 +26,7 @@ class OfDevices:
 
 
 def merge(places: Iterable[Path]) -> Columns:
-    """A column for each machine that one of the places tells of; a name that comes again gets its place added.
+    """A column for each measurement in the places, once; a name that comes again gets its place added.
 
     Raises:
         MvpError: (INPUT) a place holds no measurements.
@@ -34,24 +34,25 @@ def merge(places: Iterable[Path]) -> Columns:
     found: list[Column] = []
     for place in places:
         for each in _columns(place):
-            taken = any(other.name == each.name for other in found)
-            found.append(replace(each, name=f"{each.name} ({place.stem})") if taken else each)
+            if each not in found:
+                taken = any(other.name == each.name for other in found)
+                found.append(replace(each, name=f"{each.name} ({place})") if taken else each)
     return Columns(tuple(found))
 
 
 def _columns(place: Path) -> list[Column]:
-    if bundles.is_bundle(place):
+    if place.is_dir():
         columns = list(_of_bundle(place))
+        cure = f"`mvp-deploy bench {place} --on NAME` takes some"
     else:
+        cure = "give a bundle, or what `bench --out` wrote"
         data: dict[str, Any] = read_json(place, dict, cure=CURE)
         try:
             columns = list(_of_file(place, data))
         except Malformed as error:
-            raise InputError(
-                f"{place} holds no measurements ({error}): give a bundle, or what `bench --out` wrote."
-            ) from error
+            raise InputError(f"{place} holds no measurements ({error}): {cure}.") from error
     if not columns:
-        raise InputError(f"{place} holds no measurements: `mvp-deploy bench {place} --on NAME` takes some.")
+        raise InputError(f"{place} holds no measurements: {cure}.")
     return columns
 
 

@@ -33,7 +33,7 @@ class Job:
             line.poll(1.0 if open_ else 0.2, *[self.said][:open_])
             open_ = open_ and self._pass_on(line)
             if time.monotonic() > end:
-                raise Refused(f"the command took longer than {seconds:.0f} s")
+                raise Refused(f"the command took longer than {seconds:.0f} s: raise `limit_s` in devices.yaml")
         while open_ and self._pass_on(line, last=True):
             pass
         return self.child.returncode

@@ -16,7 +16,7 @@ class Gone(Exception):
 
 
 class Refused(Exception):
-    """What cannot be done, in words."""
+    """What cannot be done, and the cure."""
 
 
 class Line:

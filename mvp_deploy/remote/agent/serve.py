@@ -51,7 +51,7 @@ class Device:
         end = time.monotonic() + frame["wait"]
         while not self._hold():
             if time.monotonic() > end:
-                raise Refused(f"another run has held it for {frame['wait']:.0f} s")
+                raise Refused(f"another run has held it for {frame['wait']:.0f} s: wait for it to end")
             self.line.send({"waiting": True})
             self.line.poll(1.0)
         self.keep = frame["keep"]
@@ -170,7 +170,8 @@ def serve(token: str) -> None:
                 line.send({"error": str(error)})
             except OSError as error:
                 full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-                line.send({"error": str(error), "full": full})
+                cure = "free some space there" if full else "set `workdir` in devices.yaml to another folder"
+                line.send({"error": f"{error}: {cure}"})
     except (Gone, OSError):
         pass
     finally:

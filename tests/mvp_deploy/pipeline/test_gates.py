@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvp_deploy.base.errors import ExitCode
+from mvp_deploy.base.errors import WORST, ExitCode, worst
 from mvp_deploy.benchmark.statistics import Interval, Limit, at_least, at_most
 from mvp_deploy.pipeline.baseline import compare
 from mvp_deploy.pipeline.config import GatesSection
 from mvp_deploy.pipeline.gates import judge
-from mvp_deploy.pipeline.progress import WORST, worst
 
 numbers = st.floats(-1e6, 1e6)
 Facts = dict[str, Any]

@@ -42,7 +42,7 @@ def test_three_devices_give_three_columns_and_files_in_the_bundle(machine, proje
     assert "onnxruntime is not installed" in done.output
     assert bundle.verify(project / "dogs") == []
     found = kept(project / "dogs")
-    assert set(found) == {"pi", "orin", "nas"}
+    assert set(found) == {"pi", "orin"}  # a device without times replaces none that it had
     for name in ("pi", "orin"):
         assert found[name].digest == before == bundle.digest(project / "dogs")
         assert [row.model for row in found[name].times.rows if row.timing] == ["unpruned", "pruned"]

@@ -173,7 +173,7 @@ STRANGE = {
 
 def test_a_wrong_clock_another_processor_and_another_language_are_seen(machine) -> None:
     findings = {each.name: each for each in examine("pi", device(machine(**STRANGE)), Silent())}
-    assert findings["clock"].state == "broken"
+    assert (findings["clock"].state, findings["clock"].detail) == ("broken", "1157 days behind")
     assert findings["reached"].detail.startswith("aarch64")
     assert findings["runtime"].detail == "onnxruntime"
     assert findings["board"].state == "ok"
@@ -244,12 +244,30 @@ def test_a_device_that_is_not_there_is_exit_code_7_or_a_named_gap(machine, tmp_p
     assert done.exit_code == 7  # no device at all is no result
 
 
-def test_a_python_that_is_not_there_is_told(machine) -> None:
+@pytest.mark.parametrize("python", ["~/no such/python", "/bin/true"])
+def test_what_is_not_a_python_is_told(machine, python: str) -> None:
     with (
-        pytest.raises(EnvironmentMissing, match="set it to another"),
-        session("pi", device(machine(), python="~/no such/python"), Silent()),
+        pytest.raises(EnvironmentMissing, match="does not run `python`"),
+        session("pi", device(machine(), python=python), Silent()),
     ):
         pass
+
+
+def test_a_place_that_cannot_be_written_is_told_with_what_to_change(machine) -> None:
+    with (
+        pytest.raises(EnvironmentMissing, match="set `workdir` in devices"),
+        session("pi", device(machine(), workdir="/dev/null/no"), Silent()),
+    ):
+        pass
+
+
+def test_a_command_without_end_is_stopped_and_told(machine) -> None:
+    there = machine(begins_with="import sys, time\nif '_there' in str(sys.orig_argv): time.sleep(1000)")
+    with session("pi", device(there, limit_s=1), Silent()) as pi:
+        pi.send({})
+        with pytest.raises(EnvironmentMissing, match="longer than 1 s: raise `limit_s`"):
+            pi.run("_there", [])
+    until(lambda: not there.processes())
 
 
 def test_two_runs_on_one_machine_queue(machine) -> None:
@@ -271,7 +289,7 @@ def test_two_runs_on_one_machine_queue(machine) -> None:
     assert waited[0] >= freed
 
 
-@pytest.mark.parametrize("victim", ["workstation", "device"])
+@pytest.mark.parametrize("victim", ["workstation", "Ctrl-C", "device"])
 def test_a_kill_leaves_neither_lock_nor_process(machine, tmp_path: Path, victim: str) -> None:
     there = machine()
     make_bundle(tmp_path / "dogs")
@@ -282,11 +300,13 @@ def test_a_kill_leaves_neither_lock_nor_process(machine, tmp_path: Path, victim:
         until(lambda: sum("_serve" in line for line in there.processes()) > 0)  # it is timing
         if victim == "workstation":
             run.kill()
+        elif victim == "Ctrl-C":
+            run.send_signal(signal.SIGINT)
         else:
             agent = next(pid for pid, line in there.pids().items() if "iter(lambda" in line)
             os.kill(agent, signal.SIGKILL)
         told = run.communicate(timeout=60)[1]
-    assert run.returncode == (7 if victim == "device" else -signal.SIGKILL), told
+    assert run.returncode == {"workstation": -signal.SIGKILL, "Ctrl-C": 1, "device": 7}[victim], told
     assert "Traceback" not in told
     until(lambda: not there.processes())
     with session("pi", device(there, wait_s=0), Silent()) as pi:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.errors import ExitCode, InputError
+from mvp_deploy.cli import main
 from mvp_deploy.remote.inventory import add, load
 
 
@@ -38,6 +40,22 @@ def test_a_mistake_is_told_with_its_line_and_key(text: str, told: str, tmp_path:
     with pytest.raises(InputError) as refused:
         load(file)
     assert told in str(refused.value)
+
+
+def test_all_is_every_device_and_no_name_of_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'all' stands for every device"):
+        add(tmp_path / "devices.yaml", "all", {"address": "pi@pi5"})
+    assert not (tmp_path / "devices.yaml").exists()
+
+
+def test_an_address_may_be_ipv6(tmp_path: Path) -> None:
+    assert add(tmp_path / "devices.yaml", "pi5", {"address": "::1"}).address == "::1"
+
+
+def test_no_name_is_not_this_machine(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["bench", str(tmp_path), "--on", ""])
+    assert done.exit_code == ExitCode.INPUT
+    assert "names no device" in done.output
 
 
 def test_a_folder_in_its_place_is_refused_by_name(tmp_path: Path) -> None:
