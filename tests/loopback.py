@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import distribution
+from importlib.metadata import Distribution
 from pathlib import Path
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
@@ -86,16 +87,20 @@ class Machine:
 
 
 def python_with(folder: Path, *packages: str, begins_with: str = "") -> Path:
-    """A Python of its own in the folder in which these packages alone are installed.
+    """A Python of its own in the folder in which these packages alone are installed: this one, or DEVICE_PYTHON.
 
     begins_with: code that it runs first, always.
     """
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=60)
+    python = os.environ.get("DEVICE_PYTHON", sys.executable)
+    subprocess.run([python, "-m", "venv", "--without-pip", folder], check=True, timeout=60)
+    tell = "import json, sys; print(json.dumps(sys.path))"
+    path = json.loads(subprocess.run([python, "-c", tell], capture_output=True, check=True).stdout)
     site = next(folder.glob("lib/python*/site-packages"))
     for package in packages:
-        tops = {Path(file.parts[0]) for file in distribution(package).files or () if file.parts[0] != ".."}
-        for top in tops - {Path("__pycache__")}:
-            (site / top).symlink_to(Path(str(distribution(package).locate_file(top))))
+        found = next(iter(Distribution.discover(name=package, path=path)))
+        tops = {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}
+        for top in tops:
+            (site / top).symlink_to(Path(str(found.locate_file(top))))
     if begins_with:
         (site / "begin.py").write_text(begins_with, encoding="utf-8")
         (site / "begin.pth").write_text("import begin\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """The program as it is sent to devices: this package's own files in one zip whose bytes depend on them alone.
 
-All of it, for which part a command needs is for Python to find: 0.5 MB, sent once for each version. With it goes
-filelock, which is Python alone; numpy, click and the runtime are the device's own.
+All of it, for which part a command needs is for Python to find: 0.7 MB, sent once for each version. Nothing of others
+goes with it: a package that is right for this Python may not be for the device's.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import io
 import zipfile
 from functools import cache
 from pathlib import Path
-
-import filelock
 
 import mvp_deploy
 from mvp_deploy import __version__
@@ -31,8 +29,6 @@ def program() -> bytes:
         for file in folder.rglob("*")
         if file.suffix in SUFFIXES and file.is_file()
     }
-    locks = Path(filelock.__file__).parent
-    files |= {f"filelock/{file.relative_to(locks).as_posix()}": file.read_bytes() for file in locks.rglob("*.py")}
     files[f"mvp_deploy-{__version__}.dist-info/METADATA"] = METADATA.encode()
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
