@@ -111,7 +111,8 @@ def line_of(node: yaml.Node, where: Sequence[str | int]) -> int:
 def wrong(problem: Mapping[str, Any], known: Collection[str]) -> str:
     """What pydantic found wrong with a value or key: the rest of a sentence. known: the keys there are."""
     if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        key = str(problem["loc"][-1])
+        close = difflib.get_close_matches(key, {*known} - {key}, n=1)  # it may be known elsewhere
         return "there is no such key" + (f"; did you mean {close[0]}?" if close else "")
     if problem["type"] == "missing":
         return "this key is missing"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import click
 from click.core import ParameterSource
 
-from mvp_deploy.base.errors import DeviceAway, MvpError, error_of, worst
+from mvp_deploy.base.errors import DeviceAway, InputError, MvpError, error_of, worst
 from mvp_deploy.cli._common import Console
 from mvp_deploy.cli._types import Listed
 
@@ -71,6 +71,8 @@ def on_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @named_options
     @functools.wraps(function)
     def command(on: tuple[str, ...], inventory: Path, allow_missing: bool, **arguments: Any) -> Any:
+        if allow_missing and not on:
+            raise InputError("--allow-missing is for devices that are away: name devices with --on.")
         return function(fleet=fleet_of(on, inventory, allow_missing), **arguments)
 
     return command

@@ -72,6 +72,8 @@ def command(
     if fleet is not None:
         _on_devices(models, fleet, out, sign_key, console)
         return
+    if sign_key is not None:
+        raise InputError("--sign-key signs what is measured on devices: name them with --on.")
     result = benchmark(
         models,
         timed.batches,

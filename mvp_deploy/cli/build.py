@@ -73,7 +73,8 @@ def command(
         arguments = forwarded()
         came_to = fleet.each(lambda name, device: build(name, device, bundle, arguments, console), console)
         rows = [(name, file) for name, (files, _) in came_to.results.items() for file in files]
-        console.table(["device", "built"], rows)
+        if rows:
+            console.table(["device", "built"], rows)
         built = {name: files for name, (files, _) in came_to.results.items()}
         console.result({"bundle": str(bundle), "devices": built, "missing": came_to.gaps})
         came_to.end([error for _, error in came_to.results.values() if error])

@@ -52,10 +52,20 @@ def test_an_address_may_be_ipv6(tmp_path: Path) -> None:
     assert add(tmp_path / "devices.yaml", "pi5", {"address": "::1"}).address == "::1"
 
 
-def test_no_name_is_not_this_machine(tmp_path: Path) -> None:
-    done = CliRunner().invoke(main, ["bench", str(tmp_path), "--on", ""])
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [(["--on", ""], "names no device"), (["--allow-missing"], "name devices with --on"), (["--sign-key", "k"], "--on")],
+)
+def test_what_is_for_devices_is_not_for_this_machine(options: list[str], told: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["bench", str(tmp_path), *options])
     assert done.exit_code == ExitCode.INPUT
-    assert "names no device" in done.output
+    assert told in done.output
+
+
+def test_a_key_in_the_wrong_place_is_not_what_was_meant(tmp_path: Path) -> None:
+    (tmp_path / "devices.yaml").write_text("a:\n  address: x\n  power: {threads: 4}")
+    with pytest.raises(InputError, match="there is no such key$"):
+        load(tmp_path / "devices.yaml")
 
 
 def test_a_folder_in_its_place_is_refused_by_name(tmp_path: Path) -> None:
