@@ -97,7 +97,8 @@ def command(
     for line in made.outcome.lines:
         console.show(line)
     console.show(f"bundle    {made.bundle.path}\nreport    {made.report}")
-    console.next(f"predict {made.bundle.path} PHOTO")
+    there = timed.on if timed is not None and isinstance(timed.on, str) else None
+    console.next(f"bench {made.bundle.path} --on {there}" if there else f"predict {made.bundle.path} PHOTO")
     console.result(
         {
             "run": str(made.run),

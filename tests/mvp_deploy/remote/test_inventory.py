@@ -64,7 +64,7 @@ def test_what_is_for_devices_is_not_for_this_machine(options: list[str], told: s
 
 def test_a_key_in_the_wrong_place_is_not_what_was_meant(tmp_path: Path) -> None:
     (tmp_path / "devices.yaml").write_text("a:\n  address: x\n  power: {threads: 4}")
-    with pytest.raises(InputError, match="there is no such key$"):
+    with pytest.raises(InputError, match=r"there is no such key$"):
         load(tmp_path / "devices.yaml")
 
 
