@@ -30,6 +30,7 @@ STEPS = (1, 2, 4, 8, 16, 32)
 ALIGNMENTS = (1, 2, 4, 8)
 AS_GOOD = 1.3  # a coarser step or a finer alignment is taken for the best one's error times this
 FEW = 4  # shapes that a kernel is fitted to, at least
+LEAST_FREE = 0.05  # 1 - leverage, at least: a fit that goes through a sample says nothing of its error
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +123,10 @@ def _without(profile: Profile, number: int) -> Profile:
 
 
 def _grid(kernels: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[int, int]:
-    """The step and the alignment of widths: the finest alignment, then the coarsest step, that fit as well as any."""
+    """The step and the alignment of widths: the finest alignment, then the coarsest step, that predict as well as any.
+
+    By leave-one-out errors: a coarse alignment leaves few shapes, which are fitted well whatever is right.
+    """
     errors = {
         (step, alignment): sum(_kernel(shapes, ms, step, alignment)[1] for shapes, ms in kernels)
         for alignment in ALIGNMENTS
@@ -135,7 +139,7 @@ def _grid(kernels: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[int, int]:
 
 
 def _kernel(shapes: np.ndarray, ms: np.ndarray, step: int, alignment: int) -> tuple[Fit, float]:
-    """A kernel's fit to what lies on the alignment, and its mean squared relative error there."""
+    """A kernel's fit to what lies on the alignment, and its mean squared relative error there, leave-one-out."""
     full: Shape = (int(shapes[0, 0]), int(shapes[0, 1]))
     on = _aligned(shapes, full, alignment)
     if on.sum() < FEW:
@@ -166,27 +170,30 @@ def _features(shapes: np.ndarray, step: int) -> np.ndarray:
 
 
 def _fitted(features: np.ndarray, ms: np.ndarray) -> tuple[np.ndarray, float]:
-    """Least squares of relative errors with no negative coefficient, and the sum of their squares.
+    """Least squares of relative errors with no negative coefficient, and the sum of their leave-one-out squares.
 
     Few enough features to try every set of them: the best whose plain solution has no negative coefficient is the
-    solution of the bounded problem.
+    solution of the bounded problem. Each sample's error by a fit to the others takes no refit (PRESS; Allen, 1974).
     """
     weight = 1 / np.maximum(ms, max(ms.max() * 0.05, 1e-9))
     size = features.max(0)
     scaled, wanted = features / size * weight[:, None], ms * weight
     products, sides = scaled.T @ scaled, scaled.T @ wanted
     best, error = np.zeros(features.shape[1]), float(wanted @ wanted)
+    missed_alone = wanted
     for number in range(1, features.shape[1] + 1):
         for chosen in map(list, combinations(range(features.shape[1]), number)):
             part = products[np.ix_(chosen, chosen)]
             if np.linalg.matrix_rank(part) < number:
                 continue  # says no more than fewer features do
             found = np.linalg.solve(part, sides[chosen])
-            missed = float(np.square(scaled[:, chosen] @ found - wanted).sum())
-            if (found >= 0).all() and missed < error * (1 - 1e-9):
-                best, error = np.zeros(features.shape[1]), missed
+            missed = scaled[:, chosen] @ found - wanted
+            if (found >= 0).all() and missed @ missed < error * (1 - 1e-9):
+                best, error = np.zeros(features.shape[1]), float(missed @ missed)
                 best[chosen] = found / size[chosen]
-    return best, error
+                leverage = np.einsum("ij,ji->i", scaled[:, chosen], np.linalg.solve(part, scaled[:, chosen].T))
+                missed_alone = missed / np.maximum(1 - leverage, LEAST_FREE)
+    return best, float(missed_alone @ missed_alone)
 
 
 def _whole(sums: np.ndarray, measured: np.ndarray, on: np.ndarray) -> tuple[float, float]:

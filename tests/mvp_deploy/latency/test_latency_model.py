@@ -8,7 +8,7 @@ from fakes.profiles import blocks_of, chain, profile_by, structure_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mvp_deploy.latency.model import LatencyModel, fit
+from mvp_deploy.latency.model import LatencyModel, _features, _fitted, fit
 
 WIDTH = st.integers(1, 80)
 
@@ -55,3 +55,17 @@ def test_one_shape_at_a_time_and_many_at_once_are_the_same(stepped: tuple[int, L
     for rows, columns in ((1, 1), (33, 40), (48, 64), (7, 3)):
         at_once = model.fits[1].ms(np.array([[rows, columns]]), model.step, model.alignment)[0]
         assert model.layer(1, rows, columns) == pytest.approx(model.scale * at_once)
+
+
+def test_a_kernel_s_error_is_that_of_samples_which_its_fit_has_not_seen() -> None:
+    rng = np.random.default_rng(0)
+    shapes = rng.integers(8, 80, (12, 2))
+    ms = np.array([blocks_of(8)(*shape) for shape in shapes.tolist()]) * rng.uniform(0.95, 1.05, 12)
+    features = _features(shapes, 8)[:, [0, 3]]  # of which a fit needs both, whichever sample is left out
+    weight = 1 / ms
+    alone = 0.0
+    for place in range(12):
+        others = np.arange(12) != place
+        found = np.linalg.lstsq(features[others] * weight[others, None], np.ones(11), rcond=None)[0]
+        alone += float(features[place] @ found / ms[place] - 1) ** 2
+    assert _fitted(features, ms)[1] == pytest.approx(alone, rel=1e-6)
