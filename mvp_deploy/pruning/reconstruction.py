@@ -32,7 +32,7 @@ FEW, MANY = 256, 1024  # images that re-solve models which are compared, and the
 FOLDS = 4  # parts of the images; each is left out once
 WIDE = 2048  # columns from which on there are two parts
 BATCH = 32
-MEMORY = 1 << 30  # bytes that standing forward passes may hold: fewer images where each needs more
+MEMORY = 1 << 28  # bytes that standing forward passes may hold: fewer images where each needs more
 
 
 @dataclass(frozen=True)
