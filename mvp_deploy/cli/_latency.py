@@ -49,16 +49,14 @@ class Timed:
         beside: the RUN; a machine that is profiled for it leaves a file of its name. precision: of what is shipped,
             for which the time is; None: not known yet, float32 if a profile is taken.
         """
+        from mvp_deploy.latency.files import check_shipped
         from mvp_deploy.latency.floor import others
         from mvp_deploy.latency.meet import within
 
         there = self._device()
         profile = self._profile(there, backbone, beside, reporter, precision or "fp32")
-        if precision is not None and profile.precision != precision:
-            reporter.warn(
-                f"the time is met in {profile.precision}, of which the profile is, and {precision} is shipped: profile "
-                f"the backbone with --precision {precision} to meet it in that."
-            )
+        if precision is not None:
+            check_shipped(profile, [precision], reporter)
         known = others(self.on) if isinstance(self.on, Path) else []
         return within(
             self.target, profile, round_to, lambda original: _timer(there, original, profile, reporter), reporter, known

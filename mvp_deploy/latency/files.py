@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,6 +100,16 @@ def remarks(found: Profile) -> Iterator[str]:
         yield (
             f"the machine was not quiet{who}: times of one model differ by {found.noise:.1%}, more than {NOISE:.0%}. "
             "Plans made with this profile may miss their time; profile again when nothing else runs."
+        )
+
+
+def check_shipped(found: Profile, shipped: Collection[Precision], reporter: Reporter) -> None:
+    """Warn where a time is met in a precision that is not shipped."""
+    if found.precision not in shipped:
+        (wanted, *_) = shipped
+        reporter.warn(
+            f"the time is met in {found.precision}, of which the profile is, and {' and '.join(shipped)} is shipped: "
+            f"profile the backbone with --precision {wanted} to meet it in that."
         )
 
 

@@ -203,6 +203,7 @@ def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Meet | None]:
     if asked is None or work.profile is None:
         return work.task.budget, None
     profile = files.read(work.profile)
+    files.check_shipped(profile, work.task.export.precisions, reporter)
     target = Target(asked.latency_ms, asked.speed_up)
     round_to = work.task.budget.round_to
     known = others(work.profile)
