@@ -146,24 +146,22 @@ def tune(
     """Fine-tune ``model`` in place, if that helps on images set aside; it ends in eval mode.
 
     Args:
+        model: with its head. Trials, which must not know the images set aside, solve it again without them.
         config: of the bold training; the careful one's learning rate is lower.
         norms: 'frozen' keeps batch-norm statistics, 'trained' lets them follow the batches, 'recomputed' measures them
             again after that; 'auto' does what helps most on the images set aside.
-        solved_head: start from the classifier in closed form, and solve it again in the end if that helps.
+        solved_head: whether the head is one in closed form; it is solved again in the end too if that helps.
         made_of: gives the untuned model as it is when made of fewer images; trials start from that of all but those set
             aside. By default from ``model``, which suits one that no images but the head's had part in.
         checkpoint: see `training.fit`.
     """
     parts = set_aside(images, config.seed) if config.steps else None
-    untuned = copy.deepcopy(model)
-    if solved_head:
-        solve_head(untuned, classifier, images)
     if parts is None:
-        model.load_state_dict(untuned.state_dict())
         model.eval()
         reason = TOO_FEW if config.steps else "no steps were asked for"
         return Tuned(0, 0, 0.0, None, None, None, None, reason)
     part, aside = parts
+    untuned = copy.deepcopy(model)
 
     def trained(model: nn.Module, images: Images, choice: Choice, config: TrainConfig, **how: Any) -> FitResult:
         statistics = not choice.frozen_norms and norms in ("auto", "recomputed")
@@ -205,7 +203,6 @@ def tune(
     tried, best = len(choices) * config.steps, after
     done = FitResult(0, 0.0, math.nan, 0)
     if after.no_worse_than(before):
-        model.load_state_dict(untuned.state_dict())
         try:
             done = trained(model, images, choice, config, teacher=teacher, checkpoint=checkpoint, progress=progress)
         except Diverged:

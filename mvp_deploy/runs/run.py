@@ -139,7 +139,7 @@ def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torc
             checkpoint=work / "pruned.checkpoint",
             progress=step,
         )
-    final = accuracy(model, test)
+    final = accuracy(model, test) if done.kept else cut
     reporter.say(f"pruned model: accuracy {final:.1%} {done.told}")
     tuned: dict[str, Any] = asdict(done)
     doubts: list[str] = []
