@@ -23,20 +23,27 @@ ELSEWHERE = "Core ML runs on macOS alone: here PyTorch computes the program's op
 
 
 class CoreMlExporter(OwnExporter):
-    """fp32 and fp16, one image at a time: the Neural Engine computes in fp16, and takes no batches of any size."""
+    """fp32, fp16 and int8, one image at a time: the Neural Engine computes in fp16, and takes no batches of any size.
+
+    In int8 only the weights are int8, and fp16 is computed: coremltools measures ranges of activations on macOS alone.
+    """
 
     name = "coreml"
     suffix = ".mlpackage"
     needs = "pip install coremltools"
     modules = ("coremltools",)
-    precisions = ("fp32", "fp16")
+    precisions = ("fp32", "fp16", "int8")
     int8_form = "own"
     notes = ("takes one image at a time", *(() if sys.platform == "darwin" else (ELSEWHERE,)))
 
     def write(self, source: Source, path: Path) -> None:
         with TemporaryDirectory() as temporary:
             made = Path(temporary) / path.name
-            _convert(source).save(str(made))
+            program = _convert(source)
+            if source.precision == "int8":
+                program = _with_int8_weights(program)
+            program.user_defined_metadata["classes"] = json.dumps(source.classes, ensure_ascii=False)
+            program.save(str(made))
             _name_by_place(made / MANIFEST)
             shutil.rmtree(path, ignore_errors=True)
             shutil.move(made, path)
@@ -60,6 +67,16 @@ def _convert(source: Source) -> Any:
                 minimum_deployment_target=coremltools.target.iOS16,
                 skip_model_load=True,
             )
+
+
+def _with_int8_weights(program: Any) -> Any:
+    """Weights of 2,048 values and more as int8 with a scale for each output channel: a round trip of 1/254 at most."""
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+        from coremltools.optimize import coreml
+
+        how = coreml.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", granularity="per_channel")
+        with converting("Core ML"):
+            return coreml.linear_quantize_weights(program, coreml.OptimizationConfig(global_config=how))
 
 
 def _constant(source: Source) -> torch.jit.ScriptModule:

@@ -46,7 +46,7 @@ class Source:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     classes: tuple[str, ...] = ()  # the outputs' names, for formats that keep them
 
-    # Exporters with the form «own» get the float32 ONNX file, and for int8 the file that their `Quantizable` gave.
+    # Exporters with the form «own» get the float32 ONNX file; for int8 those with a ``quantizable`` get what that gave.
 
 
 @dataclass(frozen=True)

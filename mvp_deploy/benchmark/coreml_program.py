@@ -89,10 +89,16 @@ def _load(path: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def _constant(value: Any) -> Any:
-    """Floats as tensors, anything else as Python's own."""
+    """Floats and quantised weights as tensors, anything else as Python's own."""
     if isinstance(value, (np.ndarray, np.generic)):
-        return torch.tensor(value) if value.dtype.kind == "f" else value.tolist()
+        return torch.tensor(value) if value.dtype.kind == "f" or value.dtype == np.int8 else value.tolist()
     return value
+
+
+def _dequantize(quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: int) -> Tensor:
+    """Weights in int8, with a scale for each channel of ``axis``."""
+    shape = [-1 if each == axis else 1 for each in range(quantized_data.ndim)]
+    return (quantized_data.to(scale.dtype) - zero_point.reshape(shape)) * scale.reshape(shape)
 
 
 def _conv(
@@ -212,6 +218,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {  # MIL's name: what it computes, it
     "cast": lambda x, dtype: x.to(DTYPES[dtype]),
     "clip": lambda x, alpha, beta: x.clip(float(alpha), float(beta)),
     "concat": _concat,
+    "constexpr_affine_dequantize": _dequantize,
     "conv": _conv,
     "exp": lambda x: x.exp(),
     "expand_dims": _expand,

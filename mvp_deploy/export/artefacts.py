@@ -150,7 +150,7 @@ def make(
                 files.append(_made(subject, exporter, precision, file, graphs, folder, held_out, reporter))
             except MvpError as error:
                 _remove(folder / file, exporter)
-                told = f"{file} is left out: {error}{_cure(error, precision, asked)}"
+                told = f"{file} is left out: {error}{_cure(error, precision, exporter, asked)}"
                 reporter.warn(told)
                 failed.append(Failed(subject.name, exporter.name, precision, told, error.code))
     return files, failed
@@ -182,7 +182,7 @@ def _made(
             may; (INPUT) the model has nothing to quantise.
     """
     what = f"{subject.name} {precision} for {exporter.name}"
-    own = precision == "int8" and exporter.int8_form == "own"
+    own = precision == "int8" and exporter.int8_form == "own" and _has_ranges(exporter)
     converted = (
         _own_int8(subject, exporter, graphs)
         if own
@@ -218,14 +218,19 @@ def _made(
     )
 
 
-def _cure(error: MvpError, precision: str, asked: Exports) -> str:
+def _has_ranges(exporter: Exporter) -> bool:
+    """Whether its int8 files hold activations too, and not weights alone."""
+    return exporter.int8_form != "own" or hasattr(exporter, "quantizable")
+
+
+def _cure(error: MvpError, precision: str, exporter: Exporter, asked: Exports) -> str:
     """What to try where a file differs from PyTorch by too much, or loses too much accuracy."""
     if error.code not in (ExitCode.PARITY, ExitCode.ACCURACY):
         return ""
     if precision == "fp32":
         return " It must not be shipped: another version of the exporting library may do better."
-    if precision == "fp16":
-        return " Leave fp16 out of --precision."
+    if precision == "fp16" or not _has_ranges(exporter):
+        return f" Leave {precision} out of --precision."
     other = (
         "minmax, which clips no value," if asked.int8_method != "minmax" else "percentile or mse, which clip outliers,"
     )

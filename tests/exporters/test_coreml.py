@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,6 +61,22 @@ def test_fp16_is_half_as_large_and_computed_in_fp16(package: Path, tmp_path: Pat
     half = computed(tmp_path / "m.mlpackage")
     check_parity(reference(model()), half, 2e-2, exact=False)
     assert not np.allclose(half, computed(package), rtol=1e-6, atol=0)
+
+
+def test_int8_has_its_weights_in_int8_and_its_classes_in_the_metadata(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 96, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(96 * 64, 4)).eval()
+    sizes = {}
+    for precision in ("fp16", "int8"):
+        path = tmp_path / f"{precision}.mlpackage"
+        source = Source(precision, Path(), net, (3, 8, 8), classes=("cat", "dög", "cow", "hen"))
+        sizes[precision] = CoreMlExporter().export(source, path).bytes
+        metadata = coremltools.models.MLModel(str(path), skip_model_load=True).user_defined_metadata
+        assert json.loads(metadata["classes"]) == list(source.classes)
+    assert sizes["int8"] < 0.7 * sizes["fp16"]
+    eight = computed(tmp_path / "int8.mlpackage")
+    check_parity(reference(net), eight, 0.3, exact=False)
+    assert not np.array_equal(eight, computed(tmp_path / "fp16.mlpackage"))
 
 
 def test_the_same_model_gives_the_same_files(package: Path, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Architectures through the Core ML target: converted, read back, and computed by PyTorch where Core ML does not run.
+
+    python benchmarks/targets/coreml.py --out OUT.json
+
+Weights are random: conversion and numbers are checked, accuracy is not. A Markdown table goes to stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+import numpy as np
+import torch
+
+from mvp_deploy.backbones.timm_import import timm
+from mvp_deploy.base.errors import MvpError
+from mvp_deploy.benchmark.runner import STAND_IN, logits, open_runner
+from mvp_deploy.exporters.coreml import CoreMlExporter
+from mvp_deploy.exporters.parity import TOLERANCE, check_parity
+from mvp_deploy.exporters.protocol import Source
+
+NAMES = {  # the edge of the image in pixels
+    "resnet18": 96,
+    "regnety_002": 96,
+    "densenet121": 96,
+    "repvgg_a0": 96,
+    "mobilenetv3_small_100": 96,
+    "tf_efficientnet_lite0": 96,
+    "ghostnetv2_100": 96,
+    "convnext_atto": 96,
+    "fastvit_t8": 128,
+    "efficientformerv2_s0": 224,
+    "edgenext_xx_small": 128,
+    "mobilevit_xs": 128,
+    "vit_tiny_patch16_224": 224,
+    "swin_tiny_patch4_window7_224": 224,
+}
+
+
+def checked(name: str, edge: int, precision: str) -> dict[str, float | str]:
+    """Megabytes and the relative difference from PyTorch's logits (see `check_parity`), or why there is none."""
+    torch.manual_seed(0)
+    net = timm().create_model(name, num_classes=10).eval()
+    images = np.random.default_rng(0).standard_normal((8, 3, edge, edge), np.float32)
+    with torch.inference_mode():
+        reference = net(torch.from_numpy(images)).numpy()
+    with TemporaryDirectory() as folder:
+        try:
+            path = Path(folder) / "m.mlpackage"
+            made = CoreMlExporter().export(Source(precision, Path(), net, (3, edge, edge)), path)
+            found = logits(open_runner(path, STAND_IN), images, len(images))
+            parity = check_parity(reference, found, TOLERANCE[precision], exact=precision == "fp32")
+        except MvpError as error:
+            return {"error": str(error)}
+    return {"MB": made.bytes / 1e6, "parity": parity.relative}
+
+
+@click.command()
+@click.option("--out", required=True, type=click.Path(path_type=Path))
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    found = {
+        name: {each: checked(name, edge, each) for each in ("fp32", "fp16", "int8")} for name, edge in NAMES.items()
+    }
+    versions = {package: version(package) for package in ("coremltools", "torch", "timm")}
+    content = {"machine": platform.machine(), "versions": versions, "models": found}
+    out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print("| architecture | pixels | fp32: MB, difference | fp16 | int8 |\n| --- | --- | --- | --- | --- |")
+    for name, edge in NAMES.items():
+        print(f"| {name} | {edge} | {' | '.join(map(cell, found[name].values()))} |")
+
+
+def cell(found: dict[str, float | str]) -> str:
+    return str(found.get("error") or f"{found['MB']:.1f}, {found['parity']:.1e}")
+
+
+if __name__ == "__main__":
+    main()
