@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shutil
 import sys
@@ -12,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mvp_deploy.exporters.executorch import quiet
 from mvp_deploy.exporters.protocol import OwnExporter, Source, converting
+from mvp_deploy.exporters.silence import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +52,7 @@ def _convert(source: Source) -> Any:
     import numpy as np
 
     precision = "FLOAT32" if source.precision == "fp32" else "FLOAT16"
-    with quiet(), contextlib.redirect_stderr(io.StringIO()):  # progress bars, and versions it was not tested with
+    with quiet():  # progress bars, and versions it was not tested with
         import coremltools
 
         with converting("Core ML"):
@@ -71,7 +69,7 @@ def _convert(source: Source) -> Any:
 
 def _with_int8_weights(program: Any) -> Any:
     """Weights of 2,048 values and more as int8 with a scale for each output channel: a round trip of 1/254 at most."""
-    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+    with quiet():
         from coremltools.optimize import coreml
 
         how = coreml.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8", granularity="per_channel")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mvp_deploy.exporters.errors import first_line
 from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.protocol import OwnExporter, Source, converting
+from mvp_deploy.exporters.silence import quiet
 
 
 class ExecuTorchExporter(OwnExporter):
@@ -34,16 +31,3 @@ class ExecuTorchExporter(OwnExporter):
                 lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
                 buffer = lowered.to_executorch().buffer
         write_bytes(path, buffer)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the exporter's remarks about itself: nothing a user can mend."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -8,10 +8,10 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mvp_deploy.exporters.executorch import quiet
 from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.litert_int8 import Flatbuffer
 from mvp_deploy.exporters.protocol import OwnExporter, Source, converting
+from mvp_deploy.exporters.silence import quiet
 
 
 class LiteRtExporter(OwnExporter):

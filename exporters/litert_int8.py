@@ -6,13 +6,14 @@ The nodes are ai-edge-quantizer's; which layers, and in which ranges, is decided
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from mvp_deploy.exporters.silence import quiet
 
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 # Quantised where they stand between quantised operators alone, so that values stay in int8 from layer to layer.
@@ -52,8 +53,7 @@ class Flatbuffer:
         """For each image, float32 [3, height, width], the value of every float tensor that is computed or given."""
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that all tensors are kept takes memory: one image's
+        with quiet():  # it warns that to keep all tensors takes memory: here, one image's
             model = Interpreter(
                 model_content=self.content,
                 num_threads=1,
@@ -86,7 +86,8 @@ class Flatbuffer:
             name: {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
             for name, (low, high) in ranges.items()
         }
-        done = quantizer.quantize(bounds, enable_progress_bar=False, enable_progress_report=False)
+        with quiet():
+            done = quantizer.quantize(bounds, enable_progress_bar=False, enable_progress_report=False)
         return bytes(done.quantized_model)
 
     def _quantized(self, layers: Collection[str]) -> list[Operator]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvp_deploy.base.errors import InputError, first_line
-from mvp_deploy.exporters.executorch import quiet
+from mvp_deploy.exporters.silence import quiet
 
 PROGRAM, WEIGHTS = Path("Data/com.apple.CoreML/model.mlmodel"), Path("Data/com.apple.CoreML/weights")
 

@@ -11,6 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from mvp_deploy.base.environment import cores
 from mvp_deploy.base.errors import EnvironmentMissing, InputError, first_line
+from mvp_deploy.exporters.silence import muted
 
 
 class LiteRtRunner:
@@ -18,8 +19,9 @@ class LiteRtRunner:
 
     def __init__(self, path: Path, threads: int | None) -> None:
         try:
-            self._model = Interpreter(model_path=str(path), num_threads=threads or cores())
-            self._model.allocate_tensors()
+            with muted():  # it says that it uses XNNPACK
+                self._model = Interpreter(model_path=str(path), num_threads=threads or cores())
+                self._model.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise InputError(f"LiteRT cannot load {path.name}: {first_line(error)}") from error
         (given,), (found,) = self._model.get_input_details(), self._model.get_output_details()
