@@ -79,7 +79,8 @@ class Row:
     def ran_in(self) -> str:
         """The runtime's version and threads, as far as its runner told them."""
         threads = self.details.get("threads")
-        return ", ".join(filter(None, (self.details.get("runtime"), threads and f"{threads} threads")))
+        told = threads and f"{threads} thread{'s' * (threads != '1')}"
+        return ", ".join(filter(None, (self.details.get("runtime"), told)))
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ def judge_on(devices: Mapping[str, OnDevice], gates: GatesSection) -> Iterator[V
     """Every gate of a device; a device without numbers is not measured, whatever its gates."""
     for name, found in devices.items():
         if found.measured is None:
-            yield Verdict("device", name, None, None, None, 0.0, "not measured", found.code, str(found.gap))
+            why = str(found.gap).removeprefix(f"{name}: ")
+            yield Verdict("device", name, None, None, None, 0.0, "not measured", found.code, why)
             continue
         own = gates.devices.get(name)
         if own is not None:

@@ -105,7 +105,7 @@ def _cell(column: Column, key: Key) -> str:
 
 def _told(column: Column) -> Iterator[str]:
     if column.gap is not None:
-        yield column.gap
+        yield column.gap.removeprefix(f"{column.name}: ")
         return
     assert column.times is not None
     machine = column.times.environment
