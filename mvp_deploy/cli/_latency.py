@@ -15,8 +15,6 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._on import inventory_option
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mvp_deploy.backbones import Backbone
     from mvp_deploy.base.reporter import Reporter
     from mvp_deploy.latency.cost import ByProfile
@@ -51,16 +49,16 @@ class Timed:
         """
         from mvp_deploy.latency.files import check_shipped
         from mvp_deploy.latency.floor import others
-        from mvp_deploy.latency.meet import within
+        from mvp_deploy.latency.meet import Meet
 
         there = self._device()
         profile = self._profile(there, backbone, beside, reporter, precision or "fp32")
         if precision is not None:
             check_shipped(profile, [precision], reporter)
         known = others(self.on) if isinstance(self.on, Path) else []
-        return within(
-            self.target, profile, round_to, lambda original: _timer(there, original, profile, reporter), reporter, known
-        )
+        clock = functools.partial(_timer, there, profile, reporter)
+        meet = Meet(self.target, profile, round_to, clock, reporter, known)
+        return meet.budget, meet
 
     def share(self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter) -> tuple[Budget, ByProfile]:
         """The budget as a share of the profile's unpruned time, and what milliseconds are counted by."""
@@ -69,7 +67,7 @@ class Timed:
         from mvp_deploy.pruning.budget import Budget
 
         profile = self._profile(self._device(), backbone, beside, reporter)
-        share = min(1.0, self.target.of(profile.full_ms) / profile.full_ms)
+        share = self.target.share(profile.full_ms)
         return Budget(share, "latency", max(round_to, fit(profile).alignment)), ByProfile(profile)
 
     def _device(self) -> tuple[str, Device] | None:
@@ -90,15 +88,11 @@ class Timed:
         reporter: Reporter,
         precision: Precision = "fp32",
     ) -> Profile:
-        from mvp_deploy import backbones
         from mvp_deploy.latency import files
         from mvp_deploy.latency.format import Conditions
         from mvp_deploy.latency.meet import profile_on
 
-        def build(classes: int) -> nn.Module:
-            return backbones.build(backbone, None, classes)
-
-        source = files.maker(backbone.name, build, backbone.preprocessing.input_size, precision, reporter)
+        source = files.maker(backbone.name, backbone, precision, reporter)
         mark = "" if precision == "fp32" else f".{precision}"
         conditions = Conditions("onnxruntime")
         if there is None:
@@ -119,12 +113,12 @@ class Timed:
         return profile_on(path, make, reporter, name)
 
 
-def _timer(there: tuple[str, Device] | None, original: Original, profile: Profile, reporter: Reporter) -> Timer | None:
+def _timer(there: tuple[str, Device] | None, profile: Profile, reporter: Reporter, original: Original) -> Timer | None:
     """What times plans where the profile was taken; None, which is said, where that cannot be done."""
     from mvp_deploy.latency.meet import ELSEWHERE, here, plan_timer
 
     if there is None:
-        return here(original, profile, reporter)
+        return here(profile, reporter, original)
     if profile.conditions.form == "engine":
         reporter.say(ELSEWHERE)
         return None

@@ -148,12 +148,4 @@ def _maker(
     from mvp_deploy.latency import files
 
     backbone, _ = backbones.create(name, image_size=image_size)
-    size = backbone.preprocessing.input_size
-    return files.maker(
-        name,
-        lambda classes: backbones.build(backbone, None, classes),
-        size,
-        precision,
-        console,  # type: ignore[arg-type]
-        variants,
-    )
+    return files.maker(name, backbone, precision, console, variants)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from mvp_deploy.latency.format import CURE, FORMAT, Conditions, Form, Precision,
 from mvp_deploy.latency.measure import NOISE, measure, runtime_version
 
 if TYPE_CHECKING:
-    from torch import nn
+    from mvp_deploy.backbones import Backbone
 
 
 def read(path: Path) -> Profile:
@@ -61,18 +62,16 @@ def profile(
 
 
 def maker(
-    name: str,
-    build: Callable[[int], nn.Module],
-    input_size: tuple[int, int, int],
-    precision: Precision,
-    reporter: Reporter,
-    variants: int | None = None,
+    name: str, backbone: Backbone, precision: Precision, reporter: Reporter, variants: int | None = None
 ) -> Callable[[Path, Form], Subject]:
-    """What `profile` makes a backbone's pieces with."""
+    """What `profile` makes the pieces of ``backbone`` with, which the profile calls ``name``."""
 
     def make(folder: Path, form: Form) -> Subject:
+        from mvp_deploy import backbones
+
+        build, size = partial(backbones.build, backbone, None), backbone.preprocessing.input_size
         return pieces.make(
-            name, build, input_size, folder, precision=precision, form=form, variants=variants, reporter=reporter
+            name, build, size, folder, precision=precision, form=form, variants=variants, reporter=reporter
         )
 
     return make

@@ -67,6 +67,10 @@ class Target:
         """Milliseconds, where the unpruned model takes ``full``."""
         return self.milliseconds if self.milliseconds is not None else full / (self.speed_up or 1.0)
 
+    def share(self, full: float) -> float:
+        """The part of the unpruned model's milliseconds that this is, at most 1."""
+        return min(1.0, self.of(full) / full)
+
     def __str__(self) -> str:
         return f"{self.milliseconds:g} ms" if self.milliseconds is not None else f"{self.speed_up:g} times faster"
 
@@ -145,7 +149,7 @@ class Meeting:
     @property
     def budget(self) -> Budget:
         """The budget as a fraction of the unpruned model's milliseconds, by the profile."""
-        return Budget(min(1.0, self.target.of(self.full) / self.full), "latency", self.round_to)
+        return Budget(self.target.share(self.full), "latency", self.round_to)
 
     def __call__(self, scores: Scores, worth: Worth | None = None) -> Allotted:
         """What stays. Raises LatencyError if no plan's real model meets the target."""
@@ -184,19 +188,6 @@ class Meeting:
         return Allotted(solution.counts, solution.without, met)
 
 
-def within(
-    target: Target,
-    profile: Profile,
-    round_to: int,
-    clock: Callable[[Original], Timer | None],
-    reporter: Reporter,
-    known: Sequence[Profile] = (),
-) -> tuple[Budget, Meet]:
-    """The budget as a share of the profile's unpruned time, and what allots a model's units (as `Meet` has it)."""
-    share = min(1.0, target.of(profile.full_ms) / profile.full_ms)
-    return Budget(share, "latency", round_to), Meet(target, profile, round_to, clock, reporter, known)
-
-
 @dataclass(frozen=True)
 class Meet:
     """Makes what allots a model's units under a budget of time.
@@ -225,12 +216,17 @@ class Meet:
         )
 
     @property
+    def budget(self) -> Budget:
+        """As a share of the profile's unpruned time."""
+        return Budget(self.target.share(self.profile.full_ms), "latency", self.round_to)
+
+    @property
     def key(self) -> str:
         """A checksum of the time and of the profile by which it is met."""
         return hashlib.sha256(repr((self.target, self.profile)).encode()).hexdigest()
 
 
-def here(original: Original, profile: Profile, reporter: Reporter) -> Timer | None:
+def here(profile: Profile, reporter: Reporter, original: Original) -> Timer | None:
     """What times plans on this machine; None, which is said, where the profile is of another."""
     found = timer(original.structure, original.model, profile)
     if found is None:

@@ -197,17 +197,16 @@ def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Meet | None]:
     """How much stays; for a time to meet, what allots the units too."""
     from mvp_deploy.latency import files
     from mvp_deploy.latency.floor import others
-    from mvp_deploy.latency.meet import Target, here, within
+    from mvp_deploy.latency.meet import Meet, Target, here
 
     asked = work.task.time
     if asked is None or work.profile is None:
         return work.task.budget, None
     profile = files.read(work.profile)
     files.check_shipped(profile, work.task.export.precisions, reporter)
-    target = Target(asked.latency_ms, asked.speed_up)
-    round_to = work.task.budget.round_to
-    known = others(work.profile)
-    return within(target, profile, round_to, lambda original: here(original, profile, reporter), reporter, known)
+    target, clock = Target(asked.latency_ms, asked.speed_up), partial(here, profile, reporter)
+    meet = Meet(target, profile, work.task.budget.round_to, clock, reporter, others(work.profile))
+    return meet.budget, meet
 
 
 def export(work: Work, reporter: Reporter) -> None:
