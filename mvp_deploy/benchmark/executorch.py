@@ -13,7 +13,8 @@ from executorch.extension.pybindings import _portable_lib as pool
 from executorch.runtime import Runtime
 
 from mvp_deploy.base.environment import cores
-from mvp_deploy.base.errors import EnvironmentMissing, InputError
+from mvp_deploy.base.errors import InputError
+from mvp_deploy.benchmark.runner import require_cpu
 
 _alive: WeakSet[ExecuTorchRunner] = WeakSet()
 
@@ -71,6 +72,5 @@ def _set_threads(wanted: int) -> None:
 
 
 def open_runner(path: Path, *, threads: int | None, device: str) -> ExecuTorchRunner:
-    if device.partition(":")[0] not in ("auto", "cpu"):
-        raise EnvironmentMissing(f"{device} was asked for, and ExecuTorch runs on the CPU here: pass --device cpu.")
+    require_cpu(device, "ExecuTorch runs")
     return ExecuTorchRunner(path, threads)

@@ -10,7 +10,8 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from mvp_deploy.base.environment import cores
-from mvp_deploy.base.errors import EnvironmentMissing, InputError, first_line
+from mvp_deploy.base.errors import InputError, first_line
+from mvp_deploy.benchmark.runner import require_cpu
 from mvp_deploy.exporters.silence import muted
 
 
@@ -56,6 +57,5 @@ class LiteRtRunner:
 
 
 def open_runner(path: Path, *, threads: int | None, device: str) -> LiteRtRunner:
-    if device.partition(":")[0] not in ("auto", "cpu"):
-        raise EnvironmentMissing(f"{device} was asked for, and LiteRT runs on the CPU here: pass --device cpu.")
+    require_cpu(device, "LiteRT runs")
     return LiteRtRunner(path, threads)

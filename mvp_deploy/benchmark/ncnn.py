@@ -11,7 +11,8 @@ import ncnn
 import numpy as np
 
 from mvp_deploy.base.environment import cores
-from mvp_deploy.base.errors import EnvironmentMissing, InputError
+from mvp_deploy.base.errors import InputError
+from mvp_deploy.benchmark.runner import require_cpu
 
 INPUT = re.compile(r"^Input +in0 +0 1 in0 +0=(\d+) +1=(\d+) +2=(\d+)", re.MULTILINE)
 LARGEST = 10_000_000  # characters of a parameter file
@@ -75,6 +76,5 @@ def _image_shape(path: Path) -> tuple[int, int, int]:
 
 
 def open_runner(path: Path, *, threads: int | None, device: str) -> NcnnRunner:
-    if device.partition(":")[0] not in ("auto", "cpu"):
-        raise EnvironmentMissing(f"{device} was asked for, and ncnn runs on the CPU here: pass --device cpu.")
+    require_cpu(device, "ncnn runs")
     return NcnnRunner(path, threads)

@@ -10,7 +10,8 @@ import numpy as np
 import openvino
 
 from mvp_deploy.base.environment import cores
-from mvp_deploy.base.errors import EnvironmentMissing, InputError
+from mvp_deploy.base.errors import InputError
+from mvp_deploy.benchmark.runner import require_cpu
 
 
 class OpenVinoRunner:
@@ -32,12 +33,9 @@ class OpenVinoRunner:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise InputError(f"OpenVINO cannot load {path.name}: {reason}") from error
-        shape = model.input(0).partial_shape
-        self.image_shape: tuple[int, int, int] = (
-            shape[1].get_length(),
-            shape[2].get_length(),
-            shape[3].get_length(),
-        )
+        _, *shape = model.input(0).partial_shape
+        channels, height, width = (size.get_length() for size in shape)
+        self.image_shape: tuple[int, int, int] = (channels, height, width)
         self._request = model.create_infer_request()
         self.name = "openvino CPU"
         self.details: Mapping[str, str] = {
@@ -69,18 +67,13 @@ class OpenVinoRunner:
 
 
 def version(device: str) -> str:
-    _check(device)
+    require_cpu(device, "OpenVINO runs")
     return str(openvino.__version__)
 
 
 def open_runner(path: Path, *, threads: int | None, device: str) -> OpenVinoRunner:
-    _check(device)
+    require_cpu(device, "OpenVINO runs")
     return OpenVinoRunner(path, threads)
-
-
-def _check(device: str) -> None:
-    if device.partition(":")[0] not in ("auto", "cpu"):
-        raise EnvironmentMissing(f"{device} was asked for, and OpenVINO runs on the CPU here: pass --device cpu.")
 
 
 def kernel_times(path: Path, batch: np.ndarray, *, runs: int, threads: int, device: str) -> list[tuple[str, float]]:

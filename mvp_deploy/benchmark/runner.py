@@ -93,6 +93,12 @@ def runs_here(path: Path) -> bool:
     return path.suffix != ".mlpackage" or sys.platform == "darwin"
 
 
+def require_cpu(device: str, runs: str) -> None:
+    """Refuse any other device for what runs on the CPU alone; ``runs``: «LiteRT runs»."""
+    if device.partition(":")[0] not in ("auto", "cpu"):
+        raise EnvironmentMissing(f"{device} was asked for, and {runs} on the CPU here: pass --device cpu.")
+
+
 def module_of(runtime: str) -> ModuleType:
     """The runtime's module, imported with all that it needs."""
     for entry in entry_points(group=GROUP, name=runtime) if runtime not in RUNTIMES.values() else ():

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mvp_deploy.base.errors import EnvironmentMissing, InputError, first_line
+from mvp_deploy.base.errors import InputError, first_line
+from mvp_deploy.benchmark.runner import require_cpu
 
 HARMLESS = re.compile(  # the members that torch reads without unpickling and without loading libraries
     r"[^/]+/(models/model\.json|data/(weights/weight_\d+|constants/tensor_\d+|(weights|constants)/model_\w+_config\.json"
@@ -61,8 +62,7 @@ class ProgramRunner:
 
 
 def open_runner(path: Path, *, threads: int | None, device: str) -> ProgramRunner:
-    if device.partition(":")[0] not in ("auto", "cpu"):
-        raise EnvironmentMissing(f"{device} was asked for, and .pt2 files run on the CPU here: pass --device cpu.")
+    require_cpu(device, ".pt2 files run")
     return ProgramRunner(path, threads)
 
 

@@ -9,13 +9,13 @@ import click
 from mvp_deploy.base.bounds import FRACTION
 from mvp_deploy.cli._common import Console, common_options, resumes
 from mvp_deploy.cli._options import options
-from mvp_deploy.cli._types import Listed, Number
+from mvp_deploy.cli._types import PATH, Listed, Number
 from mvp_deploy.pruning.config import IMITATION, Budget
 from mvp_deploy.training.config import Training
 
 
 @click.command()
-@click.argument("folder", metavar="BANK", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="BANK", type=PATH)
 @click.option("--macs", "fractions", default="0.7,0.55,0.45,0.35,0.25", show_default=True,
               type=Listed(Number(FRACTION)),
               help="Fractions of multiply-accumulates, one model each.")  # fmt: skip

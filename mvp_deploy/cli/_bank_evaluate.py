@@ -9,12 +9,12 @@ import click
 from mvp_deploy.base.bounds import REPEATS, SEED, STEPS
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, common_options
-from mvp_deploy.cli._types import Number
+from mvp_deploy.cli._types import PATH, Number
 from mvp_deploy.pruning.recipes import RECIPES
 
 
 @click.command("evaluate")
-@click.argument("folder", metavar="BANK", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="BANK", type=PATH)
 @click.argument("tasks", nargs=-1)
 @click.option(
     "--recipe", default="default", show_default=True, type=click.Choice([*RECIPES]), help="The voting recipe to try."

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from mvp_deploy.base.errors import DeviceAway, InputError, MvpError, error_of, worst
 from mvp_deploy.cli._common import Console
-from mvp_deploy.cli._types import Listed
+from mvp_deploy.cli._types import PATH, Listed
 
 if TYPE_CHECKING:
     from mvp_deploy.bundle import Bundle
@@ -109,7 +109,7 @@ def fleet_of(on: Collection[str], inventory: Path, allow_missing: bool) -> Fleet
 def inventory_option(function: Callable[..., Any]) -> Callable[..., Any]:
     option = click.option(
         "--devices", "inventory", default="devices.yaml", show_default=True, envvar="MVP_DEVICES",
-        type=click.Path(path_type=Path), help="The file that says how devices are reached.",
+        type=PATH, help="The file that says how devices are reached.",
     )  # fmt: skip
     return option(function)
 

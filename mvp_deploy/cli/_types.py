@@ -111,5 +111,6 @@ class Name(click.ParamType):
         return str(value)
 
 
+PATH = click.Path(path_type=Path)
 SEEDS = Number(SEED)
 PRECISION = Listed(click.Choice(PRECISIONS))

@@ -12,7 +12,7 @@ import click
 
 from mvp_deploy.base.bounds import IMAGE_SIZE
 from mvp_deploy.cli._options import Decorator
-from mvp_deploy.cli._types import Number
+from mvp_deploy.cli._types import PATH, Number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ def weights_options(beside: str = "") -> Decorator:
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @click.option("--pretrained", is_flag=True, help=f"{start}timm's pretrained weights (downloads them).")
-        @click.option("--weights", "file", type=click.Path(path_type=Path),
+        @click.option("--weights", "file", type=PATH,
                       help=f"{start}the weights in this .safetensors or .pth file.")  # fmt: skip
         @click.option("--image-size", type=Number(IMAGE_SIZE),
                       help="Edge of the input in pixels; the model's own by default.")  # fmt: skip

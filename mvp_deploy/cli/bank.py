@@ -16,15 +16,13 @@ from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, common_options, output_options, resumes
 from mvp_deploy.cli._latency import Timed, latency_options
 from mvp_deploy.cli._options import budget_options, name_option, options
-from mvp_deploy.cli._types import SEEDS
+from mvp_deploy.cli._types import PATH, SEEDS
 from mvp_deploy.cli._weights import Weights, weights_options
 from mvp_deploy.pruning.config import Budget, Schedule
 from mvp_deploy.training.config import Training
 
 if TYPE_CHECKING:
     from mvp_deploy.base.cluster import Cluster
-
-FOLDER = click.Path(path_type=Path)
 
 
 @click.group(name="bank")
@@ -37,7 +35,7 @@ command.add_command(build)
 
 
 @command.command()
-@click.argument("folder", metavar="BANK", type=FOLDER)
+@click.argument("folder", metavar="BANK", type=PATH)
 @click.option("--backbone", "name", required=True, help="A timm model, for example resnet18, or a published one: "
               "hf-hub:OWNER/NAME, local-dir:FOLDER.")  # fmt: skip
 @weights_options()
@@ -82,7 +80,7 @@ def init(
 
 
 @command.command()
-@click.argument("folder", metavar="BANK", type=FOLDER)
+@click.argument("folder", metavar="BANK", type=PATH)
 @click.argument("tasks", metavar="TASK...", nargs=-1, required=True)
 @budget_options
 @name_option
@@ -166,7 +164,7 @@ def add(
 
 
 @command.command(name="list")
-@click.argument("folder", metavar="BANK", type=FOLDER)
+@click.argument("folder", metavar="BANK", type=PATH)
 @output_options
 def list_tasks(folder: Path, console: Console) -> None:
     """The bank's tasks, from their headers alone.
@@ -194,7 +192,7 @@ def list_tasks(folder: Path, console: Console) -> None:
 
 
 @command.command()
-@click.argument("folder", metavar="BANK", type=FOLDER)
+@click.argument("folder", metavar="BANK", type=PATH)
 @click.argument("task", required=False)
 @output_options
 def show(folder: Path, task: str | None, console: Console) -> None:
@@ -244,7 +242,7 @@ def show(folder: Path, task: str | None, console: Console) -> None:
 
 
 @command.command()
-@click.argument("folder", metavar="BANK", type=FOLDER)
+@click.argument("folder", metavar="BANK", type=PATH)
 @output_options
 def verify(folder: Path, console: Console) -> None:
     """Check every checksum and fingerprint of the bank; exit code 1 if anything is wrong.

@@ -11,11 +11,11 @@ from mvp_deploy.benchmark.config import Timed
 from mvp_deploy.cli._common import Console, common_options
 from mvp_deploy.cli._on import Fleet, forwarded, on_options
 from mvp_deploy.cli._options import options
-from mvp_deploy.cli._types import PRECISION, Output, Span
+from mvp_deploy.cli._types import PATH, PRECISION, Output, Span
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, required=True, type=PATH)
 @options("timed", Timed(), batches="--batch")
 @click.option("--sustained", type=Span(), help="Then run each model so long without a pause, as 10m.")
 @click.option("--runtime", multiple=True, help="Only files for it: onnxruntime, openvino, …  [default: all]")
@@ -27,9 +27,7 @@ from mvp_deploy.cli._types import PRECISION, Output, Span
     help="Of ONNX Runtime; one row for each.  [default: as --device]",
 )
 @click.option("--out", type=Output(".json"), help="Write the result as JSON to this file as well.")
-@click.option(
-    "--sign-key", type=click.Path(path_type=Path), help="With --on: sign the bundle and what was measured (PEM)."
-)
+@click.option("--sign-key", type=PATH, help="With --on: sign the bundle and what was measured (PEM).")
 @on_options
 @common_options
 def command(

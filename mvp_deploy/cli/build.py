@@ -10,14 +10,14 @@ import click
 from mvp_deploy.base.bounds import LEVEL, WORKSPACE
 from mvp_deploy.cli._common import Console, common_options
 from mvp_deploy.cli._on import Fleet, forwarded, on_options
-from mvp_deploy.cli._types import PRECISION, Number
+from mvp_deploy.cli._types import PATH, PRECISION, Number
 
 if TYPE_CHECKING:
     from mvp_deploy.export.engines import Engine
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option("--target", type=click.Choice(["tensorrt"]), default="tensorrt", show_default=True)
 @click.option(
     "--precision", default="", type=PRECISION, help="As fp32,fp16,int8.  [default: those the bundle has ONNX files of]"

@@ -10,13 +10,14 @@ import click
 
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._types import PATH
 
 if TYPE_CHECKING:
     from mvp_deploy.exporters.tensorrt.check import Finding
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=PATH)
 @click.option(
     "--for",
     "runtime",

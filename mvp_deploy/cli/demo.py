@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 
 from mvp_deploy.cli._common import Console, common_options, resumes
+from mvp_deploy.cli._types import PATH
 
 
 @click.command()
-@click.option("--out", default="mvp-demo", show_default=True, type=click.Path(path_type=Path), help="Where to work.")
+@click.option("--out", default="mvp-demo", show_default=True, type=PATH, help="Where to work.")
 @common_options
 @resumes
 def command(out: Path, device: str, seed: int, console: Console) -> None:

@@ -12,7 +12,7 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options
 from mvp_deploy.cli._model import model_options, opened_with
 from mvp_deploy.cli._on import Fleet, crops_of, given, on_options
-from mvp_deploy.cli._types import Number, Output
+from mvp_deploy.cli._types import PATH, Number, Output
 
 if TYPE_CHECKING:
     from mvp_deploy.inference.evaluate import Evaluation
@@ -23,12 +23,12 @@ MOST_CLASSES = 12  # of a confusion matrix that a terminal shows; --json has tho
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.argument("data")
 @click.option("--part", type=click.Choice(["held-out", "test", "train", "all"]), default="held-out", show_default=True,
               help="Which images of DATA; test: of test/ where there are train/, val/ and test/.")  # fmt: skip
 @click.option("--limit", type=Number(LIMIT), help="Images of each class at most, as DATA?limit=N.")
-@click.option("--class-map", type=click.Path(path_type=Path), help="Lines OLD,NEW (or JSON), as DATA?class-map=FILE.")
+@click.option("--class-map", type=PATH, help="Lines OLD,NEW (or JSON), as DATA?class-map=FILE.")
 @click.option("--csv", type=Output(".csv", ".txt"), help="Write image, true and predicted class to this file.")
 @model_options
 @on_options

@@ -9,19 +9,20 @@ import click
 from mvp_deploy.benchmark.config import Timed
 from mvp_deploy.cli._common import Console, common_options
 from mvp_deploy.cli._options import options
+from mvp_deploy.cli._types import PATH
 from mvp_deploy.export.config import Exports
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The bundle's folder.")
+@click.argument("run", type=PATH)
+@click.option("--out", required=True, type=PATH, help="The bundle's folder.")
 @click.option("--data", help="Where the task's images are now, as SOURCE[#class,…].  [default: where they were]")
 @options("measure", Timed(), "batches", batches="--measure")
 @options("asked", Exports(), targets="--target", precisions="--precision", int8_method="--method")
 @click.option("--with-preprocessing", is_flag=True,
               help="Also ONNX files that take bytes and give probabilities (the target onnx-uint8).")  # fmt: skip
 @click.option("--pruned-only", is_flag=True, help="Leave the unpruned model's files out of the bundle.")
-@click.option("--extra", type=click.Path(path_type=Path), help="A folder of your own to put into the bundle's extra/.")
+@click.option("--extra", type=PATH, help="A folder of your own to put into the bundle's extra/.")
 @common_options
 def command(
     run: Path,

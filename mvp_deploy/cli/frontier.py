@@ -11,7 +11,7 @@ from mvp_deploy.base.bounds import BATCH, DURATION, FRACTION, IMAGE_SIZE, SEED, 
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options, resumes
 from mvp_deploy.cli._options import options
-from mvp_deploy.cli._types import Listed, Number
+from mvp_deploy.cli._types import PATH, Listed, Number
 from mvp_deploy.exporters.protocol import PRECISIONS
 from mvp_deploy.training.config import Training
 
@@ -20,19 +20,17 @@ if TYPE_CHECKING:
     from mvp_deploy.latency.front import Frontier
     from mvp_deploy.pipeline.candidates import Source
 
-FILE = click.Path(path_type=Path)
-
 
 @click.command()
 @click.argument("data")
 @click.option("--backbone", required=True, type=Listed(click.STRING), help="timm backbones, as resnet18,resnet34.")
 @click.option("--image-size", default="128", show_default=True, type=Listed(Number(IMAGE_SIZE)),
               help="Image sizes, as 96,128,160.")  # fmt: skip
-@click.option("--out", required=True, type=FILE, help="The folder for the models and frontier.json, .svg and .html.")
+@click.option("--out", required=True, type=PATH, help="The folder for the models and frontier.json, .svg and .html.")
 @click.option("--pretrained", is_flag=True, help="timm's own weights.")
-@click.option("--weights", multiple=True, type=FILE, help="A file of weights for each backbone, in their order.")
+@click.option("--weights", multiple=True, type=PATH, help="A file of weights for each backbone, in their order.")
 @click.option("--latency", help="The time to meet, as 4ms.")
-@click.option("--on", "profiles", multiple=True, type=FILE,
+@click.option("--on", "profiles", multiple=True, type=PATH,
               help="A profile of one of them: it is cut by milliseconds, the others by MACs.")  # fmt: skip
 @click.option("--keep-time", "shares", default="0.7,0.5,0.85", show_default=True, type=Listed(Number(FRACTION)),
               help="Cuts to try: shares of the unpruned time, in this order; the empty text tries none.")  # fmt: skip

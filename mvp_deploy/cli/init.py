@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from mvp_deploy.base.errors import InputError
+from mvp_deploy.cli._types import PATH
 
 
 @click.command()
-@click.argument("file", default="deploy.yaml", type=click.Path(path_type=Path))
+@click.argument("file", default="deploy.yaml", type=PATH)
 def command(file: Path) -> None:
     """Write a commented FILE (deploy.yaml) with every key there is, for `mvp-deploy run`.
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._types import PATH
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
 @click.option("--for", "kind", required=True, type=click.Choice(["triton", "deepstream", "hf"]), help="Who takes it.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The folder to write.")
+@click.option("--out", required=True, type=PATH, help="The folder to write.")
 @click.option("--file", help="Which model, such as models/pruned.int8.onnx.  [default: the first that fits]")
 @click.option("--name", help="The model's name there.  [default: the task's]")
 @output_options

@@ -12,7 +12,7 @@ from mvp_deploy.base.bounds import TOP
 from mvp_deploy.cli._common import Console, output_options
 from mvp_deploy.cli._model import model_options, opened_with
 from mvp_deploy.cli._on import Fleet, crops_of, given, on_options
-from mvp_deploy.cli._types import Number, Output
+from mvp_deploy.cli._types import PATH, Number, Output
 
 if TYPE_CHECKING:
     from mvp_deploy.bundle import Bundle, ModelFile
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("bundle", type=PATH)
+@click.argument("images", nargs=-1, required=True, type=PATH)
 @click.option("--top", default=3, show_default=True, type=Number(TOP), help="How many classes to show.")
 @click.option("--csv", type=Output(".csv", ".txt"), help="Write image, class and all probabilities to this file.")
 @model_options

@@ -13,7 +13,7 @@ from mvp_deploy.base.bounds import BATCH, IMAGE_SIZE, THREADS, VARIANTS
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options, resumes
 from mvp_deploy.cli._on import Fleet, forwarded, on_options
-from mvp_deploy.cli._types import PRECISIONS, Device, Number
+from mvp_deploy.cli._types import PATH, PRECISIONS, Device, Number
 
 if TYPE_CHECKING:
     from mvp_deploy.latency.format import Conditions, Form, Precision, Subject
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("subject")
-@click.option("--out", required=True, type=click.Path(path_type=Path),
+@click.option("--out", required=True, type=PATH,
               help="The profile to write (.json), or the pieces for a device (.zip).")  # fmt: skip
 @click.option("--image-size", type=Number(IMAGE_SIZE), help="Height and width.  [default: the backbone's own]")
 @click.option("--runtime", default="onnxruntime", show_default=True, help="onnxruntime, openvino or tensorrt.")

@@ -11,23 +11,21 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, common_options, resumes
 from mvp_deploy.cli._latency import Timed, latency_options
 from mvp_deploy.cli._options import budget_options, name_option, options
-from mvp_deploy.cli._types import Number
+from mvp_deploy.cli._types import PATH, Number
 from mvp_deploy.cli._weights import Weights, weights_options
 from mvp_deploy.pruning.config import Budget
 from mvp_deploy.pruning.recipes import RECIPES, recipe_named
 from mvp_deploy.training.config import Training
 
-FOLDER = click.Path(path_type=Path)
-
 
 @click.command(name="prune")
 @click.argument("task")
-@click.option("--bank", "bank_folder", type=FOLDER, help="The bank whose tasks vote; without one give --backbone.")
+@click.option("--bank", "bank_folder", type=PATH, help="The bank whose tasks vote; without one give --backbone.")
 @click.option("--backbone", "name", help="Without a bank: the model to prune by the task's own images: timm's, "
               "hf-hub:OWNER/NAME or local-dir:FOLDER.")  # fmt: skip
 @weights_options("--backbone")
 @name_option
-@click.option("--out", required=True, type=FOLDER, help="The RUN folder to write.")
+@click.option("--out", required=True, type=PATH, help="The RUN folder to write.")
 @budget_options
 @latency_options
 @click.option("--recipe", default="default", show_default=True, type=click.Choice([*RECIPES]),

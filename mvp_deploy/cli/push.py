@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._types import PATH
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=PATH)
 @click.argument("repository")
 @click.option("--private", is_flag=True, help="Make the repository private, where it is new.")
 @output_options

@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from mvp_deploy.cli._common import Console, output_options
-from mvp_deploy.cli._types import Output
+from mvp_deploy.cli._types import PATH, Output
 
 
 @click.command()
-@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("results", nargs=-1, required=True, type=PATH)
 @click.option("--out", type=Output(".html", ".htm"), help="Write the table as a page (.html) as well.")
 @output_options
 def command(results: tuple[Path, ...], out: Path | None, console: Console) -> None:

@@ -12,7 +12,7 @@ from mvp_deploy.base.errors import ExitCode, MvpError, error_of, worst
 from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, output_options, resumes
 from mvp_deploy.cli._on import fleet_of, named_options
-from mvp_deploy.cli._types import Number
+from mvp_deploy.cli._types import PATH, Number
 
 if TYPE_CHECKING:
     from mvp_deploy.base.cluster import Cluster
@@ -20,15 +20,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("file", default="deploy.yaml", type=click.Path(path_type=Path))
+@click.argument("file", default="deploy.yaml", type=PATH)
 @click.option("--only", multiple=True, metavar="TASK", help="This task alone (may be given again).")
 @click.option("--jobs", default=1, show_default=True, type=Number(JOBS), help="Tasks pruned at once, in processes.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option(
-    "--baseline", type=click.Path(path_type=Path), help="report.json of the last accepted run, to compare with."
-)
+@click.option("--baseline", type=PATH, help="report.json of the last accepted run, to compare with.")
 @click.option("--set", "changes", multiple=True, metavar="A.B=VALUE", help="Put a value in place of FILE's.")
-@click.option("--sign-key", type=click.Path(path_type=Path), help="Sign bundles with this private key (PEM).")
+@click.option("--sign-key", type=PATH, help="Sign bundles with this private key (PEM).")
 @click.option("--mlflow", metavar="URI", help="Log results to the MLflow tracking server or store there.")
 @named_options
 @cluster_options

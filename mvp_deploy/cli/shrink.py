@@ -13,6 +13,7 @@ from mvp_deploy.benchmark.config import Timed as Measure
 from mvp_deploy.cli._common import Console, common_options, resumes
 from mvp_deploy.cli._latency import Timed, latency_options
 from mvp_deploy.cli._options import budget_options, name_option, options
+from mvp_deploy.cli._types import PATH
 from mvp_deploy.cli._weights import Weights, weights_options
 from mvp_deploy.export.config import Exports
 from mvp_deploy.pruning.config import Budget
@@ -22,20 +23,18 @@ if TYPE_CHECKING:
     from mvp_deploy.pipeline.shrink import Start
     from mvp_deploy.tasks import Task
 
-FILE = click.Path(path_type=Path)
-
 
 @click.command()
 @click.argument("data")
 @click.option("--model", "name", help="A timm model (resnet18), a published one (hf-hub:OWNER/NAME, local-dir:FOLDER), "
               "or the file of your checkpoint, if that says its architecture, as timm's do.")  # fmt: skip
-@click.option("--checkpoint", type=FILE, help="Your trained model's .pth or .safetensors; its head stays.")
+@click.option("--checkpoint", type=PATH, help="Your trained model's .pth or .safetensors; its head stays.")
 @click.option("--classes", metavar="NAME,NAME,…", help="The checkpoint's classes in the order of its outputs.  "
               "[default: the data's order, which is checked]")  # fmt: skip
-@click.option("--bank", type=FILE, help="In --model's place: shrink this bank's backbone; its tasks vote.")
+@click.option("--bank", type=PATH, help="In --model's place: shrink this bank's backbone; its tasks vote.")
 @weights_options("--model")
 @name_option
-@click.option("--out", required=True, type=FILE, help="Where the bundle, the run and the report go.")
+@click.option("--out", required=True, type=PATH, help="Where the bundle, the run and the report go.")
 @budget_options
 @latency_options
 @click.option("--train", type=click.Choice(["none", "short", "full"]), default="short", show_default=True,

@@ -8,11 +8,12 @@ import click
 
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options
+from mvp_deploy.cli._types import PATH
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--public-key", type=click.Path(path_type=Path), help="Ask for a signature by this key's owner, too.")
+@click.argument("bundle", type=PATH)
+@click.option("--public-key", type=PATH, help="Ask for a signature by this key's owner, too.")
 @output_options
 def command(bundle: Path, public_key: Path | None, console: Console) -> None:
     """Check every file of BUNDLE against its manifest, and what the bundle says of its models.

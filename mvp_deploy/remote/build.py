@@ -7,11 +7,11 @@ from pathlib import Path
 
 from mvp_deploy import bundle as bundles
 from mvp_deploy.base.errors import MvpError
-from mvp_deploy.base.reporter import Named, Reporter
+from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.bundle.write import ENGINES
 from mvp_deploy.remote.command import carry_out
 from mvp_deploy.remote.inventory import Device
-from mvp_deploy.remote.measured import files_of
+from mvp_deploy.remote.measured import defaults, files_of
 from mvp_deploy.remote.session import session
 
 
@@ -22,10 +22,9 @@ def build(
 
     Gives the files, and what the command ended with where an engine failed.
     """
-    where = [] if device.device is None or "--device" in options else ["--device", device.device]
-    arguments = ["build", "bundle", *where, *options, "--json"]
+    arguments = ["build", "bundle", *defaults(device, options, "device"), *options, "--json"]
     with session(name, device, reporter) as there:
-        done = carry_out(there, arguments, files_of(bundle), reporter=Named(reporter, name, bars=False))
+        done = carry_out(there, arguments, files_of(bundle))
         made = {file.removeprefix("bundle/"): found for file, found in done.made.items() if file.startswith("bundle/")}
         built = {file: found for file, found in made.items() if ENGINES.fullmatch(file) and not file.endswith("/.lock")}
         for file, (sha, size) in built.items():

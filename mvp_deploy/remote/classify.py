@@ -13,7 +13,7 @@ import numpy as np
 
 from mvp_deploy import bundle as bundles
 from mvp_deploy.base.errors import MvpError
-from mvp_deploy.base.reporter import Named, Reporter
+from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.bundle import Bundle, ModelFile
 from mvp_deploy.exporters.arrays import Plain, read_npz
 from mvp_deploy.remote.command import call
@@ -55,7 +55,7 @@ def logits_on(
     arguments = [file.file, str(threads or device.threads or 0), where, str(len(images))]
     with session(name, device, reporter) as there:
         there.send({**files_of(bundle.path), **images})
-        _, made = call(there, "_logits", arguments, LOGITS, Named(reporter, name, bars=False))
+        _, made = call(there, "_logits", arguments, LOGITS)
         with TemporaryDirectory() as folder:
             target = Path(folder, LOGITS)
             there.fetch(*made[LOGITS], target)

@@ -7,15 +7,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from mvp_deploy.base.errors import LatencyError, MvpError
-from mvp_deploy.base.formats import Malformed, parse
-from mvp_deploy.base.reporter import Named, Reporter
-from mvp_deploy.benchmark.format import Times
+from mvp_deploy.base.errors import LatencyError
+from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.meet import exported
 from mvp_deploy.remote.command import carry_out
 from mvp_deploy.remote.inventory import Device
+from mvp_deploy.remote.measured import times_of
 from mvp_deploy.remote.session import session
 
 if TYPE_CHECKING:
@@ -36,8 +35,7 @@ def time_there(
     with TemporaryDirectory() as folder, session(name, device, reporter) as there:
         files = {f"{number}.onnx": file for number, file in enumerate(exported(profile, models, Path(folder)))}
         command = ["bench", *files, "--batch", str(conditions.batch), *options, "--json"]
-        speaker = Named(reporter, name, bars=False)
-        done = carry_out(there, command, files, reporter=speaker, repeat=True, power=True)
+        done = carry_out(there, command, files, repeat=True, power=True)
     if done.error:
         raise done.error
     if done.answer.throttled:
@@ -45,10 +43,7 @@ def time_there(
             f"{name}: its clocks were lowered while the pruned model was timed ({', '.join(done.answer.throttled)}): "
             "give it cooling or more power."
         )
-    try:
-        times = parse(Times, done.output)
-    except Malformed as error:
-        raise MvpError(f"{name} gave a benchmark that is not ours ({error}): run again.") from error
+    times = times_of(done, name)
     if disturbed(asdict(times.environment)):
         raise LatencyError(
             f"{name}: other processes kept {times.environment.others:.1f} cores busy while the pruned model was timed: "

@@ -30,7 +30,6 @@ def carry_out(
     arguments: Sequence[str],
     files: Mapping[str, Path | bytes],
     *,
-    reporter: Reporter,
     repeat: bool = False,
     power: bool = False,
 ) -> Outcome:
@@ -47,7 +46,7 @@ def carry_out(
     wanted = there.device.power.model_dump(exclude_none=True) if power else {}
     asked = json.dumps(asdict(Asked(tuple(arguments), repeat, wanted))).encode()
     there.send({**files, ASKED: asked})
-    heard, made = call(there, "_there", [], ANSWER, reporter)
+    heard, made = call(there, "_there", [], ANSWER)
     try:
         answer = parse(Answer, loads(there.content(*made.pop(ANSWER), limit=MAX_ANSWER)))
         output = loads(answer.output.encode()) if answer.output.strip() else None
@@ -56,15 +55,13 @@ def carry_out(
     return Outcome(answer, output, heard.error(answer.code) if answer.code else None, made)
 
 
-def call(
-    there: Session, module: str, arguments: Sequence[str], gives: str, reporter: Reporter
-) -> tuple[Heard, dict[str, tuple[str, int]]]:
+def call(there: Session, module: str, arguments: Sequence[str], gives: str) -> tuple[Heard, dict[str, tuple[str, int]]]:
     """Run a module of ours there, which must leave the file ``gives``: what it said, and the files that it left.
 
     Raises:
         MvpError: what it ended with.
     """
-    heard = Heard(there.name, reporter)
+    heard = Heard(there.name, there.reporter)
     code, made = there.run(module, arguments, heard)
     if code or gives not in made:
         raise heard.error(code or 1)
@@ -72,10 +69,7 @@ def call(
 
 
 class Heard:
-    """What a command says on standard error: passed on line by line, and its last error kept.
-
-    reporter: names the device before each line (`Named`).
-    """
+    """What a command says on standard error: passed on line by line, and its last error kept."""
 
     def __init__(self, name: str, reporter: Reporter) -> None:
         self.name, self.reporter = name, reporter

@@ -44,7 +44,7 @@ def examine(name: str, device: Device, reporter: Reporter) -> list[Finding]:
             there.hold(PATIENCE)
         except EnvironmentMissing:
             return [*findings, Finding("lock", "ok", "another run holds it now; the board was left in peace")]
-        return [*findings, *_board(_look(there, reporter), device)]
+        return [*findings, *_board(_look(there), device)]
 
 
 def _machine(hello: Hello) -> Iterator[Finding]:
@@ -75,9 +75,9 @@ def _packages(hello: Hello) -> Iterator[Finding]:
         yield Finding("runtime", "missing", "nothing runs a model", f"{pip} onnxruntime", needed=True)
 
 
-def _look(there: Session, reporter: Reporter) -> Look:
+def _look(there: Session) -> Look:
     there.send({})
-    _, made = call(there, "_look", [], LOOK, reporter)
+    _, made = call(there, "_look", [], LOOK)
     return parse(Look, loads(there.content(*made[LOOK])))
 
 

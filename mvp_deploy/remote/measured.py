@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from mvp_deploy import bundle as bundles
 from mvp_deploy.base.board import Board, State
 from mvp_deploy.base.errors import ExitCode, InputError, MvpError
 from mvp_deploy.base.formats import Count, Malformed, Sha256, Within, Word, parse, read_json
-from mvp_deploy.base.reporter import Named, Reporter
+from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.format import Times
 from mvp_deploy.bundle import DEVICES, signing
-from mvp_deploy.remote.command import carry_out
+from mvp_deploy.remote.command import Outcome, carry_out
 from mvp_deploy.remote.inventory import Device
-from mvp_deploy.remote.session import Session, session
+from mvp_deploy.remote.session import session
 
 FORMAT = 1
 
@@ -61,23 +61,12 @@ def measure(
     Raises:
         MvpError: (DEVICE) it is away; (ENVIRONMENT) it cannot do it; or whatever ended the command before it timed.
     """
+    files, digest = files_of(bundle), bundles.digest(bundle)
+    arguments = ["bench", "bundle", *defaults(device, options, "threads", "device"), *options, "--json"]
     with session(name, device, reporter) as there:
-        return measure_in(there, bundle, options, reporter)
-
-
-def measure_in(
-    there: Session, bundle: Path, options: Sequence[str], reporter: Reporter
-) -> tuple[Measured, MvpError | None]:
-    """The same in a session that is there."""
-    name, files, digest = there.name, files_of(bundle), bundles.digest(bundle)
-    arguments = ["bench", "bundle", *defaults(there.device, options), *options, "--json"]
-    done = carry_out(there, arguments, files, reporter=Named(reporter, name, bars=False), repeat=True, power=True)
+        done = carry_out(there, arguments, files, repeat=True, power=True)
     if done.output is None:
         raise done.error or MvpError(f"{name} timed nothing and says nothing: run again with --debug.")
-    try:
-        times = parse(Times, done.output)
-    except Malformed as error:
-        raise MvpError(f"{name} gave a benchmark that is not ours ({error}): run again.") from error
     answer = done.answer
     measured = Measured(
         FORMAT,
@@ -90,7 +79,7 @@ def measure_in(
         answer.after,
         answer.throttled,
         answer.tries,
-        times,
+        times_of(done, name),
     )
     if answer.throttled:
         reporter.warn(
@@ -100,9 +89,17 @@ def measure_in(
     return measured, done.error
 
 
-def defaults(device: Device, options: Sequence[str]) -> list[str]:
+def times_of(done: Outcome, name: str) -> Times:
+    """What `mvp-deploy bench` printed on the device. Raises MvpError if it is not a benchmark."""
+    try:
+        return parse(Times, done.output)
+    except Malformed as error:
+        raise MvpError(f"{name} gave a benchmark that is not ours ({error}): run again.") from error
+
+
+def defaults(device: Device, options: Sequence[str], *names: Literal["threads", "device"]) -> list[str]:
     """What devices.yaml says of a device's threads and --device, unless the options do."""
-    said = {"--threads": device.threads, "--device": device.device}
+    said = {f"--{name}": getattr(device, name) for name in names}
     return [
         part for key, value in said.items() if value is not None and key not in options for part in (key, str(value))
     ]

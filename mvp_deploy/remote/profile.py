@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mvp_deploy.base.errors import MvpError
-from mvp_deploy.base.reporter import Named, Reporter
+from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.remote.command import carry_out
 from mvp_deploy.remote.inventory import Device
+from mvp_deploy.remote.measured import defaults
 from mvp_deploy.remote.session import session
 
 PIECES, PROFILE = "pieces.zip", "profile.json"
@@ -19,11 +20,9 @@ def profile(
     name: str, device: Device, pieces: Path, options: Sequence[str], out: Path, reporter: Reporter
 ) -> dict[str, Any]:
     """Time the pieces there with these options of `mvp-deploy profile`, and write the profile to ``out``."""
-    threads = [] if device.threads is None or "--threads" in options else ["--threads", str(device.threads)]
-    arguments = ["profile", PIECES, "--out", PROFILE, *threads, *options, "--json"]
+    arguments = ["profile", PIECES, "--out", PROFILE, *defaults(device, options, "threads"), *options, "--json"]
     with session(name, device, reporter) as there:
-        speaker = Named(reporter, name, bars=False)
-        done = carry_out(there, arguments, {PIECES: pieces}, reporter=speaker, repeat=False, power=True)
+        done = carry_out(there, arguments, {PIECES: pieces}, power=True)
         if done.error or PROFILE not in done.made:
             raise done.error or MvpError(f"{name} wrote no profile: run again.")
         there.fetch(*done.made[PROFILE], out)

@@ -16,7 +16,7 @@ from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.base.files import atomic_write, sha256
 from mvp_deploy.base.findings import OLDEST_PYTHON
 from mvp_deploy.base.formats import reading_errors
-from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.base.reporter import Named, Reporter
 from mvp_deploy.remote.connection import CHUNK, Connection, connected
 from mvp_deploy.remote.inventory import Device, Inventory
 from mvp_deploy.remote.program import program
@@ -50,12 +50,16 @@ class Hello:
 
 
 class Session:
-    """One device, held until the session ends. ``moved``: bytes of content sent and fetched."""
+    """One device, held until the session ends.
+
+    reporter: names the device before each line. moved: bytes of content sent and fetched.
+    """
 
     def __init__(self, name: str, device: Device, line: Connection, hello: Hello, reporter: Reporter) -> None:
         self.name, self.device, self.hello = name, device, hello
+        self.reporter = Named(reporter, name, bars=False)
         self.moved = 0
-        self._line, self._reporter = line, reporter
+        self._line = line
         self._program = ""
 
     def hold(self, wait: float) -> None:
@@ -68,7 +72,7 @@ class Session:
 
         def waiting() -> None:
             if not told:
-                self._reporter.say(f"{self.name}: another run holds it; waiting up to {wait:.0f} s.")
+                self.reporter.say(f"another run holds it; waiting up to {wait:.0f} s.")
                 told.append(True)
 
         self._line.waiting = waiting
@@ -210,9 +214,9 @@ def session(name: str, device: Device, reporter: Reporter, *, alone: bool = True
             str(said["workdir"]),
             float(said["time"]) - (begin + time.time()) / 2,
         )
-        if abs(hello.clock_off) > CLOCK:
-            reporter.say(f"{name}: its clock is {span(hello.clock_off)}; results carry this machine's time.")
         found = Session(name, device, line, hello, reporter)
+        if abs(hello.clock_off) > CLOCK:
+            found.reporter.say(f"its clock is {span(hello.clock_off)}; results carry this machine's time.")
         if alone:
             found.hold(device.wait_s)
         yield found
