@@ -59,14 +59,13 @@ class LinearLayer:
     """A convolution or linear layer whose weight is a parameter of the model.
 
     weight, bias: the parameters' names. norm: the ``running_mean`` of the batch norm that alone reads the output.
-    loose_bias: it adds a bias that is not a parameter. groups: of a convolution, each a matrix of its own. columns: how
-    many inputs each has. window: None for a linear layer. calls: how often the model runs it.
+    groups: of a convolution, each a matrix of its own. columns: how many inputs each has. window: None for a linear
+    layer. calls: how often the model runs it.
     """
 
     weight: str
     bias: str | None
     norm: str | None
-    loose_bias: bool
     groups: int
     outputs: int
     columns: int
@@ -104,10 +103,9 @@ class LinearLayer:
         patches = patches.reshape(items, self.groups, channels // self.groups, places, -1)
         return patches.permute(1, 0, 3, 2, 4).reshape(self.groups, items * places, -1)
 
-    def results(self, y: Tensor, at: Tensor | None = None) -> Tensor:
+    def results(self, y: Tensor) -> Tensor:
         """The layer's output as [groups, n, out/groups], in the order of `inputs`."""
         rows = y.reshape(len(y), -1, y.shape[-1]) if self.window is None else y.flatten(2).mT
-        rows = rows if at is None else rows[:, at]
         return rows.reshape(-1, self.groups, y.shape[-1 if self.window is None else 1] // self.groups).transpose(0, 1)
 
     def input_units(self, structure: Structure, group: UnitGroup) -> np.ndarray:
@@ -282,7 +280,6 @@ class _Finder(TorchFunctionMode):
             weight=name,
             bias=None if call.bias is None else self.names.get(id(call.bias)),
             norm=None,
-            loose_bias=call.bias is not None and id(call.bias) not in self.names,
             groups=call.groups,
             outputs=call.weight.shape[0],
             columns=call.weight.shape[1:].numel(),

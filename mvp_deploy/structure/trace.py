@@ -41,14 +41,10 @@ Ran = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class MacTerm:
-    """Multiply-accumulates of one operator: `factor` times the sizes of `axes`.
-
-    `owner` is the module that ran it, `call` the place of the call among the forward's.
-    """
+    """Multiply-accumulates of the call at place `call` of the forward: `factor` times the sizes of `axes`."""
 
     factor: int
     axes: tuple[Axis, ...]
-    owner: str
     call: int
 
 
@@ -172,7 +168,7 @@ class Trace:
 
     def count(self, factor: int, *axes: Axis) -> None:
         """Note multiply-accumulates: `factor` times the sizes of `axes`."""
-        self.macs.append(MacTerm(int(factor), axes, self.module, len(self.calls)))
+        self.macs.append(MacTerm(int(factor), axes, len(self.calls)))
 
     def note_use(self, tensor: Tensor) -> None:
         name = self.names.pop(id(tensor), None)
