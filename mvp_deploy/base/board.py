@@ -49,15 +49,15 @@ class State:
 def board(root: Path = ROOT) -> Board:
     """This machine."""
     tree, dmi = root / "proc/device-tree", root / "sys/class/dmi/id"
-    model = _text(tree / "model") or " ".join(
-        filter(None, (_text(dmi / name) for name in ("board_vendor", "board_name")))
+    model = text(tree / "model") or " ".join(
+        filter(None, (text(dmi / name) for name in ("board_vendor", "board_name")))
     )
-    compatible = _text(tree / "compatible").replace("\0", " ").split()
-    memory = re.search(r"^MemTotal:\s+(\d+)", _text(root / "proc/meminfo"), re.MULTILINE)
-    name = re.search(r'^PRETTY_NAME="?([^"\n]*)', _text(root / "etc/os-release"), re.MULTILINE)
+    compatible = text(tree / "compatible").replace("\0", " ").split()
+    memory = re.search(r"^MemTotal:\s+(\d+)", text(root / "proc/meminfo"), re.MULTILINE)
+    name = re.search(r'^PRETTY_NAME="?([^"\n]*)', text(root / "etc/os-release"), re.MULTILINE)
     return Board(
         model=model or "not told",
-        soc=compatible[-1] if compatible else _text(root / "sys/devices/soc0/soc_id") or platform.processor(),
+        soc=compatible[-1] if compatible else text(root / "sys/devices/soc0/soc_id") or platform.processor(),
         memory=1024 * int(memory[1]) if memory else None,
         os=name[1] if name else platform.system(),
         kernel=f"{platform.release()} {platform.machine()}",
@@ -68,11 +68,11 @@ def board(root: Path = ROOT) -> Board:
 def state(root: Path = ROOT) -> State:
     """In what state it is now."""
     cores = sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq"))
-    clocks = [_number(core / "scaling_cur_freq") for core in cores]
-    highest = [_number(core / "cpuinfo_max_freq") for core in cores]
-    jetson = _text(root / "etc/nv_tegra_release")
+    clocks = [number(core / "scaling_cur_freq") for core in cores]
+    highest = [number(core / "cpuinfo_max_freq") for core in cores]
+    jetson = text(root / "etc/nv_tegra_release")
     return State(
-        governors=tuple(dict.fromkeys(filter(None, (_text(core / "scaling_governor") for core in cores)))),
+        governors=tuple(dict.fromkeys(filter(None, (text(core / "scaling_governor") for core in cores)))),
         clocks_mhz=tuple(value / 1000 for value in clocks if value is not None),
         highest_mhz=max((value / 1000 for value in highest if value is not None), default=None),
         power_mode=_power_mode(_tool(root, "nvpmodel", "-q")) if jetson else None,
@@ -105,9 +105,9 @@ def differs(asked: Mapping[str, str | bool], found: State) -> list[str]:
 
 
 def _drivers(root: Path) -> Iterator[tuple[str, str]]:
-    if nvidia := re.search(r"Kernel Module\s+(?:for \S+\s+)?([\d.]+)", _text(root / "proc/driver/nvidia/version")):
+    if nvidia := re.search(r"Kernel Module\s+(?:for \S+\s+)?([\d.]+)", text(root / "proc/driver/nvidia/version")):
         yield "nvidia", nvidia[1]
-    if tegra := _text(root / "etc/nv_tegra_release"):
+    if tegra := text(root / "etc/nv_tegra_release"):
         yield "L4T", tegra.splitlines()[0].strip("# ")
 
 
@@ -120,24 +120,24 @@ def _fixed(cores: list[Path]) -> bool | None:
     """jetson_clocks sets each core's lowest clock to its highest; asking the tool itself needs root."""
     if not cores:
         return None
-    return all(_number(core / "scaling_min_freq") == _number(core / "scaling_max_freq") for core in cores)
+    return all(number(core / "scaling_min_freq") == number(core / "scaling_max_freq") for core in cores)
 
 
 def _temperatures(root: Path) -> Iterator[tuple[str, float]]:
     for zone in sorted(root.glob("sys/class/thermal/thermal_zone*")):
-        value = _number(zone / "temp")
+        value = number(zone / "temp")
         if value is not None and -50_000 < value < 200_000:  # sensors that are off say anything
-            yield _text(zone / "type") or zone.name, value / 1000
+            yield text(zone / "type") or zone.name, value / 1000
     for chip in sorted(root.glob("sys/class/hwmon/hwmon*")):
-        value = _number(chip / "temp1_input")
+        value = number(chip / "temp1_input")
         if value is not None and -50_000 < value < 200_000:
-            yield f"{_text(chip / 'name') or chip.name} sensor", value / 1000
+            yield f"{text(chip / 'name') or chip.name} sensor", value / 1000
 
 
 def _counters(root: Path) -> Iterator[tuple[str, int]]:
     for kind in ("core", "package"):  # x86
         files = root.glob(f"sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/{kind}_throttle_count")
-        counts = [value for file in files if (value := _number(file)) is not None]
+        counts = [value for file in files if (value := number(file)) is not None]
         if counts:
             yield f"thermal limit of the CPU ({kind})", int(sum(counts))
     flags = _pi(root)
@@ -150,8 +150,8 @@ def _held_back(root: Path) -> Iterator[str]:
     flags = _pi(root) or 0
     yield from (what for bit, what in PI.items() if flags >> bit & 1)
     for device in sorted(root.glob("sys/class/thermal/cooling_device*")):
-        kind = _text(device / "type")
-        if HOLDS_BACK.search(kind) and (_number(device / "cur_state") or 0) > 0:
+        kind = text(device / "type")
+        if HOLDS_BACK.search(kind) and (number(device / "cur_state") or 0) > 0:
             yield f"cooling by {kind}"
 
 
@@ -163,7 +163,7 @@ def _pi(root: Path) -> int | None:
 def _tool(root: Path, *call: str) -> str:
     """What a board's own tool says; nothing if there is none."""
     if root != ROOT:
-        return _text(root / "tools" / call[0])
+        return text(root / "tools" / call[0])
     try:
         done = subprocess.run(call, capture_output=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
@@ -171,15 +171,17 @@ def _tool(root: Path, *call: str) -> str:
     return done.stdout.decode(errors="replace")
 
 
-def _text(path: Path) -> str:
+def text(path: Path) -> str:
+    """What a file of the system says; nothing if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     except OSError:
         return ""
 
 
-def _number(path: Path) -> float | None:
+def number(path: Path) -> float | None:
+    """The number that a file of the system holds; None if it holds none."""
     try:
-        return float(_text(path))
+        return float(text(path))
     except ValueError:
         return None

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path("/")
+from mvp_deploy.base.board import ROOT, number, text
+
 STEP = 0.02  # seconds between two readings of power
 
 
@@ -58,48 +59,34 @@ class _Sampler(threading.Thread):
         return self.watts
 
 
-def _counters(root: Path) -> dict[Path, int]:
+def _counters(root: Path) -> dict[Path, float]:
     """Microjoules of each CPU package; its parts are in it already."""
     found = {}
     for zone in sorted(root.glob("sys/class/powercap/*-rapl:[0-9]*")):
-        value = _number(zone / "energy_uj")
+        value = number(zone / "energy_uj")
         if zone.name.count(":") == 1 and value is not None:
             found[zone] = value
     return found
 
 
-def _grown(before: int, after: int, zone: Path) -> int:
+def _grown(before: float, after: float, zone: Path) -> float:
     """How far a counter went, which begins again at zero once it has reached its range."""
-    return after - before if after >= before else after - before + (_number(zone / "max_energy_range_uj") or 0)
+    return after - before if after >= before else after - before + (number(zone / "max_energy_range_uj") or 0)
 
 
 def _watts(root: Path) -> float | None:
     """What goes into the board: the input's channel where one is named so, else all channels together."""
     channels: dict[str, float] = {}
     for chip in sorted(root.glob("sys/class/hwmon/hwmon*")):
-        if not _text(chip / "name").lower().startswith("ina"):
+        if not text(chip / "name").lower().startswith("ina"):
             continue
-        for number in range(1, 9):
-            name = _text(chip / f"in{number}_label") or f"{chip.name} {number}"
-            power = _number(chip / f"power{number}_input")  # microwatts
-            volts, amperes = _number(chip / f"in{number}_input"), _number(chip / f"curr{number}_input")  # milli both
+        for place in range(1, 9):
+            name = text(chip / f"in{place}_label") or f"{chip.name} {place}"
+            power = number(chip / f"power{place}_input")  # microwatts
+            volts, amperes = number(chip / f"in{place}_input"), number(chip / f"curr{place}_input")  # milli both
             if power is not None:
                 channels[name] = power / 1e6
             elif volts is not None and amperes is not None:
                 channels[name] = volts * amperes / 1e6
     whole = [watts for name, watts in channels.items() if name.upper().endswith("_IN")]
     return sum(whole or channels.values()) if channels else None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(_text(path))
-    except ValueError:
-        return None

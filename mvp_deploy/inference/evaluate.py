@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.base.files import atomic_write
 from mvp_deploy.benchmark.statistics import Interval, share_interval
-from mvp_deploy.inference.model import BATCH, Model
+from mvp_deploy.inference.model import BATCH, Model, write_rows
 from mvp_deploy.tasks.task import Split, Task
 
 
@@ -152,14 +150,6 @@ def whole(task: Task) -> Split:
 
 def write_csv(path: Path, found: Evaluation) -> None:
     """One line an image: its name, its class, and the class it was given."""
-    with (
-        atomic_write(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        lines = csv.writer(file)
-        lines.writerow(("image", "class", "predicted"))
-        names = found.classes
-        lines.writerows(
-            (image, names[true], names[given])
-            for image, true, given in zip(found.images, found.truth, found.found, strict=True)
-        )
+    names, answers = found.classes, zip(found.images, found.truth, found.found, strict=True)
+    rows = ((image, names[true], names[given]) for image, true, given in answers)
+    write_rows(path, ("image", "class", "predicted"), rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,15 +144,17 @@ def chosen(bundle: Bundle, which: Which, built: Sequence[ModelFile] = ()) -> Mod
 
 def write_predictions(path: Path, classes: Sequence[str], found: Mapping[str, Prediction]) -> None:
     """One line an image: its name, the class it was given, and the probability of every class."""
+    rows = ((image, each.label, *(f"{share:.6f}" for share in each.probabilities)) for image, each in found.items())
+    write_rows(path, ("image", "predicted", *classes), rows)
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A CSV file, whole or not at all."""
     with (
         atomic_write(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        lines = csv.writer(file)
-        lines.writerow(("image", "predicted", *classes))
-        lines.writerows(
-            (image, each.label, *(f"{share:.6f}" for share in each.probabilities)) for image, each in found.items()
-        )
+        csv.writer(file).writerows([header, *rows])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

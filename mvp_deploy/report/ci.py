@@ -9,7 +9,7 @@ from typing import Any
 from mvp_deploy.base.errors import ExitCode
 from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.report.devices import columns_of
-from mvp_deploy.report.task import accuracy
+from mvp_deploy.report.task import accuracy, gain
 
 Report = Mapping[str, Any]
 OVERVIEW = ("task", "outcome", "file", "accuracy", "unpruned", "speed-up", "MB")
@@ -87,9 +87,8 @@ def row(item: tuple[str, Report]) -> list[str]:
     timed = [found for found in task["times"]["rows"] if found["model"] == "pruned" and found["speed_up"]]
     if timed:
         shown = max(timed, key=lambda found: float(found["speed_up"]["value"]))
-        gain = shown["speed_up"]
         file, size = f"{shown['precision']} {shown['runtime']}, batch {shown['batch']}", shown["size"]
-        speed_up = f"{gain['value']:.2f}x ({gain['low']:.2f}-{gain['high']:.2f})"
+        speed_up = gain(shown["speed_up"])
         speed_up += ", disturbed" if disturbed(task["times"]["environment"]) else ""
     else:
         shown = min(models, key=lambda model: float(model["bytes"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -107,12 +107,13 @@ def latencies(names: Sequence[str], windows: Sequence[Sequence[float]], p99: Seq
     return svg[0]
 
 
-def kept(names: Sequence[str], shares: Sequence[float], unanimity: Sequence[float | None]) -> str:
-    """Per unit group, from first to last: the share of its units that stay, and the voters' agreement (0..1)."""
+def kept(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Per unit group, as run.json has them: the share of its units that stay, and the voters' agreement."""
     with _plot(2.4) as (axes, svg):
-        positions = range(len(names))
-        axes.bar(positions, [100 * share for share in shares], color=FIRST, alpha=0.8, label="kept")
-        agreed = [(x, 100 * value) for x, value in zip(positions, unanimity, strict=True) if value is not None]
+        shares = [100 * group["kept"] / group["size"] for group in groups]
+        axes.bar(range(len(groups)), shares, color=FIRST, alpha=0.8, label="kept")
+        found = enumerate(group["unanimity"] for group in groups)
+        agreed = [(x, 100 * value) for x, value in found if value is not None]
         if agreed:
             axes.plot(*zip(*agreed, strict=True), "o", color=SECOND, markersize=4, label="voters' agreement")
             axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)

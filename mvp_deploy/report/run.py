@@ -117,12 +117,8 @@ def _figures(task: Json) -> Iterator[Figure]:
         spread = plots.latencies(names, windows, [row["timing"]["p99"] for row in at])
         yield Figure(spread, f"Batch {batch}: the median of each window, and the 99th percentile of all runs (bar).")
     groups = task["groups"]
-    kept = plots.kept(
-        [group["name"] for group in groups],
-        [group["kept"] / group["size"] for group in groups],
-        [group["unanimity"] for group in groups],
-    )
-    yield Figure(kept, f"Units kept in each of the {len(groups)} unit groups, and how unanimous the voters were.")
+    caption = f"Units kept in each of the {len(groups)} unit groups, and how unanimous the voters were."
+    yield Figure(plots.kept(groups), caption)
 
 
 def _tested(rows: Sequence[Json]) -> str:

@@ -86,7 +86,7 @@ def table(run: Json, rows: Sequence[Json]) -> list[tuple[str, ...]]:
         (
             f"{row['model']} {row['precision']}",
             str(row["batch"]),
-            _gain(row["speed_up"]),
+            gain(row["speed_up"]),
             accuracy(row, run["images"]["test"]),
             *(f"{row['timing'][key]:.3f}" for key in ("p50", "p90", "p99")),
             f"{run['metrics'][row['model']]['params']:,}",
@@ -97,7 +97,7 @@ def table(run: Json, rows: Sequence[Json]) -> list[tuple[str, ...]]:
     ]
 
 
-def _gain(ratio: Json | None) -> str:
+def gain(ratio: Json | None) -> str:
     return "baseline" if ratio is None else f"{ratio['value']:.2f}x ({ratio['low']:.2f}-{ratio['high']:.2f})"
 
 
@@ -134,7 +134,7 @@ def _models(run: Json, rows: Sequence[Json]) -> Section:
         some = f" of {first['tested']}" if first["tested"] and first["tested"] != run["images"]["test"] else ""
         table.append((
             name, _shares(accuracy) + some, *(_milliseconds(at.get(batch)) for batch in batches),
-            _gain(first["speed_up"]), f"{first['size'] / 1e6:.2f}",
+            gain(first["speed_up"]), f"{first['size'] / 1e6:.2f}",
             f"{metrics['params']:,}", f"{metrics['macs'] / 1e6:.1f}",
         ))  # fmt: skip
     whole = [name.startswith("unpruned") for name in names]
@@ -246,18 +246,13 @@ def _latencies(rows: Sequence[Json]) -> Section:
 def _votes(run: Json) -> Section:
     voters, groups = run["votes"]["voters"], run["groups"]
     rows = [(voter["task"], f"{voter['similarity']:.3f}", f"{voter['weight']:.2f}") for voter in voters]
-    svg = plots.kept(
-        [group["name"] for group in groups],
-        [group["kept"] / group["size"] for group in groups],
-        [group["unanimity"] for group in groups],
-    )
     ways = run["metrics"]["pruned"].get("making", {}).get("ways")
     return Section(
         "Who voted, and what stays",
         f"Recipe {run['recipe']['name']}: the task's own importance has {run['votes']['own']:.0%} of the say, the "
         f"neighbours' votes have the rest.{f' Tried: {chosen(ways)}.' if ways else ''}",
         Table(("neighbour", run["votes"].get("measure", "similarity"), "weight"), rows) if rows else None,
-        [Figure(svg, f"Units kept in each of the {len(groups)} unit groups.")],
+        [Figure(plots.kept(groups), f"Units kept in each of the {len(groups)} unit groups.")],
     )
 
 

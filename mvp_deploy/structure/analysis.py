@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from mvp_deploy.structure.axes import (
     fixed,
     reasons,
 )
-from mvp_deploy.structure.blocks import Block
+from mvp_deploy.structure.blocks import Block, unique
 from mvp_deploy.structure.caches import caches_restored
 from mvp_deploy.structure.calls import PLAIN, leaves_in, tensors_in
 from mvp_deploy.structure.collector import collector_paused
@@ -214,7 +213,7 @@ def _structure(
         if not any(m.tensor in trained for m in places) or ((atom,),) == resolve(trace.batch):
             continue
         kind = _kind(atom, places, inside, axes)
-        name = _unique(_group_name(places, kind), by_group)
+        name = unique(_group_name(places, kind), by_group)
         groups.append(UnitGroup(name, kind, atom.size, tuple(places)))
         by_group[name] = atom
     return Structure(
@@ -272,13 +271,6 @@ def _group_name(places: list[Member], kind: str) -> str:
     maker = next((m for m in places if m.dim == 0 and m.tensor.endswith("weight")), places[0])
     name = maker.tensor.removesuffix(".weight")
     return name if kind in ("channel", "hidden") else f"{name}:{kind}s"
-
-
-def _unique(name: str, taken: Mapping[str, Any]) -> str:
-    candidate, number = name, 2
-    while candidate in taken:
-        candidate, number = f"{name}#{number}", number + 1
-    return candidate
 
 
 def _frozen(trace: Trace, axes: Mapping[str, tuple[Axis, ...]], parameters: tuple[str, ...]) -> Iterator[Frozen]:

@@ -72,7 +72,7 @@ def find(
             weights = [name for name in shapes if name in own and len(shapes[name]) > 1]
             if not weights or own & shared:
                 continue
-            name = _unique(_place(weights), found)
+            name = unique(_place(weights), found)
             tensors = frozenset(_with_unread(own, shapes, readers))
             found[name] = Block(name, tensors, calls_of | {addition}, addition, branch)
             break
@@ -117,7 +117,8 @@ def _place(weights: Sequence[str]) -> str:
     return ".".join(common) or weights[0]
 
 
-def _unique(name: str, taken: Mapping[str, object]) -> str:
+def unique(name: str, taken: Mapping[str, object]) -> str:
+    """The name, with a number behind it if it is taken."""
     candidate, number = name, 2
     while candidate in taken:
         candidate, number = f"{name}#{number}", number + 1

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mvp_deploy.base.errors import EnvironmentMissing, InputError
-from mvp_deploy.tasks.listing import PARTS, Listing, merged, part_of
-from mvp_deploy.tasks.unpack import Labelled, unpacked
+from mvp_deploy.tasks.listing import PARTS, Listing
+from mvp_deploy.tasks.unpack import Labelled, list_unpacked
 
 IMAGE, LABEL = ("image", "img", "jpg", "png"), ("label", "labels", "fine_label", "class", "cls", "category")
 BATCH = 64  # rows at once
@@ -28,13 +26,7 @@ def list_parquet(where: str, files: Sequence[Path]) -> Listing:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise EnvironmentMissing(f"{where} needs pyarrow to be read: pip install pyarrow.") from error
-    parts: dict[str, list[tuple[str, Path]]] = defaultdict(list)
-    for file in files:
-        word = re.split(r"[^a-z]", file.name.lower())[0]
-        parts[part_of(word, where) if word in PARTS else ""] += unpacked(file, _samples)
-    if len(parts) > 1 and "" in parts:
-        raise InputError(f"{where} has files called train, validation or test and others: name all of them so, or none")
-    return Listing(where, merged(parts))
+    return list_unpacked(where, files, _samples, PARTS, "files called train, validation or test")
 
 
 def _samples(file: Path) -> Iterator[Labelled]:

@@ -7,13 +7,12 @@ import os
 import re
 import tarfile
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.tasks.listing import Listing, merged, part_of
-from mvp_deploy.tasks.unpack import Labelled, unpacked
+from mvp_deploy.tasks.listing import Listing
+from mvp_deploy.tasks.unpack import Labelled, list_unpacked
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".jp2")
 MAX_MEMBER = 1 << 28  # bytes of one image
@@ -25,15 +24,8 @@ def list_shards(where: str, shards: Sequence[Path]) -> Listing:
     Raises:
         MvpError: a tar is damaged, or an image has no label.
     """
-    parts: dict[str, list[tuple[str, Path]]] = defaultdict(list)
-    for shard in shards:
-        word = re.match(r"[A-Za-z]*", shard.name)
-        part = word[0].lower() if word else ""
-        part = part_of(part, where) if part in ("train", "training", "val", "valid", "validation", "test") else ""
-        parts[part] += unpacked(shard, _samples)
-    if len(parts) > 1 and "" in parts:
-        raise InputError(f"{where} has shards called train, val or test and others: name all of them so, or none")
-    return Listing(where, merged(parts))
+    words = ("train", "training", "val", "valid", "validation", "test")
+    return list_unpacked(where, shards, _samples, words, "shards called train, val or test")
 
 
 def _samples(shard: Path) -> Iterator[Labelled]:

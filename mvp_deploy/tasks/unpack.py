@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterable
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +15,7 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.fetching import cache
 from mvp_deploy.base.files import sha256
 from mvp_deploy.base.folders import atomic_folder
+from mvp_deploy.tasks.listing import Listing, merged, part_of
 
 INDEX = "labels.csv"
 
@@ -23,6 +26,30 @@ class Labelled(NamedTuple):
     content: bytes
     suffix: str
     label: str
+
+
+def list_unpacked(
+    where: str,
+    archives: Sequence[Path],
+    samples: Callable[[Path], Iterable[Labelled]],
+    words: Collection[str],
+    called: str,
+) -> Listing:
+    """The images in archives.
+
+    Args:
+        where: the source, for messages.
+        samples: what an archive holds.
+        words: with which of them a name says the part that its archive is of.
+        called: archives of such names, for the message where some have one and others have none.
+    """
+    parts: dict[str, list[tuple[str, Path]]] = defaultdict(list)
+    for archive in archives:
+        word = re.split(r"[^a-z]", archive.name.lower())[0]
+        parts[part_of(word, where) if word in words else ""] += unpacked(archive, samples)
+    if len(parts) > 1 and "" in parts:
+        raise InputError(f"{where} has {called} and others: name all of them so, or none")
+    return Listing(where, merged(parts))
 
 
 def unpacked(archive: Path, samples: Callable[[Path], Iterable[Labelled]]) -> list[tuple[str, Path]]:
