@@ -27,11 +27,11 @@ from mvp_deploy.backbones.backbone import preprocessing_of
 from mvp_deploy.base.devices import resolve
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.export.artefacts import Interface
 from mvp_deploy.export.config import Exports
 from mvp_deploy.export.deploy import export_run, task_of
 from mvp_deploy.export.module import export_modules
 from mvp_deploy.export.pack import Order, failure
+from mvp_deploy.export.subjects import Interface
 from mvp_deploy.tasks.preprocessing import Preprocessing
 from mvp_deploy.tasks.task import Task
 

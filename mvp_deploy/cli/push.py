@@ -25,7 +25,7 @@ def command(folder: Path, repository: str, private: bool, console: Console) -> N
     Example:
       mvp-deploy push hub/dogs me/dogs-small --private
     """
-    from mvp_deploy.packs.pack import push
+    from mvp_deploy.packs.huggingface import push
 
     address = push(folder, repository, private=private)
     console.show(f"Uploaded: {address}")

@@ -11,9 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from onnx import ModelProto
-from torch import Tensor, nn
 
 from mvp_deploy.base.errors import AccuracyError, ExitCode, InputError, MvpError, error_of
 from mvp_deploy.base.reporter import Reporter
@@ -24,73 +22,13 @@ from mvp_deploy.calibration.guard import Limit, allowed_drop
 from mvp_deploy.calibration.images import CalibrationImages
 from mvp_deploy.export.config import Exports
 from mvp_deploy.export.graphs import Graphs
+from mvp_deploy.export.subjects import Failed, HeldOut, Subject
 from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.exporters.parity import TOLERANCE, NoParity, Parity, check_parity
 from mvp_deploy.exporters.protocol import BESIDE, Exporter, Source, exporter
-from mvp_deploy.tasks import Images, Preprocessing
-from mvp_deploy.tasks.task import Split
+from mvp_deploy.tasks import Images
 
 BATCH = 64  # of the check on the whole held-out part; samples are checked at batch 1 too
-
-
-@dataclass(frozen=True)
-class Interface:
-    """What goes into a bundle's models, and what their outputs mean."""
-
-    classes: tuple[str, ...]
-    input_size: tuple[int, int, int]  # channels, height, width
-    preprocessing: Preprocessing | None  # from an image file to the input; None: only the model's owner knows
-
-    @property
-    def example(self) -> Tensor:
-        return torch.zeros(1, *self.input_size)
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """A PyTorch model to export, and what its artefacts must give."""
-
-    name: str  # 'pruned', 'unpruned', or 'model' where it is compared with no other
-    model: nn.Module
-    interface: Interface
-    params: int
-    macs: int
-    logits: np.ndarray  # float32 [held-out images, classes]
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """The held-out images, and the numbers of those that are also checked one by one."""
-
-    test: Images
-    split: Split | None  # the files ``test`` was prepared from, to name them
-    samples: np.ndarray
-
-    @property
-    def labels(self) -> np.ndarray:
-        labels: np.ndarray = self.test.labels.cpu().numpy()
-        return labels
-
-    def right(self, found: np.ndarray) -> np.ndarray:
-        """For which images the logits [images, classes] name the right class: bool [images]."""
-        right: np.ndarray = found.argmax(1) == self.labels
-        return right
-
-    def name(self, number: int) -> str:
-        """An image as a user finds it."""
-        image = self.split and self.split.images[number]
-        return str(image) if isinstance(image, Path) else f"held-out image number {number}"
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A file that was asked for and is not in the bundle: it did not pass."""
-
-    model: str
-    target: str
-    precision: str
-    error: str
-    code: ExitCode
 
 
 @dataclass(frozen=True)
@@ -124,34 +62,37 @@ def plan(asked: Exports, reporter: Reporter) -> list[Wanted]:
     return wanted
 
 
-def make(
-    subject: Subject,
-    wanted: Sequence[Wanted],
-    asked: Exports,
-    folder: Path,
-    images: CalibrationImages | None,
-    held_out: HeldOut,
-    reporter: Reporter,
-) -> tuple[list[ModelFile], list[Failed]]:
-    """Write the subject's files below ``folder``/models, check each, and leave out those that do not pass.
+@dataclass(frozen=True, eq=False)
+class Making:
+    """How a bundle's files are made: below which folder, and by which images they are calibrated and judged."""
+
+    asked: Exports
+    folder: Path
+    calibration: CalibrationImages | None
+    held_out: HeldOut
+    reporter: Reporter
+
+
+def make(subject: Subject, wanted: Sequence[Wanted], how: Making) -> tuple[list[ModelFile], list[Failed]]:
+    """Write the subject's files below models/, check each, and leave out those that do not pass.
 
     The others stay: that int8 is wrong does not make fp32 wrong.
     """
     files, failed, interface = [], [], subject.interface
-    how = {} if interface.preprocessing is None else {"preprocessing": interface.preprocessing.to_json()}
-    metadata = {"classes": list(interface.classes), "model": subject.name} | how
+    prepared = {} if interface.preprocessing is None else {"preprocessing": interface.preprocessing.to_json()}
+    metadata = {"classes": list(interface.classes), "model": subject.name} | prepared
     with TemporaryDirectory() as temporary:
-        reporter.say(f"exporting the {subject.name} model to ONNX")
+        how.reporter.say(f"exporting the {subject.name} model to ONNX")
         whole = export_onnx(subject.model, interface.example, Path(temporary) / "fp32.onnx", metadata)
-        graphs = Graphs(whole, images, asked, Path(temporary))
+        graphs = Graphs(whole, how.calibration, how.asked, Path(temporary))
         for exporter, precision in [(each.exporter, name) for each in wanted for name in each.precisions]:
             file = f"models/{subject.name}.{precision}{exporter.suffix}"
             try:
-                files.append(_made(subject, exporter, precision, file, graphs, folder, held_out, reporter))
+                files.append(_made(subject, exporter, precision, file, graphs, how))
             except MvpError as error:
-                _remove(folder / file, exporter)
-                told = f"{file} is left out: {error}{_cure(error, precision, exporter, asked)}"
-                reporter.warn(told)
+                _remove(how.folder / file, exporter)
+                told = f"{file} is left out: {error}{_cure(error, precision, exporter, how.asked)}"
+                how.reporter.warn(told)
                 failed.append(Failed(subject.name, exporter.name, precision, told, error.code))
     return files, failed
 
@@ -165,23 +106,14 @@ def _remove(path: Path, exporter: Exporter) -> None:
         path.with_suffix(beside).unlink(missing_ok=True)
 
 
-def _made(
-    subject: Subject,
-    exporter: Exporter,
-    precision: str,
-    file: str,
-    graphs: Graphs,
-    folder: Path,
-    held_out: HeldOut,
-    reporter: Reporter,
-) -> ModelFile:
+def _made(subject: Subject, exporter: Exporter, precision: str, file: str, graphs: Graphs, how: Making) -> ModelFile:
     """Write one file and check it.
 
     Raises:
         MvpError: (PARITY) it differs from PyTorch by more than its precision may; (ACCURACY) it loses more than it
             may; (INPUT) the model has nothing to quantise.
     """
-    what = f"{subject.name} {precision} for {exporter.name}"
+    what, held_out, say = f"{subject.name} {precision} for {exporter.name}", how.held_out, how.reporter.say
     own = precision == "int8" and exporter.int8_form == "own" and _has_ranges(exporter)
     converted = (
         _own_int8(subject, exporter, graphs)
@@ -189,18 +121,18 @@ def _made(
         else graphs.get(precision, exporter.int8_form, lambda: _limit(exporter, subject, graphs))
     )
     if converted.kept:
-        reporter.say(f"{what} leaves out {', '.join(converted.kept)}")
-    artefact = exporter.export(_source(subject, precision, converted.path), folder / file)
+        say(f"{what} leaves out {', '.join(converted.kept)}")
+    artefact = exporter.export(_source(subject, precision, converted.path), how.folder / file)
     for note in artefact.notes:
-        reporter.say(f"{exporter.name}: {note}")
+        say(f"{exporter.name}: {note}")
     try:
         right, parity, stand_in = check_artefact(artefact.path, subject, held_out, precision)
     except NoParity as error:
         worst = "" if error.worst is None else f" The farthest off is {held_out.name(error.worst)}."
         raise error_of(f"{error}{worst}", error.code) from error
-    reporter.say(f"{what}: parity {parity:.1e}, accuracy {right.mean():.1%}")
+    say(f"{what}: parity {parity:.1e}, accuracy {right.mean():.1%}")
     if precision != "fp32":
-        _check_drop(right, held_out.right(subject.logits), graphs.asked)
+        _check_drop(right, held_out.right(subject.logits), how.asked)
     return ModelFile(
         file=file,
         model=subject.name,

@@ -13,8 +13,8 @@ from mvp_deploy import runs
 from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.bundle import Bundle
-from mvp_deploy.export.artefacts import Interface, Subject
 from mvp_deploy.export.pack import Order, calibration_images, held_out, pack, reference
+from mvp_deploy.export.subjects import Interface, Subject
 from mvp_deploy.pruning.pruned import PrunedModel
 from mvp_deploy.tasks import Images, Task, load_again, prepare
 from mvp_deploy.tasks.task import Split

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.bundle import Bundle
-from mvp_deploy.export.artefacts import Interface, Subject
 from mvp_deploy.export.pack import Order, calibration_images, held_out, pack, reference
+from mvp_deploy.export.subjects import Interface, Subject
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.structure.fakes import copy_with
 from mvp_deploy.tasks import Images

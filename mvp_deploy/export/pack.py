@@ -24,9 +24,10 @@ from mvp_deploy.benchmark.measure import DEFAULT
 from mvp_deploy.bundle import Bundle
 from mvp_deploy.bundle.format import HELD_OUT
 from mvp_deploy.calibration.images import CalibrationImages, choose
-from mvp_deploy.export.artefacts import BATCH, Failed, HeldOut, Subject, Wanted, make, numbered
+from mvp_deploy.export.artefacts import BATCH, Making, Wanted, make, numbered
 from mvp_deploy.export.artefacts import plan as planned
 from mvp_deploy.export.config import Exports
+from mvp_deploy.export.subjects import Failed, HeldOut, Subject
 from mvp_deploy.inference.model import softmax
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images
@@ -87,7 +88,8 @@ def pack(
     with bundle.writing(out) as target:
         (target / "models").mkdir()
         shipped = [each for each in subjects if each.name != "unpruned" or not order.pruned_only]
-        made = [make(each, order.wanted, order.asked, target, calibration, held_out, reporter) for each in shipped]
+        how = Making(order.asked, target, calibration, held_out, reporter)
+        made = [make(each, order.wanted, how) for each in shipped]
         models = tuple(file for files, _ in made for file in files)
         failed = [each for _, failures in made for each in failures]
         if all(file.model != subjects[-1].name for file in models):

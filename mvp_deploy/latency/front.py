@@ -75,10 +75,14 @@ class Frontier:
                 best.append(each)
         return best
 
+    def within(self, milliseconds: float | None) -> list[Candidate]:
+        """The candidates that take no longer."""
+        return [each for each in self.candidates if milliseconds is None or each.ms <= milliseconds]
+
     def to_tune(self, milliseconds: float | None) -> list[Candidate]:
         """The untuned front, and the best unpruned candidate within the time: what may win, first."""
         untuned = replace(self, candidates=tuple(each for each in self.candidates if not each.steps))
-        within = [each for each in untuned.candidates if milliseconds is None or each.ms <= milliseconds]
+        within = untuned.within(milliseconds)
         plain = sorted((each for each in within if each.unpruned), key=lambda c: -c.loo)[:1]
         front = sorted(untuned.front, key=lambda c: (c not in within, -c.loo))
         models = list(dict.fromkeys(each.model for each in [*front[:1], *plain, *front[1:]]))
@@ -86,7 +90,7 @@ class Frontier:
 
     def winner(self, milliseconds: float | None) -> Candidate:
         """The most accurate candidate within the time. Raises LatencyError where none is."""
-        good = [each for each in self.candidates if milliseconds is None or each.ms <= milliseconds]
+        good = self.within(milliseconds)
         if not good:
             fastest = min(self.candidates, key=lambda c: c.ms)
             raise LatencyError(
@@ -106,9 +110,7 @@ class Frontier:
         )
         if best.unpruned and len(self.candidates) > sum(each.unpruned for each in self.candidates):
             return f"{told} Do not prune: no cut that was tried is better there."
-        plain = [
-            each for each in self.candidates if each.unpruned and (milliseconds is None or each.ms <= milliseconds)
-        ]
+        plain = [each for each in self.within(milliseconds) if each.unpruned]
         if not best.unpruned and plain:
             other = max(plain, key=lambda c: c.loo)
             return f"{told} Unpruned the best there is {other.name}: {other.ms:.3f} ms, {other.accuracy:.1%}."

@@ -58,7 +58,11 @@ def card(subject: Subject) -> str:
 
 
 def push(folder: Path, repository: str, *, private: bool = False) -> str:
-    """See `mvp_deploy.packs.pack.push`."""
+    """Upload a folder that was packed for hf, and give its address. huggingface_hub finds the token.
+
+    Raises:
+        MvpError: (INPUT) it is not such a folder; (ENVIRONMENT) the hub refuses or cannot be reached.
+    """
     if not (folder / CARD).is_file() or not (folder / "bundle" / MANIFEST).is_file():
         raise InputError(f"{folder} is not packed for Hugging Face: make it with `mvp-deploy pack BUNDLE --for hf`.")
     try:

@@ -71,12 +71,3 @@ def _plain(name: str) -> str:
 def _refuse_content(out: Path) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise InputError(f"{out} exists: choose another --out, or move it away.")
-
-
-def push(folder: Path, repository: str, *, private: bool = False) -> str:
-    """Upload a folder that was packed for hf, and give its address. huggingface_hub finds the token.
-
-    Raises:
-        MvpError: (INPUT) it is not such a folder; (ENVIRONMENT) the hub refuses or cannot be reached.
-    """
-    return huggingface.push(folder, repository, private=private)

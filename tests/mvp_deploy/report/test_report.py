@@ -17,7 +17,7 @@ SVGS = {
     "reliability": lambda: plots.reliability(["unpruned", "pruned"], [[(0.9, 0.8)], [(0.5, 0.6), (0.9, 1.0)]]),
     "scatter": lambda: plots.accuracy_against_latency(["unpruned", "pruned <b>"], [2.0, 0.5], [0.98, 0.95]),
     "windows": lambda: plots.latencies(["unpruned", "pruned"], [[2.0, 2.1], [0.5, 0.6]], [2.4, 0.7]),
-    "kept": lambda: plots.kept(["a", "b"], [0.3, 1.0], [0.8, None]),
+    "kept": lambda: plots.kept([{"kept": 3, "size": 10, "unanimity": 0.8}, {"kept": 4, "size": 4, "unanimity": None}]),
 }
 MEDIAN = {"value": 2.0, "low": 1.9, "high": 2.1}
 TIMING = {
