@@ -52,50 +52,19 @@ _PLACES = {
     "mvp_deploy.api.progress": ("progress",),
     "mvp_deploy.api.prune": ("prune",),
     "mvp_deploy.api.result": ("Report", "Result"),
-    "mvp_deploy.base.errors": (
-        "AccuracyError",
-        "Busy",
-        "EnvironmentMissing",
-        "InputError",
-        "LatencyError",
-        "MvpError",
-        "ParityError",
-        "StructureError",
-    ),
+    "mvp_deploy.base.errors": ("AccuracyError", "Busy", "EnvironmentMissing", "InputError", "LatencyError", "MvpError",
+                               "ParityError", "StructureError"),
     "mvp_deploy.benchmark.compare": ("Benchmark",),
     "mvp_deploy.structure": ("KeepPlan", "Structure"),
     "mvp_deploy.tasks": ("Preprocessing", "Task"),
-}
+}  # fmt: skip
 _HOME = {name: place for place, names in _PLACES.items() for name in names}
 
 __all__ = [
-    "AccuracyError",
-    "Bank",
-    "Benchmark",
-    "Bundle",
-    "Busy",
-    "EnvironmentMissing",
-    "InputError",
-    "KeepPlan",
-    "LatencyError",
-    "MvpError",
-    "ParityError",
-    "Preprocessing",
-    "Report",
-    "Result",
-    "Structure",
-    "StructureError",
-    "Task",
-    "analyze",
-    "benchmark",
-    "cut",
-    "export",
-    "load",
-    "progress",
-    "prune",
-    "reconstruct",
-    "save",
-]
+    "AccuracyError", "Bank", "Benchmark", "Bundle", "Busy", "EnvironmentMissing", "InputError", "KeepPlan",
+    "LatencyError", "MvpError", "ParityError", "Preprocessing", "Report", "Result", "Structure", "StructureError",
+    "Task", "analyze", "benchmark", "cut", "export", "load", "progress", "prune", "reconstruct", "save",
+]  # fmt: skip
 
 
 if not TYPE_CHECKING:  # or type checkers would take every name for one of ours

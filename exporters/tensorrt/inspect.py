@@ -21,17 +21,8 @@ PRECISIONS = {
     "fp32": ("fp32", "float"),
 }
 MOVES_DATA = (
-    "reformat",
-    "noop",
-    "shuffle",
-    "reshape",
-    "constant",
-    "cast",
-    "quantize",
-    "shape",
-    "copy",
-    "slice",
-)
+    "reformat", "noop", "shuffle", "reshape", "constant", "cast", "quantize", "shape", "copy", "slice",
+)  # fmt: skip
 TYPE_KEYS = ("Format/Datatype", "Datatype", "DataType")  # one field before 11, then two
 HIDDEN = (
     "myelin",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +13,7 @@ from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.tasks import Images, Preprocessing, Task, load_task, prepare
-from mvp_deploy.tasks.task import Split, parse
+from mvp_deploy.tasks.task import parse
 
 LEFT_OUT = 1 / 8  # of the images: they judge
 MOST = 8192  # images kept in memory
@@ -80,12 +78,10 @@ def part(images: Images, most: int, seed: int) -> Images:
 
 def taken(images: Images, order: Tensor) -> Images:
     """The images with these numbers, in memory."""
-    if isinstance(images.pixels, Tensor):
-        place = order.to(images.device)
-        return replace(images, pixels=images.pixels[place], labels=images.labels[place])
-    there, numbers = images.pixels.images, order.numpy()
-    chosen = there[numbers] if isinstance(there, np.ndarray) else tuple(there[k] for k in numbers.tolist())
-    return prepare(Split(chosen, images.pixels.labels[numbers]), images.preprocessing, images.device)
+    chosen = images.subset(order)
+    if isinstance(chosen.pixels, Tensor):
+        return chosen
+    return prepare(chosen.pixels, images.preprocessing, images.device)
 
 
 def fingerprint(images: Images) -> str:

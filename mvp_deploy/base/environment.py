@@ -13,21 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = (
-    "mvp-deploy",
-    "numpy",
-    "onnxruntime",
-    "torch",
-    "timm",
-    "onnx",
-    "openvino",
-    "coremltools",
-    "executorch",
-    "litert-torch",
-    "ai-edge-litert",
-    "ncnn",
-    "pnnx",
-    "tensorrt",
-)
+    "mvp-deploy", "numpy", "onnxruntime", "torch", "timm", "onnx", "openvino", "coremltools", "executorch",
+    "litert-torch", "ai-edge-litert", "ncnn", "pnnx", "tensorrt",
+)  # fmt: skip
 
 
 def environment() -> dict[str, object]:

@@ -18,22 +18,9 @@ from mvp_deploy.exporters.errors import (
 )
 
 __all__ = [
-    "WORST",
-    "AccuracyError",
-    "Busy",
-    "DeviceAway",
-    "EnvironmentMissing",
-    "ExitCode",
-    "InputError",
-    "LatencyError",
-    "MvpError",
-    "ParityError",
-    "StructureError",
-    "error_of",
-    "first_line",
-    "of_system",
-    "worst",
-]
+    "WORST", "AccuracyError", "Busy", "DeviceAway", "EnvironmentMissing", "ExitCode", "InputError", "LatencyError",
+    "MvpError", "ParityError", "StructureError", "error_of", "first_line", "of_system", "worst",
+]  # fmt: skip
 
 
 def of_system(error: OSError) -> EnvironmentMissing:

@@ -21,17 +21,9 @@ from mvp_deploy.exporters.files import (
 from mvp_deploy.exporters.formats import plain_file
 
 __all__ = [
-    "atomic_write",
-    "flush",
-    "is_leftover",
-    "locked",
-    "remove_leftovers",
-    "sha256",
-    "unwritable",
-    "write_bytes",
-    "write_text",
-    "writing_errors",
-]
+    "atomic_write", "flush", "is_leftover", "locked", "remove_leftovers", "sha256", "unwritable", "write_bytes",
+    "write_text", "writing_errors",
+]  # fmt: skip
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -10,19 +10,9 @@ if TYPE_CHECKING:
     from mvp_deploy.benchmark.compare import Benchmark, Row
 
 COLUMNS = (
-    "model",
-    "batch",
-    "p50 ms",
-    "p90 ms",
-    "p99 ms",
-    "images/s",
-    "speed-up",
-    "accuracy at export",
-    "as PyTorch",
-    "MB",
-    "RAM MB",
-    "",
-)
+    "model", "batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up", "accuracy at export", "as PyTorch", "MB",
+    "RAM MB", "",
+)  # fmt: skip
 
 
 def text(result: Benchmark) -> str:

@@ -23,26 +23,7 @@ from mvp_deploy.bundle.format import (
 from mvp_deploy.bundle.write import add, own_names, withdraw, writing
 
 __all__ = [
-    "BUILT",
-    "DEVICES",
-    "EXTRA",
-    "MANIFEST",
-    "MAX_SAMPLES",
-    "SIGNATURE",
-    "Bundle",
-    "ModelFile",
-    "add",
-    "digest",
-    "inside",
-    "is_bundle",
-    "listed",
-    "own_names",
-    "read",
-    "uncovered",
-    "untried",
-    "verify",
-    "withdraw",
-    "write_arrays",
-    "write_json",
-    "writing",
-]
+    "BUILT", "DEVICES", "EXTRA", "MANIFEST", "MAX_SAMPLES", "SIGNATURE", "Bundle", "ModelFile", "add", "digest",
+    "inside", "is_bundle", "listed", "own_names", "read", "uncovered", "untried", "verify", "withdraw",
+    "write_arrays", "write_json", "writing",
+]  # fmt: skip

@@ -17,14 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Images", "Preprocessing", "Split", "Task", "load_again", "load_task", "prepare"]
 
-_HOMES = {
-    "Images": "images",
-    "Split": "task",
-    "Task": "task",
-    "load_again": "load",
-    "load_task": "load",
-    "prepare": "images",
-}
+_HOMES = {"Images": "images", "Split": "task", "Task": "task", "load_again": "load", "load_task": "load",
+          "prepare": "images"}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
