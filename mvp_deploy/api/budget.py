@@ -12,7 +12,8 @@ from mvp_deploy.api.progress import reporter as told
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.latency import files
 from mvp_deploy.latency.format import Profile
-from mvp_deploy.latency.meet import Meeting, Met, Target, timer
+from mvp_deploy.latency.meet import Meeting, Met, Target
+from mvp_deploy.latency.timer import timer
 from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget, Scores, keep_best
 from mvp_deploy.structure import KeepPlan, Structure

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from mvp_deploy.base.reporter import Reporter
     from mvp_deploy.latency.cost import ByProfile
     from mvp_deploy.latency.format import Precision, Profile
-    from mvp_deploy.latency.meet import Meet, Target, Timer
+    from mvp_deploy.latency.meet import Meet, Target
+    from mvp_deploy.latency.timer import Timer
     from mvp_deploy.pruning.budget import Budget
     from mvp_deploy.pruning.original import Original
     from mvp_deploy.remote.inventory import Device
@@ -90,14 +91,14 @@ class Timed:
     ) -> Profile:
         from mvp_deploy.latency import files
         from mvp_deploy.latency.format import Conditions
-        from mvp_deploy.latency.meet import profile_on
 
         source = files.maker(backbone.name, backbone, precision, reporter)
         mark = "" if precision == "fp32" else f".{precision}"
         conditions = Conditions("onnxruntime")
         if there is None:
             path = self.on if isinstance(self.on, Path) else beside.with_name(f"{beside.name}{mark}.profile.json")
-            return profile_on(path, lambda: files.profile(path, conditions, source=source, reporter=reporter), reporter)
+            taken = functools.partial(files.profile, path, conditions, source=source, reporter=reporter)
+            return files.profile_on(path, taken, reporter)
         from mvp_deploy.remote.profile import profile
 
         name, device = there
@@ -110,12 +111,12 @@ class Timed:
                 profile(name, device, pieces, [], path, reporter)
             return files.read(path)
 
-        return profile_on(path, make, reporter, name)
+        return files.profile_on(path, make, reporter, name)
 
 
 def _timer(there: tuple[str, Device] | None, profile: Profile, reporter: Reporter, original: Original) -> Timer | None:
     """What times plans where the profile was taken; None, which is said, where that cannot be done."""
-    from mvp_deploy.latency.meet import ELSEWHERE, here, plan_timer
+    from mvp_deploy.latency.timer import ELSEWHERE, here, plan_timer
 
     if there is None:
         return here(profile, reporter, original)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -110,6 +111,20 @@ def check_shipped(found: Profile, shipped: Collection[Precision], reporter: Repo
             f"the time is met in {found.precision}, of which the profile is, and {' and '.join(shipped)} is shipped: "
             f"profile the backbone with --precision {wanted} to meet it in that."
         )
+
+
+def profile_on(path: Path, make: Callable[[], Profile], reporter: Reporter, where: str = "this machine") -> Profile:
+    """The profile at ``path``; if there is none, one is made of ``where``, which takes minutes and is said."""
+    if path.exists():
+        found = read(path)
+        for remark in remarks(found):
+            reporter.warn(remark)
+        return found
+    reporter.say(f"there is no profile {path}: {where} is profiled first, which takes some minutes.")
+    start = time.monotonic()
+    found = make()
+    reporter.say(f"profiled in {time.monotonic() - start:.0f} s: {found} -> {path}")
+    return found
 
 
 def check_conditions(found: Profile, asked: Conditions) -> None:

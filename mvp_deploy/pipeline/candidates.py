@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,8 +17,6 @@ from torch import Tensor, nn
 from mvp_deploy import backbones
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.benchmark.measure import Settings, session
-from mvp_deploy.benchmark.runner import open_runner
 from mvp_deploy.calibration.guard import Limit
 from mvp_deploy.calibration.images import CalibrationImages
 from mvp_deploy.export.config import Exports
@@ -31,7 +28,7 @@ from mvp_deploy.latency.format import Conditions, Precision, Profile
 from mvp_deploy.latency.front import Candidate, Frontier
 from mvp_deploy.latency.meet import Meeting, Target
 from mvp_deploy.latency.pieces import layout
-from mvp_deploy.pipeline.judge import calibration_accuracy, held_out_accuracy, leave_one_out
+from mvp_deploy.pipeline.judge import calibration_accuracy, held_out_accuracy, leave_one_out, time_files
 from mvp_deploy.pruning.blocks import Worth, worth
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import solve_head
@@ -46,7 +43,6 @@ from mvp_deploy.tasks import Images, Task, prepare
 from mvp_deploy.training.config import Training
 
 CUT = RECIPES["compensated"]
-WINDOWS = Settings(duration=1.0, processes=2, window=0.05, warm_up=0.1)
 
 
 @dataclass(frozen=True)
@@ -283,29 +279,3 @@ class Place:
             file = Path(folder, "fp32.onnx")
             export_onnx(model, torch.zeros(1, *size), file, {"classes": list(self.task.classes)})
             return Model(plan, model, file.read_bytes())
-
-
-def time_files(out: Path, candidates: Sequence[Candidate], conditions: Conditions) -> list[float]:
-    """Milliseconds of the candidates, in turns, each on images of its own size."""
-    with ExitStack() as stack:
-        runners = [
-            stack.enter_context(
-                closing(
-                    open_runner(
-                        out / each.file, conditions.runtime, threads=conditions.threads, device=conditions.device
-                    )
-                )
-            )
-            for each in candidates
-        ]
-        rng = np.random.default_rng(0)
-        turns: list[list[float]] = [[] for _ in runners]
-        for turn in _alternating(3, len(runners)):
-            batch = rng.standard_normal((conditions.batch, *runners[turn].image_shape), np.float32)
-            turns[turn].append(session([runners[turn]], batch, replace(WINDOWS, duration=0.3))[0].median)
-        return [float(np.median(times)) for times in turns]
-
-
-def _alternating(rounds: int, number: int) -> Iterator[int]:
-    for turn in range(rounds):
-        yield from range(number) if turn % 2 == 0 else reversed(range(number))

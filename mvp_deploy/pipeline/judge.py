@@ -1,8 +1,9 @@
-"""What an exported classifier gives in its runtime: leave-one-out accuracy on training images, and held-out answers."""
+"""What an exported classifier gives and takes in its runtime: leave-one-out and held-out accuracy, milliseconds."""
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,14 +13,17 @@ import torch
 from onnx import ModelProto, TensorProto, helper
 
 from mvp_deploy.base.errors import StructureError
+from mvp_deploy.benchmark.measure import Settings, session
 from mvp_deploy.benchmark.runner import Runner, logits, open_runner
 from mvp_deploy.calibration.images import CalibrationImages
 from mvp_deploy.latency.format import Conditions
+from mvp_deploy.latency.front import Candidate
 from mvp_deploy.pruning.head import ridge_classifier
 from mvp_deploy.tasks import Images
 
 LAYERS = ("Gemm", "MatMul", "Conv")
 BATCH = 64
+WINDOWS = Settings(duration=0.3, processes=2, window=0.05, warm_up=0.1)
 JUDGED = 2048  # training images that leave-one-out accuracy is taken of, at most
 
 
@@ -47,6 +51,18 @@ def calibration_accuracy(model: ModelProto, conditions: Conditions, images: Cali
         file.write_bytes(model.SerializeToString())
         with closing(_opened(file, conditions)) as runner:
             return _right(logits(runner, images.images, BATCH), images.labels)
+
+
+def time_files(out: Path, candidates: Sequence[Candidate], conditions: Conditions) -> list[float]:
+    """Milliseconds of the candidates' files in ``out``, in turns, each on images of its own size."""
+    with ExitStack() as stack:
+        runners = [stack.enter_context(closing(_opened(out / each.file, conditions))) for each in candidates]
+        rng = np.random.default_rng(0)
+        turns: list[list[float]] = [[] for _ in runners]
+        for turn in (*range(len(runners)), *reversed(range(len(runners))), *range(len(runners))):
+            batch = rng.standard_normal((conditions.batch, *runners[turn].image_shape), np.float32)
+            turns[turn].append(session([runners[turn]], batch, WINDOWS)[0].median)
+        return [float(np.median(times)) for times in turns]
 
 
 def _right(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -197,7 +197,8 @@ def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Meet | None]:
     """How much stays; for a time to meet, what allots the units too."""
     from mvp_deploy.latency import files
     from mvp_deploy.latency.floor import others
-    from mvp_deploy.latency.meet import Meet, Target, here
+    from mvp_deploy.latency.meet import Meet, Target
+    from mvp_deploy.latency.timer import here
 
     asked = work.task.time
     if asked is None or work.profile is None:

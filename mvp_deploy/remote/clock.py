@@ -11,7 +11,7 @@ from mvp_deploy.base.errors import LatencyError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.latency.format import Profile
-from mvp_deploy.latency.meet import exported
+from mvp_deploy.latency.timer import exported
 from mvp_deploy.remote.command import carry_out
 from mvp_deploy.remote.inventory import Device
 from mvp_deploy.remote.measured import times_of

@@ -25,7 +25,7 @@ from mvp_deploy.structure.caches import caches_restored
 from mvp_deploy.structure.calls import PLAIN, leaves_in, tensors_in
 from mvp_deploy.structure.collector import collector_paused
 from mvp_deploy.structure.fakes import named_tensors
-from mvp_deploy.structure.graph import Recorder
+from mvp_deploy.structure.recorder import Recorder
 from mvp_deploy.structure.sizes import Formula, Observation, Origin, attributes, measured
 from mvp_deploy.structure.structure import Frozen, Member, Structure, UnitGroup
 from mvp_deploy.structure.trace import RECORDED_BATCH, OverWhatStays, Trace, run_fake

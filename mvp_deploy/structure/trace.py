@@ -26,9 +26,9 @@ from mvp_deploy.structure.caches import note
 from mvp_deploy.structure.calls import Call, CallMode, leaves_in, numbers_given, tensors_in
 from mvp_deploy.structure.fakes import call, fake_copy, fake_inputs, named_tensors, quiet
 from mvp_deploy.structure.flow import INPUT, Flow
-from mvp_deploy.structure.graph import Recorder
 from mvp_deploy.structure.listening import module_paths, open_functionals
 from mvp_deploy.structure.observe import observe, sized_shape
+from mvp_deploy.structure.recorder import Recorder
 from mvp_deploy.structure.sizes import Observation, Size, Uses, tag_sizes
 
 RECORDED_BATCH = 7

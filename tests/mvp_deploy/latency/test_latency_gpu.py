@@ -19,7 +19,7 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.benchmark import onnxruntime as ort
 from mvp_deploy.exporters.opset import read_opset
-from mvp_deploy.latency import measure, meet, pack, pieces
+from mvp_deploy.latency import measure, pack, pieces, timer
 from mvp_deploy.latency.format import Conditions, Machine, Subject, Variant
 from mvp_deploy.latency.model import held_out
 from mvp_deploy.latency.plan import Solution
@@ -43,7 +43,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(autouse=True)
 def short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for module in (measure, meet):
+    for module in (measure, timer):
         monkeypatch.setattr(module, "WINDOWS", replace(module.WINDOWS, duration=0.02, window=0.01, warm_up=0.0))
     monkeypatch.setattr(measure, "KERNEL_RUNS", 2)
 
@@ -105,7 +105,7 @@ def test_pieces_for_another_runtime_are_refused(install, tmp_path: Path, form, r
 
 
 def gpu_profile(conditions: Conditions, gpu: str):
-    machine = Machine(str(meet.environment()["cpu"]), 1, "none", gpu)
+    machine = Machine(str(timer.environment()["cpu"]), 1, "none", gpu)
     return replace(profile_by(MODEL, STRUCTURE, blocks_of(8)), conditions=conditions, machine=machine, version="8.6.0")
 
 
@@ -113,20 +113,20 @@ def test_a_plan_is_timed_as_an_engine_on_the_profiles_gpu_alone(install) -> None
     install("8.6.0", FakeCuda("H100", multiprocessors=132))
     profile = gpu_profile(TENSORRT, "H100, 132 multiprocessors")
     assert "H100" in str(profile)
-    clock = meet.timer(STRUCTURE, MODEL, profile)
+    clock = timer.timer(STRUCTURE, MODEL, profile)
     assert clock is not None
     whole = {group.name: group.size for group in STRUCTURE.groups}
     assert min(clock(Solution(whole, ms=1.0, lost=0.0, gap=None))) > 0
     install("8.6.0", FakeCuda("H100", multiprocessors=114))
-    assert meet.timer(STRUCTURE, MODEL, profile) is None
-    assert meet.timer(STRUCTURE, MODEL, gpu_profile(TENSORRT, "Orin, 8 multiprocessors")) is None
+    assert timer.timer(STRUCTURE, MODEL, profile) is None
+    assert timer.timer(STRUCTURE, MODEL, gpu_profile(TENSORRT, "Orin, 8 multiprocessors")) is None
 
 
 def test_without_a_gpu_a_gpus_profile_is_of_another_machine(install) -> None:
     gpu = FakeCuda()
     gpu.count = 0
     install("8.6.0", gpu)
-    assert meet.timer(STRUCTURE, MODEL, gpu_profile(Conditions("onnxruntime", "cuda"), "H100")) is None
+    assert timer.timer(STRUCTURE, MODEL, gpu_profile(Conditions("onnxruntime", "cuda"), "H100")) is None
 
 
 def test_cuda_kernels_are_traced_apart_and_one_at_a_time_in_full_float32(tmp_path: Path, monkeypatch) -> None:

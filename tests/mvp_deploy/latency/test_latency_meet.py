@@ -16,7 +16,7 @@ from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli._latency import Timed
-from mvp_deploy.latency import meet
+from mvp_deploy.latency import timer as timing
 from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.latency.files import check_conditions
 from mvp_deploy.latency.floor import BelowFloor, others
@@ -66,7 +66,7 @@ def test_with_the_profile_of_another_machine_nothing_is_timed_here() -> None:
     assert asked == []
     assert made.cost.total(found.counts) <= 0.5 * PROFILE.full_ms
     assert "not timed here" in str(found.met)
-    assert meet.timer(STRUCTURE, MODEL, PROFILE) is None
+    assert timing.timer(STRUCTURE, MODEL, PROFILE) is None
 
 
 def test_a_time_below_the_floor_names_the_floor_and_what_would_do_it(tmp_path: Path) -> None:
@@ -97,10 +97,10 @@ def test_a_time_below_the_floor_names_the_floor_and_what_would_do_it(tmp_path: P
 
 
 def test_a_profile_of_another_version_of_the_runtime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meet, "environment", lambda: {"cpu": PROFILE.machine.cpu})
-    monkeypatch.setattr(meet, "runtime_version", lambda conditions: "2.0")
+    monkeypatch.setattr(timing, "environment", lambda: {"cpu": PROFILE.machine.cpu})
+    monkeypatch.setattr(timing, "runtime_version", lambda conditions: "2.0")
     with pytest.raises(InputError, match=r"onnxruntime 1\.0, and 2\.0 is installed"):
-        meet.timer(STRUCTURE, MODEL, PROFILE)
+        timing.timer(STRUCTURE, MODEL, PROFILE)
 
 
 @pytest.mark.parametrize(("name", "asked"), [("batch", 8), ("threads", 4), ("runtime", "openvino"), ("device", "cuda")])

@@ -1,0 +1,109 @@
+"""Timing what a plan leaves of a model beside the unpruned one, under the conditions of a profile."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mvp_deploy.base.environment import environment
+from mvp_deploy.base.errors import EnvironmentMissing, InputError
+from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.benchmark.measure import Settings, session
+from mvp_deploy.latency.engines import gpu_of
+from mvp_deploy.latency.format import Profile
+from mvp_deploy.latency.measure import opened, runtime_version
+from mvp_deploy.latency.pieces import converted
+from mvp_deploy.latency.plan import Solution
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mvp_deploy.pruning.original import Original
+    from mvp_deploy.structure import Structure
+
+ELSEWHERE = "the profile is of another machine or runtime than here: the pruned model is not timed, so time it there."
+WINDOWS = Settings(duration=2.0, processes=2, window=0.05, warm_up=0.2)
+Clock = Callable[["tuple[nn.Module, ...]"], "tuple[float, ...]"]  # models -> milliseconds of each
+Timer = Callable[[Solution], tuple[float, float]]  # what stays -> milliseconds of that model, and of the unpruned one
+
+
+def here(profile: Profile, reporter: Reporter, original: Original) -> Timer | None:
+    """What times plans on this machine; None, which is said, where the profile is of another."""
+    found = timer(original.structure, original.model, profile)
+    if found is None:
+        reporter.say(ELSEWHERE)
+    return found
+
+
+def timer(structure: Structure, full: nn.Module, profile: Profile) -> Timer | None:
+    """What times a plan's model beside the unpruned one, in turns; None if it cannot be timed here.
+
+    That is where the profile is of another machine, or this Python lacks its runtime.
+
+    Raises:
+        MvpError: the machine is the profile's, and the runtime is of another version.
+    """
+    if not _here(profile):
+        return None
+    try:
+        version = runtime_version(profile.conditions)
+    except EnvironmentMissing:  # TensorRT may have a Python of its own
+        return None
+    if version != profile.version:
+        raise InputError(
+            f"the profile was taken with {profile.conditions.runtime} {profile.version}, and {version} is installed: "
+            "profile the backbone again."
+        )
+
+    return plan_timer(structure, full, partial(time_models, profile))
+
+
+def plan_timer(structure: Structure, full: nn.Module, clock: Clock) -> Timer:
+    """What times a plan's model beside the unpruned one by ``clock``, which is given both."""
+
+    def time_plan(solution: Solution) -> tuple[float, float]:
+        from mvp_deploy.structure import KeepPlan, prune
+
+        masks = {group.name: np.arange(group.size) < solution.counts[group.name] for group in structure.groups}
+        ms, full_ms = clock((prune(structure, full, KeepPlan(masks, solution.without), check=False), full))
+        return ms, full_ms
+
+    return time_plan
+
+
+def _here(profile: Profile) -> bool:
+    """Whether this machine, with its GPU if that computed, is the profile's."""
+    try:
+        return (environment()["cpu"], gpu_of(profile.conditions.device)) == (profile.machine.cpu, profile.machine.gpu)
+    except EnvironmentMissing:  # no such GPU
+        return False
+
+
+def time_models(profile: Profile, models: tuple[nn.Module, ...]) -> tuple[float, ...]:
+    """Milliseconds of several models under a profile's conditions, taken in turns."""
+    conditions = profile.conditions
+    batch = np.random.default_rng(0).standard_normal((conditions.batch, *profile.input_size), np.float32)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        files = exported(profile, models, Path(folder))
+        runners = [stack.enter_context(closing(opened(file, profile.precision, conditions))) for file in files]
+        return tuple(found.median for found in session(runners, batch, WINDOWS))
+
+
+def exported(profile: Profile, models: tuple[nn.Module, ...], folder: Path) -> list[Path]:
+    """ONNX files of models in a profile's precision and form."""
+    import torch
+
+    from mvp_deploy.exporters.onnx import export_onnx
+
+    form, size = profile.conditions.form, profile.input_size
+    found = []
+    for number, model in enumerate(models):
+        file = export_onnx(model, torch.zeros(1, *size), folder / f"{number}.fp32.onnx", {})
+        found.append(converted(file, profile.precision, form, size, folder / f"{number}.onnx"))
+    return found
