@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from operator import itemgetter
 
 import numpy as np
@@ -195,8 +194,7 @@ def _leep_of(entry: Entry, original: Original, train: Images) -> float:
     size = min(256, len(train))
     probabilities, labels = [], []
     with torch.no_grad():
-        batches = train.batches(size, shuffle=True, generator=torch.Generator().manual_seed(0))
-        for x, y in islice(batches, -(-LEEP_IMAGES // size)):
+        for x, y in train.sample(size, -(-LEEP_IMAGES // size), seed=0):
             probabilities.append(model(x).float().softmax(1).cpu().numpy())
             labels.append(y.cpu().numpy())
     return leep(np.concatenate(probabilities), np.concatenate(labels))

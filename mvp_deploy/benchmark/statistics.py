@@ -58,6 +58,11 @@ class Interval:
         return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%})"
 
     @property
+    def times(self) -> str:
+        """Of a speed-up: «1.52x (1.45-1.58)»."""
+        return f"{self.value:.2f}x ({self.low:.2f}-{self.high:.2f})"
+
+    @property
     def points(self) -> str:
         """A difference of accuracies (0..1) in points: «+1.2 points, -0.3 to +2.7»."""
         return f"{100 * self.value:+.1f} points, {100 * self.low:+.1f} to {100 * self.high:+.1f}"

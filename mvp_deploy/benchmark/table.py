@@ -70,8 +70,7 @@ def _cells(row: Row, reasons: list[str], disturbed: bool) -> list[str]:
     if time is None:
         why = f"failed [{reasons.index(row.error) + 1}]" if row.error in reasons else ""
         return [name, str(row.batch), "", "", "", "", "", accuracy, same, size, memory, why]
-    ratio = row.speed_up
-    gain = "baseline" if ratio is None else f"{ratio.value:.2f}x ({ratio.low:.2f}-{ratio.high:.2f})"
+    gain = "baseline" if row.speed_up is None else row.speed_up.times
     numbers = [f"{value:.3f}" for value in (time.p50, time.p90, time.p99)]
     remark = "disturbed" if disturbed else "" if time.stable else "not stable"
     return [name, str(row.batch), *numbers, f"{time.throughput:.0f}", gain, accuracy, same, size, memory, remark]

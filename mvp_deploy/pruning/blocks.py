@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import islice
 from typing import Any
 
 import torch
@@ -49,9 +48,7 @@ def worth(model: nn.Module, structure: Structure, images: Images, *, seed: int =
     blocks = {block.name: block for block in _removable(structure, model)}
     if not blocks:
         return None
-    generator = torch.Generator().manual_seed(seed)
-    batches = images.batches(min(AT_ONCE, len(images)), shuffle=True, generator=generator)
-    sample = list(islice(batches, BATCHES))
+    sample = list(images.sample(AT_ONCE, BATCHES, seed))
 
     @cache
     def measure(gone: frozenset[str]) -> Mapping[str, float]:

@@ -7,7 +7,6 @@ full size first, so removed units score 0 and the others keep their names.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
 
 import numpy as np
 import torch
@@ -47,8 +46,7 @@ def score(
     for name, value in model.named_parameters():
         if not bool(value.isfinite().all()):
             raise InputError(f"The weights {name} hold NaN or infinity: restore them from a good copy.")
-    generator = torch.Generator().manual_seed(seed)
-    sample = islice(images.batches(min(batch_size, len(images)), shuffle=True, generator=generator), batches)
+    sample = images.sample(batch_size, batches, seed)
     was_training = model.training
     model.eval()
     try:

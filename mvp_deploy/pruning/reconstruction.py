@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -270,8 +269,7 @@ def _precise(x: Tensor) -> Tensor:
 
 def _sample(images: Images, most: int, batch: int, seed: int) -> Iterator[Tensor]:
     """At most ``most`` images in batches, float32 [b, 3, H, W], drawn by ``seed``."""
-    generator = torch.Generator().manual_seed(seed)
-    for x, _ in islice(images.batches(batch, shuffle=True, generator=generator), -(-most // batch)):
+    for x, _ in images.sample(batch, -(-most // batch), seed):
         yield images.laid_out(x[:most])
         most -= len(x)
 

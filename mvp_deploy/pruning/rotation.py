@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +52,7 @@ def rotate(
     """
     model = build(backbone, state, num_classes).to(images.device)
     structure = analyze(model, torch.zeros(2, *backbone.preprocessing.input_size), allow_inexact=backbone.allow_inexact)
-    generator = torch.Generator().manual_seed(seed)
-    batches = islice(images.batches(BATCH, shuffle=True, generator=generator), 256 // BATCH)
+    batches = images.sample(BATCH, 256 // BATCH, seed)
     turned = {name: value.cpu() for name, value in rotated(model, structure, batches).items() if name in state}
     if all(torch.equal(value, state[name]) for name, value in turned.items()):
         return backbone, turned  # it has no linear stream

@@ -98,7 +98,7 @@ def table(run: Json, rows: Sequence[Json]) -> list[tuple[str, ...]]:
 
 
 def gain(ratio: Json | None) -> str:
-    return "baseline" if ratio is None else f"{ratio['value']:.2f}x ({ratio['low']:.2f}-{ratio['high']:.2f})"
+    return "baseline" if ratio is None else Interval(**ratio).times
 
 
 def _failures(run: Json, measurements: Json | None, bundle: Bundle | None) -> Iterator[Section]:

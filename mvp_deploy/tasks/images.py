@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -87,6 +88,11 @@ class Images:
                 pixels = _augment(pixels, flip, torch.Generator().manual_seed(seed))
             x = pixels if pixels.is_floating_point() else pixels.float().div_(255).sub_(mean).div_(std)
             yield x, self.labels[part.to(self.device)]
+
+    def sample(self, batch_size: int, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """At most ``count`` of the `batches`, in an order drawn by ``seed``."""
+        generator = torch.Generator().manual_seed(seed)
+        return islice(self.batches(min(batch_size, len(self)), shuffle=True, generator=generator), count)
 
     def passes(
         self, *, shuffle: bool = False, generator: torch.Generator | None = None
