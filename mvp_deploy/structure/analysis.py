@@ -24,7 +24,7 @@ from mvp_deploy.structure.blocks import Block, unique
 from mvp_deploy.structure.caches import caches_restored
 from mvp_deploy.structure.calls import PLAIN, leaves_in, tensors_in
 from mvp_deploy.structure.collector import collector_paused
-from mvp_deploy.structure.fakes import named_tensors
+from mvp_deploy.structure.fakes import all_names, named_tensors
 from mvp_deploy.structure.recorder import Recorder
 from mvp_deploy.structure.sizes import Formula, Observation, Origin, attributes, measured
 from mvp_deploy.structure.structure import Frozen, Member, Structure, UnitGroup
@@ -109,15 +109,14 @@ def _analyze(model: nn.Module, inputs: tuple[Tensor, ...], trace: Trace) -> Stru
     _freeze_quantities(trace)
     resolved = _settle(trace, by_name)
     first = {id(tensor): name for name, tensor in named_tensors(model)}
-    for name, tensor in (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)):
+    for name, tensor in all_names(model):
         resolved.setdefault(name, resolved[first[id(tensor)]])  # the other names of shared tensors
     return _structure(trace, resolved, model, inputs)
 
 
 def _blocks(trace: Trace, model: nn.Module) -> tuple[Block, ...]:
     shapes = {name: tuple(tensor.shape) for name, tensor in named_tensors(model)}
-    every = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    names = Counter(id(tensor) for _, tensor in every)
+    names = Counter(id(tensor) for _, tensor in all_names(model))
     shared = [name for name, tensor in named_tensors(model) if names[id(tensor)] > 1]
     return blocks.find(trace.flow, trace.calls, shapes, shared)
 

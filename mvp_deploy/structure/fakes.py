@@ -117,6 +117,12 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from model.named_buffers()
 
 
+def all_names(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer by each of its names."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
+
+
 def fake_inputs(example: tuple[Tensor, ...], model: nn.Module, mode: FakeTensorMode | None) -> list[Tensor]:
     """Fakes of `example` on the device of `model`."""
     device = device_of(model)

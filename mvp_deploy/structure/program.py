@@ -10,6 +10,7 @@ from mvp_deploy.structure.analysis import record
 from mvp_deploy.structure.axes import kept_size
 from mvp_deploy.structure.blocks import removed
 from mvp_deploy.structure.cut import cut_tensors
+from mvp_deploy.structure.fakes import all_names
 from mvp_deploy.structure.graph import TracedModel, assemble, erase, set_constants
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.rehearsal import rehearse
@@ -29,14 +30,7 @@ def prune_program(structure: Structure, model: nn.Module, plan: KeepPlan, why: s
     erase(recorder.graph, removed(recorded, plan))
     gone = recorded.gone(plan.without)
     cut = dict(cut_tensors(model, recorded.tensor_masks(plan)))
-    state = {
-        name: cut[id(tensor)]
-        for name, tensor in (
-            *model.named_parameters(remove_duplicate=False),
-            *model.named_buffers(remove_duplicate=False),
-        )
-        if name not in gone
-    }
+    state = {name: cut[id(tensor)] for name, tensor in all_names(model) if name not in gone}
     not_saved = {
         f"{path}.{name}".strip(".") for path, m in model.named_modules() for name in m._non_persistent_buffers_set
     }

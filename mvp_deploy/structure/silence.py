@@ -20,14 +20,12 @@ from mvp_deploy.structure import rules
 from mvp_deploy.structure.axes import Axis, keep_mask
 from mvp_deploy.structure.blocks import Additions, removed
 from mvp_deploy.structure.calls import CallMode
-from mvp_deploy.structure.cut import gather, scatter
+from mvp_deploy.structure.cut import Masks, cut, gather, put_back, scatter
 from mvp_deploy.structure.fakes import copy_with, named_tensors
 from mvp_deploy.structure.listening import module_paths, open_functionals
 from mvp_deploy.structure.plan import KeepPlan
 from mvp_deploy.structure.structure import Structure
 from mvp_deploy.structure.trace import Ran
-
-Masks = list[Tensor | None]  # of one tensor: per dimension the positions that stay, None for all
 
 
 def silence(structure: Structure, model: nn.Module, plan: KeepPlan, *, inexact: bool = False) -> Callable[..., Any]:
@@ -52,7 +50,7 @@ def silence(structure: Structure, model: nn.Module, plan: KeepPlan, *, inexact: 
 
     def keep(tensors: Sequence[Sequence[Axis]], over: Sequence[Axis]) -> list[Masks]:
         kept = {axis: keep_mask(axis, masks) for axis in over}
-        there = {axis: torch.from_numpy(mask) for axis, mask in kept.items() if not mask.all()}
+        there = {axis: mask for axis, mask in kept.items() if not mask.all()}
         return [[there.get(axis) for axis in axes] for axes in tensors]
 
     restricted = {
@@ -93,11 +91,11 @@ class _Operators(TorchDispatchMode):
         if found is None or all(mask is None for masks in found[0] for mask in masks):
             return func(*args, **kwargs)
         before, after = map(iter, found)
-        args, kwargs = tree_map(lambda t: _cut(t, next(before)) if isinstance(t, Tensor) else t, (args, kwargs))
+        args, kwargs = tree_map(lambda t: cut(t, next(before)) if isinstance(t, Tensor) else t, (args, kwargs))
         if name in _RESIZED:
             args = _RESIZED[name](found[0][0], *args)
         out = func(*args, **kwargs)
-        return tree_map(lambda t: _put_back(t, next(after, [])) if isinstance(t, Tensor) else t, out)
+        return tree_map(lambda t: put_back(t, next(after, [])) if isinstance(t, Tensor) else t, out)
 
 
 class _Functions(CallMode):
@@ -142,19 +140,3 @@ _RESIZED: dict[str, Callable[..., tuple[Any, ...]]] = {
     "native_group_norm": _group_norm,
 }
 """Operators that are given sizes: their arguments for a tensor that was cut by masks."""
-
-
-def _cut(x: Tensor, masks: Masks) -> Tensor:
-    for dim, mask in enumerate(masks):
-        if mask is not None:
-            x = x.index_select(dim, mask.nonzero().flatten().to(x.device))
-    return x
-
-
-def _put_back(x: Tensor, masks: Masks) -> Tensor:
-    """Undo `_cut`, with zeros at the removed positions."""
-    for dim, mask in enumerate(masks):
-        if mask is not None:
-            full = x.new_zeros([*x.shape[:dim], len(mask), *x.shape[dim + 1 :]])
-            x = full.index_copy(dim, mask.nonzero().flatten().to(x.device), x)
-    return x
