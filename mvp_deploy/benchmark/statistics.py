@@ -144,6 +144,11 @@ def share_interval(hits: int, n: int) -> Interval:
     return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
 
 
+def accuracy_interval(accuracy: float, tested: int) -> Interval:
+    """An accuracy (0..1) on ``tested`` images; as it is where nobody told on how many (0)."""
+    return share_interval(round(accuracy * tested), tested) if tested else Interval.exact(accuracy)
+
+
 def unpaired_change(before: float, before_n: int, now: float, now_n: int) -> Interval:
     """By how much a share (0..1) of ``n`` changed, on different images.
 

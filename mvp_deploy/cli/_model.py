@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +19,39 @@ if TYPE_CHECKING:
     from mvp_deploy.inference.model import Which
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Which model of a bundle, and where it runs."""
+
+    which: Which
+    threads: int | None
+    device: str
+
+    def opened(self, bundle: Bundle) -> tuple[ModelFile, str]:
+        """The file, and the device it runs on: engines need a GPU, and take the first if none is named.
+
+        Raises:
+            MvpError: the bundle has no such file, or an engine is asked for on other machines.
+        """
+        from mvp_deploy.export.engines import ENGINE, model_of
+
+        engine = self.which.target == ENGINE
+        if engine and given("on"):
+            raise InputError("An engine runs on the machine that built it: run this command there, without --on.")
+        where = "auto" if engine and given("device") is None else self.device
+        return model_of(bundle, self.which, where), where
+
+
 def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--unpruned, --target and --precision, as the argument `which`; --threads and --device."""
+    """--unpruned, --target, --precision, --threads and --device; the command receives ``asked: Asked``."""
 
     @wraps(function)
-    def call(unpruned: bool, target: str | None, precision: str | None, **rest: Any) -> Any:
+    def call(
+        unpruned: bool, target: str | None, precision: str | None, threads: int | None, device: str, **rest: Any
+    ) -> Any:
         from mvp_deploy.inference.model import Which
 
-        return function(which=Which(unpruned, target, precision), **rest)
+        return function(asked=Asked(Which(unpruned, target, precision), threads, device), **rest)
 
     for option in (
         click.option("--device", default="cpu", show_default=True, type=Device(), help="cpu, cuda or cuda:N."),
@@ -38,17 +64,3 @@ def model_options(function: Callable[..., Any]) -> Callable[..., Any]:
     ):
         call = option(call)
     return call
-
-
-def opened_with(bundle: Bundle, which: Which, device: str) -> tuple[ModelFile, str]:
-    """The file that was asked for, and the device it runs on: engines need a GPU, and take the first if none is named.
-
-    Raises:
-        MvpError: the bundle has no such file, or an engine is asked for on other machines.
-    """
-    from mvp_deploy.export.engines import ENGINE, model_of
-
-    if which.target == ENGINE and given("on"):
-        raise InputError("An engine runs on the machine that built it: run this command there, without --on.")
-    where = "auto" if which.target == ENGINE and given("device") is None else device
-    return model_of(bundle, which, where), where

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from mvp_deploy.pruning.config import Budget, Schedule
 from mvp_deploy.training.config import Training
 
 if TYPE_CHECKING:
+    from mvp_deploy.bank.entry import Entry
     from mvp_deploy.base.cluster import Cluster
 
 
@@ -147,12 +147,11 @@ def add(
             failed.append((spec, found))
         else:
             added.append(found)
-    rows = [_row(entry.name, entry.metrics, entry.cost) for entry in added]
-    if rows:
-        console.table(COLUMNS, rows)
+    if added:
+        console.table(COLUMNS, [_row(entry) for entry in added])
     console.result(
         {
-            "added": [{"task": e.name, "metrics": dict(e.metrics), "cost": dict(e.cost)} for e in added],
+            "added": [_told(entry) for entry in added],
             "failed": [{"task": spec, "error": str(error)} for spec, error in failed],
         }
     )
@@ -178,15 +177,10 @@ def list_tasks(folder: Path, console: Console) -> None:
     damaged: list[str] = []
     entries = list(Bank.open(folder).entries(damaged))
     if entries:
-        console.table(COLUMNS, [_row(entry.name, entry.metrics, entry.cost) for entry in entries])
+        console.table(COLUMNS, [_row(entry) for entry in entries])
     console.show(f"{len(entries)} tasks")
     console.next(_next(folder, bool(entries)))
-    console.result(
-        {
-            "tasks": [{"task": e.name, "metrics": dict(e.metrics), "cost": dict(e.cost)} for e in entries],
-            "damaged": damaged,
-        }
-    )
+    console.result({"tasks": [_told(entry) for entry in entries], "damaged": damaged})
     if damaged:
         raise MvpError("\n".join(damaged))
 
@@ -212,7 +206,7 @@ def show(folder: Path, task: str | None, console: Console) -> None:
         console.next(f"bank list {folder}")
         return
     entry = bank.entry(task)
-    console.table(COLUMNS, [_row(entry.name, entry.metrics, entry.cost)])
+    console.table(COLUMNS, [_row(entry)])
     console.show("")
     rows = [
         (
@@ -230,10 +224,8 @@ def show(folder: Path, task: str | None, console: Console) -> None:
     console.table(("group", "kept", "of"), [(name, int(mask.sum()), len(mask)) for name, mask in masks.items()])
     console.result(
         {
-            "task": entry.name,
+            **_told(entry),
             "classes": list(entry.classes),
-            "metrics": dict(entry.metrics),
-            "cost": dict(entry.cost),
             "details": dict(entry.details),
             "kept": {name: [int(mask.sum()), len(mask)] for name, mask in masks.items()},
         }
@@ -270,9 +262,14 @@ def _next(bank: Path, tasks: bool = True) -> str:
 COLUMNS = ("task", "accuracy", "unpruned", "units", "params", "MACs", "steps", "minutes")
 
 
-def _row(name: str, metrics: Mapping[str, float], cost: Mapping[str, float]) -> tuple[str, ...]:
+def _told(entry: Entry) -> dict[str, object]:
+    return {"task": entry.name, "metrics": dict(entry.metrics), "cost": dict(entry.cost)}
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    metrics, cost = entry.metrics, entry.cost
     return (
-        name,
+        entry.name,
         f"{metrics['accuracy']:.1%}",
         f"{metrics['unpruned_accuracy']:.1%}",
         f"{metrics['units']:.1%}",

@@ -10,13 +10,12 @@ import click
 from mvp_deploy.base.bounds import LIMIT
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options
-from mvp_deploy.cli._model import model_options, opened_with
+from mvp_deploy.cli._model import Asked, model_options
 from mvp_deploy.cli._on import Fleet, crops_of, given, on_options
 from mvp_deploy.cli._types import PATH, Number, Output
 
 if TYPE_CHECKING:
     from mvp_deploy.inference.evaluate import Evaluation
-    from mvp_deploy.inference.model import Which
     from mvp_deploy.remote.inventory import Device
 
 MOST_CLASSES = 12  # of a confusion matrix that a terminal shows; --json has those of any size
@@ -40,9 +39,7 @@ def command(
     limit: int | None,
     class_map: Path | None,
     csv: Path | None,
-    which: Which,
-    threads: int | None,
-    device: str,
+    asked: Asked,
     fleet: Fleet | None,
     console: Console,
 ) -> None:
@@ -64,7 +61,7 @@ def command(
     from mvp_deploy.tasks.task import with_query
 
     opened = read(bundle)
-    file, where = opened_with(opened, which, device)
+    file, where = asked.opened(opened)
     task = load_task(with_query(data, limit, class_map))
     if part == "test" and task.final is None:
         raise InputError(f"{data} has no third part: with train/ and test/ alone, test/ is the held-out part.")
@@ -77,7 +74,7 @@ def command(
         images, on = crops_of(opened, list(split.images)), given("device")
 
         def there(name: str, device: Device) -> Evaluation:
-            logits = logits_on(name, device, opened, file, images, threads=threads, on=on, reporter=console)
+            logits = logits_on(name, device, opened, file, images, threads=asked.threads, on=on, reporter=console)
             return judged(opened.classes, task, split, logits.argmax(1))
 
         came_to = fleet.each(there, console)
@@ -91,7 +88,7 @@ def command(
         came_to.end()
         console.next(f"bench {bundle} --on {','.join(fleet.devices)}")
         return
-    with open_model(opened, file, threads=threads, device=where) as model, console.progress("evaluating") as step:
+    with open_model(opened, file, threads=asked.threads, device=where) as model, console.progress("evaluating") as step:
         found = evaluate(model, task, split, step)
     show(file.file, f"{len(split)} images", found, console)
     console.result({"model": file.file} | found.to_json())

@@ -10,13 +10,13 @@ import click
 
 from mvp_deploy.base.bounds import TOP
 from mvp_deploy.cli._common import Console, output_options
-from mvp_deploy.cli._model import model_options, opened_with
+from mvp_deploy.cli._model import Asked, model_options
 from mvp_deploy.cli._on import Fleet, crops_of, given, on_options
 from mvp_deploy.cli._types import PATH, Number, Output
 
 if TYPE_CHECKING:
     from mvp_deploy.bundle import Bundle, ModelFile
-    from mvp_deploy.inference.model import Prediction, Which
+    from mvp_deploy.inference.model import Prediction
 
 
 @click.command()
@@ -32,9 +32,7 @@ def command(
     images: tuple[Path, ...],
     top: int,
     csv: Path | None,
-    which: Which,
-    threads: int | None,
-    device: str,
+    asked: Asked,
     fleet: Fleet | None,
     console: Console,
 ) -> None:
@@ -56,13 +54,13 @@ def command(
     from mvp_deploy.inference.model import open_model, write_predictions
 
     opened = read(bundle)
-    file, where = opened_with(opened, which, device)
+    file, where = asked.opened(opened)
     if fleet is not None:
-        _on_devices(opened, file, images, top, threads, fleet, csv, console)
+        _on_devices(opened, file, images, top, asked, fleet, csv, console)
         return
     found: dict[str, Prediction] = {}
     unreadable = []
-    with open_model(opened, file, threads=threads, device=where) as model:
+    with open_model(opened, file, threads=asked.threads, device=where) as model:
         for image in images:
             try:
                 found[str(image)] = model.predict([image])[0]
@@ -93,7 +91,7 @@ def _on_devices(
     file: ModelFile,
     images: tuple[Path, ...],
     top: int,
-    threads: int | None,
+    asked: Asked,
     fleet: Fleet,
     csv: Path | None,
     console: Console,
@@ -104,7 +102,9 @@ def _on_devices(
     crops = crops_of(bundle, images)
     on = given("device")
     came_to = fleet.each(
-        lambda name, device: logits_on(name, device, bundle, file, crops, threads=threads, on=on, reporter=console),
+        lambda name, device: logits_on(
+            name, device, bundle, file, crops, threads=asked.threads, on=on, reporter=console
+        ),
         console,
     )
     found = {}

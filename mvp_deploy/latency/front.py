@@ -7,7 +7,7 @@ from typing import Annotated
 
 from mvp_deploy.base.errors import LatencyError
 from mvp_deploy.base.formats import Amount, Count, Share, Within
-from mvp_deploy.benchmark.statistics import Interval, share_interval
+from mvp_deploy.benchmark.statistics import Interval, accuracy_interval
 from mvp_deploy.latency.format import Conditions, Precision
 
 
@@ -55,7 +55,7 @@ class Candidate:
     @property
     def interval(self) -> Interval:
         """Of the held-out accuracy."""
-        return share_interval(round(self.accuracy * self.tested), self.tested)
+        return accuracy_interval(self.accuracy, self.tested)
 
 
 @dataclass(frozen=True)

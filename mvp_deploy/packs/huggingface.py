@@ -9,7 +9,7 @@ from typing import Any
 
 from mvp_deploy.base.errors import EnvironmentMissing, InputError, first_line
 from mvp_deploy.benchmark.format import read_measurements
-from mvp_deploy.benchmark.statistics import share_interval
+from mvp_deploy.benchmark.statistics import accuracy_interval
 from mvp_deploy.bundle import SIGNATURE, ModelFile, listed
 from mvp_deploy.bundle.format import MANIFEST
 from mvp_deploy.exporters.protocol import size_of
@@ -95,7 +95,7 @@ def _licence(info: Any) -> tuple[str, str]:
 def _model(subject: Subject, file: ModelFile) -> tuple[str, ...]:
     interval = ""
     if file.tested:
-        found = share_interval(round(file.accuracy * file.tested), file.tested)
+        found = accuracy_interval(file.accuracy, file.tested)
         interval = f" ({found.low:.1%} to {found.high:.1%}, {file.tested} images)"
     megabytes = size_of(subject.bundle.path / file.file) / 1e6
     return (file.file, f"{file.accuracy:.1%}{interval}", f"{file.macs / 1e6:,.1f} M", f"{megabytes:.2f} MB")

@@ -10,7 +10,7 @@ import numpy as np
 
 from mvp_deploy.base.environment import commit
 from mvp_deploy.benchmark.looks import disturbed
-from mvp_deploy.benchmark.statistics import Interval, share_interval
+from mvp_deploy.benchmark.statistics import Interval, accuracy_interval
 from mvp_deploy.bundle import Bundle, untried
 from mvp_deploy.exporters.protocol import size_of
 from mvp_deploy.pruning.making import chosen
@@ -126,7 +126,7 @@ def _models(run: Json, rows: Sequence[Json]) -> Section:
     for name in names:
         at = {row["batch"]: row for row in rows if _named(row) == name}
         first = next(iter(at.values()))
-        accuracy = _accuracy_interval(first, run["images"]["test"])
+        accuracy = accuracy_interval(first["accuracy"], first["tested"] or run["images"]["test"])
         median = Interval(**first["timing"]["median"])
         points.append((median.value, accuracy.value))
         widths.append((median, accuracy))
@@ -152,16 +152,14 @@ def _models(run: Json, rows: Sequence[Json]) -> Section:
 
 def _files(bundle: Bundle) -> Section:
     rows = [
-        (file.file, _shares(share_interval(round(file.accuracy * file.tested), file.tested) if file.tested else
-                            Interval.exact(file.accuracy)), f"{size_of(bundle.path / file.file) / 1e6:.2f}")
+        (
+            file.file,
+            _shares(accuracy_interval(file.accuracy, file.tested)),
+            f"{size_of(bundle.path / file.file) / 1e6:.2f}",
+        )
         for file in bundle.models
-    ]  # fmt: skip
+    ]
     return Section("Models", "Latency was not measured.", Table(("file", "accuracy", "MB"), rows))
-
-
-def _accuracy_interval(row: Json, held_out: int) -> Interval:
-    tested = row["tested"] or held_out
-    return share_interval(round(row["accuracy"] * tested), tested)
 
 
 def _shares(found: Interval) -> str:
