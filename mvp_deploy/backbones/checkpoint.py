@@ -14,7 +14,7 @@ from torch import Tensor
 from mvp_deploy import backbones
 from mvp_deploy.backbones.backbone import Backbone, digest, require_known
 from mvp_deploy.backbones.timm_import import timm
-from mvp_deploy.backbones.weights import head_prefixes, hint_of, read_file, state_in
+from mvp_deploy.backbones.weights import head_prefixes, hint_of, read_file, some, state_in
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.tasks.preprocessing import Preprocessing
 
@@ -37,11 +37,11 @@ class Checkpoint:
         if self.names is None or self.names == tuple(classes):
             return self
         if sorted(self.names) != sorted(classes):
-            odd = sorted(set(self.names) ^ set(classes))
+            sides = ("the checkpoint alone has", self.names, classes), ("the data alone have", classes, self.names)
+            odd = "; ".join(some(who, set(own) - set(others)) for who, own, others in sides if set(own) - set(others))
             raise InputError(
-                f"The checkpoint tells {len(self.names)} classes apart and the data have {len(classes)}; only one of "
-                f"them has {', '.join(odd[:3])}{' and others' if len(odd) > 3 else ''}. Name the data's folders as the "
-                "checkpoint's classes."
+                f"The checkpoint tells {len(self.names)} classes apart and the data have {len(classes)}: {odd}. Name "
+                "the data's folders as the checkpoint's classes, which --classes gives in the order of its outputs."
             )
         rows = torch.tensor([self.names.index(name) for name in classes])
         heads = head_prefixes(backbones.build(self.backbone, None, self.outputs))

@@ -103,13 +103,13 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     expected, given = shapes(own), shapes(state)
     for key, shape in given.items():
         if key not in expected:
-            raise _mismatch(source, _some("they have the unknown", given.keys() - expected.keys()), hint)
+            raise _mismatch(source, some("they have the unknown", given.keys() - expected.keys()), hint)
         if shape != expected[key]:
             wrong = f"{key} is {list(shape)} there and {list(expected[key])} in the model"
             raise _mismatch(source, wrong, hint)
     missing = {key for key in expected.keys() - given.keys() if not key.endswith(COUNTERS)}
     if missing:
-        raise _mismatch(source, _some("they lack", missing), hint)
+        raise _mismatch(source, some("they lack", missing), hint)
     fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
     for key, value in fitting.items():
         if value.is_floating_point() != own[key].is_floating_point() and not key.endswith(COUNTERS):
@@ -158,15 +158,16 @@ def head_prefixes(model: nn.Module) -> tuple[str, ...]:
     return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
 
 
-def _some(what: str, keys: set[str]) -> str:
+def some(what: str, keys: set[str]) -> str:
+    """«they lack a, b, c and 12 more»."""
     return f"{what} {', '.join(sorted(keys)[:3])}{f' and {len(keys) - 3} more' if len(keys) > 3 else ''}"
 
 
 def hint_of(state: Mapping[str, Tensor], asked: str = "") -> str:
-    """« They look like timm's resnet34.»; empty if that was ``asked`` for, or if timm has nothing like it."""
+    """« The weights look like timm's resnet34: …»; empty if that was ``asked`` for, or if timm has nothing like it."""
     plain = _without_shared_prefixes(_without_insertions(state))
     found = nearest({key: value.shape for key, value in plain.items()}, asked)
-    return f" They look like {found}." if found else ""
+    return f" The weights look like {found}: if they are, name that model." if found else ""
 
 
 def _mismatch(source: str, what: str, hint: str = "") -> MvpError:

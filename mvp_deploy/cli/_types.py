@@ -61,7 +61,7 @@ class Percent(Number):
 
 
 class Listed(click.ParamType):
-    """Values with commas between; the empty text gives none."""
+    """Values with commas between; the empty text and the word «none» give none."""
 
     name = "list"
 
@@ -71,7 +71,7 @@ class Listed(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         if isinstance(value, tuple):
             return value
-        parts = (part.strip() for part in value.split(","))
+        parts = () if value == "none" else (part.strip() for part in value.split(","))
         return tuple(dict.fromkeys(self.of.convert(part, param, ctx) for part in parts if part))
 
 

@@ -17,7 +17,7 @@ from mvp_deploy.cli import main
 from mvp_deploy.pruning.head import classifier, solve_head
 from mvp_deploy.training import accuracy
 
-CUT = ("--macs", "0.5", "--measure", "", "--device", "cpu")
+CUT = ("--macs", "0.5", "--measure", "none", "--device", "cpu")
 
 
 def call(*arguments: object) -> Result:
