@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import Sha256, Share, Size, Within, Word
+from mvp_deploy.exporters.protocol import Precision as Precision
 
 FORMAT: Final = 1
 CURE = "profile the backbone again with `mvp-deploy profile`"
@@ -15,7 +16,6 @@ CURE = "profile the backbone again with `mvp-deploy profile`"
 Name = Annotated[str, Within(1, 300)]
 Index = Annotated[int, Within(0, 100_000)]
 Milliseconds = Annotated[float, Within(0, 1e7)]
-Precision = Literal["fp32", "fp16", "int8"]
 Form = Literal["cpu", "tensorrt", "engine"]
 Shape = tuple[Size, Size]  # of a layer's weight as a matrix: rows (outputs), columns (inputs of each group)
 

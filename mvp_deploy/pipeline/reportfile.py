@@ -7,22 +7,14 @@ from typing import Annotated, Literal
 
 from mvp_deploy.bank.ask import Votes
 from mvp_deploy.base.errors import ExitCode, InputError
-from mvp_deploy.base.formats import Amount, Classes, Count, Within
+from mvp_deploy.base.formats import Classes, Count, Within
 from mvp_deploy.benchmark.format import Machine, Times
 from mvp_deploy.bundle import ModelFile
 from mvp_deploy.pipeline.gates import Verdict
+from mvp_deploy.pipeline.steps import Done
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.remote.measured import OnDevice
 from mvp_deploy.runs.format import Both, Group, Images
-
-
-@dataclass(frozen=True)
-class Step:
-    """How a step went."""
-
-    step: str
-    status: Literal["done", "unchanged", "failed", "disturbed"]
-    seconds: Amount
 
 
 @dataclass(frozen=True)
@@ -39,7 +31,7 @@ class TaskReport:
     code: ExitCode
     outcome: Literal["met", "failed", "error"]
     error: str | None
-    steps: tuple[Step, ...]
+    steps: tuple[Done, ...]
     gates: tuple[Verdict, ...]
     data: str | None = None
     bundle: str | None = None

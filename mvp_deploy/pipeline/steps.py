@@ -20,14 +20,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mvp_deploy import __file__ as package
 from mvp_deploy import bundle
 from mvp_deploy.base.environment import cores, cpu_name, versions
 from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.files import sha256, write_text
-from mvp_deploy.base.formats import read_json
+from mvp_deploy.base.formats import Amount, read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.bundle import signing
@@ -77,11 +77,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Done:
-    """How a step went: 'done', 'unchanged', 'failed', or 'disturbed': done, and to be done again by the next run."""
+    """How a step went, or will go; 'disturbed': done, and to be done again by the next run."""
 
     step: str
-    status: str
-    seconds: float = 0.0
+    status: Literal["done", "unchanged", "failed", "disturbed", "to do"]
+    seconds: Amount = 0.0
 
 
 @dataclass(frozen=True)
