@@ -38,8 +38,6 @@ NAMES = {  # the edge of the image in pixels
     "efficientformerv2_s0": 224,
     "edgenext_xx_small": 128,
     "mobilevit_xs": 128,
-    "vit_tiny_patch16_224": 224,
-    "swin_tiny_patch4_window7_224": 224,
 }
 
 
