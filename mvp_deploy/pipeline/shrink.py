@@ -159,7 +159,7 @@ def shrink(
     order = Order.of(asked, reporter, measure=batches)
     of, config = MEASURES[how.budget.of], how.training
     goal = f"keep {how.budget.fraction:.0%} of its {of}" if timed is None else str(timed.target)
-    _announce(task, start, out, goal, config, asked, device, reporter)
+    _announce(task, start, out, goal, config, order, device, reporter)
     bank = start.bank or alone(task, start.backbone, start.state, seed=config.seed)
     if timed is not None:
         shipped = max(asked.precisions, key=PRECISIONS.index)  # the smallest files are those that are shipped
@@ -192,7 +192,7 @@ def _announce(
     out: Path,
     goal: str,
     config: TrainConfig,
-    asked: Exports,
+    order: Order,
     device: torch.device,
     reporter: Reporter,
 ) -> None:
@@ -213,7 +213,8 @@ def _announce(
         )
     else:
         reporter.say("2. Tune nothing")
-    reporter.say(f"3. Export {', '.join(asked.targets)} in {', '.join(asked.precisions)}, check and time each file")
+    then = "check and time each file" if order.measure else "check each file"
+    reporter.say(f"3. Export {', '.join(order.asked.targets)} in {', '.join(order.asked.precisions)}, {then}")
     reporter.say(f"4. {out / 'bundle'} ships; {out / 'run'} and {out / 'report.html'} say how it was made\n")
 
 

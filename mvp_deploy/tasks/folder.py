@@ -31,7 +31,9 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     try:
         return picture.read(path).pixels
     except picture.Unreadable as error:
-        raise _unreadable(path, error) from error
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise InputError(f"{path} does not exist: check the path") from error
+        raise _unreadable(path, error, "replace or remove it") from error
 
 
 @dataclass(frozen=True)
@@ -191,5 +193,5 @@ def _endings() -> frozenset[str]:
     return frozenset(ending for ending, name in formats.items() if name in {*picture.FORMATS, "MPO"})
 
 
-def _unreadable(path: Path, error: Exception) -> MvpError:
-    return InputError(f"{path} cannot be read as an image ({error}): replace it, remove it, or pass --skip-bad")
+def _unreadable(path: Path, error: Exception, cure: str = "replace it, remove it, or pass --skip-bad") -> MvpError:
+    return InputError(f"{path} cannot be read as an image ({error}): {cure}")

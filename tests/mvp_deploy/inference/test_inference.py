@@ -85,10 +85,12 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_classified(
 ) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image")
-    result = call("predict", made, broken, photos / "a" / "0.png")
+    result = call("predict", made, broken, photos / "a" / "0.png", tmp_path / "none.jpg")
     assert result.exit_code == 2
     assert f"{photos / 'a' / '0.png'}: " in result.output
-    assert "1 of 2 images cannot be read" in result.output
+    assert "none.jpg does not exist: check the path" in " ".join(result.output.split())
+    assert "2 of 3 images cannot be read" in result.output
+    assert "--skip-bad" not in result.output
     assert "Traceback" not in result.output
 
 
