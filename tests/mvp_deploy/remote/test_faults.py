@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -296,7 +297,10 @@ def test_a_kill_leaves_neither_lock_nor_process(machine, tmp_path: Path, victim:
     (tmp_path / "devices.yaml").write_text(yaml.safe_dump({"pi": there.entry}))
     call = [sys.executable, "-m", "mvp_deploy", "bench", "dogs", "--on", "pi", "--duration", "600"]
     environment = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[3]))
-    with subprocess.Popen(call, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as run:
+    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # where a shell started the tests with `&` too
+    with subprocess.Popen(
+        call, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=hears
+    ) as run:
         until(lambda: sum("_serve" in line for line in there.processes()) > 0)  # it is timing
         if victim == "workstation":
             run.kill()
