@@ -94,6 +94,10 @@ PRUNED = (
     Candidate("lite0", 128, 0.5),
     Candidate("lite2", 96, 0.7),
     Candidate("lite1", 128, 0.7),
+    Candidate("lite0", 128, 0.85),
+    Candidate("lite0", 160, 0.85),
+    Candidate("lite0", 192, 0.65),
+    Candidate("lite0", 144, 0.75),
 )
 
 
