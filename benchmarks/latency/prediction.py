@@ -148,7 +148,7 @@ class _Nothing:
     def __len__(self) -> int:
         return 1
 
-    def batches(self, *arguments: object, **named: object) -> Iterator[None]:
+    def sample(self, *arguments: object) -> Iterator[None]:
         return iter(())
 
 
