@@ -31,7 +31,7 @@ FEW, MANY = 256, 1024  # images that re-solve models which are compared, and the
 FOLDS = 4  # parts of the images; each is left out once
 WIDE = 2048  # columns from which on there are two parts
 BATCH = 32
-MEMORY = 1 << 28  # bytes that standing forward passes may hold: fewer images where each needs more
+MEMORY = 1 << 20  # bytes that standing passes may hold, for each image to re-solve on: else fewer set out
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def reconstruct(
             there = _past(stack.enter_context(walk(full, layers, x)), gone)
             return _Walks(len(x), there, stack.enter_context(walk(model, small, x)))
 
-        room = _room(layers)
+        room = _room(layers, most)
         batches = _sample(images, most, min(BATCH, *room.values()), seed)
         for stops in _abreast(batches, begin, room):
             layer, whole = stops[0].here.layer, stops[0].there.layer
@@ -274,10 +274,10 @@ def _sample(images: Images, most: int, batch: int, seed: int) -> Iterator[Tensor
         most -= len(x)
 
 
-def _room(layers: dict[str, LinearLayer]) -> dict[str, int]:
+def _room(layers: dict[str, LinearLayer], most: int) -> dict[str, int]:
     """For how many images there is room from each layer on: each holds about the largest input to come, twice."""
     room, largest = {}, 1
     for name in reversed(layers):
         largest = max(largest, layers[name].reads)
-        room[name] = max(FOLDS, MEMORY // (2 * 4 * largest))
+        room[name] = max(FOLDS, most * MEMORY // (2 * 4 * largest))
     return room
