@@ -158,11 +158,13 @@ def shrink(
     asked = replace(asked, precisions=tuple(dict.fromkeys(("fp32", *asked.precisions))))  # fp32: what the user had
     order = Order.of(asked, reporter, measure=batches)
     of, config = MEASURES[how.budget.of], how.training
-    goal = f"keep {how.budget.fraction:.0%} of its {of}" if timed is None else str(timed.target)
+    shipped = max(asked.precisions, key=PRECISIONS.index)  # the smallest files are those that are shipped
+    goal = f"keep {how.budget.fraction:.0%} of its {of}"
+    if timed is not None:
+        goal = f"{timed.target}{', before and after' if timed.target.speed_up else ''} in {shipped}"
     _announce(task, start, out, goal, config, order, device, reporter)
     bank = start.bank or alone(task, start.backbone, start.state, seed=config.seed)
     if timed is not None:
-        shipped = max(asked.precisions, key=PRECISIONS.index)  # the smallest files are those that are shipped
         budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter, precision=shipped)
         how = replace(how, budget=budget, meet=meet)
     run = runs.prune_task(task, bank, out / "run", how, device=device, reporter=reporter)

@@ -113,7 +113,7 @@ def make(
 
     ways = recipe.ways(bool(voters), budget.of)
     if allocate is not None:  # which takes rises in loss, that add up: the last of the ways that ask nobody
-        way = ways[0] if ways[0].asks_neighbours else ways[-1]
+        way = replace(ways[0] if ways[0].asks_neighbours else ways[-1], rounds=1)  # it is met in one
         made = [one(way, blocks=yardstick is not None)]
         if made[0].decision.plan.without:
             with suppress(InputError, LatencyError):  # all blocks may take too long
