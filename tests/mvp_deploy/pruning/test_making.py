@@ -108,7 +108,8 @@ class AllOrBlocks:
 
 def test_a_plan_without_a_block_has_a_rival_and_the_training_images_choose(cnn) -> None:
     structure, recipe = cnn.original.structure, RECIPES["compensated"]
-    made = make(cnn.original, cnn.train, [], recipe, BUDGET, allocate=AllOrBlocks(structure))
+    rounds = replace(recipe, rounds=3)  # which a time is not met in
+    made = make(cnn.original, cnn.train, [], rounds, BUDGET, allocate=AllOrBlocks(structure))
     losses = made.steps["ways"]
     assert set(losses) == {recipe.way, f"{recipe.way} and whole blocks"}
     assert losses[made.way] == min(losses.values())
