@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from ladder import EACH, RESULTS, read
 
 from mvp_deploy.base.files import write_text
-from mvp_deploy.benchmark.statistics import mean_interval
+from mvp_deploy.benchmark.statistics import mean_interval, paired_change
 
 FRONT = RESULTS / "front.json"
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
@@ -25,6 +26,16 @@ NUMBERS = "## Numbers\n"
 TOY = Path(__file__).parents[1] / "voting" / "results" / "candidates-disjoint-resnet.jsonl"
 SHORTER = TOY.with_name("candidates-half-trials-disjoint-resnet.jsonl")
 HALF = ", trials of half the length"
+
+PEERS = {
+    "ours": "ours",
+    "torch-pruning-uniform": "Torch-Pruning, the same share of every group",
+    "torch-pruning-global": "Torch-Pruning, one threshold",
+    "torch-pruning-uniform-long": "Torch-Pruning, the same share of every group, 5 cuts",
+    "torch-pruning-global-long": "Torch-Pruning, one threshold, 5 cuts",
+    "long": "Taylor, rotated streams, one threshold, 5 cuts",
+}
+DEEP = 0.2  # of the MACs; from here on the unpruned net at a smaller image stands beside
 
 Cell = Mapping[str, Any]
 Table = Mapping[tuple[str, int | None], Mapping[int, float]]  # by arm and photographs a class: accuracy by target
@@ -164,6 +175,53 @@ def _gain(gain: Mapping[str, float]) -> str:
     return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
+def peers(cells: Sequence[Cell]) -> Iterator[str]:
+    """Ours beside Torch-Pruning and long iterative pruning, and at few MACs beside unpruned nets of smaller images."""
+    yield "\n### Beside Torch-Pruning, and iterative pruning\n"
+    yield "As above; steps of tuning in all. Last, ours after as many steps minus it, in points (McNemar, 95 %).\n"
+    yield "| net, pixels | MACs kept | | steps | MMACs | untuned | tuned | ours minus it, untuned | tuned |"
+    yield "| --- " * 9 + "|"
+    ours = {_setting(c): c for c in cells if c["arm"] == "ours"}
+    cut = [c for c in cells if c["macs"] < 1]
+    for c in sorted(cut, key=lambda c: (c["net"], c["size"], -c["macs"], c["steps"], c["arm"] != "ours", c["arm"])):
+        rival = ours.get(_setting(c))
+        gains = ["" if rival is None or rival is c else _paired(c, rival, state) for state in ("untuned", "tuned")]
+        yield (
+            f"| {c['net']}, {c['size']} | {c['macs']:.0%} | {PEERS[c['arm']]} | {c['steps']} | {c['mmacs']:.1f} "
+            f"| {_accuracy(c, 'untuned')} | {_accuracy(c, 'tuned')} | {' | '.join(gains)} |"
+        )
+    yield f"\nAt {DEEP:.0%} of the MACs and less, ours minus the unpruned net at a smaller image:\n"
+    yield "| pruned | MMACs | unpruned | MMACs | untuned | tuned |"
+    yield "| --- " * 6 + "|"
+    for c in ours.values():
+        for whole in [w for w in ours.values() if c["macs"] <= DEEP and w["macs"] == 1]:
+            gains = [_paired(whole, c, state) for state in ("untuned", "tuned")]
+            yield (
+                f"| {c['net']}, {c['size']} | {c['mmacs']:.1f} | {whole['net']}, {whole['size']} "
+                f"({_accuracy(whole, 'untuned')}, tuned {_accuracy(whole, 'tuned')}) | {whole['mmacs']:.1f} "
+                f"| {' | '.join(gains)} |"
+            )
+
+
+def _setting(cell: Cell) -> tuple[Any, ...]:
+    return cell["net"], cell["size"], cell["macs"], cell["steps"]
+
+
+def _accuracy(cell: Cell, state: str) -> str:
+    return f"{100 * cell[state]['accuracy']:.1f}" if state in cell else ""
+
+
+def _paired(before: Cell, now: Cell, state: str) -> str:
+    """The change in accuracy on the same held-out photographs."""
+    if state not in before or state not in now:
+        return ""
+    return _gain(asdict(paired_change(*(_hits(cell[state]) for cell in (before, now)))))
+
+
+def _hits(found: Mapping[str, Any]) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(found["bits"]), np.uint8), count=found["of"]).astype(bool)
+
+
 def plot_front(found: Mapping[str, Any]) -> None:
     pyplot = plots()
     figure, rows = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True)
@@ -233,6 +291,9 @@ def main() -> None:
         found = json.loads(FRONT.read_text(encoding="utf-8"))
         lines += front(found)
         plot_front(found)
+    if files := sorted((RESULTS / "peers").glob("*.json")):
+        compared = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        lines += peers(compared)
     lines += candidates(read(RESULTS / "default.jsonl"))
     lines += rounds(read(RESULTS / "rounds.jsonl"))
     lines += recovered(read(RESULTS / "recover.jsonl"))
