@@ -28,7 +28,7 @@ class CoreMlExporter(OwnExporter):
 
     name = "coreml"
     suffix = ".mlpackage"
-    needs = "pip install coremltools"
+    needs = "pip install 'mvp-deploy[coreml]'"
     modules = ("coremltools",)
     precisions = ("fp32", "fp16", "int8")
     int8_form = "own"

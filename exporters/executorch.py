@@ -15,7 +15,7 @@ class ExecuTorchExporter(OwnExporter):
 
     name = "executorch"
     suffix = ".pte"
-    needs = "pip install executorch"
+    needs = "pip install 'mvp-deploy[executorch]'"
     modules = ("executorch",)
     notes = ("takes one image at a time",)
 

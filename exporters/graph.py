@@ -13,7 +13,7 @@ class OnnxExporter(OwnExporter):
 
     name = "onnx"
     suffix = ".onnx"
-    needs = "pip install onnx onnxruntime onnxscript"
+    needs = "pip install 'mvp-deploy[train]'"
     precisions = PRECISIONS
 
     def write(self, source: Source, path: Path) -> None:

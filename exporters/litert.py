@@ -19,7 +19,7 @@ class LiteRtExporter(OwnExporter):
 
     name = "litert"
     suffix = ".tflite"
-    needs = "pip install litert-torch"
+    needs = "pip install 'mvp-deploy[litert]'"
     modules = ("litert_torch",)
     precisions = ("fp32", "int8")
     int8_form = "own"

@@ -20,7 +20,7 @@ class NcnnExporter(OwnExporter):
 
     name = "ncnn"
     suffix = ".ncnn.param"
-    needs = "pip install pnnx ncnn"
+    needs = "pip install 'mvp-deploy[ncnn]'"
     modules = ("pnnx", "ncnn")
     notes = ("takes one image at a time",)
 

@@ -12,7 +12,7 @@ class OpenVinoExporter(OwnExporter):
 
     name = "openvino"
     suffix = ".xml"
-    needs = "pip install openvino"
+    needs = "pip install 'mvp-deploy[openvino]'"
     modules = ("openvino",)
     precisions = ("fp32", "int8")
 

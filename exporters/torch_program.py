@@ -17,7 +17,7 @@ class TorchExporter(OwnExporter):
 
     name = "torch"
     suffix = ".pt2"
-    needs = "pip install torch safetensors"
+    needs = "pip install 'mvp-deploy[train]'"
     modules = ("torch", "safetensors")
 
     def write(self, source: Source, path: Path) -> None:

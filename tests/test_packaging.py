@@ -10,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from mvp_deploy.cli import DEVICE
+from mvp_deploy.exporters.protocol import OWN, exporter
 
 ROOT = Path(__file__).parents[1]
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -42,6 +43,12 @@ def test_what_an_install_brings_is_pinned(block: str) -> None:
 
 def test_the_command_line_knows_what_the_base_install_brings() -> None:
     assert {"pillow" if name == "PIL" else name for name in DEVICE} == set(listed("dependencies"))
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_a_target_that_is_not_installed_names_an_extra_of_ours(name: str) -> None:
+    [extra] = re.findall(r"^pip install 'mvp-deploy\[(.*)\]'$", exporter(name).needs)
+    assert re.search(rf"^{extra} = \[", PROJECT, re.M)
 
 
 def test_the_page_on_pypi_has_no_link_into_the_repository() -> None:

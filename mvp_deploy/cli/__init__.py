@@ -23,6 +23,7 @@ NAMES = (
     "demo", "doctor", "shrink", "bank", "prune", "export", "predict", "evaluate", "profile", "frontier", "bench",
     "verify", "build", "check", "pack", "push", "structure", "init", "run", "devices", "report", "schema",
 )  # fmt: skip
+INTERRUPTED = 128 + 2  # what shells expect of a command that Ctrl-C (SIGINT, signal 2) ended
 DEVICE = ("click", "filelock", "numpy", "onnxruntime", "PIL")  # what the base install brings; [train] brings the rest
 
 
@@ -37,6 +38,13 @@ class LazyCommands(click.Group):
             return None
         command: click.Command = import_module(f"{__name__}.{cmd_name}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted.", err=True)
+            ctx.exit(INTERRUPTED)
 
     def main(self, args: Sequence[str] | None = None, *positional: Any, **named: Any) -> Any:
         arguments = list(sys.argv[1:] if args is None else args)
@@ -101,5 +109,5 @@ def main(debug: bool) -> None:
     mvp-deploy predict BUNDLE photo.jpg
 
     Exit codes: 0 done, 1 unexpected error, 2 usage or input, 3 accuracy, 4 latency or size, 5 parity,
-    6 environment, 7 a device is away.
+    6 environment, 7 a device is away, 130 Ctrl-C.
     """

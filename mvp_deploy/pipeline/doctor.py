@@ -12,6 +12,7 @@ from mvp_deploy.base.environment import cores, cpu_name
 from mvp_deploy.base.findings import Finding, python
 from mvp_deploy.exporters import cuda
 from mvp_deploy.exporters.errors import MvpError, first_line
+from mvp_deploy.exporters.protocol import exporter
 
 TORCH_WITH_CUDA = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu130"
 TRAIN = "pip install 'mvp-deploy[train]'"
@@ -30,11 +31,11 @@ def examine() -> list[Finding]:
         _package("onnx", lambda: None, "export", TRAIN),
         _package("onnxscript", lambda: None, "export", TRAIN),
         _onnxruntime(has_gpu),
-        _package("openvino", lambda: None, "--target openvino", "pip install openvino"),
-        _package("coremltools", lambda: None, "--target coreml", "pip install coremltools"),
-        _package("executorch", lambda: None, "--target executorch", "pip install executorch"),
-        _package("litert-torch", lambda: None, "--target litert", "pip install litert-torch"),
-        _package("ncnn", lambda: None, "--target ncnn", "pip install pnnx ncnn"),
+        _target("openvino", "openvino"),
+        _target("coreml", "coremltools"),
+        _target("executorch", "executorch"),
+        _target("litert", "litert-torch"),
+        _target("ncnn", "ncnn"),
         _tensorrt(gpu),
     ]
 
@@ -58,6 +59,10 @@ def _package(name: str, check: Callable[[], Finding | None], use: str, cure: str
     except Exception as error:  # a broken installation fails in whatever way it likes
         again = f"pip install --force-reinstall {name}"
         return Finding(name, "broken", f"{installed} cannot be imported: {first_line(error)}", again)
+
+
+def _target(name: str, package: str) -> Finding:
+    return _package(package, lambda: None, f"--target {name}", exporter(name).needs)
 
 
 def _torch(has_gpu: bool) -> Finding:

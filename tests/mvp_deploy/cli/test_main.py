@@ -21,7 +21,7 @@ from mvp_deploy.cli._common import Console, common_options, resumes
 def failing(monkeypatch: pytest.MonkeyPatch):
     """``failing(error)`` makes the command line's only command raise it."""
 
-    def install(error: Exception) -> None:
+    def install(error: BaseException) -> None:
         @click.command()
         def command() -> None:
             raise error
@@ -142,6 +142,13 @@ def test_json_is_all_there_is_on_stdout() -> None:
 def test_a_tables_columns_line_up() -> None:
     lines = plain_table(["model", "ms"], [["pruned", "1.25"], ["unpruned", "10.5"]]).splitlines()
     assert lines == ["model       ms", "--------------", "pruned    1.25", "unpruned  10.5"]
+
+
+def test_ctrl_c_ends_a_command_as_shells_expect(failing) -> None:
+    failing(KeyboardInterrupt())
+    done = CliRunner().invoke(main, ["fail"])
+    assert done.exit_code == 130
+    assert done.stderr == "Interrupted.\n"
 
 
 def test_ctrl_c_says_that_the_same_call_goes_on() -> None:

@@ -58,8 +58,8 @@ def test_what_the_tests_need_is_found(without_gpu: None) -> None:
         ("torch", "pip install 'mvp-deploy[train]'"),
         ("timm", "pip install 'mvp-deploy[train]'"),
         ("onnx", "pip install 'mvp-deploy[train]'"),
-        ("openvino", "pip install openvino"),
-        ("executorch", "pip install executorch"),
+        ("openvino", "pip install 'mvp-deploy[openvino]'"),
+        ("executorch", "pip install 'mvp-deploy[executorch]'"),
     ],
 )
 def test_what_is_not_installed_comes_with_its_install_line(

@@ -310,7 +310,7 @@ def test_a_kill_leaves_neither_lock_nor_process(machine, tmp_path: Path, victim:
             agent = next(pid for pid, line in there.pids().items() if "iter(lambda" in line)
             os.kill(agent, signal.SIGKILL)
         told = run.communicate(timeout=60)[1]
-    assert run.returncode == {"workstation": -signal.SIGKILL, "Ctrl-C": 1, "device": 7}[victim], told
+    assert run.returncode == {"workstation": -signal.SIGKILL, "Ctrl-C": 130, "device": 7}[victim], told
     assert "Traceback" not in told
     until(lambda: not there.processes())
     with session("pi", device(there, wait_s=0), Silent()) as pi:
