@@ -7,9 +7,13 @@ is used. A kernel with r rows and c columns (a convolution's outputs and inputs)
 
 for a start, writing, reading and multiplying; the square is for weights that fit into caches where a model is narrow
 and come from memory where it is not. Runtimes compute in blocks, of 8 or 16 channels on most CPUs, so that a
-width of 33 takes as long as 40: the step is the one that fits all kernels best. Off the multiples of another number,
-the alignment, some leave their fast kernels altogether (a convolution of 14 channels in ONNX Runtime takes twice the
-time of one of 16): such widths cost a factor more, and no plan chooses them.
+width of 33 takes as long as 40: the step is the one that fits all kernels best. Fewer columns than one block are read
+one by one (c' = c), as those of an image are: 8 take half as long as 16.
+
+Off the multiples of another number, the alignment, some leave their fast kernels altogether (a convolution of 14
+channels in ONNX Runtime takes twice the time of one of 16): such widths cost a factor more, and no plan chooses them.
+Their neighbours become slower too, because memory layouts are converted there: so kernels are fitted to the variants
+that lie on the alignment.
 
 The whole model takes an overhead and a scale of the kernels' sum, both fitted to the whole models' own times. The
 overhead may be negative: tracing adds something to each kernel, which a model that is not traced does not pay.
@@ -17,7 +21,7 @@ overhead may be negative: tracing adds something to each kernel, which a model t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -30,6 +34,7 @@ STEPS = (1, 2, 4, 8, 16, 32)
 ALIGNMENTS = (1, 2, 4, 8)
 AS_GOOD = 1.3  # a coarser step or a finer alignment is taken for the best one's error times this
 FEW = 4  # shapes that a kernel is fitted to, at least
+MOSTLY = 0.75  # of a model's layers are on the alignment, or it says nothing of kernels there
 LEAST_FREE = 0.05  # 1 - leverage, at least: a fit that goes through a sample says nothing of its error
 
 
@@ -71,7 +76,8 @@ class LatencyModel:
         """The milliseconds that one layer adds to a model: on the alignment, never fewer for more rows or columns."""
         one = self.fits[number]
         start, per_row, per_column, per_product, per_square = one.plain
-        r, c = (-(-size // self.step) * self.step if size > 1 else size for size in (rows, columns))
+        r = -(-rows // self.step) * self.step
+        c = columns if columns < self.step else -(-columns // self.step) * self.step
         ms = start + per_row * r + per_column * c + (per_product + per_square * r * c) * r * c
         aligned = all(
             size % self.alignment == 0 or size == full for size, full in zip((rows, columns), one.full, strict=True)
@@ -89,15 +95,16 @@ def fit(profile: Profile) -> LatencyModel:
     for kernel in profile.kernels:
         shapes = np.array([sample.shape for sample in kernel.samples])
         kernels.append((shapes, np.array([sample.ms for sample in kernel.samples])))
-    step, alignment = _grid(kernels)
-    fitted = [_kernel(shapes, ms, step, alignment)[0] for shapes, ms in kernels]
+    on = {alignment: _on(profile, alignment) for alignment in ALIGNMENTS}
+    step, alignment = _grid(kernels, on)
+    fitted = [_kernel(shapes, ms, on[alignment], step, alignment)[0] for shapes, ms in kernels]
     fits = tuple(fitted[layer.kernel] for layer in profile.layers)
     sums = np.array([
         sum(one.ms(np.array([shape]), step, alignment)[0] for one, shape in zip(fits, run.shapes, strict=True))
         for run in profile.runs
     ])  # fmt: skip
     measured = np.array([run.ms for run in profile.runs])
-    overhead, scale = _whole(sums, measured, np.array([_on(run.shapes, fits, alignment) for run in profile.runs]))
+    overhead, scale = _whole(sums, measured, on[alignment])
     weights = tuple(layer.weight for layer in profile.layers)
     return LatencyModel(weights, fits, step, alignment, overhead, scale)
 
@@ -122,13 +129,14 @@ def _without(profile: Profile, number: int) -> Profile:
     return replace(profile, kernels=tuple(kernels), runs=runs)
 
 
-def _grid(kernels: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[int, int]:
+def _grid(kernels: Sequence[tuple[np.ndarray, np.ndarray]], on: Mapping[int, np.ndarray]) -> tuple[int, int]:
     """The step and the alignment of widths: the finest alignment, then the coarsest step, that predict as well as any.
 
-    By leave-one-out errors: a coarse alignment leaves few shapes, which are fitted well whatever is right.
+    By leave-one-out errors: a coarse alignment leaves few shapes, which are fitted well whatever is right. ``on`` says
+    which variants lie on each alignment.
     """
     errors = {
-        (step, alignment): sum(_kernel(shapes, ms, step, alignment)[1] for shapes, ms in kernels)
+        (step, alignment): sum(_kernel(shapes, ms, on[alignment], step, alignment)[1] for shapes, ms in kernels)
         for alignment in ALIGNMENTS
         for step in STEPS
     }
@@ -138,34 +146,35 @@ def _grid(kernels: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[int, int]:
     return max(step for step, other in good if other == alignment), alignment
 
 
-def _kernel(shapes: np.ndarray, ms: np.ndarray, step: int, alignment: int) -> tuple[Fit, float]:
+def _kernel(shapes: np.ndarray, ms: np.ndarray, on: np.ndarray, step: int, alignment: int) -> tuple[Fit, float]:
     """A kernel's fit to what lies on the alignment, and its mean squared relative error there, leave-one-out."""
     full: Shape = (int(shapes[0, 0]), int(shapes[0, 1]))
-    on = _aligned(shapes, full, alignment)
-    if on.sum() < FEW:
-        on = np.ones(len(ms), bool)
-    coefficients, error = _fitted(_features(shapes[on], step), ms[on])
-    ratios = ms[~on] / np.maximum(_features(shapes[~on], step) @ coefficients, 1e-9)
-    off = max(1.0, float(np.median(ratios))) if (~on).any() else 1.0
-    return Fit(coefficients, full, off), error / on.sum()
+    aligned = _aligned(shapes, full, alignment)
+    fitted = aligned & np.resize(on, len(ms))  # the variants of one layer follow those of another
+    if fitted.sum() < FEW:
+        fitted = np.ones(len(ms), bool)
+    coefficients, error = _fitted(_features(shapes[fitted], step), ms[fitted])
+    ratios = ms[~aligned] / np.maximum(_features(shapes[~aligned], step) @ coefficients, 1e-9)
+    off = max(1.0, float(np.median(ratios))) if (~aligned).any() else 1.0
+    return Fit(coefficients, full, off), error / fitted.sum()
 
 
-def _aligned(shapes: np.ndarray, full: Shape, alignment: int) -> np.ndarray:
+def _aligned(shapes: np.ndarray, full: Shape | Sequence[Shape], alignment: int) -> np.ndarray:
     """Which shapes lie on the alignment: an image's channels and a depthwise layer's one column, uncut, always do."""
     aligned: np.ndarray = ((shapes % alignment == 0) | (shapes == np.array(full))).all(1)
     return aligned
 
 
-def _on(shapes: Sequence[Shape], fits: Sequence[Fit], alignment: int) -> bool:
-    """Whether most of a model's layers lie on the alignment."""
-    on = [_aligned(np.array([shape]), one.full, alignment)[0] for shape, one in zip(shapes, fits, strict=True)]
-    return float(np.mean(on)) > 0.75
+def _on(profile: Profile, alignment: int) -> np.ndarray:
+    """Which of the variants lie on the alignment, with most of their layers: bool [runs]."""
+    full = profile.runs[0].shapes
+    return np.array([_aligned(np.array(run.shapes), full, alignment).mean() > MOSTLY for run in profile.runs])
 
 
 def _features(shapes: np.ndarray, step: int) -> np.ndarray:
-    """[1, r', c', r'c', (r'c')^2] of shapes int [n, 2]: float [n, 5]. One column, as of depthwise layers, stays one."""
-    padded = np.where(shapes > 1, -(-shapes // step) * step, shapes).astype(float)
-    rows, columns = padded.T
+    """[1, r', c', r'c', (r'c')^2] of shapes int [n, 2]: float [n, 5]."""
+    rows, columns = (-(-shapes // step) * step).astype(float).T
+    columns = np.where(shapes[:, 1] < step, shapes[:, 1], columns)
     return np.stack([np.ones_like(rows), rows, columns, rows * columns, np.square(rows * columns)], 1)
 
 

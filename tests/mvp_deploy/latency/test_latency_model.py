@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fakes.profiles import blocks_of, chain, profile_by, structure_of
@@ -31,6 +33,29 @@ def test_a_width_of_33_costs_as_much_as_40_where_the_machine_computes_in_eights(
     step, model = stepped
     equal = model.layer(1, 33, 16) == model.layer(1, 40, 16)
     assert equal == (step == 8)
+
+
+def test_fewer_columns_than_a_block_are_paid_one_by_one(stepped: tuple[int, LatencyModel]) -> None:
+    step, model = stepped
+    assert model.layer(1, 16, 4) == pytest.approx(blocks_of(step)(16, 4), rel=1e-3)
+
+
+def test_models_off_the_alignment_say_nothing_of_kernels_on_it() -> None:
+    model = chain(64, 48, 80, 56, 72)
+    quiet = profile_by(model, structure_of(model), blocks_of(8))
+    slow = [1.0 + 0.6 * any(rows % 4 for rows, _ in run.shapes) for run in quiet.runs]
+    kernels = [
+        replace(
+            kernel, samples=tuple(replace(one, ms=one.ms * by) for one, by in zip(kernel.samples, slow, strict=True))
+        )
+        for kernel in quiet.kernels
+    ]
+    runs = [replace(run, ms=run.ms * by) for run, by in zip(quiet.runs, slow, strict=True)]
+    assert len(set(slow)) > 1
+    assert slow.count(1.0) > len(slow) / 2
+    found = fit(replace(quiet, kernels=tuple(kernels), runs=tuple(runs)))
+    assert found.alignment == 4
+    assert found.layer(1, 32, 40) == pytest.approx(blocks_of(8)(32, 40), rel=1e-3)
 
 
 @given(WIDTH, WIDTH, st.integers(0, 40), st.integers(0, 40))
