@@ -22,6 +22,7 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.files import write_text
 from mvp_deploy.base.formats import Like
 
+MISTAKES = 20  # told at once
 ALL = "all"  # the tag that every device has
 FIRST = "# Devices for --on. Keys, host names and jump hosts are ssh's: see ~/.ssh/config.\n"
 
@@ -70,7 +71,7 @@ def load(path: Path) -> Inventory:
     """Read and check devices.yaml.
 
     Raises:
-        MvpError: (INPUT) there is none, or a value is wrong; the sentence names line and key.
+        MvpError: (INPUT) there is none, or values are wrong; it names line and key of each mistake.
     """
     missing = f"{path} does not exist: `mvp-deploy devices add NAME user@host` starts it."
     root, data = yamlfile.read(path, missing)
@@ -117,11 +118,16 @@ def _checked(path: Path, root: Any, data: Any) -> Inventory:
     try:
         found = FILE.validate_python(data, strict=True)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = [str(part) for part in problem["loc"] if part != "[key]"]
-        line = yamlfile.line_of(root, where) if root is not None else 1
-        message = yamlfile.wrong(problem, {*Device.model_fields, *Power.model_fields})
-        raise InputError(f"{path}, line {line}: {'.'.join(where) or 'the file'}: {message}") from error
+        told = dict.fromkeys(f"{path}, {_told(root, problem)}" for problem in error.errors())
+        raise InputError("\n".join([*told][:MISTAKES])) from error
     if ALL in found:
         raise InputError(f"{path}: {ALL!r} stands for every device: choose another name for one.")
     return found
+
+
+def _told(root: Any, problem: Any) -> str:
+    """A validation error as 'line N: key: what is wrong'."""
+    where = [part for part in problem["loc"] if part != "[key]"]
+    line = yamlfile.line_of(root, where) if root is not None else 1
+    message = yamlfile.wrong(problem, {*Device.model_fields, *Power.model_fields})
+    return f"line {line}: {'.'.join(map(str, where)) or 'the file'}: {message}"

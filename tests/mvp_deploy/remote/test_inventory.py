@@ -42,6 +42,17 @@ def test_a_mistake_is_told_with_its_line_and_key(text: str, told: str, tmp_path:
     assert told in str(refused.value)
 
 
+def test_each_mistake_has_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "devices.yaml"
+    file.write_text("a:\n  adress: pi@pi5\n  tags: [arm, -x]\n")
+    with pytest.raises(InputError) as refused:
+        load(file)
+    missing, tag, mistyped = str(refused.value).splitlines()
+    assert missing == f"{file}, line 1: a.address: this key is missing"
+    assert tag.startswith(f"{file}, line 3: a.tags.1: it must be up to 60 letters")
+    assert mistyped == f"{file}, line 2: a.adress: there is no such key; did you mean address?"
+
+
 def test_all_is_every_device_and_no_name_of_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'all' stands for every device"):
         add(tmp_path / "devices.yaml", "all", {"address": "pi@pi5"})
