@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import pickle
 import re
 import sys
 from collections.abc import Mapping
@@ -51,7 +52,9 @@ def read_file(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, zip and unpickler each have errors of their own
         found = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", str(error))
-        why = f"it holds {found[1]}, and to read that could run code" if found else repr(error)
+        why = first_line(error)
+        if isinstance(error, pickle.UnpicklingError):  # torch's advice is to read it in a way that may run code
+            why = f"it holds {found[1]}, and to read that could run code" if found else "torch cannot read it"
         raise InputError(
             f"{path} is not a safetensors or PyTorch file of plain tensors ({why}): "
             "save the model's state_dict() alone, best as .safetensors"

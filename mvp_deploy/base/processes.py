@@ -31,7 +31,9 @@ def apart(function: Callable[..., T], *arguments: Any, quiet: bool = False) -> T
     call = [sys.executable, "-c", BEGIN.format(path=repr([place for place in sys.path if place]))]
     errors = subprocess.DEVNULL if quiet else None
     try:
-        with subprocess.Popen(call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors) as child:
+        with subprocess.Popen(
+            call, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+        ) as child:  # in a session of its own it does not hear Ctrl-C, which is this process's to answer
             question, answer = cast(IO[bytes], child.stdin), cast(IO[bytes], child.stdout)
             try:
                 pickle.dump(pickle.dumps((function, arguments)), question)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mvp_deploy.pipeline.shrink import Start
     from mvp_deploy.tasks import Task
 
+FILES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors")  # no name of timm's ends so
+
 
 @click.command()
 @click.argument("data")
@@ -130,7 +132,7 @@ def _start(
 
         opened = Bank.open(bank)
         return Start(opened.backbone, opened.state(), trained=False, bank=opened)
-    if name is not None and checkpoint is None and Path(name).is_file():
+    if name is not None and checkpoint is None and (Path(name).is_file() or Path(name).suffix in FILES):
         checkpoint, name = Path(name), None
     if checkpoint is not None:
         if not weights.random:

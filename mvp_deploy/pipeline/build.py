@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing.pool import ThreadPool
 
 from mvp_deploy.base.cluster import Cluster, spread
 from mvp_deploy.base.environment import cores, versions
@@ -29,9 +29,9 @@ def build_all(works: Mapping[str, Work], jobs: int, cluster: Cluster | None, rep
     elif jobs == 1:
         made = {name: build(work, Named(reporter, name)) for name, work in left.items()}
     else:
-        with ThreadPoolExecutor(jobs) as pool:
-            done = pool.map(lambda item: _in_process(item[1], jobs, Named(reporter, item[0], bars=False)), left.items())
-            made = dict(zip(left, done, strict=True))
+        with ThreadPool(jobs) as pool:  # Ctrl-C leaves it at once: its threads are daemons, their processes end with us
+            calls = [(work, jobs, Named(reporter, name, bars=False)) for name, work in left.items()]
+            made = dict(zip(left, pool.starmap(_in_process, calls, chunksize=1), strict=True))
     return here | made
 
 

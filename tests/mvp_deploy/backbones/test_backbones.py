@@ -133,10 +133,12 @@ def test_unreadable_weights_are_refused_and_no_pickle_runs(tmp_path: Path) -> No
 
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
     (tmp_path / "text.safetensors").write_text("hello")
+    (tmp_path / "picture.pth").write_bytes(b"garbage")
     torch.save({"state_dict": {"a": 1}}, tmp_path / "numbers.pth")
     for name, says in [
         ("evil.pth", "not a safetensors or PyTorch file of plain tensors"),
         ("text.safetensors", "not a safetensors or PyTorch file of plain tensors"),
+        ("picture.pth", r"plain tensors \(torch cannot read it\): save the model's"),
         ("numbers.pth", "holds no state dict"),
         ("nowhere.pth", "there is no weights file"),
     ]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import pytest
@@ -44,16 +47,34 @@ def wait(file: Path) -> None:
     time.sleep(300)
 
 
+def waiting(file: Path) -> None:
+    """As ``run --jobs`` waits for its tasks."""
+    with ThreadPool(1) as pool:
+        pool.starmap(apart, [(wait, file)])
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="tells by /proc which processes there are")
-def test_it_ends_with_its_parent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parent_ends_by", ["a kill", "Ctrl-C"])
+def test_it_ends_with_its_parent_without_a_word(parent_ends_by: str, tmp_path: Path) -> None:
     file = tmp_path / "pid"
-    code = f"from test_processes import *; apart(wait, Path({str(file)!r}))"
+    code = f"from test_processes import *\ntry: waiting(Path({str(file)!r}))\nexcept KeyboardInterrupt: pass"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    with subprocess.Popen([sys.executable, "-c", code], env=environment) as parent:
+    hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # where a shell started the tests with `&` too
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment,
+        stderr=subprocess.PIPE,
+        preexec_fn=hears,
+        start_new_session=True,
+    ) as parent:
         while not (file.exists() and file.read_text()):
             assert parent.poll() is None
             time.sleep(0.05)
-        parent.kill()
+        if parent_ends_by == "Ctrl-C":
+            os.killpg(parent.pid, signal.SIGINT)
+        else:
+            parent.kill()
+        assert parent.communicate(timeout=60)[1] == b""
     child = Path("/proc", file.read_text())
     for _ in range(600):
         if not child.exists() or "zombie" in (child / "status").read_text():
