@@ -1,9 +1,12 @@
 """Predicted against measured milliseconds of models that were never profiled.
 
-For each net, a profile is measured; then models of plans that it has not seen are timed: half with random widths, half
-as a budget of MACs cuts them by weight magnitude. All ONNX files are made first, which no noise can spoil
-(``--prepare``); then the timing needs nothing but a quiet machine, about two minutes for each net and runtime. Killed
-and called again, it goes on with what is missing.
+For each net, a profile is measured; then models of plans that it has not seen are timed in turns: half with random
+widths, half as a budget of MACs cuts them by weight magnitude, three as a budget of milliseconds by this profile does,
+and the unpruned one. `exponent` says how much of a cut of MACs becomes speed: speed-up = cut ^ exponent. `beside` is
+the error less that of the unpruned model: what is left if the machine became faster or slower since it was profiled.
+
+All other ONNX files are made first, which no noise can spoil (``--prepare``); then the timing needs nothing but a quiet
+machine, about two minutes for each net and runtime. Studies of other nets, runtimes and precisions stay in the JSON.
 
     python benchmarks/latency/prediction.py --work WORK --prepare
     python benchmarks/latency/prediction.py --work WORK --out benchmarks/latency/results/prediction.json
@@ -13,10 +16,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,15 +35,17 @@ from mvp_deploy.cli._common import Console
 from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.latency import files, pieces
 from mvp_deploy.latency.cost import Milliseconds
-from mvp_deploy.latency.format import Conditions
+from mvp_deploy.latency.format import Conditions, Form, Precision, Profile
 from mvp_deploy.latency.measure import measure
+from mvp_deploy.latency.plan import solve
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.importance import score
-from mvp_deploy.pruning.knapsack import cheapest
-from mvp_deploy.structure import KeepPlan, Structure, analyze
+from mvp_deploy.pruning.knapsack import cheapest, cost_of
+from mvp_deploy.structure import KeepPlan, Structure, analyze, prune
 
 CLASSES = 100
 ROUNDS = 3
+SHARES = (0.75, 0.5, 0.35)  # of the predicted time, that budgets of milliseconds leave
 NAMES = {"lite0": "tf_efficientnet_lite0", "lite2": "tf_efficientnet_lite2", "vit_tiny": "vit_tiny_patch16_224"}
 WINDOWS = Settings(duration=1.0, processes=2, window=0.1, warm_up=0.1)
 
@@ -53,93 +60,154 @@ def main() -> None:
     parser.add_argument("--plans", type=int, default=20)
     parser.add_argument("--prepare", action="store_true", help="only make the files")
     asked = parser.parse_args()
-    found = []
     for text in asked.nets.split(","):
-        net = Net(text, asked.work, asked.precision, asked.plans)
-        net.prepare()
-        for runtime in () if asked.prepare else asked.runtimes.split(","):
-            found.append(net.study(runtime))
-            print(f"{text} {runtime}: median error {found[-1]['median']:.1%}, worst {found[-1]['worst']:.1%}")
+        for runtime in asked.runtimes.split(","):
+            net = Net(text, asked.work, asked.precision, asked.plans, Conditions(runtime))
+            net.prepare()
+            if asked.prepare:
+                continue
+            found = net.study()
+            print(f"{text} {runtime}: median error {found['median']:.1%}, worst {found['worst']:.1%}", flush=True)
+            print("  beside: {median:.1%}, {worst:.1%}".format(**found["beside"]))
+            print(
+                "  exponents:", ", ".join(f"{each['exponent']:.2f}" for each in found["plans"] if each["kind"] == "ms")
+            )
             if asked.out:
-                asked.out.parent.mkdir(parents=True, exist_ok=True)
-                write_text(asked.out, json.dumps({"environment": environment(), "studies": found}, indent=1) + "\n")
+                keep(asked.out, found)
+
+
+def keep(file: Path, found: dict[str, Any]) -> None:
+    """Put one study among the others of a file, in place of an older one of the same."""
+
+    def key(study: dict[str, Any]) -> tuple[str, ...]:
+        return study["net"], study["runtime"].split()[0], study["precision"]
+
+    studies = json.loads(file.read_text(encoding="utf-8"))["studies"] if file.exists() else []
+    studies = sorted([*(each for each in studies if key(each) != key(found)), found], key=key)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps({"studies": studies}, indent=1) + "\n")
 
 
 class Net:
     """One net at one image size, with its pieces and its plans' models in a work folder."""
 
-    def __init__(self, text: str, work: Path, precision: str, plans: int) -> None:
+    def __init__(self, text: str, work: Path, precision: Precision, plans: int, conditions: Conditions) -> None:
         name, _, size = text.partition("@")
-        self.text, self.precision, self.plans = text, precision, plans
+        self.text, self.precision, self.plans, self.conditions = text, precision, plans, conditions
+        self.form: Form = "cpu" if precision == "fp32" else conditions.form
         self.name, self.size = NAMES.get(name, name), (3, int(size), int(size))
-        self.folder = work / f"{text}-{precision}"
-        self.backbone, self.state = backbones.create(self.name, image_size=int(size))
+        self.folder = work / f"{text}-{precision}{'' if self.form == 'cpu' else f'-{self.form}'}"
+        self.backbone, _ = backbones.create(self.name, image_size=int(size))
 
     def model(self, classes: int) -> torch.nn.Module:
         return backbones.build(self.backbone, None, classes)
 
+    @cached_property
+    def full(self) -> torch.nn.Module:
+        return self.model(CLASSES)
+
+    @cached_property
+    def structure(self) -> Structure:
+        return analyze(self.full, torch.zeros(1, *self.size))
+
+    @cached_property
+    def scores(self) -> dict[str, np.ndarray]:
+        return score("magnitude", self.structure, self.full, KeepPlan.full(self.structure), _Nothing())
+
+    @property
+    def whole(self) -> dict[str, int]:
+        return {group.name: group.size for group in self.structure.groups}
+
     def prepare(self) -> None:
-        pieces.make(
-            self.name, self.model, self.size, self.folder / "pieces", precision=self.precision, reporter=Console()
-        )
-        full = self.model(CLASSES)
-        structure = analyze(full, torch.zeros(1, *self.size))
-        for number, counts in enumerate(self.drawn(full, structure)):
-            file = self.folder / f"plan-{number:02}.onnx"
-            if file.exists():
-                continue
-            masks = {group.name: np.arange(group.size) < counts[group.name] for group in structure.groups}
-            small = structure.prune(full, KeepPlan(masks), check=False)
-            fp32 = export_onnx(small, torch.zeros(1, *self.size), self.folder / "fp32.onnx", {})
-            made = pieces.converted(fp32, self.precision, "cpu", self.size, self.folder / "other.onnx")
-            write_text(self.folder / f"plan-{number:02}.json", json.dumps(counts))
-            made.replace(file)
-            print(f"{self.text}: plan {number + 1} of {self.plans}", flush=True)
+        how = {"precision": self.precision, "form": self.form, "reporter": Console()}
+        pieces.make(self.name, self.model, self.size, self.folder / "pieces", **how)
+        for number, counts in enumerate(self.drawn()):
+            self.made(f"plan-{number:02}", counts)
+        self.made("unpruned", self.whole)
 
-    def drawn(self, full: torch.nn.Module, structure: Structure) -> Iterator[dict[str, int]]:
-        """Random widths in multiples of 8, then what budgets of MACs leave."""
+    def drawn(self) -> Iterator[dict[str, int]]:
+        """Random widths in multiples of 4, 8 and 16, then what budgets of MACs leave."""
         random = self.plans - self.plans // 2
-        yield from pieces.draw(structure, random + 6, seed=1)[2:-4]
-        scores = score("magnitude", structure, full, KeepPlan.full(structure), _Nothing())
+        yield from pieces.draw(self.structure, random + 6, seed=1)[2:-4]
         for fraction in np.linspace(0.25, 0.9, self.plans // 2):
-            yield cheapest(structure, Budget(float(fraction), "macs", 8), scores)
+            yield cheapest(self.structure, Budget(float(fraction), "macs", 8), self.scores)
 
-    def study(self, runtime: str) -> dict[str, object]:
-        conditions = Conditions(runtime)
-        kept = self.folder / f"profile-{runtime}.json"
+    def made(self, name: str, counts: Mapping[str, int]) -> Path:
+        """The ONNX file of a plan; one that is there of the same counts stays."""
+        file, kept = self.folder / f"{name}.onnx", self.folder / f"{name}.json"
+        if not (file.exists() and kept.exists() and json.loads(kept.read_text(encoding="utf-8")) == counts):
+            masks = {group.name: np.arange(group.size) < counts[group.name] for group in self.structure.groups}
+            small = prune(self.structure, self.full, KeepPlan(masks), check=False)
+            fp32 = export_onnx(small, torch.zeros(1, *self.size), self.folder / "fp32.onnx", {})
+            pieces.converted(fp32, self.precision, self.form, self.size, self.folder / "other.onnx").replace(file)
+            write_text(kept, json.dumps(counts))
+            print(f"{self.text}: {name}", flush=True)
+        return file
+
+    def profile(self) -> Profile:
+        kept = self.folder / f"profile-{self.conditions.runtime}.json"
         if not kept.exists():
             (self.folder / "pieces" / "visits.json").unlink(missing_ok=True)  # of another runtime
-            write_text(kept, json.dumps(asdict(measure(self.folder / "pieces", conditions, reporter=Console()))))
-        profile = files.read(kept)
-        structure = analyze(self.model(CLASSES), torch.zeros(1, *self.size))
-        cost = Milliseconds(structure, profile)
-        batch = np.random.default_rng(0).standard_normal((1, *self.size), np.float32)
-        times: list[list[float]] = [[] for _ in range(self.plans)]
+            found = measure(self.folder / "pieces", self.conditions, reporter=Console())
+            write_text(kept, json.dumps(asdict(found)))
+        return files.read(kept)
+
+    def study(self) -> dict[str, Any]:
+        profile, runtime = self.profile(), self.conditions.runtime
+        cost, macs = Milliseconds(self.structure, profile), cost_of(self.structure, "macs")
+        plans = [("unpruned", "unpruned", self.whole)]
+        for number, counts in enumerate(self.drawn()):
+            plans.append(("random" if number < self.plans - self.plans // 2 else "macs", f"plan-{number:02}", counts))
+        for share in SHARES:
+            limit, round_to = share * cost.total(self.whole), max(8, cost.model.alignment)
+            found = solve(self.structure, cost, self.scores, limit, round_to=round_to)
+            plans.append(("ms", f"{runtime}-{share:.0%}".rstrip("%"), found.counts))
+        onnx = [self.made(name, counts) for _, name, counts in plans]
         with other_work() as others:
-            for turn in range(ROUNDS):
-                for number in range(self.plans) if turn % 2 == 0 else reversed(range(self.plans)):
-                    with closing(open_runner(self.folder / f"plan-{number:02}.onnx", runtime, threads=1)) as runner:
-                        times[number].append(session([runner], batch, WINDOWS)[0].median)
-        plans = []
-        for number, measured in enumerate(times):
-            counts = json.loads((self.folder / f"plan-{number:02}.json").read_text(encoding="utf-8"))
-            ms, predicted = float(np.median(measured)), cost.total(counts)
-            kind = "random" if number < self.plans - self.plans // 2 else "macs"
-            plans.append({"kind": kind, "ms": ms, "predicted": predicted, "error": predicted / ms - 1})
-        errors = np.abs([plan["error"] for plan in plans])
+            times = self.timed(onnx)
+        rows = [
+            {
+                "kind": kind,
+                "macs": macs.total(counts) / macs.total(self.whole),
+                "ms": ms,
+                "predicted": cost.total(counts),
+            }
+            for (kind, _, counts), ms in zip(plans, times, strict=True)
+        ]
+        unpruned, *rows = rows
+        shift = unpruned["predicted"] / unpruned["ms"]
+        for row in rows:
+            row["error"] = row["predicted"] / row["ms"] - 1
+            row["beside"] = row["predicted"] / row["ms"] / shift - 1
+            row["exponent"] = float(np.log(row["ms"] / unpruned["ms"]) / np.log(row["macs"]))
         return {
+            "environment": environment(),
             "net": self.text,
             "runtime": f"{runtime} {profile.version}",
             "precision": self.precision,
             "step": cost.model.step,
             "alignment": cost.model.alignment,
-            "unpruned_ms": profile.full_ms,
             "profile_noise": profile.noise,
             "others": others[0] if others else None,
-            "median": float(np.median(errors)),
-            "worst": float(errors.max()),
-            "plans": plans,
+            "unpruned": unpruned,
+            **of_errors([row["error"] for row in rows]),
+            "beside": of_errors([row["beside"] for row in rows]),
+            "plans": rows,
         }
+
+    def timed(self, onnx: Sequence[Path]) -> list[float]:
+        """Milliseconds of each file, the median of rounds in which they take turns."""
+        batch = np.random.default_rng(0).standard_normal((1, *self.size), np.float32)
+        times: list[list[float]] = [[] for _ in onnx]
+        for turn in range(ROUNDS):
+            for number in range(len(onnx)) if turn % 2 == 0 else reversed(range(len(onnx))):
+                with closing(open_runner(onnx[number], self.conditions.runtime, threads=1)) as runner:
+                    times[number].append(session([runner], batch, WINDOWS)[0].median)
+        return [float(np.median(each)) for each in times]
+
+
+def of_errors(errors: Sequence[float]) -> dict[str, float]:
+    return {"median": float(np.median(np.abs(errors))), "worst": float(np.abs(errors).max())}
 
 
 class _Nothing:
