@@ -4,13 +4,16 @@
     python benchmarks/latency/equal.py time WORK --profile WORK/lite0-128.json
 
 ImageNet weights, Caltech photographs, nothing tuned: scores by OBS, readers re-solved, heads in closed form. For each
-share of the unpruned time three plans that the profile predicts to take it:
+share of the unpruned time plans that the profile predicts to take it:
 
     macs      a budget of MACs, its fraction chosen so that the profile predicts this time
     width     a budget of milliseconds, all blocks stay
     blocks    a budget of milliseconds, blocks go where that is predicted to lose less
+    macs3     a budget of MACs, that fraction, in three rounds of cut and re-solve
+    width3    a budget of milliseconds in three rounds
 
-and `latency`, what the product takes: of width and blocks the one with the less leave-one-out loss on training images.
+and what the product takes, `macs` of macs and macs3, `latency` of the others: the one with the least leave-one-out loss
+on training images.
 `make` times nothing and may be killed at any moment: each model, and the scores, are kept. `time` needs a quiet
 machine, the profile's: all models take turns in fresh processes. It writes the JSON.
 
@@ -23,7 +26,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,19 +48,23 @@ from mvp_deploy.latency import files
 from mvp_deploy.latency.choose import choose
 from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.latency.format import Profile
+from mvp_deploy.latency.meet import Meeting, Target
 from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget, keep_best
 from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.knapsack import cheapest
-from mvp_deploy.pruning.mvp import worth_of_blocks
+from mvp_deploy.pruning.mvp import in_rounds, worth_of_blocks
 from mvp_deploy.pruning.original import Original
+from mvp_deploy.pruning.recipes import RECIPES
 from mvp_deploy.pruning.reconstruction import MANY, reconstruct
 from mvp_deploy.pruning.yardstick import Yardstick
 from mvp_deploy.structure import KeepPlan, Structure
 from mvp_deploy.tasks import Images
 
-KINDS = ("macs", "width", "blocks")
+MACS, TIME = ("macs", "macs3"), ("width", "blocks", "width3")
+KINDS = (*MACS, *TIME)
+ROUNDS = replace(RECIPES["compensated"], rounds=3)
 
 
 @dataclass(frozen=True)
@@ -141,8 +148,17 @@ class Place:
     def plan(self, cell: Cell, profile: Profile) -> KeepPlan:
         structure = self.original.structure
         cost = Milliseconds(structure, profile)
-        if cell.kind == "macs":
-            return keep_best(structure, self.scores, by_macs(structure, cost, self.scores, cell.value))
+        if cell.kind in MACS:
+            budget, counts = by_macs(structure, cost, self.scores, cell.value)
+            if cell.kind == "macs":
+                return keep_best(structure, self.scores, counts)
+            return in_rounds(self.original, self.train, ROUNDS, budget, lambda: self.scores).plan
+        if cell.kind == "width3":
+            target = Target(speed_up=1 / cell.value)
+            meeting = Meeting(structure, profile, target, round_to=8, timer=None, reporter=Console())
+            return in_rounds(
+                self.original, self.train, ROUNDS, meeting.budget, lambda: self.scores, allocate=meeting
+            ).plan
         worth = self.worth if cell.kind == "blocks" else None
         limit, step = cell.value * cost.total({}), max(8, cost.model.alignment)
         found = choose(structure, cost, self.scores, limit, round_to=step, worth=worth)
@@ -188,14 +204,17 @@ def make(asked: argparse.Namespace, profile: Profile, models: Path, cells: list[
         places[size].make(cell, profile)
 
 
-def by_macs(structure: Structure, cost: Milliseconds, scores: Mapping[str, np.ndarray], share: float) -> dict[str, int]:
-    """The plan of the largest budget of MACs that the profile predicts to take no more than the share of the time."""
+def by_macs(
+    structure: Structure, cost: Milliseconds, scores: Mapping[str, np.ndarray], share: float
+) -> tuple[Budget, dict[str, int]]:
+    """The largest budget of MACs that the profile predicts to take no more than the share of the time, and its plan."""
     low, high = 0.05, 1.0
     for _ in range(12):
         middle = (low + high) / 2
         fits = cost.total(cheapest(structure, Budget(middle, "macs"), scores)) <= share * cost.total({})
         low, high = (middle, high) if fits else (low, middle)
-    return cheapest(structure, Budget(low, "macs"), scores)
+    budget = Budget(low, "macs")
+    return budget, cheapest(structure, budget, scores)
 
 
 @torch.no_grad()
@@ -224,14 +243,14 @@ def measure(asked: argparse.Namespace, profile: Profile, models: Path, cells: li
         {"name": cell.name, "ms": ms[cell.name], "accuracy": float(hits[cell.name].mean()), **facts[cell.name]}
         for cell in cells
     ]
-    chosen = {share: min(("width", "blocks"), key=lambda kind: facts[f"{kind}-{share:g}"]["loo_loss"])
+    chosen = {share: [min(kinds, key=lambda kind: facts[f"{kind}-{share:g}"]["loo_loss"]) for kinds in (MACS, TIME)]
               for share in asked.shares}  # fmt: skip
     result = {
         "environment": environment(),
         "profile": str(profile),
         "tested": len(next(iter(hits.values()))),
         "models": told,
-        "latency": {f"{share:g}": kind for share, kind in chosen.items()},
+        "chosen": {f"{share:g}": kinds for share, kinds in chosen.items()},
         "comparisons": list(compared(asked, hits, ms, chosen)),
     }
     for each in told:
@@ -242,12 +261,12 @@ def measure(asked: argparse.Namespace, profile: Profile, models: Path, cells: li
 
 
 def compared(
-    asked: argparse.Namespace, hits: Mapping[str, np.ndarray], ms: Mapping[str, Any], chosen: Mapping[float, str]
+    asked: argparse.Namespace, hits: Mapping[str, np.ndarray], ms: Mapping[str, Any], chosen: Mapping[float, list[str]]
 ) -> Iterator[dict[str, Any]]:
-    """For each share and runtime: latency less macs, width and blocks, in accuracy (paired) and in measured time."""
-    for share, kind in chosen.items():
+    """For each share and runtime: latency less macs and the other kinds, in accuracy (paired) and in measured time."""
+    for share, (macs, kind) in chosen.items():
         mine = f"{kind}-{share:g}"
-        for other in (f"{each}-{share:g}" for each in KINDS if each != kind):
+        for other in (f"{each}-{share:g}" for each in (macs, *KINDS) if each != kind):
             yield {
                 "latency": mine,
                 "against": other,

@@ -14,7 +14,7 @@ from mvp_deploy.latency.floor import BelowFloor
 from mvp_deploy.latency.plan import Solution, solve
 from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Scores
-from mvp_deploy.structure import Structure
+from mvp_deploy.structure import KeepPlan, Structure
 
 
 def choose(
@@ -25,6 +25,7 @@ def choose(
     *,
     round_to: int = 8,
     worth: Worth | None = None,
+    within: KeepPlan | None = None,
 ) -> Solution:
     """The units and blocks that lose least in so many milliseconds.
 
@@ -35,6 +36,7 @@ def choose(
         milliseconds: the budget.
         round_to: channels stay in multiples of it.
         worth: measures the rise in loss, in nats, when a block goes besides those that are gone; None: none goes.
+        within: never keep more than this plan does.
 
     Raises:
         BelowFloor: not even the smallest counts without any block fit.
@@ -44,7 +46,7 @@ def choose(
     while True:
         here = cost.without(gone)
         try:
-            found = solve(structure, here, scores, milliseconds, round_to=round_to)
+            found = solve(structure, here, scores, milliseconds, round_to=round_to, within=within)
         except BelowFloor as error:
             failure = error
         else:

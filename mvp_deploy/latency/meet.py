@@ -22,7 +22,7 @@ from mvp_deploy.pruning.budget import Budget, Scores
 if TYPE_CHECKING:
     from mvp_deploy.latency.timer import Timer
     from mvp_deploy.pruning.original import Original
-    from mvp_deploy.structure import Structure
+    from mvp_deploy.structure import KeepPlan, Structure
 
 CORRECTIONS = 2
 TOLERANCE = 0.02  # of the time asked for: what a measurement cannot tell apart
@@ -132,23 +132,29 @@ class Meeting:
         """The budget as a fraction of the unpruned model's milliseconds, by the profile."""
         return Budget(self.target.share(self.full), "latency", self.round_to)
 
-    def __call__(self, scores: Scores, worth: Worth | None = None) -> Allotted:
+    def __call__(
+        self, scores: Scores, worth: Worth | None = None, *, within: KeepPlan | None = None, part: float = 1.0
+    ) -> Allotted:
         """What stays. Raises LatencyError if no plan's real model meets the target."""
-        limit = self.target.of(self.full)
+        limit, timer = self.target.of(self.full), self.timer
+        if part < 1:
+            limit, timer = self.full * min(1.0, limit / self.full) ** part, None
         found: list[tuple[Solution, Met]] = []
         for number in range(1 + CORRECTIONS):
             try:
-                solution = choose(self.structure, self.cost, scores, limit, round_to=self.round_to, worth=worth)
+                solution = choose(
+                    self.structure, self.cost, scores, limit, round_to=self.round_to, worth=worth, within=within
+                )
             except BelowFloor as error:
                 if not found:
                     raise error.beside(self.profile, self.known) from error
                 break  # what would make up for the profile's error is below what cutting reaches
             told = str(self.target), str(self.profile), solution.ms, self.full, solution.gap
             met = Met(*told, plans=number + 1, blocks=tuple(sorted(solution.without)))
-            if self.timer is None:
+            if timer is None:
                 found.append((solution, met))
                 break
-            ms, full = self.timer(solution)
+            ms, full = timer(solution)
             found.append((solution, replace(met, ms=ms, full_ms=full)))
             self.reporter.say(f"plan {number + 1}: {found[-1][1]}")
             miss = ms / self.target.of(full)

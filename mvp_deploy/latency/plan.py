@@ -25,7 +25,7 @@ from mvp_deploy.latency.floor import BelowFloor
 from mvp_deploy.pruning import knapsack
 from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.knapsack import Ladder
-from mvp_deploy.structure import Structure
+from mvp_deploy.structure import KeepPlan, Structure
 
 WIDTHS = 8  # of a group, at once in a problem
 SECONDS = 10.0  # for each of the two problems
@@ -54,22 +54,24 @@ def solve(
     milliseconds: float,
     *,
     round_to: int = 8,
+    within: KeepPlan | None = None,
 ) -> Solution:
     """The counts that keep most importance in so many milliseconds.
 
     Args:
         scores: per group float64 [units], the rise in loss when a unit goes, in one unit of measure for all groups.
+        within: never keep more than this plan does.
 
     Raises:
         BelowFloor: not even the smallest counts fit.
     """
     whole = cost.total({group.name: group.size for group in structure.groups})
     budget = Budget(min(1.0, milliseconds / whole), "latency", round_to)
-    ladders = {ladder.group: ladder for ladder in knapsack.ladders_of(structure, budget, scores)}
+    ladders = {ladder.group: ladder for ladder in knapsack.ladders_of(structure, budget, scores, within)}
     floor = cost.total({name: ladder.sizes[-1] for name, ladder in ladders.items()})
     if floor > milliseconds:
         raise BelowFloor(milliseconds, floor, "Ask for more, or take a smaller backbone or a smaller --image-size.")
-    best = knapsack.cheapest(structure, budget, scores, cost=cost)
+    best = knapsack.cheapest(structure, budget, scores, cost=cost, within=within)
     limit = min(milliseconds, whole)
     gap: float | None = 1.0
     for fine in (False, True):

@@ -85,7 +85,7 @@ def make(
 
     Args:
         voters, too_distant: see `mvp.decide`.
-        allocate: see `mvp.decide`; one recipe is tried then, since it measures each plan.
+        allocate: see `mvp.decide`; one recipe is tried then, in one round and in its rounds.
         importance: gives the target's own by a criterion; by default as `mvp.importances` does.
         worth: gives what whole blocks are worth; by default as `mvp.worth_of_blocks` does.
     """
@@ -95,8 +95,8 @@ def make(
 
     def one(way: Recipe, *, blocks: bool = False) -> Made:
         own = partial(known, way.criterion)
-        if way.rounds > 1 and not way.asks_neighbours and budget.of != "units" and allocate is None:
-            return mended(way, in_rounds(original, train, way, budget, own, seed=seed))
+        if way.rounds > 1 and not way.asks_neighbours and budget.of != "units":
+            return mended(way, in_rounds(original, train, way, budget, own, allocate=allocate, seed=seed))
         decision = decide(
             original, train, voters, way, budget, too_distant=too_distant,
             importance=own, allocate=allocate, worth=of_blocks if blocks else None, seed=seed,
@@ -113,11 +113,15 @@ def make(
 
     ways = recipe.ways(bool(voters), budget.of)
     if allocate is not None:  # which takes rises in loss, that add up: the last of the ways that ask nobody
-        way = replace(ways[0] if ways[0].asks_neighbours else ways[-1], rounds=1)  # it is met in one
-        made = [one(way, blocks=yardstick is not None)]
-        if made[0].decision.plan.without:
+        way = ways[0] if ways[0].asks_neighbours else ways[-1]
+        once = replace(way, rounds=1)
+        made = [one(once, blocks=yardstick is not None)]
+        rivals = [once] if made[0].decision.plan.without else []
+        if yardstick and way.rounds > 1 and not way.asks_neighbours and made[0].decision.plan != original.full:
+            rivals.append(way)
+        for rival in rivals:
             with suppress(InputError, LatencyError):  # all blocks may take too long
-                made.append(one(way))
+                made.append(one(rival))
     elif yardstick is None:
         made = [one(ways[0])]
     elif len(ways) > 1:

@@ -48,7 +48,10 @@ class Allotment(Protocol):
 class Allocation(Protocol):
     """Allots by what units are worth, and blocks too where that is known in the same unit of measure."""
 
-    def __call__(self, scores: Scores, worth: Worth | None = None) -> Allotment: ...
+    def __call__(
+        self, scores: Scores, worth: Worth | None = None, *, within: KeepPlan | None = None, part: float = 1.0
+    ) -> Allotment:
+        """Allot at most what ``within`` keeps; below 1, ``part`` is how far to go on the way to the budget."""
 
 
 ENOUGH_VOTERS = 2  # fewer neighbours than this are too few to outvote one bad one
@@ -110,7 +113,7 @@ def decide(
     without, told = frozenset[str](), dict[str, Any]()
     if allocate:
         whole = recipe.criterion == "obs" and recipe.reconstruct and initial == "pretrained" and not lent
-        allotted = allocate(known, worth() if worth and whole else None)
+        allotted = allocate(known, worth() if worth and whole else None, within=within)
         counts, without, told = allotted.counts, allotted.without, dict(allotted.told)
     else:
         counts = _counts(structure, budget, recipe, voters, known, within)
@@ -185,6 +188,7 @@ def in_rounds(
     budget: Budget,
     importance: Callable[[], Scores],
     *,
+    allocate: Allocation | None = None,
     seed: int = 0,
 ) -> Decision:
     """Choose which units stay in the recipe's rounds, the fraction falling geometrically.
@@ -194,16 +198,20 @@ def in_rounds(
 
     Args:
         importance: of the unpruned model's units.
+        allocate: see `decide`; the rounds are parts of the way to its budget.
     """
     structure, plan, model = original.structure, original.full, original.copy()
     for done in range(1, recipe.rounds):
-        share = replace(budget, fraction=budget.fraction ** (done / recipe.rounds))
-        decision = decide(original, train, (), recipe, share, importance=importance, within=plan, seed=seed)
+        part = done / recipe.rounds
+        share, towards = replace(budget, fraction=budget.fraction**part), allocate and partial(allocate, part=part)
+        decision = decide(
+            original, train, (), recipe, share, importance=importance, allocate=towards, within=plan, seed=seed
+        )
         weights = gather(structure, original.widened(plan, model.state_dict()), decision.plan)
         plan, model = decision.plan, original.pruned(decision.plan, weights)
         re_solve(model, original, train, decision, recipe, seed=seed)
         importance = partial(_of_smaller, original, model, plan, train, recipe.criterion, seed + done)
-    return decide(original, train, (), recipe, budget, importance=importance, within=plan, seed=seed)
+    return decide(original, train, (), recipe, budget, importance=importance, allocate=allocate, within=plan, seed=seed)
 
 
 def _of_smaller(

@@ -22,6 +22,7 @@ from mvp_deploy.latency.files import check_conditions
 from mvp_deploy.latency.floor import BelowFloor, others
 from mvp_deploy.latency.meet import Meeting, Target, quantity
 from mvp_deploy.latency.plan import Solution
+from mvp_deploy.pruning.budget import keep_best
 
 MODEL = chain(64, 64, 64)
 STRUCTURE = structure_of(MODEL)
@@ -58,6 +59,18 @@ def test_a_time_that_is_missed_after_two_corrections_ends_with_by_how_much() -> 
     with pytest.raises(LatencyError, match=r"2 times faster is asked for.* best of 3 plans takes .* 80\.0% too long"):
         made(SCORES)
     assert LatencyError.code == 4
+
+
+def test_part_of_the_way_is_cut_from_what_is_left_and_times_no_model() -> None:
+    made, asked = meeting(Target(speed_up=4.0), 1.0)
+    half = made(SCORES, part=0.5)
+    assert asked == []
+    assert 0.4 * made.full < made.cost.total(half.counts) <= 0.5 * made.full
+    within = keep_best(STRUCTURE, SCORES, half.counts)
+    end = made({name: -scores for name, scores in SCORES.items()}, within=within)
+    assert len(asked) == 1
+    assert made.cost.total(end.counts) <= 0.25 * made.full
+    assert all(end.counts[name] <= half.counts[name] for name in end.counts)
 
 
 def test_with_the_profile_of_another_machine_nothing_is_timed_here() -> None:

@@ -7,8 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fakes.profiles import blocks_of, profile_by
 
 from mvp_deploy.bank.pool import part
+from mvp_deploy.base.reporter import Silent
+from mvp_deploy.latency.meet import Meeting, Target
 from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.making import chosen, make
@@ -100,7 +103,7 @@ class AllOrBlocks:
 
     structure: Structure
 
-    def __call__(self, scores: object, worth: Worth | None = None) -> SimpleNamespace:
+    def __call__(self, scores: object, worth: Worth | None = None, **_: object) -> SimpleNamespace:
         counts = {group.name: group.size for group in self.structure.groups}
         without = frozenset([self.structure.blocks[0].name]) if worth else frozenset()
         return SimpleNamespace(counts=counts, without=without, told={"blocks": sorted(without)})
@@ -108,14 +111,27 @@ class AllOrBlocks:
 
 def test_a_plan_without_a_block_has_a_rival_and_the_training_images_choose(cnn) -> None:
     structure, recipe = cnn.original.structure, RECIPES["compensated"]
-    rounds = replace(recipe, rounds=3)  # which a time is not met in
-    made = make(cnn.original, cnn.train, [], rounds, BUDGET, allocate=AllOrBlocks(structure))
+    made = make(cnn.original, cnn.train, [], recipe, BUDGET, allocate=AllOrBlocks(structure))
     losses = made.steps["ways"]
     assert set(losses) == {recipe.way, f"{recipe.way} and whole blocks"}
     assert losses[made.way] == min(losses.values())
     assert made.decision.allotted == {"blocks": sorted(made.decision.plan.without)}
     alone = make(cnn.original, cnn.train, [], recipe, BUDGET, allocate=AllOrBlocks(structure), worth=lambda: None)
     assert "ways" not in alone.steps
+
+
+def test_a_time_is_met_in_one_round_and_in_the_recipe_s_rounds_and_the_training_images_choose(cnn) -> None:
+    structure, rounds = cnn.original.structure, replace(RECIPES["compensated"], rounds=3)
+    meeting = Meeting(
+        structure, profile_by(cnn.original.model, structure, blocks_of(1)), Target(speed_up=2.0),
+        round_to=1, timer=None, reporter=Silent(),
+    )  # fmt: skip
+    made = make(cnn.original, cnn.train, [], rounds, meeting.budget, allocate=meeting)
+    losses = made.steps["ways"]
+    assert set(losses) >= {rounds.way, replace(rounds, rounds=1).way}
+    assert losses[made.way] == min(losses.values())
+    counts = {group.name: made.decision.plan.kept(group.name) for group in structure.groups}
+    assert meeting.cost.without(made.decision.plan.without).total(counts) <= meeting.full / 2
 
 
 def test_without_rivals_the_recipe_itself_decides(cnn) -> None:
