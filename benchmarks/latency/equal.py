@@ -264,9 +264,9 @@ def compared(
     asked: argparse.Namespace, hits: Mapping[str, np.ndarray], ms: Mapping[str, Any], chosen: Mapping[float, list[str]]
 ) -> Iterator[dict[str, Any]]:
     """For each share and runtime: latency less macs and the other kinds, in accuracy (paired) and in measured time."""
-    for share, (macs, kind) in chosen.items():
+    for share, (_, kind) in chosen.items():
         mine = f"{kind}-{share:g}"
-        for other in (f"{each}-{share:g}" for each in (macs, *KINDS) if each != kind):
+        for other in (f"{each}-{share:g}" for each in KINDS if each != kind):
             yield {
                 "latency": mine,
                 "against": other,

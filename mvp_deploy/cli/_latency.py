@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mvp_deploy.backbones import Backbone
     from mvp_deploy.base.reporter import Reporter
     from mvp_deploy.latency.cost import ByProfile
-    from mvp_deploy.latency.format import Precision, Profile
+    from mvp_deploy.latency.format import Profile, Shipped
     from mvp_deploy.latency.meet import Meet, Target
     from mvp_deploy.latency.timer import Timer
     from mvp_deploy.pruning.budget import Budget
@@ -41,24 +41,28 @@ class Timed:
     inventory: Path
 
     def meeting(
-        self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter, *, precision: Precision | None = None
+        self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter, *, shipped: Shipped | None = None
     ) -> tuple[Budget, Meet]:
         """The budget as a share of the profile's unpruned time, and what allots the units.
 
-        beside: the RUN; a machine that is profiled for it leaves a file of its name. precision: of what is shipped,
-            for which the time is; None: not known yet, float32 if a profile is taken.
+        beside: the RUN; a machine that is profiled for it leaves a file of its name. shipped: what the time is for, and
+            a speed-up then counts from the unpruned model in float32; None: not known yet, float32 in ONNX Runtime if
+            a profile is taken, and a speed-up counts from the unpruned model in the profile's precision.
         """
-        from mvp_deploy.latency.files import check_shipped
+        from mvp_deploy.latency.files import check_runtime, check_shipped
         from mvp_deploy.latency.floor import others
         from mvp_deploy.latency.meet import Meet
 
         there = self._device()
-        profile = self._profile(there, backbone, beside, reporter, precision or "fp32")
-        if precision is not None:
-            check_shipped(profile, [precision], reporter)
+        profile = self._profile(there, backbone, beside, reporter, shipped)
+        target = self.target
+        if shipped is not None:
+            check_shipped(profile, [shipped.precision], reporter)
+            check_runtime(profile, shipped, reporter)
+            target = target.than_float32(profile, reporter)
         known = others(self.on) if isinstance(self.on, Path) else []
         clock = functools.partial(_timer, there, profile, reporter)
-        meet = Meet(self.target, profile, round_to, clock, reporter, known)
+        meet = Meet(target, profile, round_to, clock, reporter, known)
         return meet.budget, meet
 
     def share(self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter) -> tuple[Budget, ByProfile]:
@@ -87,14 +91,14 @@ class Timed:
         backbone: Backbone,
         beside: Path,
         reporter: Reporter,
-        precision: Precision = "fp32",
+        shipped: Shipped | None = None,
     ) -> Profile:
         from mvp_deploy.latency import files
-        from mvp_deploy.latency.format import Conditions
+        from mvp_deploy.latency.format import Shipped
 
-        source = files.maker(backbone.name, backbone, precision, reporter)
-        mark = "" if precision == "fp32" else f".{precision}"
-        conditions = Conditions("onnxruntime")
+        shipped = shipped or Shipped()
+        source = files.maker(backbone.name, backbone, shipped.precision, reporter)
+        mark, conditions = shipped.mark, shipped.conditions(there is not None)
         if there is None:
             path = self.on if isinstance(self.on, Path) else beside.with_name(f"{beside.name}{mark}.profile.json")
             taken = functools.partial(files.profile, path, conditions, source=source, reporter=reporter)
@@ -108,7 +112,8 @@ class Timed:
             with TemporaryDirectory() as folder:
                 pieces = Path(folder, "pieces.zip")
                 files.make_pieces(pieces, source, conditions)
-                profile(name, device, pieces, [], path, reporter)
+                options = ["--runtime", conditions.runtime, "--device", conditions.device]
+                profile(name, device, pieces, options, path, reporter)
             return files.read(path)
 
         return files.profile_on(path, make, reporter, name)

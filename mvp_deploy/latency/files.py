@@ -15,7 +15,7 @@ from mvp_deploy.base.files import locked, write_text
 from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.latency import pack, pieces
-from mvp_deploy.latency.format import CURE, FORMAT, Conditions, Form, Precision, Profile, Subject
+from mvp_deploy.latency.format import CURE, FORMAT, Conditions, Form, Precision, Profile, Shipped, Subject
 from mvp_deploy.latency.measure import NOISE, measure, runtime_version
 
 if TYPE_CHECKING:
@@ -100,6 +100,15 @@ def remarks(found: Profile) -> Iterator[str]:
         yield (
             f"the machine was not quiet{who}: times of one model differ by {found.noise:.1%}, more than {NOISE:.0%}. "
             "Plans made with this profile may miss their time; profile again when nothing else runs."
+        )
+
+
+def check_runtime(found: Profile, shipped: Shipped, reporter: Reporter) -> None:
+    """Warn where a time is met in another runtime than what is shipped is for."""
+    if found.conditions.runtime != shipped.runtime:
+        reporter.warn(
+            f"the time is met in {found.conditions.runtime}, of which the profile is, and what ships is for "
+            f"{shipped.runtime}: profile the backbone with --runtime {shipped.runtime} to meet it in that."
         )
 
 

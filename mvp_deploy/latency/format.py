@@ -73,6 +73,27 @@ class Conditions:
 
 
 @dataclass(frozen=True)
+class Shipped:
+    """What a time is for: the precision of the files that ship, and the runtime that opens them."""
+
+    precision: Precision = "fp32"
+    runtime: Word = "onnxruntime"
+
+    def conditions(self, on_device: bool) -> Conditions:
+        """How it is profiled: engines on a device's GPU; without a device, ONNX Runtime stands for them."""
+        if self.runtime != "tensorrt":
+            return Conditions(self.runtime)
+        return Conditions("tensorrt", "cuda") if on_device else Conditions("onnxruntime")
+
+    @property
+    def mark(self) -> str:
+        """What its profile's file name has: nothing where both are as usual."""
+        usual = Shipped()
+        runtime = "" if self.runtime == usual.runtime else f".{self.runtime}"
+        return runtime + ("" if self.precision == usual.precision else f".{self.precision}")
+
+
+@dataclass(frozen=True)
 class Visit:
     """What was seen of one variant in one turn.
 
@@ -138,7 +159,8 @@ class Profile:
     """Measured milliseconds of a backbone's layers at several widths, on one machine, runtime and precision.
 
     noise: the standard error of the whole models' times, relative. loud: what else kept the machine busy.
-    left_out: variants that have no part in it, since every attempt to time them was disturbed.
+    left_out: variants that have no part in it, since every attempt to time them was disturbed. float32_ms: the unpruned
+    model's in float32, taken in turns with the others; None where that is the precision, or it was disturbed.
     """
 
     format: Literal[1]
@@ -156,6 +178,7 @@ class Profile:
     stable: bool
     loud: tuple[Annotated[str, Within(0, 200)], ...] = ()
     left_out: Annotated[int, Within(0, 1000)] = 0
+    float32_ms: Milliseconds | None = None
 
     def __post_init__(self) -> None:
         if any(layer.kernel >= len(self.kernels) for layer in self.layers):
@@ -173,3 +196,10 @@ class Profile:
     def full_ms(self) -> float:
         """The unpruned model's, as measured."""
         return self.runs[0].ms
+
+    @property
+    def gained(self) -> float | None:
+        """How many times faster than in float32 the unpruned model is in this precision; None: not measured."""
+        if self.precision == "fp32":
+            return 1.0
+        return self.float32_ms / self.full_ms if self.float32_ms else None

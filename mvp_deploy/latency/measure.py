@@ -28,6 +28,7 @@ from mvp_deploy.base.watch import Seen, cool_down, watched
 from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.benchmark.measure import Settings, session
 from mvp_deploy.benchmark.runner import Runner, module_of, open_runner
+from mvp_deploy.latency import pack
 from mvp_deploy.latency.engines import engine_of, gpu_of
 from mvp_deploy.latency.format import (
     CURE,
@@ -45,7 +46,6 @@ from mvp_deploy.latency.format import (
     Visit,
     Visits,
 )
-from mvp_deploy.latency.pack import SUBJECT
 
 VISITS = "visits.json"
 ROUNDS = (3, 8)  # at least, and at most where the machine is not quiet
@@ -79,10 +79,13 @@ def measure(
         MvpError: (INPUT) the folder is damaged, or half timed under other conditions; (ENVIRONMENT) the runtime is
             missing, or tells no times of its kernels; (LATENCY) too many variants were disturbed each time.
     """
-    subject = read_json(folder / SUBJECT, Subject, cure=CURE, versions=(FORMAT,))
+    subject = read_json(folder / pack.SUBJECT, Subject, cure=CURE, versions=(FORMAT,))
     variants = [read_json(folder / f"{n:02}.json", Variant, cure=CURE) for n in range(len(subject.variants))]
     _check(folder, subject, variants, conditions)
-    look, watch, count = look or timed, watch or watched, len(variants)
+    turns = [(folder / f"{number:02}.onnx", variant, subject) for number, variant in enumerate(variants)]
+    if subject.precision != "fp32":
+        turns.append((folder / pack.FLOAT32, variants[0], replace(subject, precision="fp32")))
+    look, watch, count = look or timed, watch or watched, len(turns)
     done, cool = _resumed(folder, conditions), board.state()
     least, most = rounds[0] * count, len(done.visits) + rounds[1] * count
     with loudest() as loud, reporter.progress("timing") as step:
@@ -93,7 +96,8 @@ def measure(
                 cool_down(cool)
             number = place if turn % 2 == 0 else count - 1 - place  # A B C, C B A: slow drift is shared
             with watch() as seen:
-                ms, layers = look(folder / f"{number:02}.onnx", variants[number], conditions, subject)
+                file, variant, what = turns[number]
+                ms, layers = look(file, variant, conditions, what)
             visit = Visit(number, ms, layers, seen[0].others, seen[0].throttled)
             done = replace(done, visits=(*done.visits, visit))
             write_text(folder / VISITS, json.dumps(asdict(done)))
@@ -172,6 +176,7 @@ def profile_of(subject: Subject, variants: Sequence[Variant], done: Visits, loud
         ]
     machine = environment()
     noise = _noise(done, kept)
+    float32 = [turn.ms for turn in _quiet(done, len(variants))]
     return Profile(
         FORMAT,
         subject.backbone,
@@ -188,6 +193,7 @@ def profile_of(subject: Subject, variants: Sequence[Variant], done: Visits, loud
         stable=noise <= NOISE,
         loud=() if noise <= NOISE else tuple(loud),
         left_out=len(variants) - len(kept),
+        float32_ms=float(np.median(float32)) if float32 else None,
     )
 
 
@@ -269,11 +275,12 @@ def _check(folder: Path, subject: Subject, variants: Sequence[Variant], conditio
             f"the pieces are not made for {conditions.runtime}: make them with `mvp-deploy profile {subject.backbone} "
             f"--runtime {conditions.runtime} --precision {subject.precision} --out PIECES.zip`."
         )
+    for name in pack.names(subject):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} is missing: {CURE}.")
     layers = len(subject.layers)
     for number, variant in enumerate(variants):
         if len(variant.shapes) != layers or len(variant.kinds) != layers:
             raise InputError(f"{folder / f'{number:02}.json'} is of another model: {CURE}.")
         if any(owner >= layers for owner in variant.labels.values()):
             raise InputError(f"{folder / f'{number:02}.json'} names a layer that is not there: {CURE}.")
-        if not (folder / f"{number:02}.onnx").is_file():
-            raise InputError(f"{folder / f'{number:02}.onnx'} is missing: {CURE}.")

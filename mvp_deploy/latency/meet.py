@@ -31,10 +31,14 @@ SLACK = 0.05  # a model that is faster than asked by more than this is chosen ag
 
 @dataclass(frozen=True)
 class Target:
-    """How fast: in milliseconds, or so many times faster than unpruned."""
+    """How fast: in milliseconds, or so many times faster than unpruned.
+
+    gained: what the precision alone gains over float32, where the speed-up is of the unpruned model in float32.
+    """
 
     milliseconds: float | None = None
     speed_up: float | None = None
+    gained: float = 1.0
 
     def __post_init__(self) -> None:
         if (self.milliseconds is None) == (self.speed_up is None):
@@ -46,14 +50,29 @@ class Target:
 
     def of(self, full: float) -> float:
         """Milliseconds, where the unpruned model takes ``full``."""
-        return self.milliseconds if self.milliseconds is not None else full / (self.speed_up or 1.0)
+        return self.milliseconds if self.milliseconds is not None else full * self.gained / (self.speed_up or 1.0)
 
     def share(self, full: float) -> float:
         """The part of the unpruned model's milliseconds that this is, at most 1."""
         return min(1.0, self.of(full) / full)
 
+    def than_float32(self, profile: Profile, reporter: Reporter) -> Target:
+        """The same, a speed-up counted from the unpruned model in float32; told where its time is not known."""
+        if self.speed_up is None or profile.gained == 1:
+            return self
+        if profile.gained is None:
+            reporter.warn(
+                f"the profile does not tell what the unpruned model takes in float32: {self} is of its time in "
+                f"{profile.precision}. Profile the backbone again to count from float32."
+            )
+            return self
+        return replace(self, gained=profile.gained)
+
     def __str__(self) -> str:
-        return f"{self.milliseconds:g} ms" if self.milliseconds is not None else f"{self.speed_up:g} times faster"
+        if self.milliseconds is not None:
+            return f"{self.milliseconds:g} ms"
+        than = "" if self.gained == 1 else f" than in float32, {self.gained:.2f} of which the precision alone gives"
+        return f"{self.speed_up:g} times faster{than}"
 
 
 def quantity(text: str, unit: str) -> float:
@@ -206,6 +225,11 @@ class Meet:
     def budget(self) -> Budget:
         """As a share of the profile's unpruned time."""
         return Budget(self.target.share(self.profile.full_ms), "latency", self.round_to)
+
+    @property
+    def unneeded(self) -> bool:
+        """Whether the unpruned model takes no longer, as the profile says."""
+        return self.target.of(self.profile.full_ms) >= self.profile.full_ms
 
     @property
     def key(self) -> str:

@@ -12,6 +12,7 @@ from mvp_deploy.base.formats import Malformed, damaged, loads, parse, reading_er
 from mvp_deploy.latency.format import Subject
 
 SUBJECT = "subject.json"
+FLOAT32 = "fp32.onnx"  # the unpruned model, beside the pieces of another precision
 SUFFIX = ".zip"
 MAX_PIECE = 2**31  # bytes, of what an ONNX file can hold
 MAX_TEXT = 64 * 2**20
@@ -28,7 +29,8 @@ def names(subject: Subject) -> list[str]:
     pieces = [Path(f"{number:02}.onnx") for number in range(len(subject.variants))]
     both = subject.form == "engine" and subject.precision != "fp32"
     files = [(piece.with_suffix(".json"), piece, *([flagged(piece)] if both else [])) for piece in pieces]
-    return [SUBJECT, *(str(file) for each in files for file in each)]
+    whole = [] if subject.precision == "fp32" else [FLOAT32]
+    return [SUBJECT, *whole, *(str(file) for each in files for file in each)]
 
 
 def pack(folder: Path, subject: Subject, file: Path) -> None:
@@ -71,7 +73,7 @@ def _extract(archive: zipfile.ZipFile, name: str, path: Path) -> None:
 def remove(folder: Path, variants: int) -> None:
     """Remove the pieces that a finished profile no longer needs, their engines, and the folder if it is empty then."""
     made = [path for number in range(variants) for path in folder.glob(f"{number:02}.*")]
-    for path in [folder / SUBJECT, folder / "visits.json", *made]:
+    for path in [folder / SUBJECT, folder / "visits.json", *folder.glob("fp32.*"), *made]:
         path.unlink(missing_ok=True)
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()

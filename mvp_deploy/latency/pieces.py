@@ -22,7 +22,7 @@ from mvp_deploy.base.files import write_text
 from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.latency.format import CURE, FORMAT, Form, Precision, Shape, Subject, Variant
-from mvp_deploy.latency.pack import SUBJECT, flagged
+from mvp_deploy.latency.pack import FLOAT32, SUBJECT, flagged
 
 if TYPE_CHECKING:
     from torch import nn
@@ -121,6 +121,8 @@ def make(
                 full = build(CLASSES[number % len(CLASSES)])
                 found = _export(full, subject, counts, folder / f"{number:02}.onnx")
                 write_text(folder / f"{number:02}.json", json.dumps(asdict(found)))
+        if precision != "fp32" and not (folder / FLOAT32).exists():
+            _export_float32(build(CLASSES[0]), subject, folder / FLOAT32)
         step(len(subject.variants), len(subject.variants))
     return subject
 
@@ -160,6 +162,17 @@ def _export(full: nn.Module, subject: Subject, counts: Mapping[str, int], path: 
     numbers = {name: int(np.prod(_sizes(structure, name, counts))) for name in subject.layers}
     owners = _owners(graph, subject.layers, numbers)
     return Variant(sizes, _kinds(graph, owners, len(sizes)), {label: owner for label, owner in _labels(graph, owners)})
+
+
+def _export_float32(full: nn.Module, subject: Subject, path: Path) -> None:
+    """The unpruned model as the user has it: what the precision alone gains is measured against it."""
+    import torch
+
+    from mvp_deploy.exporters.onnx import export_onnx
+
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        fp32 = export_onnx(_repeating(full), torch.zeros(1, *subject.input_size), Path(folder) / "fp32.onnx", {})
+        converted(fp32, "fp32", subject.form, subject.input_size, Path(folder) / "other.onnx").replace(path)
 
 
 def shapes_of(structure: Structure, layers: tuple[str, ...], counts: Mapping[str, int]) -> tuple[Shape, ...]:

@@ -25,7 +25,8 @@ from mvp_deploy.bundle import Bundle
 from mvp_deploy.export.config import Exports
 from mvp_deploy.export.deploy import export_run
 from mvp_deploy.export.pack import Order
-from mvp_deploy.exporters.protocol import PRECISIONS, Precision
+from mvp_deploy.exporters.protocol import PRECISIONS
+from mvp_deploy.latency.format import Shipped
 from mvp_deploy.latency.meet import Meet, Target
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.outputs import other_order
@@ -40,6 +41,7 @@ EPOCHS, LEAST = 20, 300  # of a full training, at least so many steps
 MEASURES = {"units": "units", "macs": "MACs", "params": "parameters"}
 ORDER_IMAGES = 256  # are enough to see in which order a head has its classes
 TIMED = 2  # steps
+PROFILED = ("openvino", "tensorrt")  # targets whose own runtime tells what its kernels take
 
 
 class Timed(Protocol):
@@ -49,9 +51,9 @@ class Timed(Protocol):
     def target(self) -> Target: ...
 
     def meeting(
-        self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter, *, precision: Precision
+        self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter, *, shipped: Shipped
     ) -> tuple[Budget, Meet]:
-        """The budget as a share of the unpruned time in that precision, and what allots the units."""
+        """The budget as a share of the unpruned time of what is shipped, and what allots the units."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,18 +160,38 @@ def shrink(
     asked = replace(asked, precisions=tuple(dict.fromkeys(("fp32", *asked.precisions))))  # fp32: what the user had
     order = Order.of(asked, reporter, measure=batches)
     of, config = MEASURES[how.budget.of], how.training
-    shipped = max(asked.precisions, key=PRECISIONS.index)  # the smallest files are those that are shipped
+    shipped = shipped_of(asked)
     goal = f"keep {how.budget.fraction:.0%} of its {of}"
     if timed is not None:
-        goal = f"{timed.target}{', before and after' if timed.target.speed_up else ''} in {shipped}"
+        than = " than in fp32" if timed.target.speed_up and shipped.precision != "fp32" else ""
+        goal = f"{timed.target}{than}, {shipped.precision} in {shipped.runtime}"
     _announce(task, start, out, goal, config, order, device, reporter)
     bank = start.bank or alone(task, start.backbone, start.state, seed=config.seed)
     if timed is not None:
-        budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter, precision=shipped)
-        how = replace(how, budget=budget, meet=meet)
+        budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter, shipped=shipped)
+        how = _uncut(how, meet, start, reporter) if meet.unneeded else replace(how, budget=budget, meet=meet)
     run = runs.prune_task(task, bank, out / "run", how, device=device, reporter=reporter)
     bundle, measurements = deliver(run, task, out, order, device, reporter)
     return Made(run.folder, bundle, out / "report.html", outcome(bundle, measurements))
+
+
+def shipped_of(asked: Exports) -> Shipped:
+    """What a time is for: the smallest of the files asked for, in the first target's runtime."""
+    smallest = max(asked.precisions, key=PRECISIONS.index)
+    first = asked.targets[0]
+    return Shipped(smallest, first if first in PROFILED else "onnxruntime")
+
+
+def _uncut(how: runs.Pruning, meet: Meet, start: Start, reporter: Reporter) -> runs.Pruning:
+    """How a model is made that is fast enough as it is: it is only exported, after its own head was found."""
+    profile = meet.profile
+    gained = f", {profile.gained:.2f} times as fast as in float32" if (profile.gained or 1) != 1 else ""
+    reporter.say(
+        f"nothing is cut: the unpruned model takes {profile.full_ms:.3f} ms in {profile.precision}{gained}, which is "
+        "fast enough. Ask for more to have it smaller."
+    )
+    training = replace(how.training, steps=0) if start.trained else how.training
+    return replace(how, budget=Budget(1.0, "macs", how.budget.round_to), training=training)
 
 
 def deliver(

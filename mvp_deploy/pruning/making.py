@@ -89,6 +89,9 @@ def make(
         importance: gives the target's own by a criterion; by default as `mvp.importances` does.
         worth: gives what whole blocks are worth; by default as `mvp.worth_of_blocks` does.
     """
+    ways = recipe.ways(bool(voters), budget.of)
+    if budget.fraction == 1 and recipe.head == "trained" and allocate is None:  # nothing is cut: it stays as it is
+        return Made(recipe, decide(original, train, (), ways[-1], budget, seed=seed), original.copy(), {}, None)
     yardstick = Yardstick(original, train) if measurable(original) else None
     known = cache(importance) if importance else importances(original, train, seed=seed)
     of_blocks = worth or partial(worth_of_blocks, original, train, seed=seed)
@@ -111,7 +114,6 @@ def make(
         steps = {"reconstruction": asdict(done) | (asdict(found) if found else {})} if done else {}
         return Made(way, decision, model, steps, found.loo_loss if found else None)
 
-    ways = recipe.ways(bool(voters), budget.of)
     if allocate is not None:  # which takes rises in loss, that add up: the last of the ways that ask nobody
         way = ways[0] if ways[0].asks_neighbours else ways[-1]
         once = replace(way, rounds=1)
@@ -122,6 +124,8 @@ def make(
         for rival in rivals:
             with suppress(InputError, LatencyError):  # all blocks may take too long
                 made.append(one(rival))
+    elif budget.fraction == 1:
+        made = [one(replace(ways[0], rounds=1))]
     elif yardstick is None:
         made = [one(ways[0])]
     elif len(ways) > 1:

@@ -105,7 +105,8 @@ def decide(
     own, initial, warnings = _trust(recipe, voters, too_distant)
     known: Scores = {group.name: np.zeros(group.size) for group in structure.groups}
     lent = recipe.votes == "lent" and bool(voters)
-    if own > 0 or recipe.scope == "global" or allocate or lent:
+    cuts = allocate is not None or budget.fraction < 1
+    if cuts and (own > 0 or recipe.scope == "global" or allocate or lent):
         known = importance() if importance else own_importance(original, train, recipe.criterion, seed=seed)
     if lent:
         own = len(train) / (len(train) + recipe.even)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from fakes.profiles import blocks_of, profile_by
 
 from mvp_deploy import bundle, runs
 from mvp_deploy.backbones import build
@@ -60,6 +62,31 @@ def test_a_checkpoint_keeps_its_head_and_is_the_baseline(cnn, trained, tmp_path:
     again = call(*arguments)
     assert again.exit_code == 0, again.output
     assert "stays as it is" in again.stderr
+
+
+@pytest.mark.parametrize(("speed_up", "cut"), [("2x", False), ("4x", True)])
+def test_what_int8_alone_gains_counts_for_the_speed_up(cnn, trained, tmp_path: Path, speed_up: str, cut: bool) -> None:
+    """On a machine, which is not this one, where int8 is three times as fast as float32."""
+    file, board = written(tmp_path / "last.pth.tar", trained, [0, 1, 2]), tmp_path / "board.json"
+    found = profile_by(cnn.original.model, cnn.original.structure, blocks_of(8))
+    found = replace(found, precision="int8", float32_ms=3 * found.full_ms)
+    board.write_text(json.dumps(asdict(found)), encoding="utf-8")
+    out, asked = tmp_path / "small", ("--train", "none", "--measure", "none", "--device", "cpu", "--precision", "int8")
+    done = call("digits#0,1,2", "--model", file, "--speed-up", speed_up, "--on", board, "--out", out, *asked)
+    assert done.exit_code in (0, ExitCode.ACCURACY), done.output
+    assert ("nothing is cut" in done.stderr) != cut
+    info = runs.load(out / "run").info
+    macs = info["metrics"]["pruned"]["macs"] / info["metrics"]["unpruned"]["macs"]
+    assert (macs == 1) != cut
+    if cut:
+        met = info["metrics"]["pruned"]["making"]["latency"]
+        assert 0.65 * found.full_ms < met["predicted_ms"] <= 0.75 * found.full_ms
+        assert "4 times faster than in float32, 3.00 of which the precision alone gives" in met["target"]
+    else:
+        unpruned, pruned = (
+            each.model.state_dict() for each in (runs.load(out / "run").unpruned(), runs.load(out / "run").pruned())
+        )
+        assert all(torch.equal(value, pruned[name]) for name, value in unpruned.items())
 
 
 def test_outputs_in_another_order_are_named_and_put_right(cnn, trained, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import onnx
 import pytest
 from click.testing import CliRunner
 from fakes.profiles import blocks_of, chain, profile_by, structure_of
@@ -80,6 +81,26 @@ def test_a_kernel_belongs_to_the_longest_name_it_begins_with_or_follows() -> Non
     labels = {"act": 0, "act_1": 1, "fc": 2}
     kernels = [("act_nchwc", 1e-3), ("Reorder_token_3", 2e-3), ("act_1_nchwc", 4e-3), ("fc/MatMul", 8e-3)]
     assert measure.by_layer(kernels, labels, 3) == (3.0, 4.0, 8.0)
+
+
+def test_a_profile_of_int8_tells_what_float32_takes_beside_it(tmp_path: Path) -> None:
+    folder = tmp_path / "parts"
+    subject = pieces.make(
+        "chain", lambda classes: chain(16, 32), SIZE, folder, precision="int8", variants=6, reporter=Silent()
+    )
+    pack.pack(folder, subject, tmp_path / "pieces.zip")
+    pack.unpack(tmp_path / "pieces.zip", tmp_path / "there")
+    operators = [{node.op_type for node in onnx.load(tmp_path / f"there/{name}").graph.node} for name in
+                 ("fp32.onnx", "00.onnx")]  # fmt: skip
+    assert ["QuantizeLinear" in each for each in operators] == [False, True]
+
+    def faster(path: Path, *rest: object) -> tuple[float, tuple[float, ...]]:
+        ms, layers = look(path, *rest)  # type: ignore[arg-type]
+        return (3 * ms if path.stem == "fp32" else ms), layers
+
+    found = measure.measure(tmp_path / "there", ORT, look=faster, reporter=Silent())
+    assert found.gained == pytest.approx(3)
+    assert len(found.runs) == 6
 
 
 def test_a_killed_profile_goes_on_with_the_next_turn(parts: Path) -> None:

@@ -15,13 +15,17 @@ import mvp_deploy as mvp
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.base.reporter import Silent
+from mvp_deploy.cli._common import Console
 from mvp_deploy.cli._latency import Timed
+from mvp_deploy.export.config import Exports
 from mvp_deploy.latency import timer as timing
 from mvp_deploy.latency.cost import Milliseconds
-from mvp_deploy.latency.files import check_conditions
+from mvp_deploy.latency.files import check_conditions, check_runtime
 from mvp_deploy.latency.floor import BelowFloor, others
+from mvp_deploy.latency.format import Conditions, Shipped
 from mvp_deploy.latency.meet import Meeting, Target, quantity
 from mvp_deploy.latency.plan import Solution
+from mvp_deploy.pipeline.shrink import shipped_of
 from mvp_deploy.pruning.budget import keep_best
 
 MODEL = chain(64, 64, 64)
@@ -173,8 +177,30 @@ def test_a_profile_of_another_precision_than_what_is_shipped_is_said(
     file = tmp_path / "board.json"
     file.write_text(json.dumps(asdict(PROFILE)), encoding="utf-8")
     timed = Timed(Target(speed_up=2), file, tmp_path / "devices.yaml")
-    timed.meeting(cnn.backbone, 8, tmp_path / "run", Listener(), precision=shipped)
+    timed.meeting(cnn.backbone, 8, tmp_path / "run", Listener(), shipped=Shipped(shipped))
     assert bool(Listener.warnings) == warned
+
+
+def test_what_ships_is_timed_in_its_own_runtime_and_engines_where_they_run(capsys) -> None:
+    assert shipped_of(Exports(("openvino", "onnx"), ("fp32", "int8"))) == Shipped("int8", "openvino")
+    assert Shipped("int8", "openvino").mark == ".openvino.int8"
+    engines = shipped_of(Exports(("tensorrt",), ("fp16",)))
+    assert engines.conditions(on_device=True) == Conditions("tensorrt", "cuda")
+    assert engines.conditions(on_device=False) == Conditions("onnxruntime")
+    check_runtime(PROFILE, engines, Console())
+    assert (
+        "the time is met in onnxruntime, of which the profile is, and what ships is for tensorrt"
+        in capsys.readouterr().err
+    )
+
+
+def test_without_float32_s_time_a_speed_up_is_of_the_same_precision_and_that_is_said(capsys) -> None:
+    asked, unknown = Target(speed_up=2), replace(PROFILE, precision="int8")
+    assert asked.than_float32(unknown, Console()) == asked
+    assert "does not tell what the unpruned model takes in float32" in capsys.readouterr().err
+    found = asked.than_float32(replace(unknown, float32_ms=1.5 * PROFILE.full_ms), Console())
+    assert found.of(PROFILE.full_ms) == pytest.approx(0.75 * PROFILE.full_ms)
+    assert asked.than_float32(PROFILE, Console()) == asked
 
 
 def test_from_python_too_a_time_needs_a_profile_and_excludes_other_budgets() -> None:
