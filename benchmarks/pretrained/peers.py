@@ -3,19 +3,22 @@
     python benchmarks/pretrained/peers.py torch-pruning-uniform lite0 96 0.7 --tar caltech101_160.tar --work WORK
 
 Torch-Pruning 1.6.1 (pip install torch-pruning) cuts by group Taylor, scored under the same solved head on as many
-photographs as ours, to the most channels that fit the MACs; either every group by the same share or all by one
-threshold. Long ways cut in `ROUNDS`, the MACs falling geometrically, and share the steps of tuning between the cuts.
-The head is solved again and batch norms are frozen everywhere. Ours is `front.py`'s model. A cell is a file in
-results/peers with its machine, and which held-out photographs it knows, so that any two can be compared; cells that are
-there are not run again.
+photographs as ours, to the most channels that fit the MACs: every group by the same share, in multiples of eight as
+ours or exact, or all by one threshold. Long ways cut in `ROUNDS`, the MACs falling geometrically, and share the steps
+of tuning between the cuts. The head is solved again and batch norms are frozen, but where the tuning is bold: SGD as
+`prune` tries it first, batch norms trained and measured again before and after. Ours is `front.py`'s model.
+
+A cell is a file in results/peers with its machine, and which held-out photographs it knows, so that any two can be
+compared; cells that are there are not run again.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,9 +34,9 @@ from torch.nn import functional
 from mvp_deploy.base.environment import environment
 from mvp_deploy.base.files import write_text
 from mvp_deploy.pruning.config import Budget, Schedule
-from mvp_deploy.pruning.head import solve_head
+from mvp_deploy.pruning.head import recalibrate, solve_head
 from mvp_deploy.pruning.iterative import LongWay, prune_iteratively
-from mvp_deploy.pruning.original import Original
+from mvp_deploy.pruning.original import Original, suited
 from mvp_deploy.pruning.rotation import rotate
 from mvp_deploy.structure import analyze
 from mvp_deploy.tasks import Images
@@ -41,7 +44,7 @@ from mvp_deploy.training import fit
 
 FOLDER = RESULTS / "peers"
 ROUND_TO = 8
-ROUNDS = 5
+ROUNDS = 3
 HALVINGS = 8  # of the interval in which Torch-Pruning's share of channels lies
 
 
@@ -71,23 +74,29 @@ class Bench:
             hits = np.load(self.work / f"{self.wanted.stem}.npz")
             return {"mmacs": facts["mmacs"], "way": facts.get("way")} | {key: knows(hits[key]) for key in hits}
         model, classifier, facts = pruned(self.wanted, self.start, self.state, self.train)
-        return facts | {"untuned": knows(right(model, self.test))} | self.tuned(model, classifier, self.steps)
+        facts["untuned"] = knows(right(model, self.test))
+        self.tune(model, classifier, self.steps)
+        return facts | {"tuned": knows(right(model, self.test))}
 
-    def torch_pruning(self, *, one_threshold: bool, rounds: int = 1) -> dict[str, Any]:
+    def torch_pruning(
+        self, *, one_threshold: bool = False, round_to: int | None = ROUND_TO, rounds: int = 1, bold: bool = False
+    ) -> dict[str, Any]:
         original = Original.create(self.start, self.state, CLASSES)
         model, head = original.copy(), original.classifier
         solve_head(model, head, self.train)
-        found: dict[str, Any] = {}
+        facts: dict[str, Any] = {}
         for done in range(1, rounds + 1):
             target = original.cost().macs * self.wanted.macs ** (done / rounds)
-            model = self.cut(model, head, target, one_threshold)
-            solve_head(model, head, self.train)
+            model = self.cut(model, head, target, one_threshold, round_to)
+            self.settle(model, head, bold)
             if rounds == 1:
-                found = {"untuned": knows(right(model, self.test))}
-            found |= self.tuned(model, head, self.steps // rounds)
-        return found | {"mmacs": self.macs(model) / 1e6}
+                facts = {"untuned": knows(right(model, self.test))}
+            self.tune(model, head, self.steps // rounds, bold)
+        return facts | {"mmacs": self.macs(model) / 1e6, "tuned": knows(right(model, self.test))}
 
-    def cut(self, model: nn.Module, head: tuple[str, ...], target: float, one_threshold: bool) -> nn.Module:
+    def cut(
+        self, model: nn.Module, head: Sequence[str], target: float, one_threshold: bool, round_to: int | None
+    ) -> nn.Module:
         """The largest model within ``target`` MACs that Torch-Pruning makes of ``model``, cut once."""
         import torch_pruning as tp
 
@@ -105,7 +114,7 @@ class Bench:
                 importance=tp.importance.GroupTaylorImportance(),
                 global_pruning=one_threshold,
                 pruning_ratio=share,
-                round_to=ROUND_TO,
+                round_to=round_to,
                 ignored_layers=[twin.get_submodule(name) for name in head],
             ).step()
             twin.zero_grad()
@@ -129,10 +138,16 @@ class Bench:
         solve_head(done.model, original.classifier, self.train)
         return {"mmacs": original.cost(done.plan).macs / 1e6, "tuned": knows(right(done.model, self.test))}
 
-    def tuned(self, model: nn.Module, head: tuple[str, ...], steps: int) -> dict[str, Any]:
-        fit(model, self.train, replace(TUNED, steps=steps))
+    def tune(self, model: nn.Module, head: Sequence[str], steps: int, bold: bool = False) -> None:
+        config = replace(suited(self.start), batch_size=TUNED.batch_size, flip=TUNED.flip) if bold else TUNED
+        fit(model, self.train, replace(config, steps=steps))
+        self.settle(model, head, bold)
+
+    def settle(self, model: nn.Module, head: Sequence[str], bold: bool) -> None:
+        """The head in closed form; for bold training after batch norms have measured their statistics again."""
+        if bold:
+            recalibrate(model, self.train, seed=TUNED.seed)
         solve_head(model, head, self.train)
-        return {"tuned": knows(right(model, self.test))}
 
     def macs(self, model: nn.Module) -> int:
         return analyze(model, self.example(2)).cost().macs
@@ -143,10 +158,13 @@ class Bench:
 
 ARMS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "ours": Bench.ours,
-    "torch-pruning-uniform": lambda bench: bench.torch_pruning(one_threshold=False),
-    "torch-pruning-global": lambda bench: bench.torch_pruning(one_threshold=True),
-    "torch-pruning-uniform-long": lambda bench: bench.torch_pruning(one_threshold=False, rounds=ROUNDS),
-    "torch-pruning-global-long": lambda bench: bench.torch_pruning(one_threshold=True, rounds=ROUNDS),
+    "torch-pruning-uniform": Bench.torch_pruning,
+    "torch-pruning-global": partial(Bench.torch_pruning, one_threshold=True),
+    "torch-pruning-exact": partial(Bench.torch_pruning, round_to=None),
+    "torch-pruning-bold": partial(Bench.torch_pruning, bold=True),
+    "torch-pruning-exact-bold": partial(Bench.torch_pruning, round_to=None, bold=True),
+    "torch-pruning-long": partial(Bench.torch_pruning, round_to=None, rounds=ROUNDS),
+    "torch-pruning-long-bold": partial(Bench.torch_pruning, round_to=None, rounds=ROUNDS, bold=True),
     "long": Bench.long_way,
 }
 

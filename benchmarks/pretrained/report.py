@@ -29,11 +29,14 @@ HALF = ", trials of half the length"
 
 PEERS = {
     "ours": "ours",
-    "torch-pruning-uniform": "Torch-Pruning, the same share of every group",
+    "torch-pruning-uniform": "Torch-Pruning",
     "torch-pruning-global": "Torch-Pruning, one threshold",
-    "torch-pruning-uniform-long": "Torch-Pruning, the same share of every group, 5 cuts",
-    "torch-pruning-global-long": "Torch-Pruning, one threshold, 5 cuts",
-    "long": "Taylor, rotated streams, one threshold, 5 cuts",
+    "torch-pruning-exact": "Torch-Pruning, not rounded",
+    "torch-pruning-bold": "Torch-Pruning, bold tuning",
+    "torch-pruning-exact-bold": "Torch-Pruning, not rounded, bold tuning",
+    "torch-pruning-long": "Torch-Pruning, not rounded, 3 cuts",
+    "torch-pruning-long-bold": "Torch-Pruning, not rounded, 3 cuts, bold tuning",
+    "long": "Taylor, one threshold, 3 cuts",
 }
 DEEP = 0.2  # of the MACs; from here on the unpruned net at a smaller image stands beside
 
@@ -190,6 +193,8 @@ def peers(cells: Sequence[Cell]) -> Iterator[str]:
             f"| {c['net']}, {c['size']} | {c['macs']:.0%} | {PEERS[c['arm']]} | {c['steps']} | {c['mmacs']:.1f} "
             f"| {_accuracy(c, 'untuned')} | {_accuracy(c, 'tuned')} | {' | '.join(gains)} |"
         )
+    if all(c["macs"] > DEEP for c in cut):
+        return
     yield f"\nAt {DEEP:.0%} of the MACs and less, ours minus the unpruned net at a smaller image:\n"
     yield "| pruned | MMACs | unpruned | MMACs | untuned | tuned |"
     yield "| --- " * 6 + "|"
