@@ -59,12 +59,28 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """A candidate that cannot be made, and why."""
+
+    backbone: Annotated[str, Within(1, 300)]
+    image_size: Annotated[int, Within(1, 100_000)]
+    share: Share
+    precision: Precision
+    why: Annotated[str, Within(0, 10_000)]
+
+    @property
+    def name(self) -> str:
+        return f"{self.backbone} at {self.image_size} px, {self.share:.0%}, {self.precision}"
+
+
+@dataclass(frozen=True)
 class Frontier:
-    """All candidates so far; ``key``: of what they were made from."""
+    """All candidates so far, and those that failed; ``key``: of what they were made from."""
 
     key: Annotated[str, Within(1, 100)]
     conditions: Conditions
     candidates: tuple[Candidate, ...] = ()
+    failed: tuple[Failure, ...] = ()
 
     @property
     def front(self) -> list[Candidate]:

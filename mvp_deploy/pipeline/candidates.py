@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 
 from mvp_deploy import backbones
 from mvp_deploy.backbones import Backbone
+from mvp_deploy.base.files import write_text
+from mvp_deploy.base.formats import Count, Within, read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.calibration.guard import Limit
 from mvp_deploy.calibration.images import CalibrationImages
@@ -79,13 +83,22 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model as float32 ONNX, what stays in it, and how much tuning gained on images set aside."""
+    """A model that no training has seen, what stays in it, and it as float32 ONNX."""
 
     plan: KeepPlan
     module: nn.Module
     onnx: bytes
-    steps: int = 0
-    gain: float = 0.0
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What fine-tuning gave, in all precisions of one model.
+
+    steps: that the model has seen, 0 where they did not help. gain: of accuracy, on images set aside.
+    """
+
+    steps: Count
+    gain: Annotated[float, Within(-1, 1)]
 
 
 class Place:
@@ -97,7 +110,10 @@ class Place:
         self._last: tuple[tuple[object, ...], Model] | None = None  # precisions of one model follow each other
 
     def known(self, found: Frontier, share: float, precision: Precision) -> bool:
-        return any(each.share == share for each in self._mine(found, precision))
+        """Whether it was made, or cannot be."""
+        failed = [(each.backbone, each.image_size, each.share, each.precision) for each in found.failed]
+        made = any(each.share == share for each in self._mine(found, precision))
+        return made or (self.source.name, self.size, share, precision) in failed
 
     def hopeless(self, found: Frontier, share: float, precision: Precision) -> bool:
         """Whether a cut would still be slower than the budget, or what it is cut from could not be made."""
@@ -128,7 +144,9 @@ class Place:
             seconds=0.0,
             precision=precision,
         )
-        made = self._measured(made, self._untuned(share, precision), found)
+        model = self._untuned(share, precision)
+        made = replace(made, macs=self.original.cost(model.plan).macs)
+        made = self._measured(made, model.onnx, found)
         file = self.out / made.file
         loo = leave_one_out(file, self.asked.conditions, self.images[0], self.original.num_classes)
         return replace(made, loo=loo, seconds=time.monotonic() - start)
@@ -136,21 +154,21 @@ class Place:
     def tuned(self, twin: Candidate, found: Frontier) -> Candidate | None:
         """A candidate after fine-tuning; None where that does not help on images set aside."""
         start = time.monotonic()
-        model = self._tuned(twin.share, twin.precision)
-        if not model.steps:
+        tuning, onnx = self._tuned(twin.share, twin.precision)
+        if not tuning.steps:
             return None
-        made = replace(twin, steps=model.steps, loo=min(1.0, twin.loo + model.gain))
-        made = self._measured(made, model, found)
+        made = replace(twin, steps=tuning.steps, loo=min(1.0, twin.loo + tuning.gain))
+        made = self._measured(made, onnx.read_bytes(), found)
         return replace(made, seconds=time.monotonic() - start)
 
-    def _measured(self, made: Candidate, model: Model, found: Frontier) -> Candidate:
+    def _measured(self, made: Candidate, onnx: bytes, found: Frontier) -> Candidate:
         """The candidate with its file, and what that gives and takes in its runtime."""
         conditions = self.asked.conditions
-        tuned = f"-{model.steps}steps" if model.steps else ""
+        tuned = f"-{made.steps}steps" if made.steps else ""
         name = f"models/{self._name(made.share)}{tuned}.{made.precision}.onnx"
-        self._convert(model, made.precision, self.out / name)
+        self._convert(onnx, made.precision, self.out / name)
         accuracy = held_out_accuracy(self.out / name, conditions, self.images[1])
-        made = replace(made, macs=self.original.cost(model.plan).macs, accuracy=accuracy, file=name)
+        made = replace(made, accuracy=accuracy, file=name)
         ms = time_files(self.out, [*found.candidates[:1], made], conditions)
         if len(ms) == 2:  # beside the first candidate, whose first time stands
             ms = [found.candidates[0].ms, ms[1] / ms[0] * found.candidates[0].ms]
@@ -160,12 +178,12 @@ class Place:
         """As files have it."""
         return f"{self.source.name.replace('/', '-').replace(':', '-')}-{self.size}-{share:g}"
 
-    def _convert(self, model: Model, precision: Precision, file: Path) -> None:
-        """Write the model in its precision, as `export` makes it."""
+    def _convert(self, onnx: bytes, precision: Precision, file: Path) -> None:
+        """Write the float32 model in its precision, as `export` makes it."""
         conditions, how = self.asked.conditions, Exports()
         with TemporaryDirectory() as folder:
             source = Path(folder, "fp32.onnx")
-            source.write_bytes(model.onnx)
+            source.write_bytes(onnx)
 
             def limit() -> Limit:
                 images = self.calibration
@@ -219,59 +237,60 @@ class Place:
         return min(found, key=lambda each: each.precision != precision, default=None)
 
     def _untuned(self, share: float, precision: Precision) -> Model:
-        profile = self.profile(precision) if share < 1 else None
-
-        def make() -> Model:
-            original, train = self.original, self.images[0]
-            if share == 1:
-                return self._exported(original.full, self.whole)
-            budget, meeting = Budget(share, "macs"), None
-            if profile is not None:
-                target, parts = Target(speed_up=1 / share), original.structure
-                meeting = Meeting(parts, profile, target, round_to=8, timer=None, reporter=self.reporter)
-                budget = meeting.budget
-            found = make_pruned(
-                original,
-                train,
-                (),
-                CUT,
-                budget,
-                importance=lambda criterion: self.scores,
-                allocate=meeting,
-                worth=lambda: self.worth,
-                seed=self.seed,
-            )
-            return self._exported(found.decision.plan, found.model)
-
-        return self._once((share, profile), make)
-
-    def _tuned(self, share: float, precision: Precision) -> Model:
-        def make() -> Model:
-            untuned = self._untuned(share, precision)
-            model = copy.deepcopy(untuned.module)
-            config = suited(self.original.backbone, self.asked.training, self.seed)
-            checkpoint = self.out / "models" / f"{self._name(share)}.{precision}.tuning"
-            with self.reporter.progress("tuning") as step:
-                done = tune(
-                    model,
-                    self.original.classifier,
-                    self.images[0],
-                    config,
-                    made_of=partial(made_of, self.original, untuned.plan, CUT, seed=self.seed) if share < 1 else None,
-                    checkpoint=checkpoint,
-                    progress=step,
-                )
-            if not done.kept or done.before is None or done.trial is None:
-                return untuned
-            gain = done.trial.accuracy - done.before.accuracy
-            return replace(self._exported(untuned.plan, model), steps=done.kept, gain=gain)
-
-        return self._once((share, self.profile(precision) if share < 1 else None, "tuned"), make)
-
-    def _once(self, key: tuple[object, ...], make: Callable[[], Model]) -> Model:
+        key = share, self.profile(precision) if share < 1 else None
         if self._last is None or self._last[0] != key:
-            self._last = key, make()
+            self._last = key, self._cut(*key)
         return self._last[1]
+
+    def _cut(self, share: float, profile: Profile | None) -> Model:
+        original = self.original
+        if share == 1:
+            return self._exported(original.full, self.whole)
+        budget, meeting = Budget(share, "macs"), None
+        if profile is not None:
+            target, parts = Target(speed_up=1 / share), original.structure
+            meeting = Meeting(parts, profile, target, round_to=8, timer=None, reporter=self.reporter)
+            budget = meeting.budget
+        found = make_pruned(
+            original,
+            self.images[0],
+            (),
+            CUT,
+            budget,
+            importance=lambda criterion: self.scores,
+            allocate=meeting,
+            worth=lambda: self.worth,
+            seed=self.seed,
+        )
+        return self._exported(found.decision.plan, found.model)
+
+    def _tuned(self, share: float, precision: Precision) -> tuple[Tuning, Path]:
+        """What tuning gave, and the tuned model as float32 ONNX, kept for its other precisions."""
+        cut_by = None if share == 1 else self.profile(precision)
+        steps = f"-by-{cut_by.precision}" if cut_by else ""
+        name = f"{self._name(share)}{steps}-{self.asked.training.steps}steps"
+        file, onnx = (self.out / "models" / f"{name}.tuned.{kind}" for kind in ("json", "onnx"))
+        if file.exists():
+            return read_json(file, Tuning, cure="remove it and call again"), onnx
+        untuned = self._untuned(share, precision)
+        model = copy.deepcopy(untuned.module)
+        config = suited(self.original.backbone, self.asked.training, self.seed)
+        with self.reporter.progress("tuning") as step:
+            done = tune(
+                model,
+                self.original.classifier,
+                self.images[0],
+                config,
+                made_of=partial(made_of, self.original, untuned.plan, CUT, seed=self.seed) if share < 1 else None,
+                checkpoint=file.with_suffix(""),
+                progress=step,
+            )
+        found = Tuning(0, 0.0)
+        if done.kept and done.before and done.trial:
+            found = Tuning(done.kept, done.trial.accuracy - done.before.accuracy)
+            write_bytes(onnx, self._exported(untuned.plan, model).onnx)
+        write_text(file, json.dumps(asdict(found)))
+        return found, onnx
 
     def _exported(self, plan: KeepPlan, model: nn.Module) -> Model:
         size = self.made[0].preprocessing.input_size

@@ -16,11 +16,11 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from mvp_deploy.base.errors import InputError, MvpError
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.base.files import locked, write_text
 from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.latency.front import Candidate, Frontier
+from mvp_deploy.latency.front import Candidate, Failure, Frontier
 from mvp_deploy.pipeline.candidates import Place, Search
 
 FILE = "frontier.json"
@@ -42,6 +42,8 @@ def search(asked: Search, out: Path, *, seconds: float = math.inf, reporter: Rep
     (out / "models").mkdir(parents=True, exist_ok=True)
     with locked(out / "frontier.lock", f"another process is searching in {out}: wait for it."):
         found = _resumed(out, asked)
+        for failure in found.failed:
+            reporter.warn(f"{failure.name}: left out, as before ({failure.why})")
         places = [Place(asked, source, size, out, reporter) for size in asked.sizes for source in asked.sources]
 
         def late() -> bool:
@@ -60,8 +62,10 @@ def search(asked: Search, out: Path, *, seconds: float = math.inf, reporter: Rep
                 try:
                     made = place.candidate(share, precision, found)
                 except MvpError as error:
-                    name = f"{place.source.name} at {place.size} px, {share:.0%}, {precision}"
-                    reporter.warn(f"{name}: left out ({error})")
+                    failure = Failure(place.source.name, place.size, share, precision, str(error)[:10_000])
+                    reporter.warn(f"{failure.name}: left out ({failure.why})")
+                    if not isinstance(error, EnvironmentMissing):  # which may be there in the next call
+                        found = _kept(out, replace(found, failed=(*found.failed, failure)), None, reporter)
                     continue
                 found = _kept(out, found, made, reporter)
         steps = asked.training.steps

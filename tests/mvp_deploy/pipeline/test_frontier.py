@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from fakes.profiles import blocks_of, profile_by
 
-from mvp_deploy.base.errors import InputError, LatencyError
+from mvp_deploy.base.errors import AccuracyError, InputError, LatencyError
 from mvp_deploy.cli import main
 from mvp_deploy.cli.frontier import _weights
 from mvp_deploy.latency.format import Conditions
@@ -134,6 +134,38 @@ def test_int8_is_judged_and_timed_as_what_it_is_and_the_front_is_tuned_once(
     assert json.loads(second.stdout) == json.loads(first.stdout)
 
 
+def test_a_kill_between_the_precisions_of_a_tuned_model_does_not_tune_it_again(
+    tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned: list[int] = []
+
+    def tune(*_: object, **how: object) -> Tuned:
+        tuned.append(1)
+        before, after = Judgement(0.5, 0.8), Judgement(0.4, 0.85)
+        return Tuned(60, 20, 0.0, None, Choice(0.1, True), before, after, trial=after)
+
+    def time(out: Path, candidates: Sequence[Candidate], conditions: Conditions) -> list[float]:
+        if candidates[-1].steps and candidates[-1].precision == "int8" and len(tuned) == 1 and not made_up:
+            made_up.append("killed")
+            raise KeyboardInterrupt
+        return [2.0 if each.precision == "int8" else 3.0 for each in candidates]
+
+    monkeypatch.setattr(making, "tune", tune)
+    monkeypatch.setattr(making, "time_files", time)
+    monkeypatch.setattr(making, "leave_one_out", lambda file, *_: 0.5 if "int8" in file.name else 0.6)
+    monkeypatch.setattr(making.Place, "_convert", lambda self, onnx, precision, file: file.write_bytes(b""))
+    asked = ("--image-size", "24", "--keep-time", "", "--precision", "fp32,int8", "--steps", "20")
+    assert call(tmp_path, *asked).exit_code != 0
+    assert made_up == ["killed"]
+    second = call(tmp_path, *asked)
+    assert second.exit_code == 0, second.output
+    found = json.loads((tmp_path / "frontier.json").read_text(encoding="utf-8"))["candidates"]
+    assert [(each["precision"], each["steps"]) for each in found] == [
+        ("fp32", 0), ("int8", 0), ("fp32", 20), ("int8", 20)
+    ]  # fmt: skip
+    assert len(tuned) == 1
+
+
 def test_where_there_is_a_profile_the_cut_is_of_milliseconds(cnn, tmp_path: Path, made_up: list[str]) -> None:
     board = tmp_path / "board.json"
     profile = profile_by(cnn.original.model, cnn.original.structure, blocks_of(8))
@@ -167,6 +199,24 @@ def test_a_size_that_a_backbone_cannot_take_is_left_out_with_a_warning(tmp_path:
     assert result.exit_code == 0, result.output
     assert "left out (timm" in result.output
     assert made_up == ["models/test_resnet-24-1.fp32.onnx"]
+
+
+def test_a_candidate_that_failed_is_not_tried_again(
+    tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(self: making.Place, onnx: bytes, precision: str, file: Path) -> None:
+        if precision == "int8":
+            raise AccuracyError("int8 costs too much.")
+        file.write_bytes(onnx)
+
+    monkeypatch.setattr(making.Place, "_convert", convert)
+    asked = ("--image-size", "24", "--keep-time", "", "--precision", "fp32,int8")
+    first = call(tmp_path, *asked)
+    assert "test_resnet at 24 px, 100%, int8: left out (int8 costs too much.)" in first.output
+    monkeypatch.delattr(making.Place, "candidate")
+    second = call(tmp_path, *asked)
+    assert second.exit_code == 0, second.output
+    assert "left out, as before (int8 costs too much.)" in second.output
 
 
 @pytest.mark.parametrize(
