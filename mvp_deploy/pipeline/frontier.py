@@ -76,6 +76,7 @@ def search(asked: Search, out: Path, *, seconds: float = math.inf, reporter: Rep
             if late():
                 break
             tuned = None
+            reporter.say(f"{twin.name}: tuning")
             try:
                 tuned = by_name[twin.model[:2]].tuned(twin, found)
             except MvpError as error:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 from click.testing import CliRunner
 from fakes.profiles import blocks_of, profile_by
 
+from mvp_deploy.base.environment import cpu_name
 from mvp_deploy.base.errors import AccuracyError, InputError, LatencyError
 from mvp_deploy.cli import main
 from mvp_deploy.cli.frontier import _weights
-from mvp_deploy.latency.format import Conditions
+from mvp_deploy.latency.format import Conditions, Machine
 from mvp_deploy.latency.front import Candidate, Frontier
 from mvp_deploy.pipeline import candidates as making
 from mvp_deploy.pipeline.candidates import Source
@@ -177,6 +179,28 @@ def test_where_there_is_a_profile_the_cut_is_of_milliseconds(cnn, tmp_path: Path
     found = json.loads((tmp_path / "f" / "frontier.json").read_text(encoding="utf-8"))["candidates"]
     assert [(each["share"], each["of"]) for each in found] == [(1.0, "latency"), (0.6, "latency")]
     assert found[1]["macs"] < found[0]["macs"]
+
+
+@pytest.mark.parametrize(
+    ("of", "more", "code", "told"),
+    [
+        ({}, ["--image-size", "24"], 2, "is of images of 32 pixels: add 32 to --image-size"),
+        ({"conditions": Conditions("onnxruntime", batch=8)}, [], 2, "taken with batch 8, and batch 1 is asked for"),
+        ({"machine": Machine(cpu_name(), 1, "Linux")}, [], 2, "was taken with onnxruntime 1.0, and"),
+        ({}, [], 0, "is of made, which is not in --backbone"),
+        ({}, [], 0, "is of another machine (none): cuts are made for that one, and timed here"),
+    ],
+)
+def test_a_profile_of_something_else_is_named(
+    cnn, tmp_path: Path, made_up: list[str], of: dict[str, Any], more: list[str], code: int, told: str
+) -> None:
+    board = tmp_path / "board.json"
+    profile = replace(profile_by(cnn.original.model, cnn.original.structure, blocks_of(8)), **of)
+    board.write_text(json.dumps(asdict(profile)), encoding="utf-8")
+    asked = ["--image-size", "32", "--keep-time", "", "--on", str(board), *more]
+    result = call(tmp_path / "f", *asked)
+    assert result.exit_code == code, result.output
+    assert told in result.output
 
 
 def test_what_may_win_is_tuned_first_and_beside_it_what_one_would_take_unpruned() -> None:
