@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 @click.option("--keep-time", "shares", default="0.7,0.5,0.85", show_default=True, type=Listed(Number(FRACTION)),
               help="Cuts to try: shares of the unpruned time, in this order; the empty text tries none.")  # fmt: skip
 @click.option("--time-limit", type=Number(DURATION), help="Seconds after which no new candidate is begun.")
-@click.option("--runtime", default="onnxruntime", show_default=True, help="onnxruntime or openvino.")
+@click.option("--runtime", default="onnxruntime", show_default=True, type=click.Choice(["onnxruntime", "openvino"]),
+              help="What the models are judged and timed in.")  # fmt: skip
 @click.option("--precision", "precisions", default="fp32", show_default=True, type=Listed(click.Choice(PRECISIONS)),
               help="Precisions to try, as fp32,int8: each is judged and timed as what it is.")  # fmt: skip
 @options("training", Training(steps=0), "steps", "flip")
@@ -81,6 +82,7 @@ def command(
     from mvp_deploy.base.environment import versions
     from mvp_deploy.base.files import sha256
     from mvp_deploy.latency.format import Conditions
+    from mvp_deploy.latency.measure import runtime_version
     from mvp_deploy.latency.meet import Target, quantity
     from mvp_deploy.pipeline.candidates import Search, Source
     from mvp_deploy.pipeline.frontier import search
@@ -92,7 +94,8 @@ def command(
         raise InputError("give at least one --backbone, one --image-size and one --precision.")
     target = None if latency is None else Target(milliseconds=quantity(latency, "ms")).milliseconds
     conditions = Conditions(runtime, "cpu", threads, batch)
-    known = [_profile(path, conditions, backbone, image_size, console) for path in profiles]
+    version = runtime_version(conditions)
+    known = [_profile(path, conditions, version, backbone, image_size, console) for path in profiles]
     task = load_task(data)
     sources = [Source(name, pretrained, weights[n] if weights else None) for n, name in enumerate(backbone)]
     made_from = {
@@ -155,12 +158,16 @@ def command(
 
 
 def _profile(
-    path: Path, conditions: Conditions, backbones: tuple[str, ...], sizes: tuple[int, ...], console: Console
+    path: Path,
+    conditions: Conditions,
+    version: str,
+    backbones: tuple[str, ...],
+    sizes: tuple[int, ...],
+    console: Console,
 ) -> Profile:
     """A profile to cut by; what it is of and is not tried is refused, or said where only the layers can tell."""
     from mvp_deploy.base.environment import cpu_name
     from mvp_deploy.latency import files
-    from mvp_deploy.latency.measure import runtime_version
 
     found = files.read(path)
     files.check_conditions(found, conditions)
@@ -171,7 +178,6 @@ def _profile(
         console.warn(
             f"{path} is of {found.backbone}, which is not in --backbone: what has other layers is cut by MACs."
         )
-    version = runtime_version(conditions)
     if found.machine.cpu != cpu_name():
         console.warn(f"{path} is of another machine ({found.machine.cpu}): cuts are made for that one, and timed here.")
     elif found.version != version:

@@ -250,6 +250,7 @@ def test_a_candidate_that_failed_is_not_tried_again(
         (["--latency", "nan"], "not a number of ms"),
         (["--weights", "a.pth", "--pretrained"], "one --weights file for each backbone"),
         (["--on", "nothing.json"], "does not exist"),
+        (["--runtime", "tensorrt"], "not one of"),
     ],
 )
 def test_wrong_usage_is_told_before_any_work(tmp_path: Path, more: list[str], told: str) -> None:
