@@ -78,7 +78,7 @@ class Flatbuffer:
         from ai_edge_quantizer import qtyping
         from ai_edge_quantizer.quantizer import Quantizer
 
-        quantizer = Quantizer(bytearray(self.content))
+        quantizer = Quantizer(self._with_room_for_biases(ranges, layers))
         for each in self._quantized(layers):
             place = f"^{re.escape(each.scope)}$"
             quantizer.add_static_config(place, qtyping.TFLOperationName(each.kind), 8, 8)
@@ -89,6 +89,40 @@ class Flatbuffer:
         with quiet():
             done = quantizer.quantize(bounds, enable_progress_bar=False, enable_progress_report=False)
         return bytes(done.quantized_model)
+
+    def _with_room_for_biases(self, ranges: Mapping[str, tuple[float, float]], layers: Collection[str]) -> bytearray:
+        """The file, whose ``layers`` have weights in every channel whose scale can count the channel's bias in int32.
+
+        Training may switch a channel off: weights of all but zero, and a bias that is not. In units of so small a scale
+        the bias leaves int32, and ai-edge-quantizer cuts it off, or turns its sign. Such a channel's first weight
+        becomes large enough; that adds less than 2**-15 of the bias to what the channel gives.
+        """
+        from ai_edge_litert.schema_py_generated import Model
+
+        content = bytearray(self.content)
+        file, graph = Model.GetRootAs(content), self._graph[0]
+        for each, raw in zip(self._operators, graph.operators, strict=True):
+            if each.name not in layers or len(raw.inputs) < 3 or raw.inputs[2] < 0:
+                continue
+            weights, bias = (self._values_of(int(tensor), file) for tensor in raw.inputs[1:3])
+            rows = weights.T if each.kind == "DEPTHWISE_CONV_2D" else weights  # its channels are the last axis
+            rows = rows.reshape(len(bias), -1)
+            low, high = ranges[self._names[each.inputs[0]]]
+            unit = max(high, 0.0) - min(low, 0.0)  # 255 times the input's scale
+            least = np.abs(bias) * 127 * 255 / (2**30 * max(unit, 1e-12))
+            weak = np.abs(rows).max(1) < least
+            first = (0,) * (weights.ndim - 1)
+            place = (*first, weak) if each.kind == "DEPTHWISE_CONV_2D" else (weak, *first)
+            weights[place] = least[weak]
+        return content
+
+    @staticmethod
+    def _values_of(tensor: int, file: Any) -> np.ndarray:
+        """A constant's values, float32 in its shape: a view of the file."""
+        found = file.Subgraphs(0).Tensors(tensor)
+        data = file.Buffers(found.Buffer()).DataAsNumpy()
+        values: np.ndarray = data.view(np.float32).reshape(found.ShapeAsNumpy())
+        return values
 
     def _quantized(self, layers: Collection[str]) -> list[Operator]:
         """The layers, and those of the operators between whose inputs and outputs are all in int8."""

@@ -99,7 +99,9 @@ def command(
         console.show(line)
     console.show(f"bundle    {made.bundle.path}\nreport    {made.report}")
     there = timed.on if timed is not None and isinstance(timed.on, str) else None
-    console.next(f"bench {made.bundle.path} --on {there}" if there else f"predict {made.bundle.path} PHOTO")
+    ships = made.outcome.after
+    which = "" if ships.precision == "fp32" else f" --target {ships.target} --precision {ships.precision}"
+    console.next(f"bench {made.bundle.path} --on {there}" if there else f"predict {made.bundle.path} PHOTO{which}")
     console.result(
         {
             "run": str(made.run),

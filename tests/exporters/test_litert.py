@@ -65,6 +65,22 @@ def test_int8_is_smaller_and_only_the_layers_named_are_in_it(flatbuffer: Path, t
     assert not np.array_equal(one, both)
 
 
+@pytest.mark.parametrize("groups", [1, 3])  # of three: depthwise
+def test_a_channel_that_is_switched_off_keeps_its_bias_in_int8(groups: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    conv, last = nn.Conv2d(3, 3, 3, groups=groups), nn.Linear(3, 4)
+    with torch.no_grad():
+        conv.weight[1] *= 1e-12
+        conv.bias[1] = 0.5
+        last.weight[:, 1] = torch.tensor([-9.0, 9.0, -5.0, 5.0])
+    net = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
+    LiteRtExporter().export(Source("fp32", Path(), net, (3, 8, 8)), tmp_path / "m.tflite")
+    whole = LiteRtExporter().quantizable(tmp_path / "m.tflite")
+    with torch.no_grad():
+        reference = net(torch.from_numpy(IMAGES)).numpy()
+    check_parity(reference, quantized(whole, whole.layers, tmp_path / "int8.tflite"), 0.05)
+
+
 def test_the_same_images_give_the_same_int8_file_in_any_order(flatbuffer: Path) -> None:
     whole = LiteRtExporter().quantizable(flatbuffer)
     made = [whole.quantized(extremes(whole.values(images)), whole.layers) for images in (IMAGES, IMAGES[::-1])]

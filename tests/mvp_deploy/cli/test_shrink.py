@@ -46,7 +46,8 @@ def written(file: Path, model: torch.nn.Module, order: list[int]) -> Path:
 
 def test_a_checkpoint_keeps_its_head_and_is_the_baseline(cnn, trained, tmp_path: Path) -> None:
     file = written(tmp_path / "last.pth.tar", trained, [0, 1, 2])
-    arguments = ("digits#0,1,2", "--model", file, "--out", tmp_path / "small", "--train", "none", *CUT)
+    made = ("--out", tmp_path / "small", "--train", "none", "--precision", "int8", *CUT)
+    arguments = ("digits#0,1,2", "--model", file, *made)
     done = call(*arguments)
     assert done.exit_code == 0, done.output
     unpruned = runs.load(tmp_path / "small/run").unpruned().model
@@ -58,7 +59,7 @@ def test_a_checkpoint_keeps_its_head_and_is_the_baseline(cnn, trained, tmp_path:
     assert metrics["pruned"]["accuracy"] > 0.7
     told = done.stdout.splitlines()
     assert [line.split()[0] for line in told[:5]] == ["accuracy", "latency", "size", "bundle", "report"]
-    assert "Next: mvp-deploy predict" in told[-1]
+    assert told[-1] == f"Next: mvp-deploy predict {tmp_path / 'small/bundle'} PHOTO --target onnx --precision int8"
     again = call(*arguments)
     assert again.exit_code == 0, again.output
     assert "stays as it is" in again.stderr
