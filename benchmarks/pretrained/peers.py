@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from front import CLASSES, RESULTS, TUNED, Candidate, made, pruned, right
 from prepare import Photographs, backbone, photographs
+from recover import kept
 from torch import nn
 from torch.nn import functional
 
@@ -83,15 +84,23 @@ class Bench:
     ) -> dict[str, Any]:
         original = Original.create(self.start, self.state, CLASSES)
         model, head = original.copy(), original.classifier
-        solve_head(model, head, self.train)
+        stem = f"peers-{self.wanted.stem}-{self.steps}-{one_threshold}-{round_to}-{bold}"
+        starts = [self.work / f"{stem}-{k + 1}-of-{rounds}.pt" for k in range(rounds)]
+        begun = sum(file.exists() for file in starts)  # a killed call goes on with the last of them
+        if not begun:
+            solve_head(model, head, self.train)
         facts: dict[str, Any] = {}
-        for done in range(1, rounds + 1):
-            target = original.cost().macs * self.wanted.macs ** (done / rounds)
-            model = self.cut(model, head, target, one_threshold, round_to)
-            self.settle(model, head, bold)
+        for k in range(max(begun - 1, 0), rounds):
+
+            def smaller(model: nn.Module = model, left: float = self.wanted.macs ** ((k + 1) / rounds)) -> nn.Module:
+                fewer = self.cut(model, head, left * original.cost().macs, one_threshold, round_to)
+                self.settle(fewer, head, bold)
+                return fewer
+
+            model = kept(starts[k], smaller)
             if rounds == 1:
                 facts = {"untuned": knows(right(model, self.test))}
-            self.tune(model, head, self.steps // rounds, bold)
+            self.tune(model, head, self.steps // rounds, bold, starts[k].with_suffix(".checkpoint"))
         return facts | {"mmacs": self.macs(model) / 1e6, "tuned": knows(right(model, self.test))}
 
     def cut(
@@ -138,9 +147,11 @@ class Bench:
         solve_head(done.model, original.classifier, self.train)
         return {"mmacs": original.cost(done.plan).macs / 1e6, "tuned": knows(right(done.model, self.test))}
 
-    def tune(self, model: nn.Module, head: Sequence[str], steps: int, bold: bool = False) -> None:
+    def tune(
+        self, model: nn.Module, head: Sequence[str], steps: int, bold: bool = False, checkpoint: Path | None = None
+    ) -> None:
         config = replace(suited(self.start), batch_size=TUNED.batch_size, flip=TUNED.flip) if bold else TUNED
-        fit(model, self.train, replace(config, steps=steps))
+        fit(model, self.train, replace(config, steps=steps), checkpoint=checkpoint)
         self.settle(model, head, bold)
 
     def settle(self, model: nn.Module, head: Sequence[str], bold: bool) -> None:
