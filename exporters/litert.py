@@ -25,7 +25,7 @@ class LiteRtExporter(OwnExporter):
     int8_form = "own"
     notes = ("takes one image at a time",)
 
-    def quantizable(self, path: Path) -> Flatbuffer:
+    def quantizable(self, source: Source, path: Path) -> Flatbuffer:
         return Flatbuffer(path.read_bytes())
 
     def write(self, source: Source, path: Path) -> None:

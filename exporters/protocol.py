@@ -111,7 +111,10 @@ class OwnExporter:
 
 
 class Quantizable(Protocol):
-    """A runtime's own float32 file, of which its exporter makes int8: ``exporter.quantizable(path)`` opens it."""
+    """A runtime's own float32 file, of which its exporter makes int8.
+
+    ``exporter.quantizable(source, path)`` opens the file that it wrote from that float32 source.
+    """
 
     content: bytes
 

@@ -250,7 +250,7 @@ def _own_int8(subject: Subject, exporter: Any, graphs: Graphs) -> Converted:
     source = replace(_source(subject, "fp32", graphs.fp32), classes=())
     whole = exporter.export(source, graphs.folder / f"whole{exporter.suffix}")
     return convert_own_int8(
-        exporter.quantizable(whole.path),
+        exporter.quantizable(source, whole.path),
         graphs.folder / f"int8{exporter.suffix}",
         images,
         Limit(accuracy_of, len(images), graphs.asked.max_drop),

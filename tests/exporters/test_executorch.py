@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mvp_deploy.exporters.errors import ExitCode, MvpError
@@ -15,6 +16,7 @@ from small import IMAGES, model
 from torch import nn
 
 from mvp_deploy.benchmark.runner import logits, open_runner
+from mvp_deploy.calibration.ranges import extremes
 from mvp_deploy.exporters.executorch import ExecuTorchExporter
 
 
@@ -56,9 +58,62 @@ def test_nothing_of_this_machine_is_in_the_program(program: Path) -> None:
     assert str(Path(__file__).parent).encode() not in content
 
 
-def test_int8_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MvpError, match="does not deliver int8: ask for fp32"):
-        ExecuTorchExporter().export(Source("int8", Path(), model(), (3, 8, 8)), tmp_path / "m.pte")
+class Joined(nn.Module):
+    """A residual addition, a joint, pools and an activation that XNNPACK does not compute in int8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.second, self.third = nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(16, 8, 1)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.relu6(self.norm(self.first(x)), inplace=True)
+        x = x + nn.functional.silu(self.second(x))
+        x = self.third(torch.cat([x, 3 * nn.functional.max_pool2d(x, 3, 1, 1)], 1))
+        return self.head(x.mean((2, 3)))
+
+
+def quantized(net: nn.Module, path: Path, layers: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """What the net gives in PyTorch, and with its first ``layers`` in int8; and the names of those that may be."""
+    whole = ExecuTorchExporter().quantizable(Source("fp32", Path(), net, (3, 8, 8)), Path(__file__))
+    content = whole.quantized(extremes(whole.values(IMAGES)), whole.layers[:layers])
+    path.write_bytes(content)
+    ExecuTorchExporter().export(Source("int8", path, net, (3, 8, 8)), path.with_suffix(".pte"))
+    runner = open_runner(path.with_suffix(".pte"), threads=1)
+    found = logits(runner, IMAGES, 5)
+    runner.close()
+    with torch.no_grad():
+        return net(torch.from_numpy(IMAGES)).numpy(), found, whole.layers
+
+
+def test_int8_is_smaller_and_only_the_layers_named_are_in_it(program: Path, tmp_path: Path) -> None:
+    reference, both, layers = quantized(model(), tmp_path / "both", 2)
+    assert layers == ("conv2d", "linear")
+    check_parity(reference, both, 0.3, exact=False)
+    assert (tmp_path / "both.pte").stat().st_size < 0.8 * program.stat().st_size
+    _, one, _ = quantized(model(), tmp_path / "one", 1)
+    _, none, _ = quantized(model(), tmp_path / "none", 0)
+    assert not np.array_equal(one, both)
+    check_parity(reference, none)
+
+
+def test_int8_of_joints_pools_and_additions(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    reference, found, layers = quantized(Joined().eval(), tmp_path / "m", 4)
+    assert layers == ("conv2d", "conv2d_1", "conv2d_2", "linear")
+    assert not np.array_equal(reference, found)
+    check_parity(reference, found, 0.3, exact=False)
+
+
+def test_int8_counts_what_an_activation_leaves_of_a_layer(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with torch.no_grad():
+        net[0].bias.fill_(-1000.0)  # far below zero, where ReLU6 leaves nothing, but for one channel
+        net[0].bias[0] = 3.0
+    reference, found, _ = quantized(net.eval(), tmp_path / "m", 2)
+    check_parity(reference, found, 0.1)
 
 
 def test_a_model_it_cannot_take_is_an_expected_error(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from mvp_deploy.calibration.ranges import extremes
 from mvp_deploy.exporters.litert import LiteRtExporter
 from mvp_deploy.exporters.litert_int8 import Flatbuffer
 
+PLAIN = Source("fp32", Path(), model(), (3, 8, 8))
+
 
 @pytest.fixture(scope="module")
 def flatbuffer(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -53,7 +55,7 @@ def quantized(whole: Flatbuffer, layers: Collection[str], path: Path) -> np.ndar
 
 
 def test_int8_is_smaller_and_only_the_layers_named_are_in_it(flatbuffer: Path, tmp_path: Path) -> None:
-    whole = LiteRtExporter().quantizable(flatbuffer)
+    whole = LiteRtExporter().quantizable(PLAIN, flatbuffer)
     with torch.no_grad():
         reference = model()(torch.from_numpy(IMAGES)).numpy()
     assert [name.split()[0] for name in whole.layers] == ["conv_2d", "fully_connected"]
@@ -75,14 +77,14 @@ def test_a_channel_that_is_switched_off_keeps_its_bias_in_int8(groups: int, tmp_
         last.weight[:, 1] = torch.tensor([-9.0, 9.0, -5.0, 5.0])
     net = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
     LiteRtExporter().export(Source("fp32", Path(), net, (3, 8, 8)), tmp_path / "m.tflite")
-    whole = LiteRtExporter().quantizable(tmp_path / "m.tflite")
+    whole = LiteRtExporter().quantizable(PLAIN, tmp_path / "m.tflite")
     with torch.no_grad():
         reference = net(torch.from_numpy(IMAGES)).numpy()
     check_parity(reference, quantized(whole, whole.layers, tmp_path / "int8.tflite"), 0.05)
 
 
 def test_the_same_images_give_the_same_int8_file_in_any_order(flatbuffer: Path) -> None:
-    whole = LiteRtExporter().quantizable(flatbuffer)
+    whole = LiteRtExporter().quantizable(PLAIN, flatbuffer)
     made = [whole.quantized(extremes(whole.values(images)), whole.layers) for images in (IMAGES, IMAGES[::-1])]
     assert made[0] == made[1]
 
@@ -100,7 +102,7 @@ def test_it_is_held_to_accuracy_and_carries_its_labels(flatbuffer: Path, tmp_pat
         return logits(open_runner(tmp_path / "tried.tflite", threads=1), given, len(given))
 
     limit = Limit(accuracy_of, 5, 0.01)
-    whole = LiteRtExporter().quantizable(flatbuffer)
+    whole = LiteRtExporter().quantizable(PLAIN, flatbuffer)
     made = convert_own_int8(whole, tmp_path / "int8.tflite", images, limit, logits_of, method="entropy")
     assert len(made.kept) == 1
     assert set(made.kept) < set(whole.layers)
