@@ -76,6 +76,25 @@ def test_every_input_of_the_action_is_used() -> None:
     assert all(f"inputs.{name} }}}}" in steps for name in action()["inputs"])
 
 
+def test_the_examples_workflow_can_be_copied_as_it_is() -> None:
+    example = ROOT / "examples/ci"
+    workflow = yaml.safe_load((example / ".github/workflows/models.yml").read_text())
+    [job] = workflow["jobs"].values()
+    tasks = Config.model_validate(yaml.safe_load((example / "deploy.yaml").read_text())).tasks
+    assert job["strategy"]["matrix"]["task"] == list(tasks)
+    [ours] = [step for step in job["steps"] if "actions/" not in step["uses"]]
+    assert ours["uses"] == "./mvp-deploy"
+    assert set(ours["with"]) <= set(action()["inputs"])
+    assert workflow in [yaml.safe_load(block) for block in DOCUMENTED]
+
+
+def test_a_matrixs_jobs_keep_caches_and_artifacts_of_their_own() -> None:
+    kept = [step["with"] for step in action()["runs"]["steps"] if "uses" in step]
+    named = [value for each in kept for key, value in each.items() if key in ("key", "restore-keys", "name")]
+    assert len(named) == 4
+    assert all(line.startswith("${{ inputs.name }}") for value in named for line in value.splitlines())
+
+
 def test_gitlabs_script_runs(environment: dict[str, str]) -> None:
     [job] = [job["models"] for job in map(yaml.safe_load, DOCUMENTED) if "models" in job]
     assert shell("\n".join(job["script"]), environment) == 0
