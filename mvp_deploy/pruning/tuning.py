@@ -5,7 +5,8 @@ careful one, AdamW with a low learning rate and frozen norms; of each, the head 
 in closed form. The best one's way is gone on all images; where none helps, the model stays untuned. (Trials are as
 long as the training: shorter ones favour low rates, since what a high one has upset is not yet made up for; see
 docs/pretrained.md.) Layers that were re-solved on all images know those set aside too, so trials start from a model
-that was re-solved without them.
+that was re-solved without them. A head of the user's own may have been trained on them: where it beats one in closed
+form on them, whether tuning helps is judged by heads in closed form, before and after.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def tune(
         config: of the bold training; the careful one's learning rate is lower.
         norms: 'frozen' keeps batch-norm statistics, 'trained' lets them follow the batches, 'recomputed' measures them
             again after that; 'auto' does what helps most on the images set aside.
-        solved_head: whether the head is one in closed form; it is solved again in the end too if that helps.
+        solved_head: whether the head is one in closed form on ``images``; else it is trained, maybe on these too.
         made_of: gives the untuned model as it is when made of fewer images; trials start from that of all but those set
             aside. By default from ``model``, which suits one that no images but the head's had part in.
         checkpoint: see `training.fit`.
@@ -181,7 +182,7 @@ def tune(
         except Diverged:
             return {choice: WORST}
         found = {choice: judged(twin, aside)}
-        if solved_head and solve_head(twin, classifier, part):
+        if solve_head(twin, classifier, part):
             found[replace(choice, head="solved")] = judged(twin, aside)
         return found
 
@@ -194,10 +195,15 @@ def tune(
         start = made_of(part) if made_of else copy.deepcopy(model)
         if solved_head:
             solve_head(start, classifier, part)
-        before = judged(start, aside)
+        before, knows = judged(start, aside), False
+        unknowing = copy.deepcopy(start)
+        if not solved_head and solve_head(unknowing, classifier, part):
+            other = judged(unknowing, aside)
+            if before.loss < other.loss:
+                before, knows = other, True
         outcomes = {way: found for choice in choices for way, found in trial(choice).items()}
         choice = min(outcomes, key=lambda choice: outcomes[choice].loss)
-        after = outcomes[choice]
+        after = outcomes.get(replace(choice, head="solved") if knows else choice, WORST)
         if memory:
             write_text(memory, json.dumps(asdict(Trials(choice, before, after))))
     tried, best = len(choices) * config.steps, after

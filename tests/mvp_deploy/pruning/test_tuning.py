@@ -149,6 +149,20 @@ def test_of_each_trial_the_trained_head_and_one_solved_again_are_judged(cnn, mon
     assert ("head solved again" in done.told) == (done.kept > 0 and best % 2 == 1)
 
 
+@pytest.mark.parametrize(("solved", "kept"), [(0.3, True), (0.5, False)])
+def test_a_head_that_may_know_the_images_set_aside_is_not_what_tuning_is_judged_by(
+    cnn, solved: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untuned = [0.2, 0.4]  # under the head as it is, and under one in closed form
+    trials = [0.6, 0.7, 0.25, solved]  # bold and careful, each under both heads
+    losses = iter([*untuned, *trials, 0.1])
+    monkeypatch.setattr("mvp_deploy.pruning.tuning.judged", lambda model, images: Judgement(next(losses), 0.9))
+    done = tune(cnn.original.copy(), cnn.original.classifier, cnn.train, FEW, solved_head=False)
+    assert (done.before.loss, done.trial.loss) == (0.4, solved)
+    assert (done.kept > 0) == kept
+    assert done.choice.head == "trained"
+
+
 @pytest.mark.parametrize("head", ["trained", "solved"])
 def test_the_chosen_head_is_the_one_that_the_model_ends_with(
     cnn, head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
