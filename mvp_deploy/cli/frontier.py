@@ -210,12 +210,15 @@ def _draw(found: Frontier, verdict: str, out: Path) -> None:
 
     order = sorted(found.candidates, key=lambda c: (not c.unpruned, c.ms))
     svg = accuracy_against_latency(
-        [each.name for each in order],
+        [each.label for each in order],
         [each.ms for each in order],
         [each.accuracy for each in order],
         second=[each.unpruned for each in order],
         intervals=[(Interval.exact(each.ms), each.interval) for each in order],
     )
     write_text(out / "frontier.svg", standing_alone(svg))
-    figure = Figure(svg, "Held-out accuracy against measured milliseconds; unpruned candidates in the second colour.")
+    figure = Figure(
+        svg,
+        "Held-out accuracy against measured milliseconds; unpruned candidates in the second colour, cuts by what stays.",
+    )
     write_text(out / "frontier.html", page("Frontier", verdict, [Section("Candidates", figures=[figure])]))

@@ -53,6 +53,13 @@ class Candidate:
         return f"{self.backbone} at {self.image_size} px{cut}{precision}{', tuned' if self.steps else ''}"
 
     @property
+    def label(self) -> str:
+        """The name in short, for a picture."""
+        cut = "" if self.unpruned else f", {self.share:.0%}"
+        precision = "" if self.precision == "fp32" else f", {self.precision}"
+        return f"{self.backbone} {self.image_size} px{cut}{precision}{', tuned' if self.steps else ''}"
+
+    @property
     def interval(self) -> Interval:
         """Of the held-out accuracy."""
         return accuracy_interval(self.accuracy, self.tested)

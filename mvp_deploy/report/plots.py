@@ -51,7 +51,8 @@ def accuracy_against_latency(
     intervals: of milliseconds and accuracy, drawn as thin bars.
     """
     second = [index == 0 for index in range(len(names))] if second is None else second
-    with _plot(max(2.6, 0.5 + 0.22 * len(names))) as (axes, svg):
+    wider = 0.08 * max(0, max(map(len, names)) - 20)  # inches, for names that would leave no room for the points
+    with _plot(max(2.6, 0.5 + 0.22 * len(names)), WIDTH + wider) as (axes, svg):
         low = 100 * min([*accuracies, *(accuracy.low for _, accuracy in intervals)])
         high = 100 * max([*accuracies, *(accuracy.high for _, accuracy in intervals)])
         margin = max(2, (high - low) / (10 if intervals else 1))
@@ -180,14 +181,14 @@ def standing_alone(svg: str) -> str:
 
 
 @contextmanager
-def _plot(height: float) -> Iterator[tuple[Axes, list[str]]]:
+def _plot(height: float, width: float = WIDTH) -> Iterator[tuple[Axes, list[str]]]:
     """Axes to draw on; afterwards the list holds the SVG."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     svg: list[str] = []
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout="constrained")
         yield figure.add_subplot(), svg
         svg.append(_inline(figure))
 

@@ -100,7 +100,7 @@ def test_every_size_is_tried_whole_and_cut_and_the_search_goes_on_where_it_stopp
     interval = found["candidates"][0]["interval"]
     assert interval["low"] <= found["candidates"][0]["accuracy"] <= interval["high"]
     assert {"frontier.json", "frontier.svg", "frontier.html"} <= {path.name for path in (tmp_path / "f").iterdir()}
-    assert "test_resnet at 24 px" in (tmp_path / "f" / "frontier.svg").read_text(encoding="utf-8")
+    assert "test_resnet 24 px, 60%" in (tmp_path / "f" / "frontier.svg").read_text(encoding="utf-8")
     other = call(tmp_path / "f", "--seed", "1")
     assert other.exit_code == 2
     assert "the search of something else" in other.output

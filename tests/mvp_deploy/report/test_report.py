@@ -123,6 +123,13 @@ def test_accuracy_never_passes_a_hundred_percent() -> None:
     assert max(ticks) == 100
 
 
+def test_long_names_of_models_leave_room_for_the_points(recwarn: pytest.WarningsRecorder) -> None:
+    plots.accuracy_against_latency(
+        ["tf_efficientnet_lite0 at 80 px cut to 70% of its macs, int8, tuned"] * 3, [1, 2, 3], [0.9] * 3
+    )
+    assert not [each.message for each in recwarn]  # matplotlib warns where the axes collapse
+
+
 def test_a_cell_names_its_column_for_narrow_screens() -> None:
     html = page("t", "l", [Section("s", "", Table(("a", "b"), [("1", "2")], 0), [Figure("<svg/>", "c")])])
     assert re.search(r'class="scroll"[^>]*>\s*<table', html)
