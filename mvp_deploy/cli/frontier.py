@@ -219,6 +219,6 @@ def _draw(found: Frontier, verdict: str, out: Path) -> None:
     write_text(out / "frontier.svg", standing_alone(svg))
     figure = Figure(
         svg,
-        "Held-out accuracy against measured milliseconds; unpruned candidates in the second colour, cuts by what stays.",
+        "Held-out accuracy against measured milliseconds; the unpruned in the second colour, cuts by what stays.",
     )
     write_text(out / "frontier.html", page("Frontier", verdict, [Section("Candidates", figures=[figure])]))
