@@ -64,8 +64,12 @@ def _serve() -> None:
 
 
 def _follow() -> None:
-    """End with the parent: its end of the pipe is closed when it ends, or has its answer."""
-    sys.stdin.buffer.read()
+    """End with the parent: its end of the pipe is closed when it ends, or has its answer.
+
+    Not through `sys.stdin`, whose lock would be held: what a library forks here, as OpenVINO does, would wait for it.
+    """
+    while os.read(0, 1):
+        pass
     os._exit(1)
 
 

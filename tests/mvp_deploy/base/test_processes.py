@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -40,6 +41,20 @@ def test_it_raises_what_the_function_raised() -> None:
 def test_its_death_is_reported() -> None:
     with pytest.raises(ChildProcessError):
         apart(os._exit, 9)
+
+
+def forks() -> int | None:
+    child = multiprocessing.get_context("fork").Process(target=os.getpid)
+    child.start()
+    child.join(10)
+    code = child.exitcode
+    child.kill()
+    return code
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_it_forks_ends() -> None:
+    assert apart(forks) == 0
 
 
 def wait(file: Path) -> None:
