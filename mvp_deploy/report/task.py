@@ -54,7 +54,7 @@ def task_page(
     ]
     source, mark, classes = run["task"].partition("#")
     name = source.rpartition("/")[2] + mark + classes
-    return page(f"{name}: pruned by Meta-Vote Pruning", summary(run, timed), sections, link)
+    return page(f"{name}, pruned and unpruned", summary(run, timed), sections, link)
 
 
 def summary(run: Json, rows: Sequence[Json]) -> str:
