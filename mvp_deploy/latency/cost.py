@@ -107,7 +107,7 @@ def fits(structure: Structure, profile: Profile) -> None:
             f"the profile is of images of {_size(profile.input_size)}, and this model takes {_size(found)}: profile "
             f"the backbone at that size (`mvp-deploy profile {profile.backbone} --image-size {found[-1]}`)."
         )
-    if layout(structure) != profile.layout:
+    if layout(structure) != profile.layout or any(layer.weight not in structure.axes for layer in profile.layers):
         raise InputError(
             f"the profile is of {profile.backbone}, and this is another backbone: profile the one you prune with "
             "`mvp-deploy profile`."

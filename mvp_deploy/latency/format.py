@@ -185,6 +185,9 @@ class Profile:
             raise InputError("a layer is of a kernel that is not there")
         if any(len(run.shapes) != len(self.layers) for run in self.runs):
             raise InputError("a run has not one shape for each layer")
+        for number, kernel in enumerate(self.kernels):
+            if len(kernel.samples) != len(self.runs) * sum(layer.kernel == number for layer in self.layers):
+                raise InputError("a kernel has not one sample for each of its layers in each run")
         if not any(sample.ms for kernel in self.kernels for sample in kernel.samples):
             raise InputError("no kernel takes any time")
 

@@ -17,7 +17,7 @@ from mvp_deploy.latency.floor import BelowFloor
 from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.plan import Solution
 from mvp_deploy.pruning.blocks import Worth
-from mvp_deploy.pruning.budget import Budget, Scores
+from mvp_deploy.pruning.budget import Budget, Scores, allowed_counts
 
 if TYPE_CHECKING:
     from mvp_deploy.latency.timer import Timer
@@ -151,6 +151,14 @@ class Meeting:
         """The budget as a fraction of the unpruned model's milliseconds, by the profile."""
         return Budget(self.target.share(self.full), "latency", self.round_to)
 
+    def require_reachable(self) -> None:
+        """Raise BelowFloor if even the smallest counts without any block take too long, before anything is scored."""
+        bare = self.cost.without([block.name for block in self.structure.blocks])
+        counts = {group.name: int(allowed_counts(group, self.round_to)[0]) for group in self.structure.groups}
+        floor, limit = bare.total(counts), self.target.of(self.full)
+        if floor > limit:
+            raise BelowFloor(limit, floor, "").beside(self.profile, self.known)
+
     def __call__(
         self, scores: Scores, worth: Worth | None = None, *, within: KeepPlan | None = None, part: float = 1.0
     ) -> Allotted:
@@ -211,7 +219,8 @@ class Meet:
     known: Sequence[Profile] = ()
 
     def __call__(self, original: Original) -> Meeting:
-        return Meeting(
+        """Raises BelowFloor at once where no plan can meet the time."""
+        made = Meeting(
             original.structure,
             self.profile,
             self.target,
@@ -220,6 +229,8 @@ class Meet:
             reporter=self.reporter,
             known=self.known,
         )
+        made.require_reachable()
+        return made
 
     @property
     def budget(self) -> Budget:

@@ -194,6 +194,10 @@ def test_no_plan_is_made_by_times_that_were_all_disturbed(
         (lambda data: data | {"layers": [{"weight": "x", "kernel": 99}]}, "a kernel that is not there"),
         (lambda data: data | {"runs": [run | {"ms": -1.0} for run in data["runs"]]}, "must be from"),
         (lambda data: data | {"runs": [run | {"shapes": []} for run in data["runs"]]}, "one shape for each layer"),
+        (
+            lambda data: data | {"kernels": [k | {"samples": k["samples"][1:]} for k in data["kernels"]]},
+            "one sample for",
+        ),
         (lambda data: data | {"format": 2}, "has format 2"),
         (lambda data: data | {"more": 1}, "no version wrote"),
     ],

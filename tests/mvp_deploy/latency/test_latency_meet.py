@@ -23,7 +23,7 @@ from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.latency.files import check_conditions, check_runtime
 from mvp_deploy.latency.floor import BelowFloor, others
 from mvp_deploy.latency.format import Conditions, Shipped
-from mvp_deploy.latency.meet import Meeting, Target, quantity
+from mvp_deploy.latency.meet import Meet, Meeting, Target, quantity
 from mvp_deploy.latency.plan import Solution
 from mvp_deploy.pipeline.shrink import shipped_of
 from mvp_deploy.pruning.budget import keep_best
@@ -111,6 +111,21 @@ def test_a_time_below_the_floor_names_the_floor_and_what_would_do_it(tmp_path: P
     named = BelowFloor(floor / 2, floor, "").beside(large, known)
     assert "fast with --image-size 224 takes" in str(named)
     assert "unpruned, as its profile says" in str(named)
+
+
+def test_a_time_below_the_floor_is_refused_before_anything_is_scored(cnn) -> None:
+    structure = cnn.original.structure
+    profile = profile_by(cnn.original.model, structure, blocks_of(1))
+    meet = Meet(Target(milliseconds=1e-3), profile, 1, lambda original: None, Silent())
+    with pytest.raises(BelowFloor, match="cannot be met by cutting: the smallest this backbone gets takes"):
+        meet(cnn.original)
+    assert replace(meet, target=Target(speed_up=2.0))(cnn.original).full > 0
+
+
+def test_a_profile_that_names_a_layer_the_backbone_lacks_is_refused() -> None:
+    odd = replace(PROFILE, layers=(replace(PROFILE.layers[0], weight="none.weight"), *PROFILE.layers[1:]))
+    with pytest.raises(InputError, match="this is another backbone"):
+        Milliseconds(STRUCTURE, odd)
 
 
 def test_a_profile_of_another_version_of_the_runtime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
