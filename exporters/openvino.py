@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mvp_deploy.exporters import openvino_import
 from mvp_deploy.exporters.protocol import OwnExporter, Source, converting
 
 
@@ -17,8 +18,7 @@ class OpenVinoExporter(OwnExporter):
     precisions = ("fp32", "int8")
 
     def write(self, source: Source, path: Path) -> None:
-        import openvino
-
+        openvino = openvino_import.openvino()
         with converting("OpenVINO", lambda error: str(error).strip().splitlines()[-1]):
             model = openvino.convert_model(source.onnx)
         openvino.save_model(model, path, compress_to_fp16=False)

@@ -7,11 +7,13 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-import openvino
 
 from mvp_deploy.base.environment import cores
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.benchmark.runner import require_cpu
+from mvp_deploy.exporters import openvino_import
+
+openvino = openvino_import.openvino()
 
 
 class OpenVinoRunner:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +66,11 @@ def test_a_gpu_is_not_silently_replaced_by_the_cpu(tmp_path: Path) -> None:
     with pytest.raises(MvpError, match="--device cpu") as error:
         open_runner(artifact.path, device="cuda")
     assert error.value.code == ExitCode.ENVIRONMENT
+
+
+def test_it_is_imported_without_what_sends_usage_data() -> None:
+    look = (
+        "import sys; from mvp_deploy.exporters import openvino_import; openvino_import.openvino().convert_model; "
+        "sys.exit(any(name.startswith('openvino_telemetry.') for name in sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", look]).returncode == 0
