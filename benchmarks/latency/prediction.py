@@ -35,6 +35,7 @@ from mvp_deploy.cli._common import Console
 from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.latency import files, pieces
 from mvp_deploy.latency.cost import Milliseconds
+from mvp_deploy.latency.floor import BelowFloor
 from mvp_deploy.latency.format import Conditions, Form, Precision, Profile
 from mvp_deploy.latency.measure import measure
 from mvp_deploy.latency.plan import solve
@@ -160,7 +161,10 @@ class Net:
             plans.append(("random" if number < self.plans - self.plans // 2 else "macs", f"plan-{number:02}", counts))
         for share in SHARES:
             limit, round_to = share * cost.total(self.whole), max(8, cost.model.alignment)
-            found = solve(self.structure, cost, self.scores, limit, round_to=round_to)
+            try:
+                found = solve(self.structure, cost, self.scores, limit, round_to=round_to)
+            except BelowFloor:
+                continue
             plans.append(("ms", f"{runtime}-{share:.0%}".rstrip("%"), found.counts))
         onnx = [self.made(name, counts) for _, name, counts in plans]
         with other_work() as others:
