@@ -26,13 +26,16 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def muted() -> Iterator[None]:
-    """Without what code in C++ writes to the process's standard error."""
+    """Without what code in C++ writes to the process's standard output and error."""
+    sys.stdout.flush()
     sys.stderr.flush()
-    kept = os.dup(2)
+    kept = {number: os.dup(number) for number in (1, 2)}
     with open(os.devnull, "wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
+        for number in kept:
+            os.dup2(nothing.fileno(), number)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        for number, descriptor in kept.items():
+            os.dup2(descriptor, number)
+            os.close(descriptor)

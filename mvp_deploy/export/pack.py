@@ -41,6 +41,7 @@ class Order:
     wanted: of what was asked for, what each target delivers.
     measure: batch sizes to time the models at; the result becomes the bundle's measurements.json, unless other work on
         this machine disturbed it.
+    threads: the CPU threads that they are timed with; None: one per core.
     pruned_only: leave the unpruned model's files out; its accuracy and sample logits stay, to compare with.
     extra: a folder of the user's own that is copied into the bundle as extra/, with its checksums.
     """
@@ -48,6 +49,7 @@ class Order:
     asked: Exports
     wanted: Sequence[Wanted]
     measure: Sequence[int] = ()
+    threads: int | None = None
     pruned_only: bool = False
     extra: Path | None = None
 
@@ -118,7 +120,9 @@ def pack(
         bundle.write_json(target / "bundle.json", info)
         candidates = of_bundle(Bundle(target, info, interface.classes, models))
         if order.measure and candidates:
-            times = benchmark(candidates, order.measure, DEFAULT, threads=None, device="cpu", reporter=reporter)
+            times = benchmark(
+                candidates, order.measure, DEFAULT, threads=order.threads, device="cpu", reporter=reporter
+            )
             if error := times.failure():
                 raise error
             if times.disturbed:

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from mvp_deploy.exporters.silence import muted
 from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.latency.floor import BelowFloor
 from mvp_deploy.pruning import knapsack
@@ -129,16 +130,17 @@ def _solved(
     objective = np.array(problem.objective)
     scale = max(objective.max(initial=0.0), 1e-300)
     times = np.array(problem.times)[None]
-    found = milp(
-        objective / scale,
-        integrality=np.array(problem.whole, int),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(problem.matrix(), problem.sides, problem.sides),
-            LinearConstraint(times, -np.inf, limit - costs.constant),
-        ],
-        options={"time_limit": SECONDS, "mip_rel_gap": GAP},
-    )
+    with muted():  # HiGHS prints some of its calls
+        found = milp(
+            objective / scale,
+            integrality=np.array(problem.whole, int),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(problem.matrix(), problem.sides, problem.sides),
+                LinearConstraint(times, -np.inf, limit - costs.constant),
+            ],
+            options={"time_limit": SECONDS, "mip_rel_gap": GAP},
+        )
     bound = None if costs.taken_apart or found.mip_dual_bound is None else float(found.mip_dual_bound) * scale
     if found.x is None:
         return None, bound

@@ -169,6 +169,7 @@ def shrink(
     bank = start.bank or alone(task, start.backbone, start.state, seed=config.seed)
     if timed is not None:
         budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter, shipped=shipped)
+        order = replace(order, threads=meet.profile.conditions.threads)  # in the end as the time was asked for
         how = _uncut(how, meet, start, reporter) if meet.unneeded else replace(how, budget=budget, meet=meet)
     run = runs.prune_task(task, bank, out / "run", how, device=device, reporter=reporter)
     bundle, measurements = deliver(run, task, out, order, device, reporter)
