@@ -7,6 +7,7 @@ import argparse
 import importlib
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def with_onnxruntime(file: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def with_openvino(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # which sends usage data on import
     import openvino
 
     # CPUs with bfloat16 would otherwise compute in that

@@ -16,7 +16,7 @@ from mvp_deploy.exporters.protocol import PRECISIONS
 from mvp_deploy.training.config import Training
 
 if TYPE_CHECKING:
-    from mvp_deploy.latency.format import Conditions, Precision, Profile
+    from mvp_deploy.latency.format import Precision
     from mvp_deploy.latency.front import Frontier
     from mvp_deploy.pipeline.candidates import Source
 
@@ -81,6 +81,7 @@ def command(
     from mvp_deploy.bank.unpruned import digest
     from mvp_deploy.base.environment import versions
     from mvp_deploy.base.files import sha256
+    from mvp_deploy.latency import files
     from mvp_deploy.latency.format import Conditions
     from mvp_deploy.latency.measure import runtime_version
     from mvp_deploy.latency.meet import Target, quantity
@@ -95,7 +96,7 @@ def command(
     target = None if latency is None else Target(milliseconds=quantity(latency, "ms")).milliseconds
     conditions = Conditions(runtime, "cpu", threads, batch)
     version = runtime_version(conditions)
-    known = [_profile(path, conditions, version, backbone, image_size, console) for path in profiles]
+    known = [files.searched_by(path, conditions, version, backbone, image_size, console) for path in profiles]
     task = load_task(data)
     sources = [Source(name, pretrained, weights[n] if weights else None) for n, name in enumerate(backbone)]
     made_from = {
@@ -155,39 +156,6 @@ def command(
         budget = f"--macs {best.share:g}" if best.of == "macs" else f"--speed-up {1 / best.share:.2f}x"
         start = "--pretrained" if pretrained else "--weights FILE" if weights else "--checkpoint FILE"
         console.next(f"shrink {data} --model {best.backbone} {start} --image-size {best.image_size} {budget} --out OUT")
-
-
-def _profile(
-    path: Path,
-    conditions: Conditions,
-    version: str,
-    backbones: tuple[str, ...],
-    sizes: tuple[int, ...],
-    console: Console,
-) -> Profile:
-    """A profile to cut by; what it is of and is not tried is refused, or said where only the layers can tell."""
-    from mvp_deploy.base.environment import cpu_name
-    from mvp_deploy.latency import files
-
-    found = files.read(path)
-    files.check_conditions(found, conditions)
-    size = found.input_size[-1]
-    if size not in sizes:
-        raise InputError(f"{path} is of images of {size} pixels: add {size} to --image-size, or leave out --on {path}.")
-    if not any(name.partition(".")[0] == found.backbone.partition(".")[0] for name in backbones):
-        console.warn(
-            f"{path} is of {found.backbone}, which is not in --backbone: what has other layers is cut by MACs."
-        )
-    if found.machine.cpu != cpu_name():
-        console.warn(f"{path} is of another machine ({found.machine.cpu}): cuts are made for that one, and timed here.")
-    elif found.version != version:
-        raise InputError(
-            f"{path} was taken with {conditions.runtime} {found.version}, and {version} is installed: profile the "
-            "backbone again."
-        )
-    for remark in files.remarks(found):
-        console.warn(remark)
-    return found
 
 
 def _weights(source: Source) -> str | bool:

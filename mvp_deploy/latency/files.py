@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mvp_deploy.base.environment import cpu_name
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.files import locked, write_text
 from mvp_deploy.base.formats import read_json
@@ -145,3 +146,46 @@ def check_conditions(found: Profile, asked: Conditions) -> None:
                 f"the profile was taken with {name} {have}, and {name} {want} is asked for: profile that, or ask for "
                 f"{have}."
             )
+
+
+def check_version(found: Profile, version: str) -> None:
+    """Raise MvpError if a profile was taken with another version of its runtime."""
+    if found.version != version:
+        raise InputError(
+            f"the profile was taken with {found.conditions.runtime} {found.version}, and {version} is installed: "
+            "profile the backbone again."
+        )
+
+
+def searched_by(
+    path: Path,
+    asked: Conditions,
+    version: str,
+    backbones: Collection[str],
+    sizes: Collection[int],
+    reporter: Reporter,
+) -> Profile:
+    """A profile that a search over backbones and image sizes cuts by, under these conditions.
+
+    Raises:
+        MvpError: it is of other conditions or another size, or of another ``version`` of this machine's runtime. A
+            warning tells of another backbone, since only the layers can tell, and of another machine.
+    """
+    found = read(path)
+    check_conditions(found, asked)
+    size = found.input_size[-1]
+    if size not in sizes:
+        raise InputError(f"{path} is of images of {size} pixels: add {size} to --image-size, or leave out --on {path}.")
+    if not any(name.partition(".")[0] == found.backbone.partition(".")[0] for name in backbones):
+        reporter.warn(
+            f"{path} is of {found.backbone}, which is not in --backbone: what has other layers is cut by MACs."
+        )
+    if found.machine.cpu != cpu_name():
+        reporter.warn(
+            f"{path} is of another machine ({found.machine.cpu}): cuts are made for that one, and timed here."
+        )
+    else:
+        check_version(found, version)
+    for remark in remarks(found):
+        reporter.warn(remark)
+    return found

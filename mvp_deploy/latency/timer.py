@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mvp_deploy.base.environment import environment
-from mvp_deploy.base.errors import EnvironmentMissing, InputError
+from mvp_deploy.base.errors import EnvironmentMissing
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.measure import Settings, session
 from mvp_deploy.latency.engines import gpu_of
+from mvp_deploy.latency.files import check_version
 from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.measure import opened, runtime_version
 from mvp_deploy.latency.pieces import converted
@@ -55,12 +56,7 @@ def timer(structure: Structure, full: nn.Module, profile: Profile) -> Timer | No
         version = runtime_version(profile.conditions)
     except EnvironmentMissing:  # TensorRT may have a Python of its own
         return None
-    if version != profile.version:
-        raise InputError(
-            f"the profile was taken with {profile.conditions.runtime} {profile.version}, and {version} is installed: "
-            "profile the backbone again."
-        )
-
+    check_version(profile, version)
     return plan_timer(structure, full, partial(time_models, profile))
 
 

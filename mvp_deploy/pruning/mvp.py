@@ -108,7 +108,7 @@ def decide(
     cuts = allocate is not None or budget.fraction < 1
     if cuts and (own > 0 or recipe.scope == "global" or allocate or lent):
         known = importance() if importance else own_importance(original, train, recipe.criterion, seed=seed)
-    if lent:
+    if lent and cuts:
         own = len(train) / (len(train) + recipe.even)
         known = votes.beside(known, votes.lent(structure, voters, recipe.weighting), own)
     without, told = frozenset[str](), dict[str, Any]()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from fakes.profiles import blocks_of, profile_by
@@ -132,6 +133,16 @@ def test_a_time_is_met_in_one_round_and_in_the_recipe_s_rounds_and_the_training_
     assert losses[made.way] == min(losses.values())
     counts = {group.name: made.decision.plan.kept(group.name) for group in structure.groups}
     assert meeting.cost.without(made.decision.plan.without).total(counts) <= meeting.full / 2
+
+
+def test_where_everything_stays_nothing_is_scored(cnn) -> None:
+    def never(criterion: str) -> dict[str, np.ndarray]:
+        raise AssertionError(criterion)
+
+    whole = Budget(1.0, "macs")
+    made = make(cnn.original, cnn.train, voters_of(cnn, 2), RECIPES["default"], whole, importance=never)
+    assert made.decision.plan == cnn.original.full
+    assert "ways" not in made.steps
 
 
 def test_without_rivals_the_recipe_itself_decides(cnn) -> None:
