@@ -21,6 +21,7 @@ OWN = {
     "coreml": "mvp_deploy.exporters.coreml:CoreMlExporter",
     "executorch": "mvp_deploy.exporters.executorch:ExecuTorchExporter",
     "litert": "mvp_deploy.exporters.litert:LiteRtExporter",
+    "mnn": "mvp_deploy.exporters.mnn:MnnExporter",
     "ncnn": "mvp_deploy.exporters.ncnn:NcnnExporter",
     "onnx": "mvp_deploy.exporters.graph:OnnxExporter",
     "onnx-uint8": "mvp_deploy.exporters.uint8:Uint8Exporter",

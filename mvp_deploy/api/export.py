@@ -68,8 +68,8 @@ def export(
         data: a folder, a task's name or a task: its training images calibrate, its held-out images judge. Or a
             DataLoader, a Dataset or tensors ``(x, y)``: a fifth is set aside to judge. For a RUN: where its task's
             images are now; by default where they were.
-        targets: ``onnx``, ``openvino``, ``coreml``, ``executorch``, ``litert``, ``ncnn``, ``tensorrt``, or another
-            package's.
+        targets: ``onnx``, ``openvino``, ``coreml``, ``executorch``, ``litert``, ``mnn``, ``ncnn``, ``tensorrt``, or
+            another package's.
         precisions: ``fp32``, ``fp16``, ``int8``. A target leaves out those it does not deliver, with a warning.
         validation: images that judge, in any of the forms of ``data``, all of which then calibrates. Without labels the
             model's own answers are the labels, and accuracy is agreement with PyTorch.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 PACKAGES = (
     "mvp-deploy", "numpy", "onnxruntime", "torch", "timm", "onnx", "openvino", "coremltools", "executorch",
-    "litert-torch", "ai-edge-litert", "ncnn", "pnnx", "tensorrt",
+    "litert-torch", "ai-edge-litert", "MNN", "ncnn", "pnnx", "tensorrt",
 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ RUNTIMES = {  # the runtime a file is opened with unless another is asked for
     ".plan": "tensorrt",
     ".xml": "openvino",
     ".param": "ncnn",
+    ".mnn": "mnn",
     ".mlpackage": "coreml",
     ".pte": "executorch",
     ".tflite": "litert",

@@ -102,6 +102,14 @@ def with_ncnn(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     return run
 
 
+def with_mnn(file: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import MNN
+
+    float32 = MNN.expr.PrecisionMode.High  # as it was checked
+    model = MNN.nn.load_module_from_file(str(file), ["input"], ["logits"], precision_mode=float32)
+    return lambda x: model.forward(MNN.expr.const(x, list(x.shape), MNN.expr.NCHW)).read()
+
+
 def with_coreml(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     import coremltools
 
@@ -122,6 +130,7 @@ RUNTIMES = {  # by a file's suffix: what opens it, the module which that needs, 
     ".xml": (with_openvino, "openvino", prepare),
     ".tflite": (with_litert, "ai_edge_litert.interpreter", prepare),
     ".ncnn.param": (with_ncnn, "ncnn", prepare),
+    ".mnn": (with_mnn, "MNN", prepare),
     ".mlpackage": (with_coreml, "coremltools.libcoremlpython", prepare),  # which is there on macOS alone
     ".pte": (with_executorch, "executorch.runtime", prepare),
     ".pt2": (with_torch, "torch", prepare),

@@ -39,9 +39,9 @@ def command(
 ) -> None:
     """Export the pruned and the unpruned model of RUN, check them, and pack a bundle.
 
-    Targets: onnx, onnx-uint8, openvino, coreml, executorch, litert, ncnn, tensorrt, torch (a .pt2 that loads with torch
-    alone), and those that other packages add. Precisions: fp32, fp16, int8. A target leaves out the precisions it does
-    not deliver, and says so.
+    Targets: onnx, onnx-uint8, openvino, coreml, executorch, litert, mnn, ncnn, tensorrt, torch (a .pt2 that loads with
+    torch alone), and those that other packages add. Precisions: fp32, fp16, int8. A target leaves out the precisions it
+    does not deliver, and says so.
 
     Every file is compared with PyTorch on the task's held-out images, in its own runtime, one by one and in
     batches. A file without parity is left out, the others are packed, and the exit code is 5; it is 3 where a file is

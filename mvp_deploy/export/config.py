@@ -27,7 +27,7 @@ class Exports(Settings):
     """Which files to make of each model."""
 
     targets: Annotated[tuple[str, ...], Installed()] = setting(
-        ("onnx",), "onnx, openvino, coreml, executorch, litert, ncnn, tensorrt, torch, …"
+        ("onnx",), "onnx, openvino, coreml, executorch, litert, mnn, ncnn, tensorrt, torch, …"
     )
     precisions: Annotated[tuple[Precision, ...], Within(1, 100)] = setting(("fp32",), "fp32, fp16 or int8.")
     int8_method: Literal["minmax", "entropy", "percentile", "mse"] = setting("entropy", "How to choose int8's ranges.")

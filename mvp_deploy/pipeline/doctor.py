@@ -35,6 +35,7 @@ def examine() -> list[Finding]:
         _target("coreml", "coremltools"),
         _target("executorch", "executorch"),
         _target("litert", "litert-torch"),
+        _target("mnn", "MNN"),
         _target("ncnn", "ncnn"),
         _tensorrt(gpu),
     ]

@@ -17,7 +17,7 @@ from mvp_deploy.remote.session import CLOCK, NEEDED, ROOM, Hello, Session, sessi
 
 LOOK = "look.json"
 RUNTIMES = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt", "openvino": "openvino",
-            "ai_edge_litert": "ai-edge-litert", "executorch": "executorch", "ncnn": "ncnn"}  # fmt: skip
+            "ai_edge_litert": "ai-edge-litert", "executorch": "executorch", "ncnn": "ncnn", "MNN": "MNN"}  # fmt: skip
 PATIENCE = 5.0  # seconds for another look at the same machine
 WORTH = 2**30  # bytes of free disk below which a bundle and its files may not fit
 

@@ -50,6 +50,7 @@ def test_another_package_adds_one_by_its_entry_point(monkeypatch: pytest.MonkeyP
         "coreml",
         "executorch",
         "litert",
+        "mnn",
         "ncnn",
         "onnx",
         "onnx-uint8",
@@ -79,6 +80,7 @@ def test_a_missing_package_is_one_sentence_with_the_install_line() -> None:
         ("openvino", "openvino"),
         ("executorch", "executorch"),
         ("litert", "litert_torch"),
+        ("mnn", "MNN"),
         ("ncnn", "pnnx"),
     ],
 )

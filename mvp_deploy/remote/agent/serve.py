@@ -17,7 +17,7 @@ from mvp_deploy.remote.agent.job import Job
 from mvp_deploy.remote.agent.line import Gone, Line, Refused
 from mvp_deploy.remote.agent.store import Store, digest, link
 
-PACKAGES = ("click", "numpy", "onnxruntime", "tensorrt", "openvino", "ai_edge_litert", "executorch", "ncnn")
+PACKAGES = ("click", "numpy", "onnxruntime", "tensorrt", "openvino", "ai_edge_litert", "executorch", "ncnn", "MNN")
 PROGRAMS = 3  # versions of ours that are kept unpacked
 
 

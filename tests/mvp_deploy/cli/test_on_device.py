@@ -141,5 +141,5 @@ def test_every_module_is_imported_or_lacks_a_package_that_only_training_needs(tm
     assert done.returncode == 0, done.stderr
     lacking = {name.split(".")[0] for name in done.stdout.split()}
     assert "torch" in lacking
-    runtimes = {"ai_edge_litert", "executorch", "ncnn", "onnx", "openvino"}
+    runtimes = {"MNN", "ai_edge_litert", "executorch", "ncnn", "onnx", "openvino"}
     assert lacking <= runtimes | {"jinja2", "pydantic", "torch", "yaml"}

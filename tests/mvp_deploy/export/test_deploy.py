@@ -327,7 +327,7 @@ def test_the_example_classifies_with_whatever_the_bundle_holds(
 ) -> None:
     from PIL import Image
 
-    there = [name for name in ("openvino", "executorch") if find_spec(name)]
+    there = [name.lower() for name in ("openvino", "executorch", "MNN") if find_spec(name)]
     targets = ["torch", "onnx-uint8", "tensorrt", *there]
     opened = export_run(run, tmp_path / "b", Exports(targets=targets), pruned_only=True)
     images = [np.asarray(image) for image in load_task("digits#0,1").test.images[:6]]
