@@ -1,6 +1,6 @@
-"""Architectures through the Core ML target: converted, read back, and computed by PyTorch where Core ML does not run.
+"""Architectures through one target: converted, and run in its runtime (Core ML's, away from macOS, by PyTorch).
 
-    python benchmarks/targets/coreml.py --out OUT.json
+    python benchmarks/targets/architectures.py coreml|mnn --out OUT.json
 
 Weights are random: conversion and numbers are checked, accuracy is not. What is in OUT.json already is not done again.
 A Markdown table goes to stdout.
@@ -20,10 +20,10 @@ import torch
 
 from mvp_deploy.backbones.timm_import import timm
 from mvp_deploy.base.errors import MvpError
-from mvp_deploy.benchmark.runner import STAND_IN, logits, open_runner
-from mvp_deploy.exporters.coreml import CoreMlExporter
+from mvp_deploy.benchmark.runner import STAND_IN, logits, open_runner, runs_here
+from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.exporters.parity import TOLERANCE, check_parity
-from mvp_deploy.exporters.protocol import Source
+from mvp_deploy.exporters.protocol import Exporter, Source, exporter
 
 NAMES = {  # the edge of the image in pixels
     "resnet18": 96,
@@ -38,11 +38,19 @@ NAMES = {  # the edge of the image in pixels
     "efficientformerv2_s0": 224,
     "edgenext_xx_small": 128,
     "mobilevit_xs": 128,
+    "levit_128s": 224,
+    "vit_tiny_patch16_224": 224,
+    "deit_tiny_distilled_patch16_224": 224,
+    "swin_tiny_patch4_window7_224": 224,
+    "mixer_s32_224": 224,
+    "poolformer_s12": 96,
 }
+PACKAGES = {"coreml": "coremltools", "mnn": "MNN"}
+Result = dict[str, float | str]
 
 
-def checked(name: str, edge: int, precision: str) -> dict[str, float | str]:
-    """Megabytes and the relative difference from PyTorch's logits (see `check_parity`), or why there is none."""
+def checked(target: Exporter, name: str, edge: int) -> dict[str, Result]:
+    """For each precision megabytes and the relative difference from PyTorch (`check_parity`), or why there is none."""
     torch.manual_seed(0)
     net = timm().create_model(name, num_classes=10).eval()
     with torch.no_grad():
@@ -52,33 +60,40 @@ def checked(name: str, edge: int, precision: str) -> dict[str, float | str]:
     images = np.random.default_rng(0).standard_normal((8, 3, edge, edge), np.float32)
     with torch.inference_mode():
         reference = net(torch.from_numpy(images)).numpy()
-    with TemporaryDirectory() as folder:
+
+    def one(precision: str, graph: Path) -> Result:
         try:
-            path = Path(folder) / "m.mlpackage"
-            made = CoreMlExporter().export(Source(precision, Path(), net, (3, edge, edge)), path)
-            found = logits(open_runner(path, STAND_IN), images, len(images))
+            source = Source(precision, graph, net, (3, edge, edge))
+            made = target.export(source, graph.with_name(f"{precision}{target.suffix}"))
+            runtime = None if runs_here(made.path) else STAND_IN
+            found = logits(open_runner(made.path, runtime, threads=1), images, len(images))
             parity = check_parity(reference, found, TOLERANCE[precision], exact=precision == "fp32")
         except MvpError as error:
             return {"error": str(error)}
-    return {"MB": made.bytes / 1e6, "parity": parity.relative}
+        return {"MB": made.bytes / 1e6, "parity": parity.relative}
+
+    with TemporaryDirectory() as folder:
+        graph = export_onnx(net, torch.zeros(1, 3, edge, edge), Path(folder) / "fp32.onnx", {})
+        return {precision: one(precision, graph) for precision in target.precisions}
 
 
 @click.command()
+@click.argument("target", type=click.Choice(list(PACKAGES)))
 @click.option("--out", required=True, type=click.Path(path_type=Path))
-def main(out: Path) -> None:
+def main(target: str, out: Path) -> None:
     torch.set_num_threads(1)
-    versions = {package: version(package) for package in ("coremltools", "torch", "timm")}
+    versions = {package: version(package) for package in (PACKAGES[target], "torch", "timm")}
     found = json.loads(out.read_text(encoding="utf-8"))["models"] if out.is_file() else {}
     print("| architecture | pixels | fp32: MB, difference | fp16 | int8 |\n| --- | --- | --- | --- | --- |")
     for name, edge in NAMES.items():
         if name not in found:
-            found[name] = {precision: checked(name, edge, precision) for precision in ("fp32", "fp16", "int8")}
+            found[name] = checked(exporter(target), name, edge)
             content = {"machine": platform.machine(), "versions": versions, "models": found}
             out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         print(f"| {name} | {edge} | {' | '.join(map(cell, found[name].values()))} |", flush=True)
 
 
-def cell(found: dict[str, float | str]) -> str:
+def cell(found: Result) -> str:
     return str(found.get("error") or f"{found['MB']:.1f}, {found['parity']:.1e}")
 
 
