@@ -14,11 +14,10 @@ from mvp_deploy import bundle as format
 from mvp_deploy.api.arguments import check
 from mvp_deploy.api.data import as_task
 from mvp_deploy.api.progress import reporter as told
-from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.bundle import ModelFile
 from mvp_deploy.export.engines import model_of
-from mvp_deploy.inference.evaluate import Evaluation, evaluate, evaluate_prepared, whole
+from mvp_deploy.inference.evaluate import Evaluation, evaluate, evaluate_prepared, part_of
 from mvp_deploy.inference.model import Model, Prediction, Which, open_model
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ class Bundle:
         self,
         data: Any,
         *,
-        part: Literal["held-out", "train", "all"] = "held-out",
+        part: Literal["held-out", "test", "train", "all"] = "held-out",
         reporter: Reporter | None = None,
         **session: Any,
     ) -> Evaluation:
@@ -153,7 +152,7 @@ class Bundle:
             data: a folder, an .npz, a task's name or a Task, whose classes are matched by name; or batches
                 ``(images, labels)`` of the model's input, such as a DataLoader gives, with labels in the order of
                 ``classes``.
-            part: which images of a task: ``held-out``, ``train`` or ``all``.
+            part: which images of a task: ``held-out``, ``test`` (of train/, val/ and test/), ``train`` or ``all``.
             reporter: receives messages and progress; by default the one that `mvp_deploy.progress` set.
             session: which model, as `session` takes it.
 
@@ -173,7 +172,4 @@ class Bundle:
         with self.session(**session) as model, (reporter or told()).progress("evaluating") as step:
             if task is None:
                 return evaluate_prepared(model, data)
-            parts = {"held-out": lambda: task.test, "train": lambda: task.train, "all": lambda: whole(task)}
-            if part not in parts:
-                raise InputError(f"There is no part {part!r} of a task: write held-out, train or all.")
-            return evaluate(model, task, parts[part](), step)
+            return evaluate(model, *part_of(task, part), step)

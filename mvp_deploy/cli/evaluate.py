@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import click
 
 from mvp_deploy.base.bounds import LIMIT
-from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options
 from mvp_deploy.cli._model import Asked, model_options
 from mvp_deploy.cli._on import Fleet, crops_of, given, on_options
@@ -28,6 +27,7 @@ MOST_CLASSES = 12  # of a confusion matrix that a terminal shows; --json has tho
               help="Which images of DATA; test: of test/ where there are train/, val/ and test/.")  # fmt: skip
 @click.option("--limit", type=Number(LIMIT), help="Images of each class at most, as DATA?limit=N.")
 @click.option("--class-map", type=PATH, help="Lines OLD,NEW (or JSON), as DATA?class-map=FILE.")
+@click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
 @click.option("--csv", type=Output(".csv", ".txt"), help="Write image, true and predicted class to this file.")
 @model_options
 @on_options
@@ -38,6 +38,7 @@ def command(
     part: str,
     limit: int | None,
     class_map: Path | None,
+    skip_bad: bool,
     csv: Path | None,
     asked: Asked,
     fleet: Fleet | None,
@@ -55,18 +56,16 @@ def command(
       mvp-deploy evaluate bundles/dogs data/dogs --on pi5
     """
     from mvp_deploy.bundle import read
-    from mvp_deploy.inference.evaluate import evaluate, judged, require_known, whole, write_csv
+    from mvp_deploy.inference.evaluate import evaluate, judged, part_of, require_known, write_csv
     from mvp_deploy.inference.model import open_model
     from mvp_deploy.tasks import load_task
     from mvp_deploy.tasks.task import with_query
 
     opened = read(bundle)
     file, where = asked.opened(opened)
-    task = load_task(with_query(data, limit, class_map))
-    if part == "test" and task.final is None:
-        raise InputError(f"{data} has no third part: with train/ and test/ alone, test/ is the held-out part.")
-    parts = {"held-out": lambda: task.test, "train": lambda: task.train, "all": lambda: whole(task), "test": task.final}
-    split = parts[part]()  # type: ignore[misc]  # there is a third part
+    task, split = part_of(load_task(with_query(data, limit, class_map), skip_bad=skip_bad), part)
+    for note in (*task.reading, *(task.leaked if split is task.test else ())):
+        console.warn(note)
     if fleet is not None:
         from mvp_deploy.remote.classify import logits_on
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 @click.option("--threads", default=1, show_default=True, type=Number(THREADS), help="CPU threads of the runtime.")
 @click.option("--batch", default=1, show_default=True, type=Number(BATCH), help="Images in a batch.")
 @click.option("--seed", default=0, show_default=True, type=Number(SEED), help="For everything that is drawn at random.")
+@click.option("--skip-bad", is_flag=True, help="Leave out unreadable images, counting them.")
 @output_options
 @resumes
 def command(
@@ -62,6 +63,7 @@ def command(
     threads: int,
     batch: int,
     seed: int,
+    skip_bad: bool,
     console: Console,
 ) -> None:
     """Find which model to ship for DATA: backbones, image sizes and cuts by accuracy and measured milliseconds.
@@ -97,7 +99,9 @@ def command(
     conditions = Conditions(runtime, "cpu", threads, batch)
     version = runtime_version(conditions)
     known = [files.searched_by(path, conditions, version, backbone, image_size, console) for path in profiles]
-    task = load_task(data)
+    task = load_task(data, skip_bad=skip_bad)
+    for note in task.notes:
+        console.warn(note)
     sources = [Source(name, pretrained, weights[n] if weights else None) for n, name in enumerate(backbone)]
     made_from = {
         "data": task.fingerprint,

@@ -90,7 +90,7 @@ def require_known(classes: tuple[str, ...], task: Task) -> None:
         known = ", ".join(classes[:8]) + (" …" if len(classes) > 8 else "")
         raise InputError(
             f"The data have the class {unknown[0]!r}, which the model does not know: it tells apart {known}. "
-            "Choose classes with SOURCE#class,class."
+            "Choose classes with SOURCE#class,class, or rename them with a class map (`--class-map`)."
         )
 
 
@@ -137,6 +137,30 @@ def _counted(classes: tuple[str, ...], names: tuple[str, ...], truth: np.ndarray
     confusion = np.zeros((len(classes),) * 2, np.int64)
     np.add.at(confusion, (truth, given), 1)
     return Evaluation(classes, confusion, names, truth, given)
+
+
+def part_of(task: Task, part: str) -> tuple[Task, Split]:
+    """The images to judge by, and the task they are of, whose `notes` then speak of them.
+
+    Args:
+        part: ``held-out``, ``test`` (the third part, of train/, val/ and test/), ``train`` or ``all``.
+
+    Raises:
+        InputError: the task has no such part.
+    """
+    if part == "test":
+        if task.final is None:
+            raise InputError(f"{task.name} has no third part: with train/ and test/ alone, test/ is the held-out part.")
+        task = task.final()
+    parts = {
+        "held-out": lambda: task.test,
+        "test": lambda: task.test,
+        "train": lambda: task.train,
+        "all": lambda: whole(task),
+    }
+    if part not in parts:
+        raise InputError(f"There is no part {part!r} of a task: write {', '.join(parts)}.")
+    return task, parts[part]()
 
 
 def whole(task: Task) -> Split:

@@ -11,11 +11,14 @@ from mvp_deploy.base.errors import EnvironmentMissing, InputError, first_line
 from mvp_deploy.benchmark.format import read_measurements
 from mvp_deploy.benchmark.statistics import accuracy_interval
 from mvp_deploy.bundle import SIGNATURE, ModelFile, listed
-from mvp_deploy.bundle.format import MANIFEST
+from mvp_deploy.bundle.format import DEVICES, MANIFEST
 from mvp_deploy.exporters.protocol import size_of
 from mvp_deploy.packs.subject import Subject, render
 
 CARD = "README.md"
+SOMETIMES = (  # files that one bundle has and another has not
+    *("models/*", f"{DEVICES}/*", SIGNATURE, "measurements.json", "calibration.npz", "keep_plan.json", "example.*"),
+)
 LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "openrail")
 
 
@@ -60,6 +63,8 @@ def card(subject: Subject) -> str:
 def push(folder: Path, repository: str, *, private: bool = False) -> str:
     """Upload a folder that was packed for hf, and give its address. huggingface_hub finds the token.
 
+    What a bundle pushed before had and this one has not is deleted there: `verify` would find files too many.
+
     Raises:
         MvpError: (INPUT) it is not such a folder; (ENVIRONMENT) the hub refuses or cannot be reached.
     """
@@ -73,7 +78,12 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
     hub = HfApi(library_name="mvp-deploy")
     try:
         hub.create_repo(repository, private=private, exist_ok=True)
-        hub.upload_folder(folder_path=folder, repo_id=repository, commit_message="Upload by mvp-deploy")
+        hub.upload_folder(
+            folder_path=folder,
+            repo_id=repository,
+            commit_message="Upload by mvp-deploy",
+            delete_patterns=[f"bundle/{name}" for name in SOMETIMES],
+        )
     except HFValidationError as error:
         raise InputError(f"{repository!r} is not a repository's name: write USER/NAME ({error}).") from error
     except Exception as error:  # HTTP errors, a missing token, no network: each layer has types of its own

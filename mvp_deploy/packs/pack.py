@@ -53,8 +53,9 @@ def _chosen(bundle: Bundle, kind: str, file: str | None) -> ModelFile:
     named = [each for each in fitting if file in (None, each.file)]
     if not named:
         there = ", ".join(each.file for each in fitting) or "none"
+        target = "tensorrt" if kind == "deepstream" else "onnx"
         wanted = f"no model {file} that {kind} takes" if file else f"no model that {kind} takes"
-        raise InputError(f"{bundle.path} has {wanted}; it has of those: {there}. Export with --target onnx, too.")
+        raise InputError(f"{bundle.path} has {wanted}; it has of those: {there}. Export with --target {target}, too.")
     return named[0]
 
 

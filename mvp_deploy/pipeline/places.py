@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qsl, urlencode
 
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.fetching import fetch, is_url
 from mvp_deploy.base.files import files_below, sha256
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.tasks.load import files_of
+from mvp_deploy.tasks.load import files_of, hub
 from mvp_deploy.tasks.task import source_of, split_query
 
 
 def local(place: str, base: Path, reporter: Reporter | None = None) -> str:
     """A place of deploy.yaml as a local one: URLs fetched, paths taken relative to ``base``, ``digits`` as it is.
 
-    What stands behind a # (a task's classes) is kept.
+    What stands behind a # (a task's classes) is kept, and what behind a ? narrows the source; a class map's path there
+    is relative to ``base`` too.
 
     Raises:
         MvpError: (ENVIRONMENT) a URL cannot be read.
     """
-    if is_url(place):
-        source, mark, classes = place.partition("#")
-        return f"{fetch(source, reporter)}{mark}{classes}"
-    source = source_of(place, base)
-    if source == "digits":
+    named = source_of(place, base)
+    if named == "digits":
         return place
-    return os.path.relpath(base / Path(os.path.expanduser(source))) + place[len(source) :]
+    source, query = split_query(named if is_url(named) else _beside(named, base))
+    found = str(fetch(hub(source), reporter)) if is_url(source) else source
+    return found + _asked(query, lambda file: _beside(file, base)) + place[len(named) :]
+
+
+def _beside(path: str, base: Path) -> str:
+    return os.path.relpath(base / Path(os.path.expanduser(path)))
+
+
+def _asked(query: str, of_map: Callable[[str], str]) -> str:
+    """What narrows a source, from its ? on, with something else in the place of the class map's path."""
+    asked = dict(parse_qsl(query, keep_blank_values=True))
+    if "class-map" in asked:
+        asked["class-map"] = of_map(asked["class-map"])
+    return f"?{urlencode(asked)}" if asked else ""
 
 
 def content(place: str) -> str:
@@ -59,7 +73,8 @@ def data_content(place: str) -> str:
     Raises:
         MvpError: (INPUT) there is nothing, or not all of it.
     """
-    source, query = split_query(source_of(place))
+    source, narrowed = split_query(source_of(place))
+    query = _asked(narrowed, lambda file: sha256(os.path.expanduser(file)))
     files = [] if source == "digits" or Path(source).is_dir() else files_of(source)
     if len(files) < 2:
         return content(source) if not query else hashlib.sha256(f"{query}\n{content(source)}".encode()).hexdigest()

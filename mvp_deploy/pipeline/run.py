@@ -30,7 +30,7 @@ from mvp_deploy.pipeline.steps import Work
 from mvp_deploy.pipeline.times import measure
 from mvp_deploy.remote.inventory import Inventory
 from mvp_deploy.tasks.load import require_source
-from mvp_deploy.tasks.task import source_of
+from mvp_deploy.tasks.task import source_of, split_query
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def settle(
         task = config.tasks[name]
         data = local(task.data, base, reporter)
         require_source(data)
-        _refuse_inside(out, Path(source_of(data)))
+        _refuse_inside(out, Path(split_query(source_of(data))[0]))
         profile = None if task.time is None else Path(local(task.time.profile, base, reporter))
         return steps.settle(name, task, data, profile, shared)
 

@@ -83,9 +83,17 @@ def complete(folder: Path, work: Path, info: Mapping[str, Any], models: Mapping[
     files = {name: tensorfile.identity(path) for name, path in models.items()}
     whole = {"format": FORMAT, "files": files, **info}
     parse(RunFile, whole)
-    write_text(work / INFO, json.dumps(sealed(whole), indent=2, allow_nan=False) + "\n")
+    write_text(work / INFO, _text(whole))
     _finish(folder)
     return whole
+
+
+def readdressed(folder: Path, info: Mapping[str, Any], task: str, source: str) -> dict[str, Any]:
+    """run.json of a run whose task is now called, or lies, elsewhere: with the new name and place, and written so."""
+    told = {**info, "task": task, "source": source}
+    if told != info:
+        write_text(folder / INFO, _text(told))
+    return told
 
 
 def is_of(model: Path, identity: str) -> bool:
@@ -94,6 +102,10 @@ def is_of(model: Path, identity: str) -> bool:
         return tensorfile.identity(model) == identity
     except MvpError:
         return False
+
+
+def _text(info: Mapping[str, Any]) -> str:
+    return json.dumps(sealed(info), indent=2, allow_nan=False) + "\n"
 
 
 def _waiting(folder: Path) -> list[Path]:

@@ -111,7 +111,7 @@ def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torc
         inputs |= {"time": how.meet.key}
     if made := folders.of_inputs(folder, digest(inputs)):
         reporter.say(f"{folder} was made of the same inputs before: it stays as it is")
-        return Run(folder, made)
+        return Run(folder, folders.readdressed(folder, made, task.name, task.source))
     shared, work = workspaces(folder / folders.WORK, digest(common), digest(inputs))
     before = folder / "unpruned.safetensors"
     unpruned = before if made_with(before, digest(common)) else shared / "unpruned.safetensors"

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.tasks.folder import Found, check, class_files, entries
-from mvp_deploy.tasks.task import Split, Task, choose, drawn, held_out
+from mvp_deploy.tasks.task import Task, choose, drawn, held_out
 
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
          "test": "test", "testing": "test"}  # fmt: skip
@@ -81,6 +81,9 @@ def narrowed(listing: Listing, asked: Narrowing) -> Listing:
     """
     parts: dict[str, Files] = {}
     left_out = Counter(listing.left_out)
+    there = {name for files in listing.parts.values() for name in files}
+    if unknown := sorted((asked.class_map or {}).keys() - there):
+        left_out[f"names of the class map that no class has: {', '.join(unknown[:3])}"] = len(unknown)
     for part, files in listing.parts.items():
         kept: Files = {}
         for old, paths in files.items():
@@ -128,11 +131,11 @@ def task_of(listing: Listing, spec: str, wanted: tuple[str, ...] | None, skip_ba
     left_out = listing.left_out + train.left_out + test.left_out
     if lonely:
         left_out["classes in one part only"] = len(lonely)
-    third = held == "val" and "test" in parts
-    final = partial(_final, listing.place("test"), parts["test"], classes, skip_bad) if third else None
-    return Task(
-        spec, classes, train.split(classes), test.split(classes), left_out, train.converted + test.converted, final
-    )
+    task = Task(spec, classes, train.split(classes), test.split(classes), left_out, train.converted + test.converted)
+    if held == "val" and "test" in parts:
+        place = listing.place("test")
+        return replace(task, final=partial(_final, task, place, parts["test"], wanted is None, skip_bad))
+    return task
 
 
 def _checked(where: str, files: Files, wanted: tuple[str, ...] | None, skip_bad: bool) -> Found:
@@ -140,10 +143,20 @@ def _checked(where: str, files: Files, wanted: tuple[str, ...] | None, skip_bad:
     return check(where, {name: files[name] for name in chosen}, Counter(), wanted is not None, skip_bad)
 
 
-def _final(where: str, files: Files, classes: tuple[str, ...], skip_bad: bool) -> Split:
-    there = {name: files[name] for name in classes if name in files}
-    found = check(where, there, Counter(), False, skip_bad)
-    return Found({name: found.files.get(name, []) for name in classes}).split(classes)
+def _final(task: Task, where: str, files: Files, every: bool, skip_bad: bool) -> Task:
+    """The task with its third part held out. every: whether all classes were asked for."""
+    unknown = sorted(files.keys() - set(task.classes)) if every else []
+    if unknown and not skip_bad:
+        raise InputError(
+            f"class {unknown[0]!r} is in {where} but not in the training images: take it out, rename it with a "
+            "class map, or pass --skip-bad to leave such classes out"
+        )
+    found = check(where, {name: files[name] for name in task.classes if name in files}, Counter(), False, skip_bad)
+    left_out = Counter(found.left_out)
+    if unknown:
+        left_out["classes without training images"] = len(unknown)
+    test = Found({name: found.files.get(name, []) for name in task.classes}).split(task.classes)
+    return replace(task, test=test, left_out=left_out, converted=found.converted, final=None)
 
 
 def list_folder(root: Path, wanted: tuple[str, ...] | None, *, strict: bool) -> Listing:
@@ -164,8 +177,9 @@ def list_folder(root: Path, wanted: tuple[str, ...] | None, *, strict: bool) -> 
         judges = part in held[:1]  # a third part is read when it is asked for
         parts[part], beside = class_files(root / part, wanted, strict=strict and (part == "train" or judges))
         left_out += beside if part == "train" or judges else Counter()
-    if held and (others := sorted(entries(root)[0].keys() - {"train", held[0]})):
-        left_out[f"folders beside train/ and {held[0]}/: {', '.join(others[:3])}"] = len(others)
+    if held and (others := sorted(entries(root)[0].keys() - {"train", *held})):
+        where = ", ".join(f"{part}/" for part in ("train", *held))
+        left_out[f"folders beside {where}: {', '.join(others[:3])}"] = len(others)
     return Listing(str(root), parts, left_out, apart=True)
 
 

@@ -39,7 +39,7 @@ def load_task(spec: str, *, skip_bad: bool = False, seed: int | None = None) -> 
     if source == "digits":
         return read_digits(spec, wanted, seed)
     source, query = split_query(source)
-    path = fetch(_hub(source)) if is_url(source) else Path(os.path.expanduser(source))
+    path = fetch(hub(source)) if is_url(source) else Path(os.path.expanduser(source))
     try:
         listing = _listing(path)
         if listing is None and path.is_dir():
@@ -95,7 +95,7 @@ def _listing(path: Path) -> Listing | None:
     return None
 
 
-def _hub(url: str) -> str:
+def hub(url: str) -> str:
     """hf://USER/NAME stands for hf://datasets/USER/NAME."""
     return url if not url.startswith("hf://") or url.startswith("hf://datasets/") else f"hf://datasets/{url[5:]}"
 

@@ -36,7 +36,7 @@ def list_table(path: Path) -> Listing:
                 has = ", ".join(rows.fieldnames or ())
                 raise InputError(
                     f"{path} begins with {has or 'nothing'}: its first line must name path and label (and split, for "
-                    "train, val and test)"
+                    "train, val and test), with commas between"
                 )
             for row in rows:
                 where, label = row[columns["path"]], row[columns["label"]]

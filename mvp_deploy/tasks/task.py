@@ -63,7 +63,7 @@ class Task:
     test: Split  # held out: never trained on
     left_out: Mapping[str, int] = field(default_factory=dict)  # files, classes and folders not used, by reason
     converted: Mapping[str, int] = field(default_factory=dict)  # images not read just as they lie, by how
-    final: Callable[[], Split] | None = None  # reads the third part, where a source has train, val and test
+    final: Callable[[], Task] | None = None  # the task with its third part held out, where a source has three
     spec: str = ""  # the specification, where the name is another
 
     @property
@@ -90,33 +90,43 @@ class Task:
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """Sentences on what was left out or converted, and on what may be two of one kind."""
-        notes = []
-        if self.left_out:
-            notes.append(f"{self.name}: left out: {_counts(self.left_out)}")
-        if self.converted:
-            notes.append(f"{self.name}: images {_counts(self.converted)}")
+        return (*self.reading, *self._classes(), *self.leaked, *self._twice())
+
+    @property
+    def reading(self) -> tuple[str, ...]:
+        """Sentences on what was left out or converted."""
+        left_out = [f"{self.name}: left out: {_counts(self.left_out)}"] if self.left_out else []
+        converted = [f"{self.name}: images {_counts(self.converted)}"] if self.converted else []
+        return (*left_out, *converted)
+
+    @cached_property
+    def leaked(self) -> tuple[str, ...]:
+        """A sentence where held-out images are copies of training images."""
+        trained = {digest: k for k, digest in enumerate(self.train.digests)}
+        again = [(k, trained[digest]) for k, digest in enumerate(self.test.digests) if digest in trained]
+        if not again:
+            return ()
+        test, train = again[0]
+        return (
+            f"{self.name}: {len(again)} of {len(self.test)} held-out images are copies of training images, so that "
+            f"the accuracy is too good: {self.test.named(test)} is {self.train.named(train)}",
+        )
+
+    def _classes(self) -> Iterator[str]:
         folded = Counter(name.casefold() for name in self.classes)
         if alike := [name for name in self.classes if folded[name.casefold()] > 1]:
-            notes.append(f"{self.name}: the classes {', '.join(alike)} differ only in upper and lower case")
+            yield f"{self.name}: the classes {', '.join(alike)} differ only in upper and lower case"
         counts = np.bincount(self.train.labels, minlength=len(self.classes))
         if counts.max() >= UNEVEN * max(1, counts.min()):
             few, many = (self.classes[int(k)] for k in (counts.argmin(), counts.argmax()))
-            notes.append(
+            yield (
                 f"{self.name}: uneven classes: {few} has {counts.min()} training images and {many} {counts.max()}; "
                 "accuracy says little of the rare ones (`evaluate` shows each class), and calibration takes as many of "
                 "each as it can"
             )
-        return (*notes, *self._copies())
 
-    def _copies(self) -> Iterator[str]:
+    def _twice(self) -> Iterator[str]:
         trained = {digest: k for k, digest in enumerate(self.train.digests)}
-        again = [(k, trained[digest]) for k, digest in enumerate(self.test.digests) if digest in trained]
-        if again:
-            test, train = again[0]
-            yield (
-                f"{self.name}: {len(again)} of {len(self.test)} held-out images are copies of training images, so that "
-                f"the accuracy is too good: {self.test.named(test)} is {self.train.named(train)}"
-            )
         labels = self.train.labels.tolist()
         twice = [(k, trained[d]) for k, d in enumerate(self.train.digests) if labels[k] != labels[trained[d]]]
         if twice:

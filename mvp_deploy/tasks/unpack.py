@@ -53,12 +53,20 @@ def list_unpacked(
 
 
 def unpacked(archive: Path, samples: Callable[[Path], Iterable[Labelled]]) -> list[tuple[str, Path]]:
-    """Class and file of each image in the archive, in its order."""
+    """Class and file of each image in the archive, in its order; written again where the cache has lost one."""
     folder = cache() / "unpacked" / sha256(archive)[:32]
-    if not (folder / INDEX).is_file():
+    found = _indexed(folder)
+    if not found or not all(path.is_file() for _, path in found):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with atomic_folder(folder, partial(_free, folder), _remove) as fresh:
             _write(fresh, samples(archive))
+        found = _indexed(folder)
+    return found
+
+
+def _indexed(folder: Path) -> list[tuple[str, Path]]:
+    if not (folder / INDEX).is_file():
+        return []
     with (folder / INDEX).open(newline="", encoding="utf-8") as file:
         return [(label, folder / name) for label, name in csv.reader(file)]
 

@@ -46,6 +46,8 @@ class Hub:
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                if line["key"] == "deletedFile":
+                    del self.files[line["value"]["path"]]
                 if line["key"] == "lfsFile":
                     self.files[line["value"]["path"]] = self.blobs[line["value"]["oid"]]
             return {
@@ -53,7 +55,10 @@ class Hub:
                 "commitOid": "0" * 40,
                 "pullRequestUrl": None,
             }
-        return {"id": "me/dogs", "sha": "0" * 40, "siblings": []}
+        if "/tree/" in path:
+            return [{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in self.files]
+        siblings = [{"rfilename": name} for name in self.files]
+        return {"id": "me/dogs", "sha": "0" * 40, "siblings": siblings}
 
 
 @contextmanager

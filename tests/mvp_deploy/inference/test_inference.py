@@ -144,6 +144,23 @@ def test_a_class_the_model_does_not_know_is_refused(made: Path, photos: Path, tm
     assert "'zebra'" in result.output
 
 
+def test_evaluate_says_what_it_left_out_and_that_it_judges_by_training_images(
+    made: Path, photos: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    for part in ("train", "test"):
+        shutil.copytree(photos, own / part)
+    (own / "test" / "a" / "0.png").write_bytes(b"no image")
+    result = call("evaluate", made, own)
+    assert result.exit_code == 2
+    assert "--skip-bad" in result.output
+    result = call("evaluate", made, own, "--skip-bad")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "left out: unreadable images (1)" in said
+    assert "23 of 23 held-out images are copies of training images" in said
+
+
 def test_a_model_the_bundle_lacks_is_refused_with_those_it_has(made: Path, photos: Path) -> None:
     result = call("predict", made, photos / "a" / "0.png", "--precision", "fp16")
     assert result.exit_code == 2

@@ -144,6 +144,14 @@ def test_push_uploads_every_file(made: Path, tmp_path: Path, monkeypatch: pytest
         assert there.created[0]["name"] == "dogs"
         assert "private" in {*there.created[0], *there.created[0].values()}
         assert there.tokens == {"Bearer hf_stub"}
+        there.files |= {f"bundle/{name}": b"old" for name in ("models/pruned.fp16.onnx", "model.sig", "extra/mine.txt")}
+        assert call("push", tmp_path / "hub", "me/dogs").exit_code == 0
+        assert there.files.keys() == {*files, "bundle/extra/mine.txt"}
+
+
+def test_a_missing_file_for_nvinfer_is_asked_for_by_its_target(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--target tensorrt"):
+        pack(bundle.read(made), "deepstream", tmp_path / "ds", file="models/no.onnx")
 
 
 def test_what_is_not_packed_for_the_hub_is_not_pushed(made: Path) -> None:

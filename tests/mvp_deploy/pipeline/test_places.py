@@ -6,12 +6,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
+from urllib.parse import unquote
 
 import fsspec
 import pytest
 
 from mvp_deploy.base.errors import ExitCode, MvpError
-from mvp_deploy.pipeline.places import content, fetch, local
+from mvp_deploy.pipeline.places import content, data_content, fetch, local
 
 
 @pytest.fixture
@@ -72,6 +73,25 @@ def test_paths_are_relative_to_the_config(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     assert local("data/dogs#a", Path("project")) == f"project{os.sep}data/dogs#a"
     assert local("digits#1,2", Path("project")) == "digits#1,2"
+
+
+def test_what_narrows_a_source_stays_and_its_map_is_beside_the_config(remote, tmp_path: Path) -> None:
+    place = unquote(local("birds?limit=5&class-map=map.csv#a", Path("project")))
+    assert place == f"project{os.sep}birds?limit=5&class-map=project{os.sep}map.csv#a"
+    remote.pipe("/data/birds.csv", b"path,label")
+    place = local("memory://data/birds.csv?limit=5#owl", tmp_path)
+    assert place.endswith("birds.csv?limit=5#owl")
+    assert Path(place.partition("?")[0]).read_bytes() == b"path,label"
+
+
+def test_another_class_map_under_the_same_name_is_other_data(tmp_path: Path) -> None:
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "map.csv").write_text("wren,bird")
+    place = f"{tmp_path}/birds?class-map={tmp_path}/map.csv"
+    before = data_content(place)
+    assert data_content(place) == before
+    (tmp_path / "map.csv").write_text("wren,")
+    assert data_content(place) != before
 
 
 def test_content_changes_with_names_and_bytes_alone(tmp_path: Path) -> None:

@@ -121,6 +121,16 @@ def test_the_same_inputs_give_the_same_model_and_are_not_worked_on_twice(bank: B
     assert (tmp_path / "run/run.json").stat().st_mtime_ns == before
 
 
+def test_a_run_follows_its_task_to_another_name_and_place(bank: Bank, tmp_path: Path) -> None:
+    first = prune(bank, tmp_path / "run")
+    moved = replace(load_task("digits#0,1,2"), name="small", spec="/elsewhere/digits")
+    how = runs.Pruning(BUDGET, VOTED, CONFIG)
+    again = runs.prune_task(moved, bank, tmp_path / "run", how, device=CPU, reporter=Silent())
+    assert (again.info["task"], again.info["source"]) == ("small", "/elsewhere/digits")
+    assert runs.load(tmp_path / "run").info == again.info
+    assert again.info["files"] == first.info["files"]
+
+
 def test_a_baseline_of_another_version_is_trained_again(
     bank: Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

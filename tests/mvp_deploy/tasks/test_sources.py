@@ -124,7 +124,7 @@ def test_archives_hold_the_images_of_the_folder_they_were_made_of(folder: Path, 
         pairs = [set(zip(split.labels.tolist(), split.digests, strict=True)) for split in (one, other)]
         assert pairs[0] == pairs[1]
     assert found.final is not None
-    assert len(found.final()) == 12
+    assert len(found.final().test) == 12
 
 
 def test_shards_are_named_by_a_range_and_unpacked_once(folder: Path, tmp_path: Path) -> None:
@@ -137,10 +137,33 @@ def test_shards_are_named_by_a_range_and_unpacked_once(folder: Path, tmp_path: P
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")} == written
 
 
+def test_what_the_cache_has_lost_is_unpacked_again(folder: Path, tmp_path: Path) -> None:
+    spec = str(shards(folder, tmp_path / "archives"))
+    before = load_task(spec)
+    min((tmp_path / "cache").rglob("*.png")).unlink()
+    assert load_task(spec).fingerprint == before.fingerprint
+
+
+def test_the_third_part_says_what_is_wrong_with_it(folder: Path) -> None:
+    copied = folder / "test" / "ant" / "copy.png"
+    copied.write_bytes((folder / "train" / "ant" / "0.png").read_bytes())
+    task = load_task(str(folder))
+    assert task.final is not None
+    assert not task.notes
+    (note,) = task.final().notes
+    assert "1 of 13 held-out images are copies of training images" in note
+    (folder / "test" / "owl").mkdir()
+    (folder / "test" / "owl" / "0.png").write_bytes(copied.read_bytes())
+    task = load_task(str(folder))
+    assert task.final is not None
+    with pytest.raises(InputError, match="'owl'"):
+        task.final()
+
+
 def test_val_is_held_out_and_test_is_the_third_part(folder: Path) -> None:
     task = load_task(f"{folder}#bee,ant")
     assert task.final is not None
-    final = task.final()
+    final = task.final().test
     assert {path.parts[-3] for path in final.images} == {"test"}  # type: ignore[union-attr]
     assert [task.classes[k] for k in final.labels] == [path.parent.name for path in final.images]  # type: ignore[union-attr]
     (folder / "val").rename(folder / "later")
@@ -169,6 +192,9 @@ def test_a_class_map_renames_merges_and_leaves_out(folder: Path, tmp_path: Path)
     assert task.classes == ("dog", "insect")
     assert np.bincount(task.train.labels).tolist() == [3, 12]
     assert task.left_out["images of classes that the class map leaves out"] == 6
+    (tmp_path / "map.csv").write_text("ant,insect\nbea,insect\n")
+    left_out = load_task(with_query(str(folder), None, tmp_path / "map.csv")).left_out
+    assert left_out == {"names of the class map that no class has: bea": 1}
 
 
 def test_every_source_may_lie_at_a_url(folder: Path) -> None:

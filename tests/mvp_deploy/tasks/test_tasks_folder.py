@@ -221,6 +221,7 @@ def test_all_that_is_left_out_is_counted_by_reason(divided: Path) -> None:
     fill(divided / "train" / "ant" / ".thumbnails", 2)
     Image.new("RGB", (9, 9)).save(divided / "train" / "stray.jpg")
     fill(divided / "test" / "ant")
+    fill(divided / "older" / "ant")
     task = load_task(str(divided))
     assert len(task.train) == 15
     assert task.left_out == {
@@ -228,7 +229,7 @@ def test_all_that_is_left_out_is_counted_by_reason(divided: Path) -> None:
         ".nef files to convert to JPEG or PNG": 1,
         "dead links": 4,
         "files without a suffix that are not images": 1,
-        "folders beside train/ and val/: test": 1,
+        "folders beside train/, val/, test/: older": 1,
         "hidden files": 1,
         "images beside the class folders": 1,
         "special files": 1,
