@@ -5,18 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from torch import nn
-
 from mvp_deploy.api.arguments import check
-from mvp_deploy.api.progress import reporter as told
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.latency import files
 from mvp_deploy.latency.format import Profile
-from mvp_deploy.latency.meet import Meeting, Met, Target
-from mvp_deploy.latency.timer import timer
-from mvp_deploy.pruning.blocks import Worth
-from mvp_deploy.pruning.budget import Budget, Scores, keep_best
-from mvp_deploy.structure import KeepPlan, Structure
+from mvp_deploy.latency.meet import Target
+from mvp_deploy.pruning.budget import Budget
 
 Timed = tuple[Target, Profile]
 
@@ -48,14 +42,3 @@ def target_of(
             "A time needs a profile of the backbone: write one with `mvp-deploy profile`, and give it as on=."
         )
     return target, on if isinstance(on, Profile) else files.read(Path(on))
-
-
-def in_time(
-    full: nn.Module, parts: Structure, scores: Scores, worth: Worth | None, timed: Timed, round_to: int, seed: int
-) -> tuple[KeepPlan, Met]:
-    """The plan that meets a time, and how it was met."""
-    target, profile = timed
-    clock = timer(parts, full, profile)
-    meeting = Meeting(parts, profile, target, round_to=round_to, timer=clock, reporter=told())
-    found = meeting(scores, worth)
-    return keep_best(parts, scores, found.counts, without=found.without, seed=seed), found.met

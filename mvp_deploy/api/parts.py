@@ -11,12 +11,9 @@ from mvp_deploy.api.arguments import check
 from mvp_deploy.api.data import input_of, training_images
 from mvp_deploy.backbones.backbone import preprocessing_of
 from mvp_deploy.backbones.conventions import restate_sizes
-from mvp_deploy.pruning import knapsack, reconstruction
-from mvp_deploy.pruning.budget import Budget, keep_best
-from mvp_deploy.pruning.importance import score
+from mvp_deploy.pruning import reconstruction
 from mvp_deploy.pruning.reconstruction import Reconstruction
 from mvp_deploy.structure import KeepPlan, Structure
-from mvp_deploy.tasks import Images
 
 
 def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Structure:
@@ -41,14 +38,6 @@ def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Structure
         [('0', 8)]
     """
     return structure.analyze(model, example)
-
-
-def choose(
-    model: nn.Module, parts: Structure, images: Images, budget: Budget, *, criterion: str = "taylor", seed: int = 0
-) -> KeepPlan:
-    """Which units stay: one threshold over all groups, on what a unit is worth per what it costs."""
-    scores = score(criterion, parts, model, KeepPlan.full(parts), images, seed=seed)
-    return keep_best(parts, scores, knapsack.cheapest(parts, budget, scores), seed=seed)
 
 
 def cut(model: nn.Module, plan: KeepPlan, example: Structure | Tensor | tuple[Tensor, ...]) -> nn.Module:

@@ -1,9 +1,11 @@
-"""`mvp.prune`: the parts of `mvp_deploy.api.parts`, in one call."""
+"""`mvp.prune`: what ``mvp-deploy prune`` makes before fine-tuning, of a name or of a module of one's own."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,26 +14,29 @@ from torch import nn
 from mvp_deploy import backbones
 from mvp_deploy.api.arguments import check
 from mvp_deploy.api.bank import Bank
-from mvp_deploy.api.budget import budget_of, in_time, target_of
+from mvp_deploy.api.budget import budget_of, target_of
 from mvp_deploy.api.data import as_task, held_out_images, input_of, training_images
-from mvp_deploy.api.parts import analyze, choose, cut
-from mvp_deploy.api.parts import reconstruct as make_up  # `prune` has an argument of that name
+from mvp_deploy.api.progress import reporter as told
 from mvp_deploy.api.result import Report, Result
+from mvp_deploy.backbones import Backbone
 from mvp_deploy.backbones.backbone import preprocessing_of, recognise
+from mvp_deploy.bank.alone import alone
+from mvp_deploy.bank.new import NewTask
 from mvp_deploy.base.devices import resolve
-from mvp_deploy.base.errors import InputError, LatencyError
-from mvp_deploy.latency.floor import BelowFloor
+from mvp_deploy.base.errors import InputError, ParityError
 from mvp_deploy.latency.format import Profile
-from mvp_deploy.latency.meet import Met
-from mvp_deploy.pruning.blocks import worth
+from mvp_deploy.latency.meet import Meet, Met
+from mvp_deploy.latency.timer import here
 from mvp_deploy.pruning.budget import Budget, units_kept
-from mvp_deploy.pruning.head import classifier, separability, solve_head
-from mvp_deploy.pruning.importance import score
-from mvp_deploy.pruning.tuning import judged
-from mvp_deploy.structure import KeepPlan, Structure
+from mvp_deploy.pruning.head import solve_head
+from mvp_deploy.pruning.making import Made, make
+from mvp_deploy.pruning.mvp import cut
+from mvp_deploy.pruning.original import Original, check_exact
+from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed, recipe_named
+from mvp_deploy.pruning.rotation import rotated
 from mvp_deploy.structure.fakes import copy_with
 from mvp_deploy.tasks import Images
-from mvp_deploy.tasks.own import check_classifier, labelled
+from mvp_deploy.tasks.own import labelled
 from mvp_deploy.tasks.preprocessing import Preprocessing
 from mvp_deploy.training import accuracy
 
@@ -54,7 +59,7 @@ def prune(
     pretrained: bool = False,
     weights: Any = None,
     image_size: int | None = None,
-    criterion: str = "obs",
+    criterion: str | None = None,
     reconstruct: bool = True,
     images: int = 1024,
     round_to: int = 8,
@@ -63,9 +68,15 @@ def prune(
 ) -> Result:
     """Cut a model to a share of its cost, and make up for what went in closed form; nothing is trained.
 
-    The units whose loss per saving is least go first, over all groups at once (`mvp_deploy.pruning.knapsack`); the
-    layers that lost inputs are re-solved (`mvp_deploy.pruning.reconstruction`). A model made from a name gets a head
-    solved in closed form; a module keeps its own.
+    This is what ``mvp-deploy prune`` makes before fine-tuning (`mvp_deploy.pruning.making`): linear streams are turned
+    into their principal directions, units go where their loss per saving is least, by two criteria and in one round or
+    three, and the layers that lost inputs are re-solved. Of these ways the training images choose: by leave-one-out
+    loss where the model ends in one linear layer that timm's conventions name, else by the loss of the module's own
+    head.
+
+    A model made from a name gets a head solved in closed form. A module keeps its own, unless one in closed form does
+    better on images that it has not seen; that takes timm's conventions and images of every class. A module's streams
+    stay as they are where it cannot run in float64, and with ``keep=`` everything goes in one round.
 
     With ``bank=``, tasks that were pruned earlier decide instead, and both models are fine-tuned: see `Bank.prune`.
 
@@ -82,15 +93,15 @@ def prune(
         on: a profile that ``mvp-deploy profile`` wrote, or its file.
         bank: a `Bank` or its folder; ``model`` is then the name of its backbone, and ``data`` a task.
         out: with ``bank``, the RUN folder to write, which `mvp_deploy.export` and ``mvp-deploy export`` take.
-        recipe: with ``bank``, how its tasks vote: 'default', 'paper', …
+        recipe: how it is pruned: 'default', or 'compensated' for one way alone; with ``bank``, how its tasks vote.
         steps: with ``bank``, of each model's fine-tuning.
         validation: images that judge the result, in any of the forms of ``data``; a task has its own.
         pretrained: of a name, start from timm's pretrained weights.
         weights: of a name, start from those of this file. Without either they are random: for trying only.
         image_size: edge of the input in pixels; the model's own by default.
-        criterion: what a unit is worth: 'obs' (the rise in loss that its removal brings when the rest makes up for
-            it), 'taylor', 'activation', 'magnitude' or 'random'.
-        reconstruct: re-solve the layers that lost inputs; without it the result is the exact cut.
+        criterion: what a unit is worth, where one way alone is to be tried: 'obs' (the rise in loss that its removal
+            brings when the rest makes up for it), 'taylor', 'activation', 'magnitude' or 'random'.
+        reconstruct: re-solve the layers that lost inputs; without it the result is the exact cut of ``model``.
         images: how many images of a loader to read.
         round_to: channels and hidden units stay in multiples of it.
         device: 'auto', 'cpu', 'cuda', 'cuda:N' or a torch.device.
@@ -116,7 +127,7 @@ def prune(
             raise InputError(
                 "Ask a bank for macs=, params= or keep=: a time is met without one, or by `mvp-deploy prune`."
             )
-        if validation is not None or pretrained or weights is not None or image_size is not None or criterion != "obs":
+        if pretrained or any(given is not None for given in (validation, weights, image_size, criterion)):
             raise InputError(
                 "A bank has its weights and image size, a task its held-out images, and the recipe says what a unit is "
                 "worth: leave out validation=, pretrained=, weights=, image_size= and criterion= beside bank=."
@@ -142,65 +153,56 @@ def prune(
         )
     check(images=images, image_size=image_size, round_to=round_to, seed=seed)
     budget = target_of(latency, speed_up, on, keep, macs, params) or budget_of(keep, macs, params, round_to)
-    place = resolve(str(device))
+    way, place = _way(recipe, criterion, reconstruct, own=not isinstance(model, str)), resolve(str(device))
     task = as_task(data)
-    backbone = None
     if isinstance(model, str):
         if task is None:
             raise InputError(
                 "A model made from a name needs a task (a folder, an .npz, a task's name): it has the classes."
             )
-        backbone, state = backbones.create(
-            model, pretrained=pretrained, weights=weights, image_size=image_size, seed=seed
-        )
-        full = backbones.build(backbone, state, len(task.classes), seed=seed)
-        how: Preprocessing | None = backbone.preprocessing
+        made_of = backbones.create(model, pretrained=pretrained, weights=weights, image_size=image_size, seed=seed)
+        new = NewTask.of(task, alone(task, *made_of, seed=seed), place, seed)
+        original, train = new.original, new.train
+        backbone: Backbone | None = original.backbone
+        how: Preprocessing | None = original.backbone.preprocessing
     else:
-        full = copy_with(model, {}).eval()
-        how, backbone = preprocessing_of(full, image_size), recognise(full, image_size)
-    full = full.to(place)
-    train = training_images(task or data, how, place, limit=images)
-    test = held_out_images(task or data, validation, how, place)
-    if isinstance(model, str):
-        solve_head(full, classifier(full), train)
-    example = input_of(train)
-    parts = analyze(full, example)
-    check_classifier(full, train)
-    train = labelled(train, full)
-
-    def made(plan: KeepPlan) -> nn.Module:
-        small = cut(full, plan, parts)
+        own = copy_with(model, {}).eval()
+        how, backbone = preprocessing_of(own, image_size), recognise(own, image_size)
+        train = training_images(task or data, how, place, limit=images)
+        original = Original.of(own.to(place), train)
+        train = labelled(train, own)
         if reconstruct:
-            make_up(small, full, plan, train, parts, seed=seed)
-        if isinstance(model, str):
-            solve_head(small, classifier(full), train)
-        return small
+            with suppress(ParityError):
+                own.load_state_dict(rotated(own, original.structure, train, seed=seed))
+    test = held_out_images(task or data, validation, how, place)
+    meeting = None
+    if not isinstance(budget, Budget):
+        target, profile = budget
+        meeting = Meet(target, profile, round_to, partial(here, profile, told()), told())(original)
+        budget = meeting.budget
+    made = make(original, train, (), way, budget, allocate=meeting, seed=seed)
+    for sentence in made.decision.warnings:
+        told().warn(sentence)
+    full = original.copy()
+    if not original.own:
+        check_exact(original, made.decision.plan, cut(original, made.decision), train)
+        solve_head(full, original.classifier, train)
+    report = _report(original, made, full, test)
+    channels, height, width = input_of(train).shape[1:]
+    names = task.classes if task else ()
+    return Result(made.model, full, made.decision.plan, report, backbone, names, (channels, height, width))
 
-    def loss(small: nn.Module) -> float:
-        """Of the training images: leave-one-out where the head was solved on them."""
-        if isinstance(model, str):
-            return -separability(small, classifier(full), train)
-        return judged(small, train).loss
 
-    met = None
-    if isinstance(budget, Budget):
-        plan = choose(full, parts, train, budget, criterion=criterion, seed=seed)
-        small = made(plan)
-    else:
-        scores = score(criterion, parts, full, KeepPlan.full(parts), train, seed=seed)
-        whole = criterion == "obs" and reconstruct  # in nats, and made up for
-        value = worth(full, parts, train, seed=seed) if whole else None
-        plan, met = in_time(full, parts, scores, value, budget, round_to, seed)
-        small = made(plan)
-        if plan.without:  # the rival keeps all blocks: see `pruning.making.make`
-            with suppress(BelowFloor, LatencyError):
-                other, other_met = in_time(full, parts, scores, None, budget, round_to, seed)
-                rival = made(other)
-                if loss(rival) < loss(small):
-                    plan, met, small = other, other_met, rival
-    report = _report(parts, plan, full, small, test, met)
-    channels, height, width = example.shape[1:]
-    return Result(small, full, plan, report, backbone, task.classes if task else (), (channels, height, width))
+def _way(recipe: str, criterion: str | None, reconstruct: bool, *, own: bool) -> Recipe:
+    """The recipe as the arguments change it; ``own``: for a module with its trained head."""
+    way = recipe_named(recipe)
+    if criterion is not None:
+        way = changed(RECIPES["compensated"], [f"criterion={criterion}", f"rounds={way.rounds}"])
+    if not reconstruct:  # 'fresh' solves no head
+        way = replace(way, reconstruct=False, norms="frozen", head="fresh" if own else way.head)
+    elif own:
+        way = replace(way, head="trained")
+    return way
 
 
 def _require_backbone(bank: Bank, model: object) -> None:
@@ -211,9 +213,8 @@ def _require_backbone(bank: Bank, model: object) -> None:
         raise InputError(f"The bank {bank.store.folder} prunes its own backbone: pass {own.name!r}, not {what}.")
 
 
-def _report(
-    parts: Structure, plan: KeepPlan, full: nn.Module, small: nn.Module, test: Images | None, met: Met | None
-) -> Report:
+def _report(original: Original, made: Made, full: nn.Module, test: Images | None) -> Report:
+    parts, plan, met = original.structure, made.decision.plan, made.decision.allotted
     before, after = parts.cost(), parts.cost(plan)
     return Report(
         after.params,
@@ -222,7 +223,7 @@ def _report(
         before.macs,
         units_kept(parts, plan),
         parts.frozen_share,
-        accuracy=accuracy(small, test) if test else None,
+        accuracy=accuracy(made.model, test) if test else None,
         full_accuracy=accuracy(full, test) if test else None,
-        latency=met,
+        latency=Met(**met) if met else None,
     )

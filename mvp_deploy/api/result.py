@@ -56,8 +56,8 @@ class Result:
         model: an ordinary module in eval mode (or, where its class cannot take the new sizes, a recorded program that
             trains and exports like one).
         unpruned: the full-size model, with the same classes: a teacher to distil from, and what `mvp_deploy.export`
-            compares with.
-        plan: which units stayed.
+            compares with. Its linear streams may be turned into other directions: it computes the same.
+        plan: which units of ``unpruned`` stayed.
         report: sizes and accuracies.
         backbone: how timm makes the unpruned model again; None for a user's own module.
         classes: the outputs' names, where the data have them.

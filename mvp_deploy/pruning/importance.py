@@ -50,7 +50,8 @@ def score(
     was_training = model.training
     model.eval()
     try:
-        return CRITERIA[criterion](structure, model, plan, sample, seed)
+        with torch.enable_grad():
+            return CRITERIA[criterion](structure, model, plan, sample, seed)
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

@@ -29,7 +29,7 @@ from mvp_deploy.pruning.mvp import (
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import Recipe
 from mvp_deploy.pruning.reconstruction import FEW, MANY
-from mvp_deploy.pruning.tuning import MadeOf
+from mvp_deploy.pruning.tuning import MadeOf, judged
 from mvp_deploy.pruning.votes import Voter
 from mvp_deploy.pruning.yardstick import Yardstick, measurable
 from mvp_deploy.tasks import Images
@@ -39,9 +39,9 @@ from mvp_deploy.tasks import Images
 class Made:
     """A pruned model before fine-tuning.
 
-    recipe: how it was made. steps: what each step gave; 'ways' are the losses it was chosen by. loss: leave-one-out
-    cross-entropy of a head in closed form on the training images, in nats; None where the classifier is not one linear
-    layer.
+    recipe: how it was made. steps: what each step gave; 'ways' are the losses it was chosen by. loss: cross-entropy on
+    the training images, in nats: leave-one-out of a head in closed form, or, where the classifier is not one linear
+    layer, of the trained head; None without either.
     """
 
     recipe: Recipe
@@ -81,7 +81,7 @@ def make(
     All are re-solved on few images, the best one again on many.
 
     What a block's removal costs is predicted too low where the task is easy. So a plan without some blocks has a rival
-    that keeps all; and where leave-one-out cannot judge, none goes.
+    that keeps all; and where no loss can judge (`Made.loss`), none goes.
 
     Args:
         voters, too_distant: see `mvp.decide`.
@@ -93,6 +93,7 @@ def make(
     if budget.fraction == 1 and recipe.head == "trained" and allocate is None:  # nothing is cut: it stays as it is
         return Made(recipe, decide(original, train, (), ways[-1], budget, seed=seed), original.copy(), {}, None)
     yardstick = Yardstick(original, train) if measurable(original) else None
+    judges = yardstick is not None or original.trained
     known = cache(importance) if importance else importances(original, train, seed=seed)
     of_blocks = worth or partial(worth_of_blocks, original, train, seed=seed)
 
@@ -112,21 +113,22 @@ def make(
         settle_norms(model, original, train, way, seed=seed)
         found = yardstick.measure(model, decision.plan) if yardstick else None
         steps = {"reconstruction": asdict(done) | (asdict(found) if found else {})} if done else {}
-        return Made(way, decision, model, steps, found.loo_loss if found else None)
+        own = judged(model, train).loss if judges and not found else None
+        return Made(way, decision, model, steps, found.loo_loss if found else own)
 
     if allocate is not None:  # which takes rises in loss, that add up: the last of the ways that ask nobody
         way = ways[0] if ways[0].asks_neighbours else ways[-1]
         once = replace(way, rounds=1)
-        made = [one(once, blocks=yardstick is not None)]
+        made = [one(once, blocks=judges)]
         rivals = [once] if made[0].decision.plan.without else []
-        if yardstick and way.rounds > 1 and not way.asks_neighbours and made[0].decision.plan != original.full:
+        if judges and way.rounds > 1 and not way.asks_neighbours and made[0].decision.plan != original.full:
             rivals.append(way)
         for rival in rivals:
             with suppress(InputError, LatencyError):  # all blocks may take too long
                 made.append(one(rival))
     elif budget.fraction == 1:
         made = [one(replace(ways[0], rounds=1))]
-    elif yardstick is None:
+    elif not judges:
         made = [one(ways[0])]
     elif len(ways) > 1:
         made = [one(replace(way, rounds=1)) for way in ways]
@@ -148,10 +150,10 @@ def make(
 
 
 def chosen(ways: Mapping[str, float]) -> str:
-    """Which of the ways was taken, as a sentence; ``ways``: the leave-one-out loss of each, in nats."""
+    """Which of the ways was taken, as a sentence; ``ways``: the loss of each (`Made.loss`)."""
     least = min(ways, key=lambda way: ways[way])
     if "votes" in ways and least != "votes":
         rivals = f"{ways['votes']:.3f} against {ways[least]:.3f}"
-        return f"the neighbours' votes lost to {least} by leave-one-out loss on the training images: {rivals}"
+        return f"the neighbours' votes lost to {least} by loss on the training images: {rivals}"
     others = ", ".join(f"{way} {loss:.3f}" for way, loss in ways.items() if way != least)
-    return f"{least} had the least leave-one-out loss on the training images: {ways[least]:.3f} ({others})"
+    return f"{least} had the least loss on the training images: {ways[least]:.3f} ({others})"

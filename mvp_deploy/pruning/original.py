@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from mvp_deploy import backbones
 from mvp_deploy.backbones import Backbone, build
+from mvp_deploy.backbones.backbone import digest
 from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base.errors import ParityError
 from mvp_deploy.pruning.head import classifier
 from mvp_deploy.structure import Cost, KeepPlan, Structure, analyze, prune, scatter, silence
 from mvp_deploy.tasks import Images
+from mvp_deploy.tasks.own import check_classifier
 from mvp_deploy.training import TrainConfig, Training
 
 TOLERANCE = 1e-5
@@ -28,7 +30,8 @@ class Original:
     """A backbone with pretrained weights and a fresh head for one task; ``model`` is never trained or changed.
 
     structure: of that model, whose unit groups do not depend on the number of classes.
-    head: the names of the parameters that belong to the classifier.
+    head: the names of the parameters that belong to the classifier; none of them where it was trained.
+    own: a module that no name makes. Each smaller one is compared with it, silenced, as soon as it is made.
     """
 
     backbone: Backbone
@@ -36,6 +39,7 @@ class Original:
     model: nn.Module
     structure: Structure
     head: frozenset[str]
+    own: bool = False
 
     @classmethod
     def create(
@@ -54,6 +58,18 @@ class Original:
         )
         head = frozenset(name for name in model.state_dict() if name not in state)
         return cls(backbone, num_classes, model.to(device), structure, head)
+
+    @classmethod
+    def of(cls, model: nn.Module, images: Images) -> Original:
+        """A module of one's own and its trained head, for ``images`` that are its input; it is not copied."""
+        x, _ = next(images.batches(2))
+        structure = analyze(model, x)
+        check_classifier(model, images)
+        weights = {name: value.cpu() for name, value in model.state_dict().items()}
+        kind, sha256 = type(model).__name__, digest(weights)
+        backbone = Backbone(kind, None, "a module of one's own", sha256, images.preprocessing, None)
+        with torch.no_grad():
+            return cls(backbone, model(x).shape[1], model, structure, frozenset(), own=True)
 
     def with_classes(self, num_classes: int) -> Original:
         """The same backbone with a head for another number of classes."""
@@ -91,10 +107,10 @@ class Original:
     def pruned(self, plan: KeepPlan, state: Mapping[str, Tensor] | None = None) -> nn.Module:
         """The smaller model ``plan`` describes, with ``state`` as its weights (None: cut from the pretrained).
 
-        It is compared with the original once, by `check_exact`, before it is saved.
+        One of a backbone is compared with the original once, by `check_exact`, before it is saved.
         """
-        model = prune(self.structure, self.model, plan, check=False)
-        restate_sizes(model, self.model, self.backbone.preprocessing.input_size)
+        model = prune(self.structure, self.model, plan, check=self.own)
+        restate_sizes(model, self.model, tuple(self.structure.example[0].shape[1:]))
         if state is not None:
             model.load_state_dict(dict(state), strict=True)
         return model

@@ -11,7 +11,7 @@ it was, Q 1 = 1: then LayerNorm(Q x) = Q LayerNorm(x), and the layer stays a Lay
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -27,7 +27,6 @@ from mvp_deploy.structure import Structure, analyze
 from mvp_deploy.structure.streams import LayerNorm, Maker, Reader, Stream, linear_streams
 from mvp_deploy.tasks import Images
 
-Batches = Iterable[tuple[Tensor, Tensor]]
 TOLERANCE = 1e-5
 BATCH = 64
 SMALL = 1e-3  # of the largest: a LayerNorm's weight by which its bias is not divided
@@ -52,29 +51,29 @@ def rotate(
     """
     model = build(backbone, state, num_classes).to(images.device)
     structure = analyze(model, torch.zeros(2, *backbone.preprocessing.input_size), allow_inexact=backbone.allow_inexact)
-    batches = images.sample(BATCH, 256 // BATCH, seed)
-    turned = {name: value.cpu() for name, value in rotated(model, structure, batches).items() if name in state}
+    found = rotated(model, structure, images, seed=seed)
+    turned = {name: value.cpu() for name, value in found.items() if name in state}
     if all(torch.equal(value, state[name]) for name, value in turned.items()):
         return backbone, turned  # it has no linear stream
     return replace(backbone, weights=f"{backbone.weights}, streams rotated", weights_sha256=digest(turned)), turned
 
 
-def rotated(model: nn.Module, structure: Structure, batches: Batches) -> dict[str, Tensor]:
+def rotated(model: nn.Module, structure: Structure, images: Images, *, seed: int = 0) -> dict[str, Tensor]:
     """The state dict with which ``model`` computes what it does, in the principal directions of its linear streams.
 
     Args:
-        model: in eval mode. batches: images that show the streams' directions; labels are not read.
+        model: in eval mode. images: see `rotate`.
 
     Returns:
         On the CPU; the model's own state dict if it has no linear stream.
 
     Raises:
-        MvpError: (PARITY) the rotated model computes something else.
+        MvpError: (PARITY) the rotated model computes something else, or cannot be compared in float64.
     """
     streams = [s for s in linear_streams(model, structure) if _foldable(s, model.state_dict())]
     if not streams:
         return {name: value.cpu().clone() for name, value in model.state_dict().items()}
-    sample = list(batches)
+    sample = list(images.sample(BATCH, 256 // BATCH, seed))
     wanted = {m.weight for s in streams for m in s.makers} | {r.weight for s in streams for r in s.readers}
     layers = {name: layer for name, layer in linear_layers(model, structure.example).items() if name in wanted}
     seen = moments.collect(model, layers, sample, sum(len(y) for _, y in sample))
@@ -140,12 +139,15 @@ def check(model: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> float:
         The largest difference relative to the largest output.
 
     Raises:
-        MvpError: (PARITY) it is 1e-5 or more.
+        MvpError: (PARITY) it is 1e-5 or more, or the model cannot compute in float64.
     """
     before, after = (copy.deepcopy(model).cpu().double().eval() for _ in range(2))
     after.load_state_dict(state)
-    with torch.no_grad():
-        expected, got = before(x.cpu().double()), after(x.cpu().double())
+    try:
+        with torch.no_grad():
+            expected, got = before(x.cpu().double()), after(x.cpu().double())
+    except RuntimeError as failure:  # a module of one's own may keep tensors in float32
+        raise ParityError(f"A rotated {type(model).__name__} cannot be checked in float64: {failure}") from failure
     error = float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
     if not error < TOLERANCE:
         raise ParityError(

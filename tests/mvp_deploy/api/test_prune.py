@@ -5,14 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import mvp_deploy as mvp
+from mvp_deploy import runs
+from mvp_deploy.cli import main
+from mvp_deploy.pruning.tuning import judged
+from mvp_deploy.tasks.own import collect
 
 
 class Net(nn.Module):
@@ -130,11 +136,78 @@ def test_what_a_cut_timm_model_says_of_itself_is_true(name: str) -> None:
     assert data.resolve_model_data_config(small) == data.resolve_model_data_config(full)
 
 
-def test_a_name_and_a_task_make_a_classifier() -> None:
-    result = mvp.prune("test_resnet", "digits#0,1,2", macs=0.6, image_size=32)
-    assert result.classes == ("0", "1", "2")
+class Stream(nn.Module):
+    """Its convolution ``up`` writes a linear stream that two branches and the head read."""
+
+    def __init__(self, *, own_tensor: bool = False) -> None:
+        super().__init__()
+        self.up, self.head, self.own_tensor = nn.Conv2d(3, 12, 3), nn.Linear(12, 4), own_tensor
+        self.wide = nn.ModuleList(nn.Conv2d(12, 24, 1) for _ in range(2))
+        self.back = nn.ModuleList(nn.Conv2d(24, 12, 1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(x)
+        for wide, back in zip(self.wide, self.back, strict=True):
+            x = x + back(wide(x).relu())
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits + self.head(torch.ones(1, 12)) if self.own_tensor else logits
+
+
+def test_a_module_is_pruned_in_the_directions_of_its_streams(pairs: TensorDataset) -> None:
+    net, (x, _) = Stream().eval(), pairs.tensors
+    whole = mvp.prune(net, pairs, macs=0.6, round_to=1, recipe="compensated").unpruned
+    assert not torch.allclose(whole.up.weight, net.up.weight, atol=0.01)
+    with torch.no_grad():
+        torch.testing.assert_close(whole(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+def test_where_that_cannot_be_checked_the_streams_stay_as_they_are(pairs: TensorDataset) -> None:
+    net = Stream(own_tensor=True).eval()  # float32, whatever the weights are
+    result = mvp.prune(net, pairs, macs=0.6, round_to=4, recipe="compensated")
+    assert torch.equal(result.unpruned.up.weight, net.up.weight)
+
+
+def test_of_several_ways_the_module_s_own_loss_chooses(pairs: TensorDataset) -> None:
+    """The same ways as the command's: two criteria in one round, the better one in three."""
+
+    def loss(**how: Any) -> float:
+        return judged(mvp.prune(net, pairs, macs=0.5, **how).model, collect(pairs)).loss
+
+    net = Net().eval()
+    alone = [loss(recipe="compensated"), loss(recipe="compensated", criterion="taylor")]
+    rounds = loss(criterion=["obs", "taylor"][int(alone[0] > alone[1])])
+    assert loss() == pytest.approx(min(*alone, rounds), abs=1e-6)
+
+
+def test_without_re_solving_the_result_is_the_exact_cut(pairs: TensorDataset) -> None:
+    net, (x, _) = Stream().eval(), pairs.tensors
+    result = mvp.prune(net, pairs, macs=0.6, round_to=1, reconstruct=False, recipe="compensated")
+    with torch.no_grad():
+        torch.testing.assert_close(result.model(x), mvp.cut(net, result.plan, x[:2])(x))
+
+
+def test_a_head_is_kept_that_knows_classes_without_images(pairs: TensorDataset) -> None:
+    from mvp_deploy.backbones import timm
+
+    model = timm().create_model("test_resnet", num_classes=9).eval()
+    x, y = pairs.tensors
+    x = x + y[:, None, None, None]  # four classes that a solved head tells apart
+    result = mvp.prune(model, (x, y), macs=0.6, recipe="compensated")
+    assert result.model.get_classifier().weight[4:].abs().min() > 0  # solved on four classes, the others get zeros
+
+
+def test_a_name_and_a_task_give_what_the_command_gives(tmp_path: Path) -> None:
+    result = mvp.prune("test_efficientnet", "digits#0,1", macs=0.5, image_size=32)
+    assert result.classes == ("0", "1")
     assert result.report.accuracy is not None
     assert result.report.accuracy > 0.5
+    asked = ["--backbone", "test_efficientnet", "--image-size", "32", "--macs", "0.5", "--steps", "0"]
+    done = CliRunner().invoke(main, ["prune", "digits#0,1", *asked, "-q", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    run = runs.load(tmp_path / "run").pruned()
+    assert run.plan == result.plan
+    state = result.model.state_dict()
+    assert all(torch.allclose(value, state[name]) for name, value in run.model.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_more_rounds_are_taken_only_where_the_training_images_favour_them(both) 
 
 def test_the_choice_is_told_in_a_sentence() -> None:
     lost = chosen({"votes": 1.25, "obs": 0.5, "taylor": 0.75})
-    assert lost.startswith("the neighbours' votes lost to obs by leave-one-out loss")
+    assert lost.startswith("the neighbours' votes lost to obs by loss on the training images")
     assert "1.250 against 0.500" in lost
     assert chosen({"votes": 0.5, "obs": 1.25}).startswith("votes had the least")
     assert chosen({"taylor": 0.5, "obs": 1.25}).endswith("0.500 (obs 1.250)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from mvp_deploy.pruning.original import Original, check_exact
 from mvp_deploy.pruning.rotation import rotate, rotated
 from mvp_deploy.structure import analyze
 from mvp_deploy.structure.streams import linear_streams
+from mvp_deploy.tasks import Images
+from mvp_deploy.tasks.own import collect
 
 
 class Inverted(nn.Module):
@@ -73,12 +76,17 @@ def images(count: int = 8) -> Tensor:
     return torch.randn(count, 3, 10, 10, generator=torch.Generator().manual_seed(1))
 
 
+def shown(x: Tensor) -> Images:
+    """The images in their own number format."""
+    return replace(collect(x), pixels=x)
+
+
 @pytest.mark.parametrize("make", [inverted, Tokens, lambda: Tokens(bias=False)], ids=["inverted", "tokens", "no bias"])
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_the_function_stays_while_the_weights_change(make, dtype: torch.dtype, limit: float) -> None:
     model, x = shaken(make()).to(dtype), images().to(dtype)
     structure = analyze(model, x[:2])
-    state = rotated(model, structure, [(x, torch.zeros(len(x)))])
+    state = rotated(model, structure, shown(x))
     twin = copy.deepcopy(model)
     twin.load_state_dict(state)
     assert state.keys() == model.state_dict().keys()
@@ -92,7 +100,7 @@ def test_the_function_stays_while_the_weights_change(make, dtype: torch.dtype, l
 
 def test_the_strongest_directions_come_first_and_are_not_correlated() -> None:
     model, x = shaken(inverted(kernel=1)), images()
-    model.load_state_dict(rotated(model, analyze(model, x[:2]), [(x, torch.zeros(len(x)))]))
+    model.load_state_dict(rotated(model, analyze(model, x[:2]), shown(x)))
     with torch.no_grad():
         streams = [model[:depth](x).movedim(1, -1).flatten(0, -2) for depth in (1, 2, 3)]
     total = sum(torch.cov(s.T) / torch.cov(s.T).trace() for s in streams)
@@ -109,7 +117,7 @@ def test_batch_norms_keep_working_on_their_own_statistics() -> None:
                 norm.momentum = 1.0
             model.train()(x)
             model.eval()
-    model.load_state_dict(rotated(model, analyze(model, x[:2]), [(x, torch.zeros(len(x)))]))
+    model.load_state_dict(rotated(model, analyze(model, x[:2]), shown(x)))
     with torch.no_grad():
         resting, training = model(x), model.train()(x)
     assert (training - resting).abs().max() < 0.02 * resting.abs().max()
@@ -117,7 +125,7 @@ def test_batch_norms_keep_working_on_their_own_statistics() -> None:
 
 def test_a_model_without_linear_streams_stays_as_it_is(cnn) -> None:
     original = cnn.original
-    state = rotated(original.model, original.structure, cnn.train.batches(32))
+    state = rotated(original.model, original.structure, cnn.train)
     assert all(torch.equal(value, state[name]) for name, value in original.model.state_dict().items())
     assert rotate(cnn.backbone, cnn.state, cnn.train)[0] == cnn.backbone
 
