@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -150,9 +149,8 @@ def recalibrate(model: nn.Module, images: Images, *, batches: int = 16, batch_si
     if not running and not isinstance(model, TracedModel):
         return False
     model.eval()
-    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad(), open_functionals(), _Statistics(running) as statistics:
-        for x, _ in islice(images.batches(min(batch_size, len(images)), shuffle=True, generator=generator), batches):
+        for x, _ in images.sample(batch_size, batches, seed):
             if len(x) > 1:
                 model(x)
     return bool(statistics.seen)

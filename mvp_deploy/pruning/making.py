@@ -107,10 +107,11 @@ def make(
         )  # fmt: skip
         return mended(way, decision)
 
-    def mended(way: Recipe, decision: Decision, most: int = FEW) -> Made:
+    def mended(way: Recipe, decision: Decision, *, last: bool = False) -> Made:
         model = cut(original, decision)
-        done = re_solve(model, original, train, decision, way, most=most, seed=seed)
-        settle_norms(model, original, train, way, seed=seed)
+        done = re_solve(model, original, train, decision, way, most=MANY if last else FEW, seed=seed)
+        if last or not done:  # a rival that was re-solved is judged as it is
+            settle_norms(model, original, train, way, seed=seed)
         found = yardstick.measure(model, decision.plan) if yardstick else None
         steps = {"reconstruction": asdict(done) | (asdict(found) if found else {})} if done else {}
         own = judged(model, train).loss if judges and not found else None
@@ -138,8 +139,8 @@ def make(
     else:
         made = [one(way) for way in ways]
     best = min(made, key=lambda each: each.loss or 0.0)
-    if "reconstruction" in best.steps and len(train) > FEW:
-        best = mended(best.recipe, best.decision, MANY)
+    if "reconstruction" in best.steps:
+        best = mended(best.recipe, best.decision, last=True)
     give_head(best.model, original, train, best.recipe)
     if yardstick:
         best.steps["unpruned"] = asdict(yardstick.unpruned)

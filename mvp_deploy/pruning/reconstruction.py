@@ -270,7 +270,7 @@ def _precise(x: Tensor) -> Tensor:
 def _sample(images: Images, most: int, batch: int, seed: int) -> Iterator[Tensor]:
     """At most ``most`` images in batches, float32 [b, 3, H, W], drawn by ``seed``."""
     for x, _ in images.sample(batch, -(-most // batch), seed):
-        yield images.laid_out(x[:most])
+        yield x[:most]
         most -= len(x)
 
 

@@ -90,9 +90,10 @@ class Images:
             yield x, self.labels[part.to(self.device)]
 
     def sample(self, batch_size: int, count: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """At most ``count`` of the `batches`, in an order drawn by ``seed``."""
+        """At most ``count`` of the `batches`, in an order drawn by ``seed``, as `laid_out` has them."""
         generator = torch.Generator().manual_seed(seed)
-        return islice(self.batches(min(batch_size, len(self)), shuffle=True, generator=generator), count)
+        for x, y in islice(self.batches(min(batch_size, len(self)), shuffle=True, generator=generator), count):
+            yield self.laid_out(x), y
 
     def passes(
         self, *, shuffle: bool = False, generator: torch.Generator | None = None
