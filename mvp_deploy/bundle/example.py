@@ -4,6 +4,7 @@ python example.py [--model models/FILE] IMAGE …
 """
 
 import argparse
+import hashlib
 import importlib
 import json
 import math
@@ -156,6 +157,17 @@ def choose() -> str:
     raise SystemExit(f"No model of this bundle runs here: {', '.join(missing)}. Install what one of them needs.")
 
 
+def require_whole(model: Path) -> None:
+    """Refuse a model, labels or preprocessing that are not as the manifest has them: copied halfway, or another's."""
+    listed = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))["files"]
+    alike = f"/{model.with_suffix('').name}."  # some formats keep weights in a file beside
+    for name in listed:
+        if name in ("labels.json", "preprocessing.json") or alike in f"/{name}":
+            file = HERE / name
+            if file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != listed[name]["sha256"]:
+                raise SystemExit(f"{name} is not as it was written: copy the bundle again, or export it again.")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Classify images with a model of this bundle.")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
@@ -169,6 +181,7 @@ def main() -> None:
     suffix = suffix_of(file.name)
     if not suffix or not file.exists():
         raise SystemExit(f"{file} is not a model of this bundle that runs as it is: bundle.json lists those there are.")
+    require_whole(file)
     open_model, _, prepared = RUNTIMES[suffix]
     logits_of = open_model(file)
     for path in asked.images:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -191,6 +192,18 @@ def test_the_example_classifies_an_image_with_three_packages_alone(whole: Path, 
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert any(f"a.png: {name} (" in shown for name in CLASSES)
     assert "b.tif: cannot be read as an image (Pillow's mode F" in shown
+
+
+@pytest.mark.parametrize("name", ["models/pruned.fp32.onnx", "labels.json", "preprocessing.json"])
+def test_the_example_refuses_a_file_that_is_not_the_bundles(tmp_path: Path, name: str, monkeypatch, capsys) -> None:
+    from fakes.bundle import tiny_bundle
+
+    made = tiny_bundle(tmp_path / "b", ["fp32"])
+    other = (made / name).read_bytes()
+    (made / name).write_bytes(other.replace(b"\n", b" \n", 1) if name.endswith("json") else other[:-100])
+    monkeypatch.setattr(sys, "argv", ["example.py", "a.png"])
+    with pytest.raises(SystemExit, match=f"{name} is not as it was written"):
+        runpy.run_path(str(made / "example.py"), run_name="__main__")
 
 
 def test_a_bundle_without_measurements_has_none(tmp_path: Path) -> None:
