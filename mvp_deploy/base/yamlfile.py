@@ -110,7 +110,7 @@ def line_of(node: yaml.Node, where: Sequence[str | int]) -> int:
 
 def wrong(problem: Mapping[str, Any], known: Collection[str]) -> str:
     """What pydantic found wrong with a value or key: the rest of a sentence. known: the keys there are."""
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # of a model, of a dataclass
         key = str(problem["loc"][-1])
         close = difflib.get_close_matches(key, {*known} - {key}, n=1)  # it may be known elsewhere
         return "there is no such key" + (f"; did you mean {close[0]}?" if close else "")

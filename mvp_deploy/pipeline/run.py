@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -94,6 +94,8 @@ def run(
                 tasks[name] = _told(Progress(failure=work), [], {})
             else:
                 tasks[name] = _finish(work, built[name], acceptance, Named(reporter, name))
+    for path in orphans(folder(config, base), config.tasks):
+        reporter.warn(f"{path} is of a task that the config no longer has: no run renews it. Remove it.")
     code = worst(ExitCode(task["code"]) for task in tasks.values())
     return {
         "schema": SCHEMA,
@@ -126,6 +128,13 @@ def settle(
         return steps.settle(name, task, data, profile, shared)
 
     return {name: caught(partial(settled, name)) for name in only or config.tasks}
+
+
+def orphans(out: Path, tasks: Collection[str]) -> list[Path]:
+    """Bundles in ``out`` of tasks that are not among these: whoever ships the folder would ship them."""
+    bundles = out / "bundles"
+    there = sorted(bundles.iterdir()) if bundles.is_dir() else []
+    return [path for path in there if path.name not in tasks and bundle.is_bundle(path)]
 
 
 def folder(config: Config, base: Path) -> Path:

@@ -49,6 +49,11 @@ def test_a_task_takes_over_what_is_set_for_all_key_by_key(tmp_path: Path) -> Non
     ("old", "new", "told"),
     [
         ("max_drop: 0.02", "max_drpo: 0.02", "line 3: gates.max_drpo: there is no such key; did you mean max_drop?"),
+        (
+            "tasks:\n",
+            "training: {step: 9}\ntasks:\n",
+            "line 7: training.step: there is no such key; did you mean steps?",
+        ),
         ("max_drop: 0.02", "max_drop: lots", "line 3: gates.max_drop: input should be a valid number"),
         (
             "at_most_ms: 5",

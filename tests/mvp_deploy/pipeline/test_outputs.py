@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.bundle import tiny_bundle
 
 from mvp_deploy import bundle
 from mvp_deploy.base.errors import EnvironmentMissing, ExitCode
+from mvp_deploy.pipeline.run import orphans
 from mvp_deploy.pipeline.tracking import Store
 
 
@@ -18,6 +20,14 @@ def timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: timeless(part) for key, part in value.items() if key != "seconds"}
     return [timeless(part) for part in value] if isinstance(value, list) else value
+
+
+def test_bundles_of_tasks_that_were_taken_out_are_named(tmp_path: Path) -> None:
+    for name in ("dogs", "cats"):
+        tiny_bundle(tmp_path / "bundles" / name, ["fp32"])
+    (tmp_path / "bundles" / "mine").mkdir()
+    assert orphans(tmp_path, {"dogs": None}) == [tmp_path / "bundles" / "cats"]
+    assert orphans(tmp_path / "new", ()) == []
 
 
 def test_equal_inputs_give_equal_bundles_to_the_bit_but_for_times(run) -> None:
