@@ -42,7 +42,6 @@ NAMES = {  # the edge of the image in pixels
     "vit_tiny_patch16_224": 224,
     "deit_tiny_distilled_patch16_224": 224,
     "swin_tiny_patch4_window7_224": 224,
-    "mixer_s32_224": 224,
     "poolformer_s12": 96,
 }
 PACKAGES = {"coreml": "coremltools", "mnn": "MNN"}
