@@ -87,7 +87,7 @@ def command(
     from mvp_deploy.latency.format import Conditions
     from mvp_deploy.latency.measure import runtime_version
     from mvp_deploy.latency.meet import Target, quantity
-    from mvp_deploy.pipeline.candidates import Search, Source
+    from mvp_deploy.pipeline.candidates import CUT, Search, Source
     from mvp_deploy.pipeline.frontier import search
     from mvp_deploy.tasks import load_task
 
@@ -109,6 +109,7 @@ def command(
         "backbones": list(backbone),
         "profiles": [sha256(path) for path in profiles],
         "training": asdict(replace(training, steps=0)),
+        "cut": asdict(CUT),
         "seed": seed,
         "versions": versions(),
     }

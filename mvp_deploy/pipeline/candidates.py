@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,20 +32,20 @@ from mvp_deploy.latency.front import Candidate, Frontier
 from mvp_deploy.latency.meet import Meeting, Target
 from mvp_deploy.latency.pieces import layout
 from mvp_deploy.pipeline.judge import calibration_accuracy, held_out_accuracy, leave_one_out, time_files
-from mvp_deploy.pruning.blocks import Worth, worth
-from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.blocks import Worth
+from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.head import solve_head
-from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.making import make as make_pruned
-from mvp_deploy.pruning.mvp import made_of
+from mvp_deploy.pruning.mvp import importances, worth_of_blocks
 from mvp_deploy.pruning.original import Original, suited
 from mvp_deploy.pruning.recipes import RECIPES
-from mvp_deploy.pruning.tuning import tune
+from mvp_deploy.pruning.rotation import rotate
+from mvp_deploy.pruning.tuning import MadeOf, tune
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images, Task, prepare
 from mvp_deploy.training.config import Training
 
-CUT = RECIPES["compensated"]
+CUT = RECIPES["default"]  # as `prune` cuts
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,12 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model that no training has seen, what stays in it, and it as float32 ONNX."""
+    """A model that no training has seen, what stays in it, it as float32 ONNX, and what makes it of fewer images."""
 
     plan: KeepPlan
     module: nn.Module
     onnx: bytes
+    of_fewer: MadeOf | None = None
 
 
 @dataclass(frozen=True)
@@ -221,14 +221,19 @@ class Place:
         return model
 
     @cached_property
-    def scores(self) -> Mapping[str, np.ndarray]:
-        original = self.original
-        return score("obs", original.structure, self.whole, original.full, self.images[0], seed=self.seed)
+    def turned(self) -> Original:
+        """What is cut: the same backbone, its linear streams in principal directions, as `prune` has them."""
+        made = rotate(*self.made, self.images[0], num_classes=len(self.task.classes), seed=self.seed)
+        return Original.create(*made, len(self.task.classes), seed=self.seed)
+
+    @cached_property
+    def importances(self) -> Callable[[str], Scores]:
+        return importances(self.turned, self.images[0], seed=self.seed)
 
     @cached_property
     def worth(self) -> Worth | None:
         """Of whole blocks."""
-        return worth(self.whole, self.original.structure, self.images[0], seed=self.seed)
+        return worth_of_blocks(self.turned, self.images[0], seed=self.seed)
 
     def profile(self, precision: Precision) -> Profile | None:
         """Of this place: in that precision, else in another, which tells wide layers from narrow ones as well."""
@@ -243,10 +248,9 @@ class Place:
         return self._last[1]
 
     def _cut(self, share: float, profile: Profile | None) -> Model:
-        original = self.original
         if share == 1:
-            return self._exported(original.full, self.whole)
-        budget, meeting = Budget(share, "macs"), None
+            return self._exported(self.original.full, self.whole)
+        original, budget, meeting = self.turned, Budget(share, "macs"), None
         if profile is not None:
             target, parts = Target(speed_up=1 / share), original.structure
             meeting = Meeting(parts, profile, target, round_to=8, timer=None, reporter=self.reporter)
@@ -257,12 +261,13 @@ class Place:
             (),
             CUT,
             budget,
-            importance=lambda criterion: self.scores,
+            importance=self.importances,
             allocate=meeting,
             worth=lambda: self.worth,
             seed=self.seed,
         )
-        return self._exported(found.decision.plan, found.model)
+        made = self._exported(found.decision.plan, found.model)
+        return replace(made, of_fewer=found.of_fewer(original, self.seed))
 
     def _tuned(self, share: float, precision: Precision) -> tuple[Tuning, Path]:
         """What tuning gave, and the tuned model as float32 ONNX, kept for its other precisions."""
@@ -274,14 +279,14 @@ class Place:
             return read_json(file, Tuning, cure="remove it and call again"), onnx
         untuned = self._untuned(share, precision)
         model = copy.deepcopy(untuned.module)
-        config = suited(self.original.backbone, self.asked.training, self.seed)
+        config = suited(self.made[0], self.asked.training, self.seed)
         with self.reporter.progress("tuning") as step:
             done = tune(
                 model,
                 self.original.classifier,
                 self.images[0],
                 config,
-                made_of=partial(made_of, self.original, untuned.plan, CUT, seed=self.seed) if share < 1 else None,
+                made_of=untuned.of_fewer,
                 checkpoint=file.with_suffix(""),
                 progress=step,
             )

@@ -106,5 +106,8 @@ def _resumed(out: Path, asked: Search) -> Frontier:
         return Frontier(asked.key, asked.conditions)
     found = read_json(out / FILE, Frontier, cure="search again in another --out")
     if (found.key, found.conditions) != (asked.key, asked.conditions):
-        raise InputError(f"{out} holds the search of something else: give another --out, or remove it.")
+        raise InputError(
+            f"{out} holds the search of something else (other data, weights or settings, or another version of "
+            "mvp-deploy): give another --out, or remove it."
+        )
     return found

@@ -11,9 +11,13 @@ from typing import Any
 
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
 from fakes.profiles import blocks_of, profile_by
+from torch import Tensor, nn
 
+import mvp_deploy as mvp
+from mvp_deploy import backbones
 from mvp_deploy.base.environment import cpu_name
 from mvp_deploy.base.errors import AccuracyError, InputError, LatencyError
 from mvp_deploy.cli import main
@@ -22,6 +26,7 @@ from mvp_deploy.latency.format import Conditions, Machine
 from mvp_deploy.latency.front import Candidate, Frontier
 from mvp_deploy.pipeline import candidates as making
 from mvp_deploy.pipeline.candidates import Source
+from mvp_deploy.pruning.recipes import RECIPES
 from mvp_deploy.pruning.tuning import Choice, Judgement, Tuned
 
 
@@ -60,7 +65,7 @@ def test_a_time_that_no_candidate_meets_names_the_fastest() -> None:
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Models take as long as their MACs say; gives the names of those that were timed."""
+    """Models take as long as their MACs say, and are cut in one way; gives the names of those that were timed."""
     timed: list[str] = []
 
     def export(model: object, example: object, path: Path, metadata: object) -> Path:
@@ -71,6 +76,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         timed.append(candidates[-1].file)
         return [each.macs / 1e6 for each in candidates]
 
+    assert RECIPES["default"] == making.CUT
+    monkeypatch.setattr(making, "CUT", RECIPES["compensated"])
     monkeypatch.setattr(making, "export_onnx", export)
     monkeypatch.setattr(making, "time_files", time)
     monkeypatch.setattr(making, "leave_one_out", lambda file, conditions, train, classes: 0.5)
@@ -104,6 +111,27 @@ def test_every_size_is_tried_whole_and_cut_and_the_search_goes_on_where_it_stopp
     other = call(tmp_path / "f", "--seed", "1")
     assert other.exit_code == 2
     assert "the search of something else" in other.output
+
+
+def test_a_cut_is_the_model_that_prune_gives(
+    tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[dict[str, Tensor]] = []
+
+    def export(model: nn.Module, example: object, path: Path, metadata: object) -> None:
+        exported.append(model.state_dict())
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(making, "export_onnx", export)
+    name, data = "test_efficientnet", "digits#0,1"
+    asked = ["--backbone", name, "--image-size", "32", "--keep-time", "0.5", "--out", str(tmp_path)]
+    assert CliRunner().invoke(main, ["frontier", data, *asked]).exit_code == 0
+    whole, small = exported
+    pruned = mvp.prune(name, data, macs=0.5, image_size=32, recipe="compensated").model.state_dict()
+    assert {n: v.shape for n, v in small.items()} == {n: v.shape for n, v in pruned.items()}
+    assert all(torch.allclose(value, pruned[n]) for n, value in small.items())
+    _, unpruned = backbones.create(name, image_size=32)
+    assert all(torch.equal(value, whole[n]) for n, value in unpruned.items())  # as a user would ship it
 
 
 def test_int8_is_judged_and_timed_as_what_it_is_and_the_front_is_tuned_once(
