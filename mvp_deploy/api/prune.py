@@ -28,7 +28,6 @@ from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.meet import Meet, Met
 from mvp_deploy.latency.timer import here
 from mvp_deploy.pruning.budget import Budget, units_kept
-from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.making import Made, make
 from mvp_deploy.pruning.mvp import cut
 from mvp_deploy.pruning.original import Original, check_exact
@@ -183,10 +182,9 @@ def prune(
     made = make(original, train, (), way, budget, allocate=meeting, seed=seed)
     for sentence in made.decision.warnings:
         told().warn(sentence)
-    full = original.copy()
+    full = original.copy() if original.own else original.headed(train).model
     if not original.own:
         check_exact(original, made.decision.plan, cut(original, made.decision), train)
-        solve_head(full, original.classifier, train)
     report = _report(original, made, full, test)
     channels, height, width = input_of(train).shape[1:]
     names = task.classes if task else ()

@@ -66,8 +66,11 @@ def train_unpruned(
 def _tuned(new: NewTask, model: nn.Module, config: TrainConfig, checkpoint: Path, reporter: Reporter) -> Tuned:
     """Tune the model in place, from the head in closed form on."""
     original, train = new.original, new.train
-    recalibrate_if_better(model, original.classifier, train, seed=config.seed)
-    if not solve_head(model, original.classifier, train):
+    headed = original.headed(train)
+    model.load_state_dict(headed.model.state_dict())
+    if recalibrate_if_better(model, original.classifier, train, seed=config.seed):
+        solve_head(model, original.classifier, train)
+    if not headed.solved:
         reporter.warn(
             f"The head of {original.backbone.name} does not end in linear layers whose outputs are the model's (or are "
             "averaged to it), so it is not solved in closed form: it starts at random and may want more steps."

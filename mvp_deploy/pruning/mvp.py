@@ -161,23 +161,15 @@ def own_importance(original: Original, train: Images, criterion: str, *, seed: i
 
 def worth_of_blocks(original: Original, train: Images, *, seed: int = 0) -> Worth | None:
     """What whole blocks are worth to the target on the pretrained backbone, under a head solved in closed form."""
-    model = original.copy()
-    solve_head(model, original.classifier, train)
-    return blocks.worth(model, original.structure, train, seed=seed)
+    return blocks.worth(original.headed(train).model, original.structure, train, seed=seed)
 
 
 def importances(original: Original, train: Images, *, seed: int = 0) -> Callable[[str], Scores]:
     """Gives the target's own importance by any criterion: each is worked out once, all under one solved head."""
 
     @cache
-    def headed() -> nn.Module:
-        model = original.copy()
-        solve_head(model, original.classifier, train)
-        return model
-
-    @cache
     def by(criterion: str) -> Scores:
-        return score(criterion, original.structure, headed(), original.full, train, seed=seed)
+        return score(criterion, original.structure, original.headed(train).model, original.full, train, seed=seed)
 
     return by
 

@@ -6,6 +6,8 @@ import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from mvp_deploy.backbones import Backbone, build
 from mvp_deploy.backbones.backbone import digest
 from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base.errors import ParityError
-from mvp_deploy.pruning.head import classifier
+from mvp_deploy.pruning.head import classifier, solve_head
 from mvp_deploy.structure import Cost, KeepPlan, Structure, analyze, prune, scatter, silence
 from mvp_deploy.tasks import Images
 from mvp_deploy.tasks.own import check_classifier
@@ -23,6 +25,13 @@ from mvp_deploy.training import TrainConfig, Training
 
 TOLERANCE = 1e-5
 DEFAULT = Training()
+
+
+class Headed(NamedTuple):
+    """An unpruned model, not to be changed, and whether its head could be solved in closed form."""
+
+    model: nn.Module
+    solved: bool
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,17 @@ class Original:
     def copy(self) -> nn.Module:
         """The unpruned model, to train."""
         return copy.deepcopy(self.model)
+
+    def headed(self, images: Images) -> Headed:
+        """The unpruned model with a head in closed form, worked out once for the same ``images``."""
+        if images not in self._headed:
+            model = self.copy()
+            self._headed[images] = Headed(model, solve_head(model, self.classifier, images))
+        return self._headed[images]
+
+    @cached_property
+    def _headed(self) -> WeakKeyDictionary[Images, Headed]:
+        return WeakKeyDictionary()
 
     def pruned(self, plan: KeepPlan, state: Mapping[str, Tensor] | None = None) -> nn.Module:
         """The smaller model ``plan`` describes, with ``state`` as its weights (None: cut from the pretrained).

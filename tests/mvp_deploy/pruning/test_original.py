@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
+from mvp_deploy.bank.pool import part
 from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.pruning.budget import Budget, counts_for, keep_best, uniform
 from mvp_deploy.pruning.original import check_exact, suited
@@ -40,6 +43,17 @@ def test_weights_widened_come_back(both) -> None:
     }
     back = gather(original.structure, original.widened(plan, state), plan)
     assert all(torch.equal(value, back[name]) for name, value in state.items())
+
+
+def test_a_head_is_solved_once_for_the_same_images_and_never_in_the_original(both) -> None:
+    before = copy.deepcopy(both.original.model.state_dict())
+    headed = both.original.headed(both.train)
+    assert headed.solved
+    assert both.original.headed(both.train) is headed
+    other = both.original.headed(part(both.train, 50, 0))
+    weight = f"{both.original.classifier[0]}.weight"
+    assert not torch.equal(headed.model.get_parameter(weight), other.model.get_parameter(weight))
+    assert all(torch.equal(value, before[name]) for name, value in both.original.model.state_dict().items())
 
 
 def test_another_number_of_classes_changes_the_head_alone(cnn) -> None:
