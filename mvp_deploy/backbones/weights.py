@@ -20,6 +20,7 @@ from mvp_deploy.base.errors import InputError, MvpError, first_line
 WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "model_state_dict")  # the better weights first
 PREFIXES = ("module.", "model.", "ema.", "ema_model.", "model_ema.")  # of what training scripts wrap a model in
 COUNTERS = "num_batches_tracked"  # of batch norm: nothing is computed from them
+ENDINGS = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors")  # of weights files; no name of timm's ends so
 INSERTED = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # by torch, at any depth
 
 

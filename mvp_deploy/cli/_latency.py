@@ -60,6 +60,7 @@ class Timed:
             check_shipped(profile, [shipped.precision], reporter)
             check_runtime(profile, shipped, reporter)
             target = target.than_float32(profile, reporter)
+        reporter.say(f"the time is met as profiled: {profile}")
         known = others(self.on) if isinstance(self.on, Path) else []
         clock = functools.partial(_timer, there, profile, reporter)
         meet = Meet(target, profile, round_to, clock, reporter, known)

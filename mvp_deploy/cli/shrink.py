@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from mvp_deploy.pipeline.shrink import Start
     from mvp_deploy.tasks import Task
 
-FILES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".safetensors")  # no name of timm's ends so
-
 
 @click.command()
 @click.argument("data")
@@ -125,6 +123,7 @@ def _start(
     console: Console,
 ) -> Start:
     """The one model that was asked for."""
+    from mvp_deploy.backbones.weights import ENDINGS
     from mvp_deploy.pipeline.shrink import Start, from_checkpoint
 
     if bank is not None:
@@ -134,7 +133,7 @@ def _start(
 
         opened = Bank.open(bank)
         return Start(opened.backbone, opened.state(), trained=False, bank=opened)
-    if name is not None and checkpoint is None and (Path(name).is_file() or Path(name).suffix in FILES):
+    if name is not None and checkpoint is None and (Path(name).is_file() or Path(name).suffix in ENDINGS):
         checkpoint, name = Path(name), None
     if checkpoint is not None:
         if not weights.random:

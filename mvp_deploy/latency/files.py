@@ -123,6 +123,26 @@ def check_shipped(found: Profile, shipped: Collection[Precision], reporter: Repo
         )
 
 
+def check_timed(found: Profile, batches: Collection[int], threads: int | None, reporter: Reporter) -> None:
+    """Warn where a time is met with another batch or other threads than what is timed in the end.
+
+    Args:
+        batches: that are timed; none where nothing is.
+        threads: with which; None: with the profile's. On another machine than the profile's they are not compared.
+    """
+    have, again = found.conditions, "of which the profile is, and"
+    if batches and have.batch not in batches:
+        reporter.warn(
+            f"the time is met with batch {have.batch}, {again} batch {min(batches)} is timed in the end: time batch "
+            f"{have.batch} as well, or profile the backbone with --batch {min(batches)}."
+        )
+    if batches and threads not in (None, have.threads) and found.machine.cpu == cpu_name():
+        reporter.warn(
+            f"the time is met with threads {have.threads}, {again} threads {threads} are timed in the end: time with "
+            f"{have.threads}, or profile the backbone with --threads {threads}."
+        )
+
+
 def profile_on(path: Path, make: Callable[[], Profile], reporter: Reporter, where: str = "this machine") -> Profile:
     """The profile at ``path``; if there is none, one is made of ``where``, which takes minutes and is said."""
     if path.exists():

@@ -199,10 +199,3 @@ class Profile:
     def full_ms(self) -> float:
         """The unpruned model's, as measured."""
         return self.runs[0].ms
-
-    @property
-    def gained(self) -> float | None:
-        """How many times faster than in float32 the unpruned model is in this precision; None: not measured."""
-        if self.precision == "fp32":
-            return 1.0
-        return self.float32_ms / self.full_ms if self.float32_ms else None

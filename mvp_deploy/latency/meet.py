@@ -58,15 +58,15 @@ class Target:
 
     def than_float32(self, profile: Profile, reporter: Reporter) -> Target:
         """The same, a speed-up counted from the unpruned model in float32; told where its time is not known."""
-        if self.speed_up is None or profile.gained == 1:
+        if self.speed_up is None or profile.precision == "fp32":
             return self
-        if profile.gained is None:
+        if not profile.float32_ms:
             reporter.warn(
                 f"the profile does not tell what the unpruned model takes in float32: {self} is of its time in "
                 f"{profile.precision}. Profile the backbone again to count from float32."
             )
             return self
-        return replace(self, gained=profile.gained)
+        return replace(self, gained=profile.float32_ms / profile.full_ms)
 
     def __str__(self) -> str:
         if self.milliseconds is not None:

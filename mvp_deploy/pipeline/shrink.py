@@ -26,6 +26,7 @@ from mvp_deploy.export.config import Exports
 from mvp_deploy.export.deploy import export_run
 from mvp_deploy.export.pack import Order
 from mvp_deploy.exporters.protocol import PRECISIONS
+from mvp_deploy.latency.files import check_timed
 from mvp_deploy.latency.format import Shipped
 from mvp_deploy.latency.meet import Meet, Target
 from mvp_deploy.pruning.budget import Budget
@@ -170,6 +171,7 @@ def shrink(
     if timed is not None:
         budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter, shipped=shipped)
         order = replace(order, threads=meet.profile.conditions.threads)  # in the end as the time was asked for
+        check_timed(meet.profile, batches, None, reporter)
         how = _uncut(how, meet, start, reporter) if meet.unneeded else replace(how, budget=budget, meet=meet)
     run = runs.prune_task(task, bank, out / "run", how, device=device, reporter=reporter)
     bundle, measurements = deliver(run, task, out, order, device, reporter)
@@ -186,7 +188,7 @@ def shipped_of(asked: Exports) -> Shipped:
 def _uncut(how: runs.Pruning, meet: Meet, start: Start, reporter: Reporter) -> runs.Pruning:
     """How a model is made that is fast enough as it is: it is only exported, after its own head was found."""
     profile = meet.profile
-    gained = f", {profile.gained:.2f} times as fast as in float32" if (profile.gained or 1) != 1 else ""
+    gained = "" if meet.target.gained == 1 else f", {meet.target.gained:.2f} times as fast as in float32"
     reporter.say(
         f"nothing is cut: the unpruned model takes {profile.full_ms:.3f} ms in {profile.precision}{gained}, which is "
         "fast enough. Ask for more to have it smaller."

@@ -205,6 +205,8 @@ def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Meet | None]:
         return work.task.budget, None
     profile = files.read(work.profile)
     files.check_shipped(profile, work.task.export.precisions, reporter)
+    timed = work.task.benchmark
+    files.check_timed(profile, timed.batches, timed.threads or cores(), reporter)
     target, clock = Target(asked.latency_ms, asked.speed_up), partial(here, profile, reporter)
     meet = Meet(target, profile, work.task.budget.round_to, clock, reporter, others(work.profile))
     return meet.budget, meet

@@ -99,7 +99,7 @@ def test_a_profile_of_int8_tells_what_float32_takes_beside_it(tmp_path: Path) ->
         return (3 * ms if path.stem == "fp32" else ms), layers
 
     found = measure.measure(tmp_path / "there", ORT, look=faster, reporter=Silent())
-    assert found.gained == pytest.approx(3)
+    assert found.float32_ms == pytest.approx(3 * found.full_ms)
     assert len(found.runs) == 6
 
 

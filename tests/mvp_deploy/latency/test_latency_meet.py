@@ -13,6 +13,7 @@ from fakes.profiles import blocks_of, chain, profile_by, structure_of
 
 import mvp_deploy as mvp
 from mvp_deploy.bank.store import Bank
+from mvp_deploy.base.environment import cpu_name
 from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli._common import Console
@@ -20,7 +21,7 @@ from mvp_deploy.cli._latency import Timed
 from mvp_deploy.export.config import Exports
 from mvp_deploy.latency import timer as timing
 from mvp_deploy.latency.cost import Milliseconds
-from mvp_deploy.latency.files import check_conditions, check_runtime
+from mvp_deploy.latency.files import check_conditions, check_runtime, check_timed
 from mvp_deploy.latency.floor import BelowFloor, others
 from mvp_deploy.latency.format import Conditions, Shipped
 from mvp_deploy.latency.meet import Meet, Meeting, Target, quantity
@@ -207,6 +208,33 @@ def test_what_ships_is_timed_in_its_own_runtime_and_engines_where_they_run(capsy
         "the time is met in onnxruntime, of which the profile is, and what ships is for tensorrt"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("batches", "threads", "told"),
+    [
+        ((1,), None, ""),
+        ((8, 16), 1, "met with batch 1, of which the profile is, and batch 8 is timed in the end"),
+        ((1, 8), 4, "met with threads 1, of which the profile is, and threads 4 are timed in the end"),
+        ((), 4, ""),
+    ],
+)
+def test_a_batch_or_threads_that_are_not_those_of_the_profile_are_said(
+    batches: tuple[int, ...], threads: int | None, told: str, capsys
+) -> None:
+    here = replace(PROFILE, machine=replace(PROFILE.machine, cpu=cpu_name()))
+    check_timed(here, batches, threads, Console())
+    said = capsys.readouterr().err
+    assert told in said
+    assert bool(said) == bool(told)
+
+
+def test_under_which_conditions_a_time_is_met_is_said(cnn, tmp_path: Path, capsys) -> None:
+    file = tmp_path / "board.json"
+    conditions = replace(PROFILE.conditions, threads=4, batch=8)
+    file.write_text(json.dumps(asdict(replace(PROFILE, conditions=conditions))), encoding="utf-8")
+    Timed(Target(speed_up=2), file, tmp_path / "devices.yaml").meeting(cnn.backbone, 8, tmp_path / "run", Console())
+    assert "4 threads, batch 8" in capsys.readouterr().err
 
 
 def test_without_float32_s_time_a_speed_up_is_of_the_same_precision_and_that_is_said(capsys) -> None:

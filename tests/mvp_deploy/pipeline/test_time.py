@@ -42,15 +42,21 @@ def test_a_task_is_pruned_to_a_time_and_again_when_its_profile_changes(project: 
     assert met["predicted_ms"] <= met["predicted_full_ms"] / 1.5
     assert "not timed" in done.output
     assert "is shipped" not in done.output
+    assert "the time is met with batch 1" not in done.output
     assert planned(run) == "unchanged"
     told = json.loads(board.read_text())
     told["precision"] = "int8"
     for of_its_times in (*told["runs"], *(sample for kernel in told["kernels"] for sample in kernel["samples"])):
         of_its_times["ms"] *= 2
     board.write_text(json.dumps(told))
+    told["conditions"]["batch"] = 8
+    board.write_text(json.dumps(told))
     assert planned(run) == "to do"
     done = run("--only", "ones")
     assert done.exit_code == 0
+    assert "the time is met with batch 8, of which the profile is, and batch 1 is timed" in " ".join(
+        done.output.split()
+    )
     assert "the time is met in int8, of which the profile is, and fp32 is shipped" in " ".join(done.output.split())
     info = json.loads((project / "deploy" / "work" / "ones" / "run" / "run.json").read_text())
     again = info["metrics"]["pruned"]["making"]["latency"]
