@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from mvp_deploy.base.errors import EnvironmentMissing, ExitCode, first_line
+from mvp_deploy.benchmark.looks import disturbed
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 EXPERIMENT = "mvp-deploy"  # MLFLOW_EXPERIMENT_NAME names another
@@ -56,9 +57,9 @@ class Store:
         for name in REPORTS:
             self.client.log_artifact(whole, str(out / name))
         for name, task in report["tasks"].items():
-            tags = {"mlflow.parentRunId": whole, "outcome": task["outcome"], "exit_code": str(task["code"])}
-            run = self._begin(name, tags | {"data": task.get("data", "")})
-            self._write(run, _params(task), _metrics(task))
+            told = {"mlflow.parentRunId": whole, "outcome": task["outcome"], "exit_code": str(task["code"])}
+            run = self._begin(name, told | {"data": task.get("data", "")} | tags(task))
+            self._write(run, _params(task), metrics(task))
             self._end(run, failed=bool(task["error"]))
         self._end(whole, failed=report["code"] == ExitCode.ERROR)
 
@@ -125,7 +126,12 @@ def _params(task: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _metrics(task: Mapping[str, Any]) -> dict[str, float]:
+def tags(task: Mapping[str, Any]) -> dict[str, str]:
+    """What is said of its times, where they are not kept."""
+    return {"times": "disturbed"} if "times" in task and disturbed(task["times"]["environment"]) else {}
+
+
+def metrics(task: Mapping[str, Any]) -> dict[str, float]:
     """Accuracy (0..1), parameters, bytes, median milliseconds and speed-up, each of what it is in its name."""
     found: dict[str, float] = {}
     for name, metrics in task.get("metrics", {}).items():
@@ -133,7 +139,7 @@ def _metrics(task: Mapping[str, Any]) -> dict[str, float]:
     for model in task.get("models", ()):
         name = f"{model['model']}.{model['precision']}.{model['target']}"
         found |= {f"{name}.{key}": model[key] for key in ("accuracy", "parity", "bytes")}
-    for row in task.get("times", {"rows": ()})["rows"]:
+    for row in [] if tags(task) else task.get("times", {"rows": ()})["rows"]:
         name = f"{row['model']}.{row['precision']}.{row['runtime'].replace(' ', '_')}.batch{row['batch']}"
         if row["timing"]:
             found[f"{name}.median_ms"] = row["timing"]["median"]["value"]

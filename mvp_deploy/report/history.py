@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from mvp_deploy.base.formats import Amount, Share, Within
+from mvp_deploy.benchmark.looks import disturbed
 from mvp_deploy.report import plots
 from mvp_deploy.report.page import Figure, Section, Table
 
@@ -17,7 +18,10 @@ COLUMNS = ("task", "outcome", "accuracy", "points since", "ms", "ms since", "tim
 
 @dataclass(frozen=True)
 class Standing:
-    """What one run found of a task. ms: the median of its first timed pruned model, which ``timed`` names."""
+    """What one run found of a task.
+
+    ms: the median of its first timed pruned model, which ``timed`` names; None where other work disturbed it.
+    """
 
     outcome: str
     accuracy: Share | None = None
@@ -51,7 +55,9 @@ def _standing(task: Mapping[str, Any]) -> Standing:
     if not task.get("metrics"):
         return Standing(task["outcome"])
     accuracy = task["metrics"]["pruned"]["accuracy"]
-    times = task.get("times") or {"rows": ()}
+    times = task.get("times")
+    if times is None or disturbed(times["environment"]):  # such times are not kept
+        return Standing(task["outcome"], accuracy)
     for row in times["rows"]:
         if row["timing"] and row["model"] == "pruned":
             timed = f"{row['precision']} in {row['runtime']}, batch {row['batch']}, {times['environment']['cpu']}"

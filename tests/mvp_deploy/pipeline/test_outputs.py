@@ -11,6 +11,7 @@ from fakes.bundle import tiny_bundle
 
 from mvp_deploy import bundle
 from mvp_deploy.base.errors import EnvironmentMissing, ExitCode
+from mvp_deploy.pipeline import tracking
 from mvp_deploy.pipeline.run import orphans
 from mvp_deploy.pipeline.tracking import Store
 
@@ -20,6 +21,15 @@ def timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: timeless(part) for key, part in value.items() if key != "seconds"}
     return [timeless(part) for part in value] if isinstance(value, list) else value
+
+
+def test_disturbed_times_are_tagged_and_not_logged() -> None:
+    row = {"model": "pruned", "precision": "fp32", "runtime": "onnxruntime CPU", "batch": 1, "speed_up": None}
+    times = {"environment": {"cores": 2, "others": 0.0}, "rows": [row | {"timing": {"median": {"value": 2.0}}}]}
+    busy = times | {"environment": {"cores": 2, "others": 1.0}}
+    assert tracking.metrics({"times": times}) == {"pruned.fp32.onnxruntime_CPU.batch1.median_ms": 2.0}
+    assert tracking.metrics({"times": busy}) == {}
+    assert (tracking.tags({"times": busy}), tracking.tags({"times": times})) == ({"times": "disturbed"}, {})
 
 
 def test_bundles_of_tasks_that_were_taken_out_are_named(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from mvp_deploy.report.history import KEPT, History, sections
 ROW = {"model": "pruned", "precision": "fp32", "runtime": "onnxruntime CPU", "batch": 1}
 
 
-def report(day: int, accuracy: float | None, ms: float, cpu: str = "a board") -> dict[str, Any]:
+def report(day: int, accuracy: float | None, ms: float, cpu: str = "a board", others: float = 0.0) -> dict[str, Any]:
     """report.json of one task; no accuracy: it failed on the way."""
     task: dict[str, Any] = {"outcome": "error"}
     if accuracy is not None:
         rows = [{**ROW, "model": "unpruned", "timing": {"median": {"value": 9.0}}}]
         rows.append({**ROW, "timing": {"median": {"value": ms}}})
-        times = {"environment": {"cpu": cpu}, "rows": rows}
+        times = {"environment": {"cpu": cpu, "cores": 2, "others": others}, "rows": rows}
         task = {"outcome": "met", "metrics": {"pruned": {"accuracy": accuracy}}, "times": times}
     return {"time": f"2026-11-{day:02}T10:00:00Z", "commit": "0123456789abcdef", "tasks": {"dogs": task}}
 
@@ -47,6 +47,12 @@ def test_accuracy_changes_in_points_and_time_in_percent() -> None:
 
 def test_times_of_another_machine_are_not_compared() -> None:
     assert cells(history(report(1, 0.9, 2.0), report(2, 0.9, 1.5, "another board")))[4:6] == ("1.500", "")
+
+
+def test_times_that_other_work_disturbed_are_not_kept() -> None:
+    found = history(report(1, 0.9, 2.0), report(2, 0.875, 7.0, others=1.0))
+    assert cells(found)[2:6] == ("87.5%", "-2.5", "", "")
+    assert cells(found.with_run(report(3, 0.9, 1.5)))[4:6] == ("1.500", "")
 
 
 def test_a_task_that_failed_or_is_new_is_said_to_be() -> None:
