@@ -182,7 +182,11 @@ def main() -> None:
     if not suffix or not file.exists():
         raise SystemExit(f"{file} is not a model of this bundle that runs as it is: bundle.json lists those there are.")
     require_whole(file)
-    open_model, _, prepared = RUNTIMES[suffix]
+    open_model, module, prepared = RUNTIMES[suffix]
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise SystemExit(f"{file.name} does not run here ({error}): install that, or take another --model.") from error
     logits_of = open_model(file)
     for path in asked.images:
         try:

@@ -42,7 +42,7 @@ def options(into: str, defaults: Settings, *only: str, **spelled: str) -> Decora
             known = found[name].metadata
             details = _details(hints[name], getattr(defaults, name), known["percent"])
             several = " Several: with commas between." if isinstance(details.get("type"), Listed) else ""
-            several = " May be given several times." if details.get("multiple") else several
+            several = " Several: with commas between, or given again." if details.get("multiple") else several
             command = click.option(spelling, f"{into}_{name}", help=known["description"] + several, **details)(command)
         return command
 
@@ -59,8 +59,12 @@ def _details(hint: Any, default: Any, percent: bool) -> dict[str, Any]:
         return {"type": _type(hint), "default": default, "show_default": default is not None}
     each = _type(next(part for part in _parts(hint) if get_origin(part) is tuple).__args__[0])
     if each is click.STRING:
-        return {"multiple": True, "default": default, "show_default": True}
+        return {"multiple": True, "default": default, "show_default": True, "callback": _split}
     return {"type": Listed(each), "default": ",".join(map(str, default)), "show_default": True}
+
+
+def _split(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(part.strip() for value in values for part in value.split(","))
 
 
 def _type(hint: Any) -> click.ParamType:

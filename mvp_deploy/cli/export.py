@@ -51,7 +51,7 @@ def command(
     \b
     Examples:
       mvp-deploy export runs/dogs --out bundles/dogs
-      mvp-deploy export runs/dogs --out bundles/dogs --target onnx --target openvino --precision fp32,int8
+      mvp-deploy export runs/dogs --out bundles/dogs --target onnx,openvino --precision fp32,int8
     """
     from dataclasses import replace
 

@@ -164,3 +164,13 @@ def test_an_output_replaces_only_a_file_of_its_kind(tmp_path: Path) -> None:
     (tmp_path / "old.CSV").touch()
     for name in ("old.CSV", "new.csv", "new"):
         assert kind.convert(str(tmp_path / name), None, None) == tmp_path / name
+
+
+def test_targets_may_stand_in_one_option_or_in_several() -> None:
+    @click.command()
+    @_options.options("asked", Exports(), "targets", targets="--target")
+    def command(asked: Exports) -> None:
+        click.echo(asked.targets)
+
+    done = CliRunner().invoke(command, ["--target", "onnx, openvino", "--target", "mnn"])
+    assert done.stdout == "('onnx', 'openvino', 'mnn')\n"

@@ -341,6 +341,10 @@ def test_the_example_classifies_with_whatever_the_bundle_holds(
         runpy.run_path(str(opened.path / "example.py"), run_name="__main__")
         said = [line.rpartition(": ")[2][0] for line in capsys.readouterr().out.splitlines()]
         assert said == expected, asked
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(sys, "argv", ["example.py", "--model", "models/pruned.fp32.uint8.onnx", *names])
+    with pytest.raises(SystemExit, match=r"does not run here \(.*onnxruntime.*take another --model"):
+        runpy.run_path(str(opened.path / "example.py"), run_name="__main__")
 
 
 def test_a_folder_of_ones_own_that_is_not_there_is_refused_before_the_work(run: runs.Run, tmp_path: Path) -> None:
