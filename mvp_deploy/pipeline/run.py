@@ -29,7 +29,7 @@ from mvp_deploy.pipeline.progress import Failure, Progress, caught, go_on
 from mvp_deploy.pipeline.steps import Work
 from mvp_deploy.pipeline.times import measure
 from mvp_deploy.remote.inventory import Inventory
-from mvp_deploy.tasks.load import require_source
+from mvp_deploy.tasks.load import refuse_far_table, require_source
 from mvp_deploy.tasks.task import source_of, split_query
 
 
@@ -121,6 +121,7 @@ def settle(
 
     def settled(name: str) -> Work:
         task = config.tasks[name]
+        refuse_far_table(task.data)
         data = local(task.data, base, reporter)
         require_source(data)
         _refuse_inside(out, Path(split_query(source_of(data))[0]))

@@ -58,6 +58,7 @@ def require_source(spec: str) -> None:
     source, _ = parse(spec)
     source, query = split_query(source)
     narrowing(query)
+    refuse_far_table(source)
     if source == "digits" or is_url(source):
         return
     for path in expand(source):
@@ -66,6 +67,16 @@ def require_source(spec: str) -> None:
                 f"there is no image folder and no {', '.join(FILES)} file {str(path)!r}: give the path or URL of one, "
                 "or 'digits' for the embedded digits"
             )
+
+
+def refuse_far_table(spec: str) -> None:
+    """Refuse a table at a URL: only itself would be fetched, and not the images that it lists."""
+    source = split_query(parse(spec)[0])[0]
+    if is_url(source) and source.lower().endswith((".csv", ".json")):
+        raise InputError(
+            f"{source} lists images that lie elsewhere: give the URL of a folder of classes, of tars or of Parquet "
+            "files, or download the table with its images."
+        )
 
 
 def files_of(source: str) -> list[Path]:

@@ -78,10 +78,10 @@ def test_paths_are_relative_to_the_config(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_narrows_a_source_stays_and_its_map_is_beside_the_config(remote, tmp_path: Path) -> None:
     place = unquote(local("birds?limit=5&class-map=map.csv#a", Path("project")))
     assert place == f"project{os.sep}birds?limit=5&class-map=project{os.sep}map.csv#a"
-    remote.pipe("/data/birds.csv", b"path,label")
-    place = local("memory://data/birds.csv?limit=5#owl", tmp_path)
-    assert place.endswith("birds.csv?limit=5#owl")
-    assert Path(place.partition("?")[0]).read_bytes() == b"path,label"
+    remote.pipe("/data/birds.tar", b"tar")
+    place = local("memory://data/birds.tar?limit=5#owl", tmp_path)
+    assert place.endswith("birds.tar?limit=5#owl")
+    assert Path(place.partition("?")[0]).read_bytes() == b"tar"
 
 
 def test_another_class_map_under_the_same_name_is_other_data(tmp_path: Path) -> None:

@@ -210,6 +210,12 @@ def test_every_source_may_lie_at_a_url(folder: Path) -> None:
         memory.rm("/birds", recursive=True)
 
 
+def test_a_table_at_a_url_is_refused_for_its_images_would_not_come() -> None:
+    for name in ("a.csv", "a.csv?limit=5", "a.json#bee,ant"):
+        with pytest.raises(InputError, match="lists images that lie elsewhere"):
+            load_task(f"https://example.org/{name}")
+
+
 def test_uneven_classes_are_said_once(folder: Path) -> None:
     for path in images(folder / "train" / "ant")[:5]:
         path[1].unlink()
