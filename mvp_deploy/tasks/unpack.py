@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.fetching import cache
-from mvp_deploy.base.files import sha256
+from mvp_deploy.base.files import locked, sha256
 from mvp_deploy.base.folders import atomic_folder
 from mvp_deploy.tasks.listing import Listing, merged, part_of
 
 INDEX = "labels.csv"
+PATIENCE = 3600.0  # seconds: tasks of one archive that start at the same time unpack it once
 
 
 class Labelled(NamedTuple):
@@ -55,12 +56,13 @@ def list_unpacked(
 def unpacked(archive: Path, samples: Callable[[Path], Iterable[Labelled]]) -> list[tuple[str, Path]]:
     """Class and file of each image in the archive, in its order; written again where the cache has lost one."""
     folder = cache() / "unpacked" / sha256(archive)[:32]
-    found = _indexed(folder)
-    if not found or not all(path.is_file() for _, path in found):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_folder(folder, partial(_free, folder), _remove) as fresh:
-            _write(fresh, samples(archive))
+    busy = f"another process has been unpacking {archive} for an hour: end it, or wait for it."
+    with locked(folder.with_name(f".{folder.name}.unpacking"), busy, wait=PATIENCE):
         found = _indexed(folder)
+        if not found or not all(path.is_file() for _, path in found):
+            with atomic_folder(folder, partial(_free, folder), _remove) as fresh:
+                _write(fresh, samples(archive))
+            found = _indexed(folder)
     return found
 
 

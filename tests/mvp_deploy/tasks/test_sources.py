@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import time
 import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from PIL import Image
 from mvp_deploy.base.errors import InputError, MvpError
 from mvp_deploy.tasks import load_again, load_task
 from mvp_deploy.tasks.task import with_query
+from mvp_deploy.tasks.unpack import Labelled, unpacked
 
 CLASSES = ("ant", "bee")
 
@@ -142,6 +147,25 @@ def test_what_the_cache_has_lost_is_unpacked_again(folder: Path, tmp_path: Path)
     before = load_task(spec)
     min((tmp_path / "cache").rglob("*.png")).unlink()
     assert load_task(spec).fingerprint == before.fingerprint
+
+
+def test_two_tasks_of_one_archive_that_start_together_unpack_it_once(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(b"")
+    begun, another, calls = Event(), Event(), []
+
+    def samples(archive: Path) -> Iterator[Labelled]:
+        calls.append(archive)
+        begun.set()
+        another.wait()
+        time.sleep(0.1)  # the other is at the lock by now, or finds the images: either is right
+        yield Labelled(b"image", ".png", "ant")
+
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(unpacked, tmp_path / "a.tar", samples)
+        begun.wait()
+        another.set()
+        assert unpacked(tmp_path / "a.tar", samples) == first.result()
+    assert len(calls) == 1
 
 
 def test_the_third_part_says_what_is_wrong_with_it(folder: Path) -> None:
