@@ -56,21 +56,23 @@ def list_unpacked(
 def unpacked(archive: Path, samples: Callable[[Path], Iterable[Labelled]]) -> list[tuple[str, Path]]:
     """Class and file of each image in the archive, in its order; written again where the cache has lost one."""
     folder = cache() / "unpacked" / sha256(archive)[:32]
+    if found := _whole(folder):
+        return found
     busy = f"another process has been unpacking {archive} for an hour: end it, or wait for it."
     with locked(folder.with_name(f".{folder.name}.unpacking"), busy, wait=PATIENCE):
-        found = _indexed(folder)
-        if not found or not all(path.is_file() for _, path in found):
+        if not _whole(folder):
             with atomic_folder(folder, partial(_free, folder), _remove) as fresh:
                 _write(fresh, samples(archive))
-            found = _indexed(folder)
-    return found
+    return _whole(folder)
 
 
-def _indexed(folder: Path) -> list[tuple[str, Path]]:
+def _whole(folder: Path) -> list[tuple[str, Path]]:
+    """Class and file of each image that was unpacked; nothing where one of them is missing."""
     if not (folder / INDEX).is_file():
         return []
     with (folder / INDEX).open(newline="", encoding="utf-8") as file:
-        return [(label, folder / name) for label, name in csv.reader(file)]
+        found = [(label, folder / name) for label, name in csv.reader(file)]
+    return found if all(path.is_file() for _, path in found) else []
 
 
 def _write(fresh: Path, samples: Iterable[Labelled]) -> None:
