@@ -34,7 +34,6 @@ from mvp_deploy.latency.pieces import layout
 from mvp_deploy.pipeline.judge import calibration_accuracy, held_out_accuracy, leave_one_out, time_files
 from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget, Scores
-from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.making import make as make_pruned
 from mvp_deploy.pruning.mvp import importances, worth_of_blocks
 from mvp_deploy.pruning.original import Original, suited
@@ -214,13 +213,6 @@ class Place:
         return calibration_images(self.images[0], self.seed, self.reporter)
 
     @cached_property
-    def whole(self) -> nn.Module:
-        """The unpruned model with its head."""
-        model = self.original.copy()
-        solve_head(model, self.original.classifier, self.images[0])
-        return model
-
-    @cached_property
     def turned(self) -> Original:
         """What is cut: the same backbone, its linear streams in principal directions, as `prune` has them."""
         made = rotate(*self.made, self.images[0], num_classes=len(self.task.classes), seed=self.seed)
@@ -249,7 +241,7 @@ class Place:
 
     def _cut(self, share: float, profile: Profile | None) -> Model:
         if share == 1:
-            return self._exported(self.original.full, self.whole)
+            return self._exported(self.original.full, self.original.headed(self.images[0]).model)
         original, budget, meeting = self.turned, Budget(share, "macs"), None
         if profile is not None:
             target, parts = Target(speed_up=1 / share), original.structure
