@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from mvp_deploy.exporters.errors import InputError
 from mvp_deploy.exporters.files import write_bytes
-from mvp_deploy.exporters.protocol import PRECISIONS, Artifact, OwnExporter, Source
+from mvp_deploy.exporters.protocol import PRECISIONS, Artifact, OwnExporter, Source, converting
 
 # The bare converter, which sends nothing. The command `mnnconvert` and everything in `MNN.tools` import a logger that
 # installs aliyun-log-python-sdk and sends each call's arguments with an identifier of the machine to MNN's makers.
@@ -40,7 +40,9 @@ class MnnExporter(OwnExporter):
 
     def write(self, source: Source, path: Path) -> None:
         with TemporaryDirectory() as temporary:
-            write_bytes(path, _named_by_content(_converted(source, Path(temporary))))
+            made = _converted(source, Path(temporary))
+        with converting("MNN"):
+            write_bytes(path, sealed(made))
 
 
 def _converted(source: Source, folder: Path) -> bytes:
@@ -59,10 +61,16 @@ def _converted(source: Source, folder: Path) -> bytes:
     return made.read_bytes()
 
 
-def _named_by_content(content: bytes) -> bytes:
-    """With an identifier made of the rest: the converter draws one, and equal models must be equal."""
+def sealed(content: bytes) -> bytes:
+    """An MNN file with a checksum of the rest in the place of the identifier that the converter draws.
+
+    Equal models get equal files, and damage is found before MNN reads them, which may crash on it.
+
+    Raises:
+        ValueError: there is no identifier.
+    """
     drawn = IDENTIFIER.search(content)
     if drawn is None:
-        return content
+        raise ValueError("the file has no identifier")
     before, after = content[: drawn.start()], content[drawn.end() :]
     return before + str(uuid.UUID(hashlib.sha256(before + after).hexdigest()[:32])).encode() + after

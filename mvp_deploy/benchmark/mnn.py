@@ -12,6 +12,7 @@ import numpy as np
 from mvp_deploy.base.environment import cores
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.benchmark.runner import require_cpu
+from mvp_deploy.exporters.mnn import sealed
 from mvp_deploy.exporters.silence import muted
 
 with muted():  # it prints what the CPU supports
@@ -25,11 +26,14 @@ class MnnRunner:
         number = threads or cores()
         how = {"precision_mode": MNN.expr.PrecisionMode.High, "thread_num": number}
         try:
+            if sealed(content := path.read_bytes()) != content:
+                raise ValueError("its checksum is another")
             with muted():
                 self._model = MNN.nn.load_module_from_file(str(path), ["input"], ["logits"], **how)
                 _, channels, height, width = MNN.expr.load_as_dict(str(path))["input"].shape
-        except (SystemError, KeyError, ValueError) as error:  # damaged, or with another input and output
-            raise InputError(f"MNN cannot load {path.name}: export it again with mvp-deploy.") from error
+        except (ValueError, SystemError, KeyError) as error:  # the last two: another input or output
+            reason = "it is damaged, or mvp-deploy did not make it"
+            raise InputError(f"MNN cannot load {path.name}: {reason}. Export it again.") from error
         self.image_shape: tuple[int, int, int] = (channels, height, width)
         self._images: Any = None
         self._logits = np.empty(0)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from small import IMAGES, model
 from torch import nn
 
 from mvp_deploy.benchmark.runner import logits, open_runner
-from mvp_deploy.exporters.mnn import CONVERT, MnnExporter
+from mvp_deploy.exporters.mnn import CONVERT, MnnExporter, sealed
 from mvp_deploy.exporters.onnx import export_onnx
 
 
@@ -122,22 +124,41 @@ def test_a_graph_that_cannot_be_read_is_an_expected_error(tmp_path: Path) -> Non
         MnnExporter().export(source(tmp_path / "g.onnx"), tmp_path / "m.mnn")
 
 
-@pytest.mark.parametrize("damage", ["other", "empty", "half", "cut", "onnx"])
+@pytest.mark.parametrize("damage", ["text", "empty", "half", "cut", "onnx", "flipped", "foreign"])
 def test_a_damaged_file_is_an_expected_error(folder: Path, damage: str, tmp_path: Path) -> None:
+    """MNN itself would crash on some whose bits are flipped."""
     whole = (folder / "m.fp32.mnn").read_bytes()
-    onnx_file = (folder / "m.onnx").read_bytes()
-    content = {"other": b"no model", "empty": b"", "half": whole[: len(whole) // 2], "cut": whole[:-200]}
-    (tmp_path / "m.mnn").write_bytes({**content, "onnx": onnx_file}[damage])
-    with pytest.raises(MvpError, match=r"MNN cannot load m.mnn: .*export it again"):
+    content = {
+        "text": b"no model",
+        "empty": b"",
+        "half": whole[: len(whole) // 2],
+        "cut": whole[:-1],
+        "onnx": (folder / "m.onnx").read_bytes(),
+        "flipped": whole[:-1000] + bytes([whole[-1000] ^ 1]) + whole[-999:],
+        "foreign": whole.replace(
+            MNN.get_model_uuid(str(folder / "m.fp32.mnn")).encode(), str(uuid.UUID(int=1)).encode()
+        ),
+    }
+    (tmp_path / "m.mnn").write_bytes(content[damage])
+    with pytest.raises(MvpError, match=r"MNN cannot load m.mnn: it is damaged, or .* Export it again\.$"):
         open_runner(tmp_path / "m.mnn")
 
 
-def test_a_file_of_another_maker_is_an_expected_error(folder: Path, tmp_path: Path) -> None:
+def test_damage_is_found_wherever_it_is(folder: Path) -> None:
+    whole = (folder / "m.int8.mnn").read_bytes()
+    assert sealed(whole) == whole
+    for place in range(0, len(whole), 7):
+        flipped = whole[:place] + bytes([whole[place] ^ 8]) + whole[place + 1 :]
+        with suppress(ValueError):  # the identifier is no longer one
+            assert sealed(flipped) != flipped
+
+
+def test_a_file_with_another_input_is_an_expected_error(folder: Path, tmp_path: Path) -> None:
     graph = onnx.load(folder / "m.onnx")
     graph.graph.input[0].name = graph.graph.node[0].input[0] = "image"
     onnx.save(graph, tmp_path / "g.onnx")
     MnnExporter().export(source(tmp_path / "g.onnx"), tmp_path / "m.mnn")
-    with pytest.raises(MvpError, match=r"MNN cannot load m.mnn: .*export it again"):
+    with pytest.raises(MvpError, match=r"MNN cannot load m.mnn: .* Export it again"):
         open_runner(tmp_path / "m.mnn")
 
 
