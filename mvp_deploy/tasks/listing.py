@@ -19,6 +19,7 @@ from mvp_deploy.tasks.task import Task, choose, drawn, held_out
 
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
          "test": "test", "testing": "test"}  # fmt: skip
+HELD = {"val": ("val", "valid", "validation"), "test": ("test",)}  # folders of held-out images
 Files = dict[str, list[Path]]  # of each class
 MAX_MAP = 1 << 20  # bytes of a class map
 
@@ -30,11 +31,11 @@ class Listing:
     where: str
     parts: Mapping[str, Files]
     left_out: Counter[str] = field(default_factory=Counter)
-    apart: bool = False  # whether each part is a folder of its own
+    folders: Mapping[str, str] = field(default_factory=dict)  # of each part's own one its name, where parts have such
 
     def place(self, part: str) -> str:
         """Where a part lies, for messages."""
-        return os.path.join(self.where, part) if self.apart else f"{self.where}, {part}"
+        return os.path.join(self.where, self.folders[part]) if self.folders else f"{self.where}, {part}"
 
 
 @dataclass(frozen=True)
@@ -169,18 +170,18 @@ def list_folder(root: Path, wanted: tuple[str, ...] | None, *, strict: bool) -> 
     if not entries(root / "train")[0]:  # else «train» may be the name of a class
         files, left_out = class_files(root, wanted, strict=strict)
         return Listing(str(root), {"": files}, left_out)
-    held = [part for part in ("val", "test") if (root / part).is_dir()]
+    held = {part: name for part, names in HELD.items() for name in reversed(names) if (root / name).is_dir()}
     if strict and not held:
         raise InputError(f"{root} has train/ but neither val/ nor test/: add one, with the same classes")
-    parts, left_out = {}, Counter[str]()
-    for part in ("train", *held):
-        judges = part in held[:1]  # a third part is read when it is asked for
-        parts[part], beside = class_files(root / part, wanted, strict=strict and (part == "train" or judges))
-        left_out += beside if part == "train" or judges else Counter()
-    if held and (others := sorted(entries(root)[0].keys() - {"train", *held})):
-        where = ", ".join(f"{part}/" for part in ("train", *held))
+    parts, left_out, folders = {}, Counter[str](), {"train": "train", **held}
+    for part, name in folders.items():
+        third = part not in [*folders][:2]  # which is read when it is asked for
+        parts[part], beside = class_files(root / name, wanted, strict=strict and not third)
+        left_out += Counter() if third else beside
+    if held and (others := sorted(entries(root)[0].keys() - {*folders.values()})):
+        where = ", ".join(f"{name}/" for name in folders.values())
         left_out[f"folders beside {where}: {', '.join(others[:3])}"] = len(others)
-    return Listing(str(root), parts, left_out, apart=True)
+    return Listing(str(root), parts, left_out, folders)
 
 
 def part_of(name: str, where: str) -> str:

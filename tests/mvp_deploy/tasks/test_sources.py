@@ -190,7 +190,12 @@ def test_val_is_held_out_and_test_is_the_third_part(folder: Path) -> None:
     final = task.final().test
     assert {path.parts[-3] for path in final.images} == {"test"}  # type: ignore[union-attr]
     assert [task.classes[k] for k in final.labels] == [path.parent.name for path in final.images]  # type: ignore[union-attr]
-    (folder / "val").rename(folder / "later")
+    before = task.fingerprint
+    for name in ("valid", "validation"):
+        next(path for path in folder.iterdir() if path.name.startswith("val")).rename(folder / name)
+        renamed = load_task(f"{folder}#bee,ant")
+        assert (renamed.fingerprint, dict(renamed.left_out)) == (before, {})
+    (folder / "validation").rename(folder / "later")
     assert load_task(str(folder)).final is None
 
 

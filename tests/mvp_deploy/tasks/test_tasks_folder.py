@@ -189,7 +189,7 @@ def test_other_unusable_folders_are_explained(divided: Path) -> None:
     refused(f"{divided}#ant,be", "no class 'be': did you mean 'bee'")
     refused(f"{divided}#ant", "only the class 'ant'")
     refused(divided / "train" / "ant", "no class folders")
-    (divided / "val").rename(divided / "validation")
+    (divided / "val").rename(divided / "later")
     refused(divided, "neither val/ nor test/")
 
 
