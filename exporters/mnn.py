@@ -42,7 +42,8 @@ class MnnExporter(OwnExporter):
         with TemporaryDirectory() as temporary:
             made = _converted(source, Path(temporary))
         with converting("MNN"):
-            write_bytes(path, sealed(made))
+            made = sealed(made)
+        write_bytes(path, made)
 
 
 def _converted(source: Source, folder: Path) -> bytes:
