@@ -100,6 +100,7 @@ def begin(
                 budget,
                 too_distant=found.too_distant,
                 allocate=allocate,
+                memory=work,
                 seed=seed,
             )
             decision, model = made.decision, made.model

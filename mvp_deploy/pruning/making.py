@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,6 +14,7 @@ from torch import nn
 from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget, Scores
+from mvp_deploy.pruning.kept import kept
 from mvp_deploy.pruning.mvp import (
     Allocation,
     Decision,
@@ -73,6 +75,7 @@ def make(
     importance: Callable[[str], Scores] | None = None,
     allocate: Allocation | None = None,
     worth: Callable[[], Worth | None] | None = None,
+    memory: Path | None = None,
     seed: int = 0,
 ) -> Made:
     """Decide which units stay, cut, and mend; of the recipe's ways (`Recipe.ways`) the one with the least loss.
@@ -88,6 +91,7 @@ def make(
         allocate: see `mvp.decide`; one recipe is tried then, in one round and in its rounds.
         importance: gives the target's own by a criterion; by default as `mvp.importances` does.
         worth: gives what whole blocks are worth; by default as `mvp.worth_of_blocks` does.
+        memory: a folder of this work alone, where what was decided is kept: a killed call does not decide it again.
     """
     ways = recipe.ways(bool(voters), budget.of)
     if budget.fraction == 1 and recipe.head == "trained" and allocate is None:  # nothing is cut: it stays as it is
@@ -100,12 +104,15 @@ def make(
     def one(way: Recipe, *, blocks: bool = False) -> Made:
         own = partial(known, way.criterion)
         if way.rounds > 1 and not way.asks_neighbours and budget.of != "units":
-            return mended(way, in_rounds(original, train, way, budget, own, allocate=allocate, seed=seed))
-        decision = decide(
-            original, train, voters, way, budget, too_distant=too_distant,
-            importance=own, allocate=allocate, worth=of_blocks if blocks else None, seed=seed,
-        )  # fmt: skip
-        return mended(way, decision)
+            choose = partial(in_rounds, original, train, way, budget, own, allocate=allocate, seed=seed)
+        else:
+            choose = partial(
+                decide, original, train, voters, way, budget, too_distant=too_distant,
+                importance=own, allocate=allocate, worth=of_blocks if blocks else None, seed=seed,
+            )  # fmt: skip
+        name = f"{way.way}{' and blocks' if blocks else ''}".replace(" ", "-")
+        file = memory / f"{name}.json" if memory and not way.asks_neighbours else None
+        return mended(way, kept(file, choose))
 
     def mended(way: Recipe, decision: Decision, *, last: bool = False) -> Made:
         model = cut(original, decision)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +16,7 @@ from mvp_deploy.bank.pool import part
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.latency.meet import Meeting, Target
 from mvp_deploy.pruning.blocks import Worth
-from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.making import chosen, make
 from mvp_deploy.pruning.mvp import importances, in_rounds
 from mvp_deploy.pruning.recipes import RECIPES, Recipe
@@ -60,6 +62,32 @@ def test_more_rounds_are_taken_only_where_the_training_images_favour_them(both) 
     assert losses[made.recipe.way] == min(losses.values())
     units = make(both.original, both.train, [], recipe, Budget(0.5, "units"))
     assert not any("rounds" in way for way in units.steps["ways"])
+
+
+def test_a_killed_call_goes_on_with_what_it_had_decided(cnn, tmp_path: Path) -> None:
+    known, asked = importances(cnn.original, cnn.train), []
+
+    def first(criterion: str) -> Scores:
+        if criterion == "obs":
+            raise KeyboardInterrupt
+        return known(criterion)
+
+    def second(criterion: str) -> Scores:
+        asked.append(criterion)
+        return known(criterion)
+
+    calls = [
+        partial(make, cnn.original, cnn.train, [], Recipe(rivals=True), Budget(0.5, "macs"), importance=importance)
+        for importance in (first, second)
+    ]
+    with pytest.raises(KeyboardInterrupt):
+        calls[0](memory=tmp_path)
+    made = calls[1](memory=tmp_path)
+    assert asked == ["obs"]
+    fresh = calls[1]()
+    assert made.decision.plan == fresh.decision.plan
+    assert made.steps["ways"] == fresh.steps["ways"]
+    assert same(made.model, fresh.model)
 
 
 def test_the_choice_is_told_in_a_sentence() -> None:
