@@ -159,6 +159,8 @@ def choose() -> str:
 
 def require_whole(model: Path) -> None:
     """Refuse a model, labels or preprocessing that are not as the manifest has them: copied halfway, or another's."""
+    if not (HERE / "manifest.json").exists():
+        raise SystemExit(f"{HERE} has no manifest.json: copy the whole bundle.")
     listed = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))["files"]
     alike = f"/{model.with_suffix('').name}."  # some formats keep weights in a file beside
     for name in listed:

@@ -95,7 +95,8 @@ def pack(
         models = tuple(file for files, _ in made for file in files)
         failed = [each for _, failures in made for each in failures]
         if all(file.model != subjects[-1].name for file in models):
-            raise error_of(f"no bundle is written: {failed[-1].error}", failed[-1].code)
+            earlier = f" ({out} is an earlier one's.)" if bundle.is_bundle(Path(out)) else ""
+            raise error_of(f"no bundle is written: {failed[-1].error}{earlier}", failed[-1].code)
         info = {
             **about,
             "models": [asdict(model) for model in models],

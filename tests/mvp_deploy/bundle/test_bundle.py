@@ -195,7 +195,7 @@ def test_the_example_classifies_an_image_with_three_packages_alone(whole: Path, 
 
 
 @pytest.mark.parametrize("name", ["models/pruned.fp32.onnx", "labels.json", "preprocessing.json"])
-def test_the_example_refuses_a_file_that_is_not_the_bundles(tmp_path: Path, name: str, monkeypatch, capsys) -> None:
+def test_the_example_refuses_a_file_that_is_not_the_bundles(tmp_path: Path, name: str, monkeypatch) -> None:
     from fakes.bundle import tiny_bundle
 
     made = tiny_bundle(tmp_path / "b", ["fp32"])
@@ -203,6 +203,9 @@ def test_the_example_refuses_a_file_that_is_not_the_bundles(tmp_path: Path, name
     (made / name).write_bytes(other.replace(b"\n", b" \n", 1) if name.endswith("json") else other[:-100])
     monkeypatch.setattr(sys, "argv", ["example.py", "a.png"])
     with pytest.raises(SystemExit, match=f"{name} is not as it was written"):
+        runpy.run_path(str(made / "example.py"), run_name="__main__")
+    (made / "manifest.json").unlink()
+    with pytest.raises(SystemExit, match="copy the whole bundle"):
         runpy.run_path(str(made / "example.py"), run_name="__main__")
 
 

@@ -162,6 +162,9 @@ def test_a_file_that_loses_too_much_is_no_part_of_the_bundle(
         export_run(run, tmp_path / "none", Exports(precisions=("int8",)))
     assert caught.value.code == ExitCode.ACCURACY
     assert not (tmp_path / "none").exists()
+    with pytest.raises(MvpError, match="bundle is an earlier one's"):
+        export_run(run, tmp_path / "bundle", Exports(precisions=("int8",)))
+    assert bundle.read(tmp_path / "bundle").models == found.models
 
 
 def test_int8_that_costs_training_images_proposes_another_method(
