@@ -59,6 +59,12 @@ def atomic_folder(path: Path, check: Callable[[], None], remove: Callable[[Path]
             _settle(path, remove)
 
 
+def refuse_inside(out: Path, source: Path) -> None:
+    """Refuse results in a bank or among images: they would change what they are made of."""
+    if source.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
+        raise InputError(f"{out} lies in {source}, which the results are made from: choose another --out.")
+
+
 def restore(path: Path) -> None:
     """Put the folder ``path`` back where a killed process left it halfway between old and new; else do nothing."""
     if not path.exists() and _unfinished(path):

@@ -9,6 +9,7 @@ import click
 
 from mvp_deploy.base.bounds import BATCH, DURATION, FRACTION, IMAGE_SIZE, SEED, THREADS
 from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.folders import refuse_inside
 from mvp_deploy.cli._common import Console, output_options, resumes
 from mvp_deploy.cli._options import options
 from mvp_deploy.cli._types import PATH, Listed, Number
@@ -90,6 +91,7 @@ def command(
     from mvp_deploy.pipeline.candidates import CUT, Search, Source
     from mvp_deploy.pipeline.frontier import search
     from mvp_deploy.tasks import load_task
+    from mvp_deploy.tasks.task import place_of
 
     if weights and (pretrained or len(weights) != len(backbone)):
         raise InputError("give one --weights file for each backbone, or --pretrained, or neither.")
@@ -99,6 +101,7 @@ def command(
     conditions = Conditions(runtime, "cpu", threads, batch)
     version = runtime_version(conditions)
     known = [files.searched_by(path, conditions, version, backbone, image_size, console) for path in profiles]
+    refuse_inside(out, place_of(data))
     task = load_task(data, skip_bad=skip_bad)
     for note in task.notes:
         console.warn(note)

@@ -8,6 +8,7 @@ import click
 
 from mvp_deploy.base.bounds import NEIGHBOURS
 from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.folders import refuse_inside
 from mvp_deploy.cli._common import Console, common_options, resumes
 from mvp_deploy.cli._latency import Timed, latency_options
 from mvp_deploy.cli._options import budget_options, name_option, options
@@ -73,10 +74,12 @@ def command(
     from mvp_deploy.base.devices import resolve
     from mvp_deploy.pruning.original import suited
     from mvp_deploy.tasks import load_task
+    from mvp_deploy.tasks.task import place_of
 
     asked = [*changes, *([] if neighbours is None else [f"neighbours={neighbours}"])]
     voting = recipe_named(recipe, asked)
     place = resolve(device)
+    refuse_inside(out, place_of(task))
     given = load_task(task, skip_bad=skip_bad).named(title)
     if bank_folder is not None:
         if name is not None or weights != Weights():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.folders import refuse_inside
 from mvp_deploy.benchmark.config import Timed as Measure
 from mvp_deploy.cli._common import Console, common_options, resumes
 from mvp_deploy.cli._latency import Timed, latency_options
@@ -84,8 +85,10 @@ def command(
     from mvp_deploy.pruning.recipes import recipe_named
     from mvp_deploy.runs import Pruning
     from mvp_deploy.tasks import load_task
+    from mvp_deploy.tasks.task import place_of
 
     place = resolve(device)
+    refuse_inside(out, place_of(data))
     task = load_task(data, skip_bad=skip_bad).named(title)
     named = tuple(classes.split(",")) if classes else ()
     start = _start(task, name, checkpoint, bank, weights, named, seed, console)

@@ -17,6 +17,7 @@ from mvp_deploy.base.environment import commit, environment
 from mvp_deploy.base.errors import ExitCode, InputError, MvpError, worst
 from mvp_deploy.base.fetching import cache, is_url
 from mvp_deploy.base.files import locked, sha256
+from mvp_deploy.base.folders import refuse_inside
 from mvp_deploy.base.reporter import Named, Reporter, Silent
 from mvp_deploy.bundle import signing
 from mvp_deploy.pipeline import ondevices, steps
@@ -30,7 +31,7 @@ from mvp_deploy.pipeline.steps import Work
 from mvp_deploy.pipeline.times import measure
 from mvp_deploy.remote.inventory import Inventory
 from mvp_deploy.tasks.load import refuse_far_table, require_source
-from mvp_deploy.tasks.task import source_of, split_query
+from mvp_deploy.tasks.task import place_of
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def settle(
     if unknown := [name for name in only if name not in config.tasks]:
         raise InputError(f"there is no task {unknown[0]!r}: the config has {', '.join(config.tasks)}.")
     bank, out = _bank(config, base, reporter), folder(config, base)
-    _refuse_inside(out, bank)
+    refuse_inside(out, bank)
     shared = steps.Shared(bank, content(str(bank)), config.device, config.seed, out)
 
     def settled(name: str) -> Work:
@@ -124,7 +125,7 @@ def settle(
         refuse_far_table(task.data)
         data = local(task.data, base, reporter)
         require_source(data)
-        _refuse_inside(out, Path(split_query(source_of(data))[0]))
+        refuse_inside(out, place_of(data))
         profile = None if task.time is None else Path(local(task.time.profile, base, reporter))
         return steps.settle(name, task, data, profile, shared)
 
@@ -143,12 +144,6 @@ def folder(config: Config, base: Path) -> Path:
     if is_url(config.out):
         return cache() / "out" / steps.key(out=config.out)[:16]
     return Path(os.path.relpath(base / config.out))
-
-
-def _refuse_inside(out: Path, source: Path) -> None:
-    """Refuse results in a bank or among images: they would change what they are made of."""
-    if source.is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
-        raise InputError(f"{out} lies in {source}, which the results are made from: choose another out.")
 
 
 def _bank(config: Config, base: Path, reporter: Reporter | None) -> Path:

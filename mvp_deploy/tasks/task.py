@@ -179,6 +179,11 @@ def split_query(source: str) -> tuple[str, str]:
     return before, query
 
 
+def place_of(spec: str) -> Path:
+    """The file or folder of a task's SOURCE, where that is one here."""
+    return Path(os.path.expanduser(split_query(source_of(spec))[0]))
+
+
 def with_query(spec: str, limit: int | None, class_map: Path | None) -> str:
     """The specification with ``?limit=…&class-map=…`` after its source, replacing any it has."""
     asked = {"limit": limit, "class-map": class_map}

@@ -129,3 +129,15 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path, arguments: tu
     assert refused.exit_code == ExitCode.INPUT
     assert sentence in refused.stderr
     assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.parametrize("command", ["shrink", "prune", "frontier"])
+def test_results_among_the_images_are_refused(tmp_path: Path, command: str) -> None:
+    """The next call would take them for a class."""
+    (tmp_path / "photos").mkdir()
+    given = [f"{tmp_path / 'photos'}?limit=5#a,b", "--out", f"{tmp_path / 'photos' / 'small'}"]
+    backbone = ["--model" if command == "shrink" else "--backbone", "test_resnet", "--image-size", "32"]
+    refused = CliRunner().invoke(main, [command, *given, *backbone])
+    assert refused.exit_code == ExitCode.INPUT
+    assert "which the results are made from" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "photos" / "small").exists()

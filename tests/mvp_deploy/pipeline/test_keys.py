@@ -63,4 +63,4 @@ def test_a_bank_that_changes_is_seen_by_the_next_run_of_one_process(project: Pat
 def test_results_do_not_go_among_what_they_are_made_from(project: Path, change: str) -> None:
     done = CliRunner().invoke(main, ["run", "--dry-run", "--set", change])
     assert done.exit_code == ExitCode.INPUT
-    assert "choose another out" in done.output
+    assert "choose another --out" in done.output
