@@ -42,7 +42,9 @@ EPOCHS, LEAST = 20, 300  # of a full training, at least so many steps
 MEASURES = {"units": "units", "macs": "MACs", "params": "parameters"}
 ORDER_IMAGES = 256  # are enough to see in which order a head has its classes
 TIMED = 2  # steps
-PROFILED = ("openvino", "tensorrt")  # targets whose own runtime tells what its kernels take
+ONNXRUNTIME = "onnxruntime"
+PROFILED = {"onnx": ONNXRUNTIME, "onnx-uint8": ONNXRUNTIME, "openvino": "openvino", "tensorrt": "tensorrt"}
+"""Targets whose runtime can be profiled, and that runtime."""
 
 
 class Timed(Protocol):
@@ -167,6 +169,11 @@ def shrink(
         than = " than in fp32" if timed.target.speed_up and shipped.precision != "fp32" else ""
         goal = f"{timed.target}{than}, {shipped.precision} in {shipped.runtime}"
     _announce(task, start, out, goal, config, order, device, reporter)
+    if timed is not None and asked.targets[0] not in PROFILED:
+        reporter.warn(
+            f"{asked.targets[0]} cannot be profiled, so the time is met in ONNX Runtime; what it takes in its own "
+            "runtime is timed in the end."
+        )
     bank = start.bank or alone(task, start.backbone, start.state, seed=config.seed)
     if timed is not None:
         budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter, shipped=shipped)
@@ -181,8 +188,7 @@ def shrink(
 def shipped_of(asked: Exports) -> Shipped:
     """What a time is for: the smallest of the files asked for, in the first target's runtime."""
     smallest = max(asked.precisions, key=PRECISIONS.index)
-    first = asked.targets[0]
-    return Shipped(smallest, first if first in PROFILED else "onnxruntime")
+    return Shipped(smallest, PROFILED.get(asked.targets[0], ONNXRUNTIME))
 
 
 def _uncut(how: runs.Pruning, meet: Meet, start: Start, reporter: Reporter) -> runs.Pruning:
