@@ -51,4 +51,5 @@ def start(file: Path) -> None:
 
 
 if __name__ == "__main__":
+    sys.path.pop(0)  # this folder has one called mvp_deploy
     sys.exit("\n".join(failures()) or 0)

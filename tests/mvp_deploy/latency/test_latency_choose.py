@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.latency.choose import choose
 from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.pruning.blocks import worth
-from mvp_deploy.pruning.tuning import Judgement
+from mvp_deploy.pruning.yardstick import Measure, Yardstick
 from mvp_deploy.structure import KeepPlan, prune
 from mvp_deploy.tasks import Images
 from mvp_deploy.tasks.own import collect
@@ -129,12 +128,10 @@ def test_a_branch_that_gives_nothing_goes_first_from_python() -> None:
 
 @pytest.mark.parametrize(("with_all", "without_some"), [(0.1, 0.2), (0.2, 0.1)])
 def test_the_loss_says_whether_blocks_go(monkeypatch: pytest.MonkeyPatch, with_all: float, without_some: float) -> None:
-    whole = len(list(MODEL.parameters()))
+    def measure(self: Yardstick, model: nn.Module, plan: KeepPlan) -> Measure:
+        return Measure(0.0, 1.0, without_some if plan.without else with_all)
 
-    def judged(model: nn.Module, images: Images) -> Judgement:
-        return Judgement(with_all if len(list(model.parameters())) == whole else without_some, 1.0)
-
-    monkeypatch.setattr(import_module("mvp_deploy.api.prune"), "judged", judged)
+    monkeypatch.setattr(Yardstick, "measure", measure)
     result = mvp.prune(MODEL, data(), speed_up=2, on=PROFILE, round_to=1)
     assert bool(result.plan.without) == (without_some < with_all)
     assert result.report.latency is not None
