@@ -52,12 +52,12 @@ from mvp_deploy.latency.meet import Meeting, Target
 from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget, keep_best
 from mvp_deploy.pruning.head import solve_head
-from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.knapsack import cheapest
-from mvp_deploy.pruning.mvp import in_rounds, worth_of_blocks
+from mvp_deploy.pruning.mvp import in_rounds, own_importance, worth_of_blocks
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import RECIPES
 from mvp_deploy.pruning.reconstruction import MANY, reconstruct
+from mvp_deploy.pruning.rotation import rotate
 from mvp_deploy.pruning.yardstick import Yardstick
 from mvp_deploy.structure import KeepPlan, Structure
 from mvp_deploy.tasks import Images
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, required=True)
     parser.add_argument("--net", default="lite0")
     parser.add_argument("--classes", type=int, default=100)
+    parser.add_argument("--rotate", action="store_true", help="for make: streams in principal directions, as in prune")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.8, 0.65, 0.5])
     parser.add_argument("--smaller", type=int, nargs="*", default=[112, 96, 80], help="image sizes of unpruned models")
     parser.add_argument("--at-most", type=int, help="for make: so many models in this call")
@@ -113,6 +114,8 @@ class Place:
         every = Photographs(photographs(asked.tar, asked.work), start, asked.work)
         classes = list(range(0, 100, 100 // asked.classes))[: asked.classes]
         self.train, self.test = every.of(classes)
+        if asked.rotate:
+            start, state = rotate(start, state, self.train)
         self.original = Original.create(start, state, asked.classes)
 
     @cached_property
@@ -123,10 +126,7 @@ class Place:
     def scores(self) -> Mapping[str, np.ndarray]:
         kept = self.models / "scores.npz"
         if not kept.exists():
-            whole = self.original.copy()
-            solve_head(whole, self.original.classifier, self.train)
-            found = score("obs", self.original.structure, whole, self.original.full, self.train)
-            np.savez(kept, **found)
+            np.savez(kept, **own_importance(self.original, self.train, "obs"))
         return dict(np.load(kept))
 
     @cached_property

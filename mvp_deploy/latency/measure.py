@@ -86,15 +86,16 @@ def measure(
     if subject.precision != "fp32":
         turns.append((folder / pack.FLOAT32, variants[0], replace(subject, precision="fp32")))
     look, watch, count = look or timed, watch or watched, len(turns)
+    order = _order(count, float32=count > len(variants))
     done, cool = _resumed(folder, conditions), board.state()
-    least, most = rounds[0] * count, len(done.visits) + rounds[1] * count
+    least, most = rounds[0] * len(order), len(done.visits) + rounds[1] * len(order)
     with loudest() as loud, reporter.progress("timing") as step:
         while len(done.visits) < least or (len(done.visits) < most and not _settled(done, count)):
             step(len(done.visits), max(least, len(done.visits) + 1))
-            turn, place = divmod(len(done.visits), count)
-            if place == 0 and any(visit.throttled for visit in done.visits[-count:]):
+            turn, place = divmod(len(done.visits), len(order))
+            if place == 0 and any(visit.throttled for visit in done.visits[-len(order) :]):
                 cool_down(cool)
-            number = place if turn % 2 == 0 else count - 1 - place  # A B C, C B A: slow drift is shared
+            number = order[place if turn % 2 == 0 else -1 - place]  # A B C, C B A: slow drift is shared
             with watch() as seen:
                 file, variant, what = turns[number]
                 ms, layers = look(file, variant, conditions, what)
@@ -102,6 +103,16 @@ def measure(
             done = replace(done, visits=(*done.visits, visit))
             write_text(folder / VISITS, json.dumps(asdict(done)))
     return profile_of(subject, variants, done, loud)
+
+
+def _order(count: int, *, float32: bool) -> list[int]:
+    """A round's turns: the unpruned model, and what it is in float32, which comes last, have one in the middle too.
+
+    All times are counted from these, and in two rounds the last turn of the one and the first of the next are the same
+    model's, so that one disturbance meets both.
+    """
+    middle = count // 2
+    return [*range(middle), 0, *([count - 1] if float32 else []), *range(middle, count)]
 
 
 def timed(path: Path, variant: Variant, conditions: Conditions, subject: Subject) -> tuple[float, tuple[float, ...]]:

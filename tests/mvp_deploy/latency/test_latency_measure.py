@@ -115,8 +115,8 @@ def test_a_killed_profile_goes_on_with_the_next_turn(parts: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         measure.measure(parts, ORT, rounds=(3, 3), look=dies_once, reporter=Silent())
     found = measure.measure(parts, ORT, rounds=(3, 3), look=dies_once, reporter=Silent())
-    there, back = ["00", "01", "02", "03", "04", "05"], ["05", "04", "03", "02", "01", "00"]
-    assert turns == [*there[:5], "05", *there[5:], *back, *there]
+    there = ["00", "01", "02", "00", "03", "04", "05"]  # the unpruned model, of which all are shares, twice
+    assert turns == [*there[:6], *there[5:], *reversed(there), *there]
     assert found.stable
     assert fit(found).total([(16, 3), (32, 16), (4, 32)]) == pytest.approx(found.full_ms, rel=0.02)
 
@@ -138,10 +138,10 @@ def test_a_noisy_machine_is_looked_at_longer_and_then_named(parts: Path) -> None
 
     def noisy(*arguments: object) -> tuple[float, tuple[float, ...]]:
         ms, layers = look(*arguments)  # type: ignore[arg-type]
-        return ms * (1 + next(turns) % 7), layers
+        return ms * (1 + next(turns) % 11), layers
 
     found = measure.measure(parts, ORT, rounds=(3, 5), look=noisy, reporter=Silent())
-    assert next(turns) == 5 * 6
+    assert next(turns) == 5 * 7
     assert not found.stable
     assert "the machine was not quiet" in next(files.remarks(found))
 
@@ -154,20 +154,20 @@ def test_a_disturbed_turn_is_taken_again_and_never_counts(parts: Path, watch: li
     quiet = measure.measure(parts, ORT, look=look, reporter=Silent())
     (parts / measure.VISITS).unlink()
     turns: list[str] = []
-    watch += [seen] * 12
+    watch += [seen] * 14
 
     def slow_at_first(path: Path, *rest: object) -> tuple[float, tuple[float, ...]]:
         turns.append(path.stem)
         ms, layers = look(path, *rest)  # type: ignore[arg-type]
-        return (10 * ms, layers) if len(turns) <= 12 else (ms, layers)
+        return (10 * ms, layers) if len(turns) <= 14 else (ms, layers)
 
     assert measure.measure(parts, ORT, look=slow_at_first, reporter=Silent()) == quiet
-    assert len(turns) == 4 * 6  # two rounds that count
+    assert len(turns) == 4 * 7 - 1  # two rounds that count, of which the unpruned model needs no last turn
 
 
 def test_a_model_that_is_disturbed_each_time_is_left_out_and_told(parts: Path, watch: list[Seen]) -> None:
     for turn in range(5):
-        watch += [HOT if place == (5 if turn % 2 == 0 else 0) else Seen() for place in range(6)]
+        watch += [HOT if place == (6 if turn % 2 == 0 else 0) else Seen() for place in range(7)]
     found = measure.measure(parts, ORT, rounds=(3, 5), look=look, reporter=Silent())
     assert (len(found.runs), found.left_out) == (5, 1)
     assert {len(kernel.samples) for kernel in found.kernels} == {5}
@@ -180,7 +180,7 @@ def test_a_model_that_is_disturbed_each_time_is_left_out_and_told(parts: Path, w
 def test_no_plan_is_made_by_times_that_were_all_disturbed(
     parts: Path, watch: list[Seen], seen: Seen, told: str
 ) -> None:
-    watch += [seen] * 5 * 6
+    watch += [seen] * 5 * 7
     with pytest.raises(LatencyError, match=f"6 of 6 models were disturbed.*{told}.*profile again"):
         measure.measure(parts, ORT, rounds=(3, 5), look=look, reporter=Silent())
     assert not watch
