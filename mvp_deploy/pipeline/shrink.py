@@ -169,13 +169,13 @@ def shrink(
         than = " than in fp32" if timed.target.speed_up and shipped.precision != "fp32" else ""
         goal = f"{timed.target}{than}, {shipped.precision} in {shipped.runtime}"
     _announce(task, start, out, goal, config, order, device, reporter)
-    if timed is not None and asked.targets[0] not in PROFILED:
-        reporter.warn(
-            f"{asked.targets[0]} cannot be profiled, so the time is met in ONNX Runtime; what it takes in its own "
-            "runtime is timed in the end."
-        )
     bank = start.bank or alone(task, start.backbone, start.state, seed=config.seed)
     if timed is not None:
+        if asked.targets[0] not in PROFILED:
+            reporter.warn(
+                f"{asked.targets[0]} cannot be profiled, so the time is met in ONNX Runtime: `mvp-deploy bench` tells "
+                "what it takes in its own."
+            )
         budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter, shipped=shipped)
         order = replace(order, threads=meet.profile.conditions.threads)  # in the end as the time was asked for
         check_timed(meet.profile, batches, None, reporter)
