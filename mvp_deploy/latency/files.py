@@ -104,6 +104,11 @@ def remarks(found: Profile) -> Iterator[str]:
         )
 
 
+def say_conditions(found: Profile, reporter: Reporter) -> None:
+    """Say on what, and how, a time is met."""
+    reporter.say(f"the time is met as profiled: {found}")
+
+
 def check_runtime(found: Profile, shipped: Shipped, reporter: Reporter) -> None:
     """Warn where a time is met in another runtime than what is shipped is for."""
     if found.conditions.runtime != shipped.runtime:

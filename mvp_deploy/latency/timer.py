@@ -50,14 +50,23 @@ def timer(structure: Structure, full: nn.Module, profile: Profile) -> Timer | No
     Raises:
         MvpError: the machine is the profile's, and the runtime is of another version.
     """
+    return plan_timer(structure, full, partial(time_models, profile)) if runs_here(profile) else None
+
+
+def runs_here(profile: Profile) -> bool:
+    """Whether this machine is the profile's, and this Python has its runtime.
+
+    Raises:
+        MvpError: the machine is the profile's, and the runtime is of another version.
+    """
     if not _here(profile):
-        return None
+        return False
     try:
         version = runtime_version(profile.conditions)
     except EnvironmentMissing:  # TensorRT may have a Python of its own
-        return None
+        return False
     check_version(profile, version)
-    return plan_timer(structure, full, partial(time_models, profile))
+    return True
 
 
 def plan_timer(structure: Structure, full: nn.Module, clock: Clock) -> Timer:

@@ -204,6 +204,7 @@ def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Meet | None]:
     if asked is None or work.profile is None:
         return work.task.budget, None
     profile = files.read(work.profile)
+    files.say_conditions(profile, reporter)
     files.check_shipped(profile, work.task.export.precisions, reporter)
     timed = work.task.benchmark
     files.check_timed(profile, timed.batches, timed.threads or cores(), reporter)

@@ -296,6 +296,13 @@ def test_a_bank_s_task_is_pruned_to_a_time_from_the_command_line(cnn, tmp_path: 
     entry, cost = Bank.open(bank).entry("digits#3,4"), Milliseconds(structure, profile)
     counts = {name: int(mask.sum()) for name, mask in entry.plan.masks.items()}
     assert 0.4 < cost.total(counts) / cost.total({}) < 0.51  # two classes here, three there
+    here = replace(profile, machine=replace(profile.machine, cpu=cpu_name()))  # of onnxruntime 1.0
+    board.write_text(json.dumps(asdict(here)), encoding="utf-8")
+    result = CliRunner().invoke(main, ["bank", "add", str(bank), "digits#5,6", "--speed-up", "2x", "--on", str(board)])
+    assert result.exit_code == 2, result.output
+    assert "as profiled: made at 32x32, fp32, onnxruntime on cpu, 1 thread" in result.output
+    assert "the profile was taken with onnxruntime 1.0" in result.output
+    board.write_text(json.dumps(asdict(profile)), encoding="utf-8")
     hopeless = ["bank", "add", str(bank), "digits#5,6", *rounds, "--latency", "0.001ms", "--on", str(board), "-q"]
     result = CliRunner().invoke(main, hopeless)
     assert result.exit_code == 2

@@ -41,6 +41,7 @@ def test_a_task_is_pruned_to_a_time_and_again_when_its_profile_changes(project: 
     assert met["target"] == "1.5 times faster"
     assert met["predicted_ms"] <= met["predicted_full_ms"] / 1.5
     assert "not timed" in done.output
+    assert "the time is met as profiled" in done.output
     assert "is shipped" not in done.output
     assert "the time is met with batch 1" not in done.output
     assert planned(run) == "unchanged"
