@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mvp_deploy.base.bounds import IMAGE_SIZE
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._options import Decorator
 from mvp_deploy.cli._types import PATH, Number
 
@@ -34,9 +35,17 @@ class Weights:
         return not self.pretrained and self.file is None
 
     def backbone(self, name: str, seed: int, console: Console) -> tuple[Backbone, dict[str, Tensor]]:
-        """The backbone and its state dict without the head; warns if the weights are random."""
+        """The backbone and its state dict without the head; warns if the weights are random.
+
+        Raises InputError for several names, which `frontier` takes.
+        """
         from mvp_deploy import backbones
 
+        if "," in name and ":" not in name:
+            raise InputError(
+                f"{name} are several models: name one. `mvp-deploy frontier DATA --backbone {name} --latency 4ms` "
+                "finds which is the most accurate within a time, and what to call next."
+            )
         made = backbones.create(
             name, pretrained=self.pretrained, weights=self.file, image_size=self.image_size, seed=seed
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mvp_deploy.base.bounds import BATCH, DURATION, FRACTION, IMAGE_SIZE, SEED, THREADS
-from mvp_deploy.base.errors import InputError
+from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.base.folders import refuse_inside
 from mvp_deploy.cli._common import Console, output_options, resumes
 from mvp_deploy.cli._options import options
@@ -18,7 +18,7 @@ from mvp_deploy.training.config import Training
 
 if TYPE_CHECKING:
     from mvp_deploy.latency.format import Precision
-    from mvp_deploy.latency.front import Frontier
+    from mvp_deploy.latency.front import Candidate, Frontier
     from mvp_deploy.pipeline.candidates import Source
 
 
@@ -120,9 +120,12 @@ def command(
     asked = Search(
         task, sources, image_size, conditions, digest(made_from), cuts, precisions, known, target, training, seed
     )
-    found = search(asked, out, seconds=time_limit or math.inf, reporter=console)
-    verdict = found.verdict(target)
-    _draw(found, verdict, out)
+
+    def draw(found: Frontier) -> None:
+        _draw(found, _verdict(found, target), out)
+
+    found = search(asked, out, seconds=time_limit or math.inf, draw=draw, reporter=console)
+    draw(found)  # of another time, perhaps, than when the last candidate was made
     console.table(
         ["candidate", "ms", "accuracy", "interval", "leave-one-out", "MMACs", "on the front"],
         [
@@ -138,11 +141,13 @@ def command(
             for each in sorted(found.candidates, key=lambda c: c.ms)
         ],
     )
+    best = found.winner(target)
+    verdict = found.verdict(target)
     console.show(f"\n{verdict}\n{out / 'frontier.html'}")
     console.result(
         {
             "verdict": verdict,
-            "winner": found.winner(target).name,
+            "winner": best.name,
             "front": [each.name for each in found.front],
             "candidates": [
                 {
@@ -157,13 +162,30 @@ def command(
             ],
         }
     )
-    best = found.winner(target)
     if best.unpruned:
         console.next(f"bench {out / best.file}")
     else:
-        budget = f"--macs {best.share:g}" if best.of == "macs" else f"--speed-up {1 / best.share:.2f}x"
         start = "--pretrained" if pretrained else "--weights FILE" if weights else "--checkpoint FILE"
-        console.next(f"shrink {data} --model {best.backbone} {start} --image-size {best.image_size} {budget} --out OUT")
+        model = f"--model {best.backbone} {start} --image-size {best.image_size}"
+        ships = ("" if runtime == "onnxruntime" else f" --target {runtime}") + (
+            "" if best.precision == "fp32" else f" --precision {best.precision}"
+        )
+        console.next(f"shrink {data} {model} {_budget(best)}{ships} --out OUT")
+
+
+def _budget(best: Candidate) -> str:
+    """What `shrink` is asked for to make a candidate: of other precisions it counts a speed-up from float32."""
+    if best.of == "macs":
+        return f"--macs {best.share:g}"
+    return f"--speed-up {1 / best.share:.2f}x" if best.precision == "fp32" else f"--latency {best.ms:.3g}ms"
+
+
+def _verdict(found: Frontier, milliseconds: float | None) -> str:
+    """What to take, or that nothing meets the time."""
+    try:
+        return found.verdict(milliseconds)
+    except LatencyError as error:
+        return str(error)
 
 
 def _weights(source: Source) -> str | bool:

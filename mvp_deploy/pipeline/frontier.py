@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,13 +27,21 @@ from mvp_deploy.pipeline.candidates import Place, Search
 FILE = "frontier.json"
 
 
-def search(asked: Search, out: Path, *, seconds: float = math.inf, reporter: Reporter) -> Frontier:
+def search(
+    asked: Search,
+    out: Path,
+    *,
+    seconds: float = math.inf,
+    draw: Callable[[Frontier], None] = lambda found: None,
+    reporter: Reporter,
+) -> Frontier:
     """Try candidates until all are tried or the time is up; what ``out`` has of the same key stays.
 
     Args:
         asked: what to try.
         out: the folder for the models and frontier.json.
         seconds: after which no new candidate is begun.
+        draw: is given what was found, each time that there is more.
         reporter: receives messages and progress.
 
     Raises:
@@ -68,6 +77,7 @@ def search(asked: Search, out: Path, *, seconds: float = math.inf, reporter: Rep
                         found = _kept(out, replace(found, failed=(*found.failed, failure)), None, reporter)
                     continue
                 found = _kept(out, found, made, reporter)
+                draw(found)
         steps = asked.training.steps
         by_name = {(place.source.name, place.size): place for place in places}
         for twin in found.to_tune(asked.milliseconds) if steps else ():
@@ -87,6 +97,7 @@ def search(asked: Search, out: Path, *, seconds: float = math.inf, reporter: Rep
             done = replace(twin, tried=steps)
             found = replace(found, candidates=tuple(done if each is twin else each for each in found.candidates))
             found = _kept(out, found, tuned, reporter)
+            draw(found)
     if not found.candidates:
         raise InputError("no candidate could be made: the warnings say why.")
     return found

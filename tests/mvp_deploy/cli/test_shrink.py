@@ -121,6 +121,7 @@ def test_a_checkpoint_for_other_classes_becomes_a_backbone_and_that_is_said(trai
         (("--model", "test_resnet"), "without weights is random"),
         (("--model", "test_resnett", "--pretrained"), "did you mean test_resnet"),
         (("--model", "test_resnet", "--weights", "none.pt"), "no weights file none.pt"),
+        (("--model", "resnet18,resnet34", "--pretrained"), "frontier DATA --backbone resnet18,resnet34 --latency 4ms"),
         (("--model", "mistyped.pth"), "no weights file mistyped.pth"),
         (("--checkpoint", "x.pt", "--pretrained"), "has its own weights"),
         (("--model", "test_resnet", "--pretrained", "--classes", "0,1"), "belongs to a --checkpoint"),

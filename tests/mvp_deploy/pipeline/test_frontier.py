@@ -21,8 +21,8 @@ from mvp_deploy import backbones
 from mvp_deploy.base.environment import cpu_name
 from mvp_deploy.base.errors import AccuracyError, InputError, LatencyError
 from mvp_deploy.cli import main
-from mvp_deploy.cli.frontier import _weights
-from mvp_deploy.latency.format import Conditions, Machine
+from mvp_deploy.cli.frontier import _budget, _weights
+from mvp_deploy.latency.format import Conditions, Machine, Precision
 from mvp_deploy.latency.front import Candidate, Frontier
 from mvp_deploy.pipeline import candidates as making
 from mvp_deploy.pipeline.candidates import Source
@@ -111,6 +111,38 @@ def test_every_size_is_tried_whole_and_cut_and_the_search_goes_on_where_it_stopp
     other = call(tmp_path / "f", "--seed", "1")
     assert other.exit_code == 2
     assert "the search of something else" in other.output
+
+
+def test_a_time_that_no_candidate_meets_ends_with_all_that_was_found(tmp_path: Path, made_up: list[str]) -> None:
+    asked = ["digits#0,1,2", "--backbone", "test_resnet", "--image-size", "24", "--keep-time", "", "--latency", "0.001"]
+    result = CliRunner().invoke(main, ["frontier", *asked, "--out", str(tmp_path / "f")])
+    assert result.exit_code == LatencyError.code == 4, result.output
+    assert "leave-one-out" in result.output  # the table
+    assert "no candidate takes 0.001 ms" in (tmp_path / "f" / "frontier.html").read_text(encoding="utf-8")
+
+
+def test_a_search_that_is_killed_leaves_the_picture_of_what_it_found(
+    tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = making.Place.candidate
+
+    def killed(place: making.Place, share: float, precision: Precision, found: Frontier) -> Candidate:
+        if found.candidates:
+            raise KeyboardInterrupt
+        return make(place, share, precision, found)
+
+    monkeypatch.setattr(making.Place, "candidate", killed)
+    assert call(tmp_path / "f").exit_code == 130
+    assert "test_resnet 32 px" in (tmp_path / "f" / "frontier.svg").read_text(encoding="utf-8")
+    assert "Most accurate" in (tmp_path / "f" / "frontier.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("of", "precision", "asked"),
+    [("macs", "int8", "--macs 0.5"), ("latency", "fp32", "--speed-up 2.00x"), ("latency", "int8", "--latency 2ms")],
+)
+def test_what_is_called_next_asks_for_the_candidate_in_its_precision(of: str, precision: Precision, asked: str) -> None:
+    assert _budget(replace(candidate(128, 0.5, 2.0, 0.9), of=of, precision=precision)) == asked
 
 
 def test_a_cut_is_the_model_that_prune_gives(
