@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mvp_deploy.bank.nearest import Neighbours, neighbours
 from mvp_deploy.bank.new import NewTask
-from mvp_deploy.bank.rung import Rung, rung_for
+from mvp_deploy.bank.rung import Rung, rung_for, worth
 from mvp_deploy.bank.rung import start as on_rung
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.formats import Amount, Share, Within
@@ -22,6 +22,7 @@ from mvp_deploy.pruning.making import chosen, make
 from mvp_deploy.pruning.mvp import Allocation, Decision, cut
 from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.pruning.yardstick import Yardstick, measurable
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.structure.plan import PackedMask
 
@@ -91,6 +92,11 @@ def begin(
         clock = time.perf_counter()
         rung = rung_for(new.bank, budget) if recipe.ladder else None
         found = neighbours(new, recipe, seed=seed) if rung is None else Neighbours((), False)  # a rung asks nobody
+        if recipe.ladder and rung is None and found.voters and budget.of == "macs":
+            reporter.say(
+                f"the bank has no ladder model of {budget.fraction:.0%} of the MACs, so the task pays for its own: "
+                f"`mvp-deploy bank build {new.bank.folder} --macs {budget.fraction:g}` makes one for all later tasks"
+            )
         if rung is None:
             made = make(
                 new.original,
@@ -110,13 +116,20 @@ def begin(
                 steps["latency"] = decision.allotted
         else:
             decision, model = _of_rung(rung), on_rung(new.original, rung, new.train)
-            steps = {"exactness": check_exact(new.original, decision.plan, model, new.train)}
+            steps = {
+                "exactness": check_exact(new.original, decision.plan, model, new.train),
+                "ladder": rung.to_json(),
+            }
+            if measurable(new.original):
+                steps["unpruned"] = asdict(Yardstick(new.original, new.train).unpruned)
         told = _told(decision, found, time.perf_counter() - clock) | {"steps": steps}
         tensorfile.save(file, {"plan": decision.plan.to_json(), "info": told}, {"weights": model.state_dict()})
     header, sections = tensorfile.load(file, form=tensorfile.Form(_Header))
     votes = header["info"]["votes"]
     if votes["initial_weights"] == "ladder":
         reporter.say("the bank's ladder has a model of this budget: only the head is solved for the task")
+        if made_once := header["info"]["steps"].get("ladder"):
+            reporter.say(worth(made_once))
     for voter in votes["voters"]:
         near = f"{votes.get('measure', 'similarity')}: {voter['similarity']:.3f}"
         reporter.say(f"voter {voter['task']}: {near}; weight {voter['weight']:.2f}")

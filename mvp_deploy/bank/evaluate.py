@@ -56,7 +56,10 @@ class Verdict:
     def sentence(self) -> str:
         points = f"after {self.steps} steps {self.gain.points}"
         if not self.helps:
-            return f"Voting does not help on these {self.tasks} tasks ({points}): use --recipe own."
+            return (
+                f"Voting does not help on these {self.tasks} tasks ({points}): use --recipe default, which takes votes "
+                "only where they win."
+            )
         asked = " ".join([f"--recipe {self.recipe}", *(f"--set {setting}" for setting in self.settings)])
         far = f"more than {(LONGER[-1] - 1) * self.steps}" if self.saved is None else f"about {self.saved}"
         better = "better than" if self.nearness.surely_above(0) else "not surely better than"
@@ -127,7 +130,7 @@ def judge(table: Mapping[str, np.ndarray], recipe: str, steps: int) -> Verdict:
     needed = _steps_to(float(table[chosen].mean()), table, steps)
     return Verdict(
         helps=helps,
-        recipe=recipe if helps else "own",
+        recipe=recipe if helps else "default",
         settings=tuple(chosen.split()) if helps and chosen != usual else (),
         gain=gain,
         nearness=mean_interval(table[usual] - table[RANDOM]),

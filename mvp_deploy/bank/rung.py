@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
+from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.formats import Amount, Count, Sha256, Share, Size
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import solve_head
@@ -20,6 +21,7 @@ from mvp_deploy.structure.plan import PackedMask
 from mvp_deploy.tasks import Images
 
 FORMAT = 1
+STEPS = {"cut": "when cut", "re-solved": "re-solved", "imitated": "after imitation"}
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,21 @@ class Rung:
             "images": self.images,
             "seconds": self.seconds,
         }
+
+
+def worth(rung: Mapping[str, Any]) -> str:
+    """What a rung gives beside what it cost, in a sentence; ``rung`` as `Rung.to_json` has it."""
+    off = ", ".join(f"{rung['errors'][step]:.3f} {told}" for step, told in STEPS.items() if step in rung["errors"])
+    return f"it took {rung['seconds'] / 60:.0f} minutes on {rung['images']:,} images, once; features are off by {off}"
+
+
+def rungs(bank: Bank, damaged: list[str]) -> Iterator[Rung]:
+    """The ladder's models, largest first; a sentence on each that is damaged goes to ``damaged``."""
+    for path in bank.rungs():
+        try:
+            yield Rung.read(path, bank)
+        except MvpError as error:
+            damaged.append(str(error))
 
 
 def rung_for(bank: Bank, budget: Budget) -> Rung | None:

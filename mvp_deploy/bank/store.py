@@ -115,6 +115,11 @@ class Bank:
         found = (path for path in (self.folder / "tasks").glob("*.safetensors") if path.name[0] != ".")
         return sorted(found, key=lambda path: path.name)
 
+    def rungs(self) -> list[Path]:
+        """The files of the ladder's models, largest first."""
+        found = (path for path in (self.folder / "ladder").glob("*.safetensors") if path.name[0] != ".")
+        return sorted(found, key=lambda path: path.name, reverse=True)
+
     def entry(self, name: str) -> Entry:
         """The stored task of that name. Raises MvpError if there is none."""
         path = self.path(name)
@@ -172,6 +177,11 @@ class Bank:
             except MvpError as error:
                 problems.append(str(error))
             progress(index + 1, len(paths))
+        for path in self.rungs():
+            try:
+                self.require(tensorfile.load(path)[0].get("backbone", ""), str(path))
+            except MvpError as error:
+                problems.append(str(error))
         return problems
 
 

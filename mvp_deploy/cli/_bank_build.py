@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +14,9 @@ from mvp_deploy.cli._options import options
 from mvp_deploy.cli._types import PATH, Listed, Number
 from mvp_deploy.pruning.config import IMITATION, Budget
 from mvp_deploy.training.config import Training
+
+if TYPE_CHECKING:
+    from mvp_deploy.bank.rung import Rung
 
 
 @click.command()
@@ -60,6 +65,13 @@ def build(
     pooled = pool(tasks_of(bank, images, console), bank.backbone.preprocessing, place)
     config = replace(TUNING, steps=training.steps, batch_size=training.batch_size, flip=not no_flip, seed=seed)
     made = ladder.build(bank, pooled, budgets, config, reporter=console)
+    show(made, console)
+    console.next(f"prune TASK --bank {folder} --macs {made[0].budget.fraction:g} --out RUN")
+    console.result([rung.to_json() for rung in made])
+
+
+def show(ladder: Sequence[Rung], console: Console) -> None:
+    """What each model gives beside what it cost."""
     console.table(
         ("budget", "MACs", "parameters", "off when cut", "re-solved", "imitated", "minutes"),
         [
@@ -70,9 +82,7 @@ def build(
                 *(f"{rung.errors[step]:.3f}" for step in ("cut", "re-solved", "imitated")),
                 f"{rung.seconds / 60:.1f}",
             )
-            for rung in made
+            for rung in ladder
         ],
     )
     console.show("off: squared difference of the features from the unpruned ones, relative to their variance")
-    console.next(f"prune TASK --bank {folder} --macs {made[0].budget.fraction:g} --out RUN")
-    console.result([rung.to_json() for rung in made])

@@ -53,4 +53,5 @@ def evaluate(
     console.table(("arm", "accuracy"), rows)
     console.show(f"\n{verdict.sentence}")
     console.result(verdict.to_json())
-    console.next(f"prune NEW_DATA --bank {folder} --recipe {recipe} --out RUN")
+    asked = " ".join([f"--recipe {verdict.recipe}", *(f"--set {setting}" for setting in verdict.settings)])
+    console.next(f"prune NEW_DATA --bank {folder} {asked} --out RUN")

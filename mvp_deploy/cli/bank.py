@@ -10,6 +10,7 @@ import click
 
 from mvp_deploy.base.errors import InputError, MvpError, error_of
 from mvp_deploy.cli._bank_build import build
+from mvp_deploy.cli._bank_build import show as show_ladder
 from mvp_deploy.cli._bank_evaluate import evaluate
 from mvp_deploy.cli._cluster import cluster_options
 from mvp_deploy.cli._common import Console, common_options, output_options, resumes
@@ -166,21 +167,32 @@ def add(
 @click.argument("folder", metavar="BANK", type=PATH)
 @output_options
 def list_tasks(folder: Path, console: Console) -> None:
-    """The bank's tasks, from their headers alone.
+    """The bank's tasks and its ladder, from their headers alone.
 
     \b
     Example:
       mvp-deploy bank list BANK
     """
+    from mvp_deploy.bank.rung import rungs
     from mvp_deploy.bank.store import Bank
 
     damaged: list[str] = []
-    entries = list(Bank.open(folder).entries(damaged))
+    bank = Bank.open(folder)
+    entries, ladder = list(bank.entries(damaged)), list(rungs(bank, damaged))
     if entries:
         console.table(COLUMNS, [_row(entry) for entry in entries])
     console.show(f"{len(entries)} tasks")
+    if ladder:
+        console.show("\nIts ladder:")
+        show_ladder(ladder, console)
+    elif entries:
+        console.show(
+            f"It has no ladder yet: `mvp-deploy bank build {folder}` makes models at a few budgets, recovered once for "
+            "all later tasks."
+        )
     console.next(_next(folder, bool(entries)))
-    console.result({"tasks": [_told(entry) for entry in entries], "damaged": damaged})
+    told = {"tasks": [_told(entry) for entry in entries], "ladder": [rung.to_json() for rung in ladder]}
+    console.result(told | {"damaged": damaged})
     if damaged:
         raise MvpError("\n".join(damaged))
 

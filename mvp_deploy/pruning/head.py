@@ -129,7 +129,7 @@ def ridge_classifier(features: Tensor, labels: Tensor, classes: int, *, intercep
         inverse = 1 / (eigenvalues + penalty)
         residual = y_centred - rotated @ (inverse[:, None] * moments)
         leverage = rotated.square() @ inverse + intercept / len(features)
-        y_loo = y - residual / (1 - leverage).clamp_min(1e-6)[:, None]
+        y_loo = y - residual / (1 - leverage).clamp_min(1e-12)[:, None]
         for scale in SCALES.tolist():
             loss = functional.cross_entropy(scale * y_loo, labels)
             if loss < best[0]:

@@ -33,6 +33,16 @@ SHORT = replace(TUNING, steps=12, batch_size=16, lr=1e-4, augment=False)
 CPU = torch.device("cpu")
 
 
+class Said(Silent):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.sentences.append(text)
+
+
 @pytest.fixture(scope="module")
 def bank(cnn, tmp_path_factory: pytest.TempPathFactory) -> Bank:
     return Bank.init(tmp_path_factory.mktemp("bank"), cnn.backbone, cnn.state)
@@ -85,26 +95,35 @@ def test_a_new_task_solves_only_its_head(built: Rung, bank: Bank, cnn) -> None:
 
 
 def test_prune_takes_the_rung_of_its_budget_and_no_other(built: Rung, bank: Bank, tmp_path: Path) -> None:
+    said = Said()
+
     def prune(name: str, budget: Budget) -> runs.Run:
         return runs.prune_task(
             load_task("digits#0,1,2"), bank, tmp_path / name,
             runs.Pruning(budget, RECIPES["default"], TrainConfig(steps=2, batch_size=16, lr=1e-3)),
-            device=CPU, reporter=Silent(),
+            device=CPU, reporter=said,
         )  # fmt: skip
 
     on_it = prune("on", BUDGET)
     assert on_it.info["votes"]["initial_weights"] == "ladder"
     assert on_it.pruned().plan == built.plan
+    making = on_it.info["metrics"]["pruned"]["making"]
+    assert making["ladder"]["errors"] == dict(built.errors)
+    assert making["unpruned"]["loo_accuracy"] > 0.8
+    assert any(f"off by {built.errors['cut']:.3f} when cut" in sentence for sentence in said.sentences)
     beside = prune("beside", Budget(0.6, "macs"))
     assert beside.info["votes"]["initial_weights"] != "ladder"
 
 
 def test_a_damaged_rung_is_refused_by_name(built: Rung, bank: Bank) -> None:
     content = built.path.read_bytes()
+    assert bank.verify() == []
     try:
         built.path.write_bytes(content[:-100] + bytes(100))
         with pytest.raises(MvpError, match=r"macs-0\.5"):
             rung_for(bank, BUDGET).weights()  # type: ignore[union-attr]
+        [problem] = bank.verify()
+        assert str(built.path) in problem
     finally:
         built.path.write_bytes(content)
 
@@ -117,6 +136,9 @@ def test_from_the_command_line(bank: Bank, images: Images) -> None:
     done = CliRunner().invoke(main, [*arguments, "--images", TASKS[0]])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)[0]["budget"]["fraction"] == 0.6
+    listed = CliRunner().invoke(main, ["bank", "list", str(bank.folder), "--json"])
+    assert 0.6 in [rung["budget"]["fraction"] for rung in json.loads(listed.stdout)["ladder"]]
+    assert "Its ladder:" in CliRunner().invoke(main, ["bank", "list", str(bank.folder)]).stdout
     wrong = CliRunner().invoke(main, ["bank", "build", str(bank.folder), "--macs", "0.6,nan"])
     assert wrong.exit_code == 2
 

@@ -39,6 +39,7 @@ def test_the_bank_is_listed_shown_and_verified(bank: Path) -> None:
     listed = call("bank", "list", bank)
     assert "digits#3,4,5" in listed.stdout
     assert "2 tasks" in listed.stdout
+    assert f"bank build {bank}" in listed.stdout  # what it lacks
     tasks = json.loads(call("bank", "list", bank, "--json").stdout)["tasks"]
     assert {task["task"] for task in tasks} == {"digits#3,4,5", "digits#1,2,3"}
     assert tasks[0]["cost"]["steps"] > 8  # two rounds of two, the unpruned model's four, and trials
@@ -84,6 +85,15 @@ def test_a_new_task_is_pruned(bank: Path, tmp_path: Path) -> None:
     assert changed["metrics"]["pruned"]["macs"] <= 0.5 * changed["metrics"]["unpruned"]["macs"]
     assert len(changed["votes"]["voters"]) == 1
     assert changed["recipe"]["weighting"] == "similarity"
+
+
+def test_a_budget_that_the_ladder_lacks_is_told_with_the_command_that_adds_it(bank: Path, tmp_path: Path) -> None:
+    asked = ("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", "--macs", 0.5, *PRUNE[2:])
+    votes = (*asked, "--set", "rivals=false")
+    done = call(*votes)
+    assert done.exit_code == 0, done.output
+    assert f"bank build {bank} --macs 0.5" in done.output
+    assert "bank build" not in call(*votes, "--recipe", "paper").output
 
 
 def test_shrink_prunes_by_the_bank_it_is_given(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

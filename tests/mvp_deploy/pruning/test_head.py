@@ -196,3 +196,16 @@ def test_a_head_from_few_images_passes_the_features_rounding_on_far_below_what_p
             x @ head.weight.T + head.bias for x in (features, features * (1 + 2e-7 * torch.randn(24, 64)))
         )
         assert (rounded - logits).abs().max() < 0.5 * FP32_TOLERANCE * logits.abs().max()
+
+
+@pytest.mark.parametrize("images", [2, 3, 6])
+def test_leave_one_out_is_what_solving_without_each_image_gives(images: int) -> None:
+    """Also from so few images that each is fitted almost exactly."""
+    torch.manual_seed(0)
+    features, labels = torch.randn(images, 40).relu().double(), torch.arange(images) % 2
+    right = 0
+    for one in range(images):
+        rest = [other for other in range(images) if other != one]
+        fit = ridge_classifier(features[rest], labels[rest], 2)
+        right += int((fit.weight @ features[one] + fit.bias).argmax() == labels[one])
+    assert ridge_classifier(features, labels, 2).loo_accuracy == right / images
