@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -256,3 +258,24 @@ def test_wrong_usage_is_reported_before_any_work(arguments: list[str], told: str
     result = CliRunner().invoke(main, ["profile", *arguments])
     assert result.exit_code in (2, 6)
     assert re.search(told, result.output)
+
+
+def test_a_device_needs_neither_torch_nor_onnx_to_time_pieces(parts: Path, tmp_path: Path) -> None:
+    script = f"""
+import sys
+for name in ("torch", "timm", "onnx", "pydantic", "rich", "scipy"): sys.modules[name] = None
+from contextlib import contextmanager
+from mvp_deploy.base.watch import Seen
+from mvp_deploy.benchmark.measure import Settings
+from mvp_deploy.latency import measure
+@contextmanager
+def watched(): yield [Seen(others=0.0)]
+measure.watched, measure.KERNEL_RUNS = watched, 2
+measure.WINDOWS = Settings(duration=0.02, processes=2, window=0.01, warm_up=0.01)
+measure.measure.__kwdefaults__["rounds"] = (2, 2)
+from mvp_deploy.cli import main
+main(["profile", {str(tmp_path / "pieces.zip")!r}, "--out", {str(tmp_path / "device.json")!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert files.read(tmp_path / "device.json").backbone == "chain"
