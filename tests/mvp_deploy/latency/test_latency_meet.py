@@ -66,6 +66,22 @@ def test_a_time_that_is_missed_after_two_corrections_ends_with_by_how_much() -> 
     assert LatencyError.code == 4
 
 
+@pytest.mark.parametrize(
+    ("faster", "told"), [(0.8, "20.0% less than it may: accuracy may have been given away"), (0.97, "")]
+)
+def test_a_model_that_stays_faster_than_asked_after_two_corrections_is_said(faster: float, told: str, capsys) -> None:
+    made, _ = meeting(Target(speed_up=2.0), 1.0)
+    made.timer, made.reporter = (lambda solution: (faster * made.full / 2, made.full)), Console(quiet=True)
+    made(SCORES)
+    said = capsys.readouterr().err
+    assert told in said
+    assert bool(said) == bool(told)
+    made, _ = meeting(Target(speed_up=1.0), 0.5)  # nothing is cut, so nothing was given away
+    made.reporter = Console(quiet=True)
+    made(SCORES)
+    assert not capsys.readouterr().err
+
+
 def test_part_of_the_way_is_cut_from_what_is_left_and_times_no_model() -> None:
     made, asked = meeting(Target(speed_up=4.0), 1.0)
     half = made(SCORES, part=0.5)
