@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 @click.option("--out", required=True, type=PATH, help="The folder for the models and frontier.json, .svg and .html.")
 @click.option("--pretrained", is_flag=True, help="timm's own weights.")
 @click.option("--weights", multiple=True, type=PATH, help="A file of weights for each backbone, in their order.")
-@click.option("--latency", help="The time to meet, as 4ms.")
+@click.option("--latency", help="The time to meet, as 4ms: what is slower unpruned is cut to it first.")
 @click.option("--on", "profiles", multiple=True, type=PATH,
               help="A profile of one of them: it is cut by milliseconds, the others by MACs.")  # fmt: skip
 @click.option("--keep-time", "shares", default="0.7,0.5,0.85", show_default=True, type=Listed(Number(FRACTION)),
-              help="Cuts to try: shares of the unpruned time, in this order; the empty text tries none.")  # fmt: skip
+              help="Cuts to try: shares of the unpruned time, in this order; the empty text cuts nothing.")  # fmt: skip
 @click.option("--time-limit", type=Number(DURATION), help="Seconds after which no new candidate is begun.")
 @click.option("--runtime", default="onnxruntime", show_default=True, type=click.Choice(["onnxruntime", "openvino"]),
               help="What the models are judged and timed in.")  # fmt: skip
@@ -177,7 +177,9 @@ def _budget(best: Candidate) -> str:
     """What `shrink` is asked for to make a candidate: of other precisions it counts a speed-up from float32."""
     if best.of == "macs":
         return f"--macs {best.share:g}"
-    return f"--speed-up {1 / best.share:.2f}x" if best.precision == "fp32" else f"--latency {best.ms:.3g}ms"
+    if best.aim or best.precision != "fp32":
+        return f"--latency {best.aim or best.ms:.4g}ms"
+    return f"--speed-up {1 / best.share:.2f}x"
 
 
 def _verdict(found: Frontier, milliseconds: float | None) -> str:

@@ -19,7 +19,7 @@ class Candidate:
     training images, and held-out, of this file in its runtime; a tuned model's loo is its untuned twin's and what
     tuning gained on images set aside. ms: measured, in turns with the first candidate. steps: of fine-tuning that it
     has seen. tried: steps of fine-tuning that were tried on it, whose outcome, if it is better, is a candidate of its
-    own.
+    own. aim: the milliseconds that it was cut for, None where it was cut to a share.
     """
 
     backbone: Annotated[str, Within(1, 300)]
@@ -36,6 +36,7 @@ class Candidate:
     precision: Precision = "fp32"
     steps: Count = 0
     tried: Count = 0
+    aim: Annotated[float, Within(1e-6, 1e9)] | None = None
 
     @property
     def unpruned(self) -> bool:
@@ -48,14 +49,14 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        cut = "" if self.unpruned else f" cut to {self.share:.0%} of its {self.of}"
+        cut = "" if self.unpruned else f" cut to {percent(self.share)} of its {self.of}"
         precision = "" if self.precision == "fp32" else f", {self.precision}"
         return f"{self.backbone} at {self.image_size} px{cut}{precision}{', tuned' if self.steps else ''}"
 
     @property
     def label(self) -> str:
         """The name in short, for a picture."""
-        cut = "" if self.unpruned else f", {self.share:.0%}"
+        cut = "" if self.unpruned else f", {percent(self.share)}"
         precision = "" if self.precision == "fp32" else f", {self.precision}"
         return f"{self.backbone} {self.image_size} px{cut}{precision}{', tuned' if self.steps else ''}"
 
@@ -63,6 +64,11 @@ class Candidate:
     def interval(self) -> Interval:
         """Of the held-out accuracy."""
         return accuracy_interval(self.accuracy, self.tested)
+
+
+def percent(share: float) -> str:
+    """63.2%, and 70% where it is no more."""
+    return f"{100 * share:.3g}%"
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Failure:
 
     @property
     def name(self) -> str:
-        return f"{self.backbone} at {self.image_size} px, {self.share:.0%}, {self.precision}"
+        return f"{self.backbone} at {self.image_size} px, {percent(self.share)}, {self.precision}"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +30,7 @@ from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.latency.format import Conditions, Precision, Profile
 from mvp_deploy.latency.front import Candidate, Frontier
-from mvp_deploy.latency.meet import Meeting, Target
+from mvp_deploy.latency.meet import CORRECTIONS, SLACK, TOLERANCE, Meeting, Target
 from mvp_deploy.latency.pieces import layout
 from mvp_deploy.pipeline.judge import calibration_accuracy, held_out_accuracy, leave_one_out, time_files
 from mvp_deploy.pruning.blocks import Worth
@@ -45,6 +46,7 @@ from mvp_deploy.tasks import Images, Task, prepare
 from mvp_deploy.training.config import Training
 
 CUT = RECIPES["default"]  # as `prune` cuts
+DEEPEST = 0.2  # of an unpruned model: cuts to less than this are not made for a time
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ class Search:
 
     key: a checksum of what candidates are made from: data, weights, versions. shares: the cuts, of the unpruned
     milliseconds (or MACs, without a profile), in the order they are tried. profiles: of some of the backbones at some
-    of the sizes: these are cut by milliseconds, the others by MACs. milliseconds: the budget; a cut is not tried where
-    even that share of the unpruned model's time is above it. training: of the models on the front; its steps may be 0.
+    of the sizes: these are cut by milliseconds, the others by MACs. milliseconds: the budget, to which is cut what is
+    slower (`Place.aimed`); a share is not tried where even that of the unpruned model's time is above it. training: of
+    the models on the front; its steps may be 0.
     """
 
     task: Task
@@ -116,9 +119,26 @@ class Place:
 
     def hopeless(self, found: Frontier, share: float, precision: Precision) -> bool:
         """Whether a cut would still be slower than the budget, or what it is cut from could not be made."""
-        whole = next((each for each in self._mine(found, precision) if each.unpruned), None)
-        limit = self.asked.milliseconds
+        whole, limit = self._whole(found, precision), self.asked.milliseconds
         return share < 1 and (whole is None or (limit is not None and share * whole.ms > 1.1 * limit))
+
+    def aimed(self, found: Frontier, precision: Precision) -> float | None:
+        """The share of a cut that takes the time asked for; None where none is needed, or none is worth a try.
+
+        It follows from what was measured, so that a call after a kill finds the same. A cut that missed the time is
+        corrected, at most twice, as `prune` does.
+        """
+        whole, limit, mine = self._whole(found, precision), self.asked.milliseconds, self._mine(found, precision)
+        if limit is None or whole is None or whole.ms <= limit or sum(c.aim == limit for c in mine) > CORRECTIONS:
+            return None
+        near = min(mine, key=lambda c: abs(math.log(c.ms / limit)))
+        if (1 - SLACK) * limit <= near.ms <= limit:
+            return None
+        share = math.floor(1000 * near.share * (1 - TOLERANCE) * limit / near.ms) / 1000
+        return share if DEEPEST <= share < 1 and not self.known(found, share, precision) else None
+
+    def _whole(self, found: Frontier, precision: Precision) -> Candidate | None:
+        return next((each for each in self._mine(found, precision) if each.unpruned), None)
 
     def _mine(self, found: Frontier, precision: Precision) -> list[Candidate]:
         mine = self.source.name, self.size, precision, 0

@@ -22,6 +22,7 @@ from mvp_deploy.base.files import locked, write_text
 from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.latency.front import Candidate, Failure, Frontier
+from mvp_deploy.latency.meet import CORRECTIONS
 from mvp_deploy.pipeline.candidates import Place, Search
 
 FILE = "frontier.json"
@@ -58,13 +59,16 @@ def search(
         def late() -> bool:
             return time.monotonic() - begin > seconds and bool(found.candidates)
 
-        wanted = [
-            (place, share, kind) for share in (1.0, *asked.shares) for place in places for kind in asked.precisions
-        ]
+        aimed = (None,) * (1 + CORRECTIONS if asked.shares and asked.milliseconds else 0)  # first: they are asked for
+        cuts = (1.0, *aimed, *asked.shares)
+        wanted = [(place, cut, kind) for cut in cuts for place in places for kind in asked.precisions]
         with reporter.progress("candidates") as step:
-            for number, (place, share, precision) in enumerate(wanted):
+            for number, (place, cut, precision) in enumerate(wanted):
                 step(number, len(wanted))
-                if place.known(found, share, precision) or place.hopeless(found, share, precision):
+                share = place.aimed(found, precision) if cut is None else cut
+                if share is None or place.known(found, share, precision):
+                    continue
+                if cut is not None and place.hopeless(found, share, precision):
                     continue
                 if late():
                     break
@@ -76,7 +80,7 @@ def search(
                     if not isinstance(error, EnvironmentMissing):  # which may be there in the next call
                         found = _kept(out, replace(found, failed=(*found.failed, failure)), None, reporter)
                     continue
-                found = _kept(out, found, made, reporter)
+                found = _kept(out, found, made if cut else replace(made, aim=asked.milliseconds), reporter)
                 draw(found)
         steps = asked.training.steps
         by_name = {(place.source.name, place.size): place for place in places}

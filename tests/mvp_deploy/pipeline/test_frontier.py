@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -20,10 +22,11 @@ import mvp_deploy as mvp
 from mvp_deploy import backbones
 from mvp_deploy.base.environment import cpu_name
 from mvp_deploy.base.errors import AccuracyError, InputError, LatencyError
+from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
 from mvp_deploy.cli.frontier import _budget, _weights
 from mvp_deploy.latency.format import Conditions, Machine, Precision
-from mvp_deploy.latency.front import Candidate, Frontier
+from mvp_deploy.latency.front import Candidate, Failure, Frontier
 from mvp_deploy.pipeline import candidates as making
 from mvp_deploy.pipeline.candidates import Source
 from mvp_deploy.pruning.recipes import RECIPES
@@ -85,6 +88,16 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return timed
 
 
+def read(out: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / "frontier.json").read_text(encoding="utf-8"))["candidates"]
+    return found
+
+
+def searched(milliseconds: float | None) -> Any:
+    """A search's settings, as far as a place needs them to choose a share."""
+    return SimpleNamespace(milliseconds=milliseconds, task=None, seed=0)
+
+
 def call(out: Path, *more: str) -> object:
     fixed = ["digits#0,1,2", "--backbone", "test_resnet", "--image-size", "32,24", "--keep-time", "0.6", "--json", "-q"]
     return CliRunner().invoke(main, ["frontier", *fixed, "--out", str(out), *more])
@@ -135,6 +148,71 @@ def test_a_search_that_is_killed_leaves_the_picture_of_what_it_found(
     assert call(tmp_path / "f").exit_code == 130
     assert "test_resnet 32 px" in (tmp_path / "f" / "frontier.svg").read_text(encoding="utf-8")
     assert "Most accurate" in (tmp_path / "f" / "frontier.html").read_text(encoding="utf-8")
+
+
+def test_what_is_too_slow_is_cut_to_the_time_first_and_a_kill_changes_nothing(
+    tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time(out: Path, candidates: Sequence[Candidate], conditions: Conditions) -> list[float]:
+        made_up.append(candidates[-1].file)
+        return [0.5 + each.macs / 1e6 for each in candidates]  # falls less than MACs do: the first cut misses
+
+    make = making.Place.candidate
+
+    def killed(place: making.Place, share: float, precision: Precision, found: Frontier) -> Candidate:
+        if len(found.candidates) == 2:
+            raise KeyboardInterrupt
+        return make(place, share, precision, found)
+
+    monkeypatch.setattr(making, "time_files", time)
+    asked = ("--image-size", "32,24", "--latency", "3.2ms")  # unpruned they take 4.6 and 2.9
+    with monkeypatch.context() as patch:
+        patch.setattr(making.Place, "candidate", killed)
+        assert call(tmp_path / "f", *asked).exit_code == 130
+    second = call(tmp_path / "f", *asked)
+    assert second.exit_code == 0, second.output
+    whole, small, first, corrected, *shares = read(tmp_path / "f")
+    assert (whole["image_size"], small["image_size"]) == (32, 24)
+    aim = 0.98 * 3.2
+    assert first["share"] == math.floor(1000 * aim / whole["ms"]) / 1000
+    assert first["ms"] > 3.2 >= corrected["ms"] > 0.95 * 3.2
+    assert [each["aim"] for each in (first, corrected)] == [3.2, 3.2]
+    assert corrected["share"] == math.floor(1000 * first["share"] * aim / first["ms"]) / 1000
+    assert [(each["image_size"], each["share"], each["aim"]) for each in shares] == [(32, 0.6, None), (24, 0.6, None)]
+    monkeypatch.delattr(making.Place, "candidate")  # nothing is left to do
+    third = call(tmp_path / "f", *asked)
+    assert json.loads(third.stdout) == json.loads(second.stdout)
+    found = json.loads((tmp_path / "f" / "frontier.json").read_text(encoding="utf-8"))
+    assert len({each["name"] for each in json.loads(third.stdout)["candidates"]}) == len(found["candidates"])
+
+
+@pytest.mark.parametrize(
+    ("limit", "share"),
+    [
+        (None, None),
+        (4.0, None),  # the unpruned model is fast enough
+        (3.0, 0.735),
+        (1.6, 0.363),  # from the nearest that was measured
+        (0.7, None),  # too deep
+        (2.2, None),  # a cut takes just that
+        (2.4, 0.545),
+        (2.6, None),  # was tried, and failed
+    ],
+)
+def test_which_share_takes_the_time(limit: float | None, share: float | None) -> None:
+    cut, tuned = candidate(128, 0.5, 2.155, 0.9), replace(candidate(128, 1.0, 2.4, 0.9), steps=20)
+    failed = Failure("net", 128, 0.591, "fp32", "why")
+    found = replace(of(SMALL, WHOLE, cut, tuned), failed=(failed,))
+    place = making.Place(searched(limit), Source("net"), 128, Path(), Silent())
+    assert place.aimed(found, "fp32") == share
+    assert place.aimed(found, "int8") is None  # has no unpruned model
+
+
+def test_a_time_that_three_cuts_missed_is_given_up() -> None:
+    cuts = [replace(candidate(128, share, ms, 0.9), aim=3.0) for share, ms in ((0.7, 3.4), (0.5, 2.0), (0.6, 3.2))]
+    place = making.Place(searched(3.0), Source("net"), 128, Path(), Silent())
+    assert place.aimed(of(WHOLE, *cuts[:2]), "fp32") is not None
+    assert place.aimed(of(WHOLE, *cuts), "fp32") is None
 
 
 @pytest.mark.parametrize(
