@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mvp_deploy.base.bounds import BATCH, DURATION, FRACTION, IMAGE_SIZE, SEED, THREADS
-from mvp_deploy.base.errors import InputError, LatencyError
+from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.folders import refuse_inside
 from mvp_deploy.cli._common import Console, output_options, resumes
 from mvp_deploy.cli._options import options
@@ -18,8 +18,7 @@ from mvp_deploy.training.config import Training
 
 if TYPE_CHECKING:
     from mvp_deploy.latency.format import Precision
-    from mvp_deploy.latency.front import Candidate, Frontier
-    from mvp_deploy.pipeline.candidates import Source
+    from mvp_deploy.latency.front import Candidate
 
 
 @click.command()
@@ -32,7 +31,8 @@ if TYPE_CHECKING:
 @click.option("--weights", multiple=True, type=PATH, help="A file of weights for each backbone, in their order.")
 @click.option("--latency", help="The time to meet, as 4ms: what is slower unpruned is cut to it first.")
 @click.option("--on", "profiles", multiple=True, type=PATH,
-              help="A profile of one of them: it is cut by milliseconds, the others by MACs.")  # fmt: skip
+              help="A profile of one of them: it is cut by milliseconds, the others by MACs. If it is not there, it is "
+              "made here, of one backbone and size.")  # fmt: skip
 @click.option("--keep-time", "shares", default="0.7,0.5,0.85", show_default=True, type=Listed(Number(FRACTION)),
               help="Cuts to try: shares of the unpruned time, in this order; the empty text cuts nothing.")  # fmt: skip
 @click.option("--time-limit", type=Number(DURATION), help="Seconds after which no new candidate is begun.")
@@ -79,16 +79,12 @@ def command(
       mvp-deploy frontier photos --backbone resnet18,resnet34 --image-size 96,128 --pretrained --latency 4ms --out FRONT
     """
     import math
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
-    from mvp_deploy.bank.unpruned import digest
-    from mvp_deploy.base.environment import versions
-    from mvp_deploy.base.files import sha256
-    from mvp_deploy.latency import files
     from mvp_deploy.latency.format import Conditions
     from mvp_deploy.latency.measure import runtime_version
     from mvp_deploy.latency.meet import Target, quantity
-    from mvp_deploy.pipeline.candidates import CUT, Search, Source
+    from mvp_deploy.pipeline.asked import Search, Source, profiles_of
     from mvp_deploy.pipeline.frontier import search
     from mvp_deploy.tasks import load_task
     from mvp_deploy.tasks.task import place_of
@@ -99,33 +95,18 @@ def command(
         raise InputError("give at least one --backbone, one --image-size and one --precision.")
     target = None if latency is None else Target(milliseconds=quantity(latency, "ms")).milliseconds
     conditions = Conditions(runtime, "cpu", threads, batch)
-    version = runtime_version(conditions)
-    known = [files.searched_by(path, conditions, version, backbone, image_size, console) for path in profiles]
+    runtime_version(conditions)  # before any work
     refuse_inside(out, place_of(data))
     task = load_task(data, skip_bad=skip_bad)
     for note in task.notes:
         console.warn(note)
+    known = profiles_of(profiles, conditions, backbone, image_size, precisions, console)
     sources = [Source(name, pretrained, weights[n] if weights else None) for n, name in enumerate(backbone)]
-    made_from = {
-        "data": task.fingerprint,
-        "weights": [_weights(source) for source in sources],
-        "backbones": list(backbone),
-        "profiles": [sha256(path) for path in profiles],
-        "training": asdict(replace(training, steps=0)),
-        "cut": asdict(CUT),
-        "seed": seed,
-        "versions": versions(),
-    }
-    cuts = [share for share in shares if share < 1]
+    cuts = [share for share in shares if share < 1] or None
     asked = Search(
-        task, sources, image_size, conditions, digest(made_from), cuts, precisions, known, target, training, seed
+        task, sources, image_size, conditions, precisions, cuts, target, training, seed, on=profiles, profiles=known
     )
-
-    def draw(found: Frontier) -> None:
-        _draw(found, _verdict(found, target), out)
-
-    found = search(asked, out, seconds=time_limit or math.inf, draw=draw, reporter=console)
-    draw(found)  # of another time, perhaps, than when the last candidate was made
+    found = search(asked, out, seconds=time_limit or math.inf, reporter=console)
     console.table(
         ["candidate", "ms", "accuracy", "interval", "leave-one-out", "MMACs", "on the front"],
         [
@@ -180,45 +161,3 @@ def _budget(best: Candidate) -> str:
     if best.aim or best.precision != "fp32":
         return f"--latency {best.aim or best.ms:.4g}ms"
     return f"--speed-up {1 / best.share:.2f}x"
-
-
-def _verdict(found: Frontier, milliseconds: float | None) -> str:
-    """What to take, or that nothing meets the time."""
-    try:
-        return found.verdict(milliseconds)
-    except LatencyError as error:
-        return str(error)
-
-
-def _weights(source: Source) -> str | bool:
-    """A checksum of the backbone's weights where they lie here; else whether they are the published ones."""
-    from mvp_deploy.base.files import sha256
-    from mvp_deploy.pipeline.places import content
-
-    if source.weights:
-        return sha256(source.weights)
-    scheme, _, place = source.name.partition(":")
-    return content(place) if scheme == "local-dir" else source.pretrained
-
-
-def _draw(found: Frontier, verdict: str, out: Path) -> None:
-    """The front as a picture, and on a page."""
-    from mvp_deploy.base.files import write_text
-    from mvp_deploy.benchmark.statistics import Interval
-    from mvp_deploy.report.page import Figure, Section, page
-    from mvp_deploy.report.plots import accuracy_against_latency, standing_alone
-
-    order = sorted(found.candidates, key=lambda c: (not c.unpruned, c.ms))
-    svg = accuracy_against_latency(
-        [each.label for each in order],
-        [each.ms for each in order],
-        [each.accuracy for each in order],
-        second=[each.unpruned for each in order],
-        intervals=[(Interval.exact(each.ms), each.interval) for each in order],
-    )
-    write_text(out / "frontier.svg", standing_alone(svg))
-    figure = Figure(
-        svg,
-        "Held-out accuracy against measured milliseconds; the unpruned in the second colour, cuts by what stays.",
-    )
-    write_text(out / "frontier.html", page("Frontier", verdict, [Section("Candidates", figures=[figure])]))

@@ -128,6 +128,13 @@ class Frontier:
             )
         return max(good, key=lambda c: (c.loo, -c.ms))
 
+    def told(self, milliseconds: float | None) -> str:
+        """The verdict, or that nothing meets the time."""
+        try:
+            return self.verdict(milliseconds)
+        except LatencyError as error:
+            return str(error)
+
     def verdict(self, milliseconds: float | None) -> str:
         """What to take, and whether pruning is it."""
         best = self.winner(milliseconds)

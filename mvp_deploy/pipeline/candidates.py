@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,58 +28,23 @@ from mvp_deploy.export.graphs import Graphs
 from mvp_deploy.export.pack import calibration_images
 from mvp_deploy.exporters.files import write_bytes
 from mvp_deploy.exporters.onnx import export_onnx
-from mvp_deploy.latency.format import Conditions, Precision, Profile
+from mvp_deploy.latency.format import Precision, Profile
 from mvp_deploy.latency.front import Candidate, Frontier
 from mvp_deploy.latency.meet import CORRECTIONS, SLACK, TOLERANCE, Meeting, Target
 from mvp_deploy.latency.pieces import layout
+from mvp_deploy.pipeline.asked import CUT, Search, Source
 from mvp_deploy.pipeline.judge import calibration_accuracy, held_out_accuracy, leave_one_out, time_files
 from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.making import make as make_pruned
 from mvp_deploy.pruning.mvp import importances, worth_of_blocks
 from mvp_deploy.pruning.original import Original, suited
-from mvp_deploy.pruning.recipes import RECIPES
 from mvp_deploy.pruning.rotation import rotate
 from mvp_deploy.pruning.tuning import MadeOf, tune
 from mvp_deploy.structure import KeepPlan
-from mvp_deploy.tasks import Images, Task, prepare
-from mvp_deploy.training.config import Training
+from mvp_deploy.tasks import Images, prepare
 
-CUT = RECIPES["default"]  # as `prune` cuts
 DEEPEST = 0.2  # of an unpruned model: cuts to less than this are not made for a time
-
-
-@dataclass(frozen=True)
-class Source:
-    """A backbone and where its weights come from."""
-
-    name: str
-    pretrained: bool = False
-    weights: Path | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Search:
-    """What to try.
-
-    key: a checksum of what candidates are made from: data, weights, versions. shares: the cuts, of the unpruned
-    milliseconds (or MACs, without a profile), in the order they are tried. profiles: of some of the backbones at some
-    of the sizes: these are cut by milliseconds, the others by MACs. milliseconds: the budget, to which is cut what is
-    slower (`Place.aimed`); a share is not tried where even that of the unpruned model's time is above it. training: of
-    the models on the front; its steps may be 0.
-    """
-
-    task: Task
-    sources: Sequence[Source]
-    sizes: Sequence[int]
-    conditions: Conditions
-    key: str
-    shares: Sequence[float]
-    precisions: Sequence[Precision]
-    profiles: Sequence[Profile]
-    milliseconds: float | None
-    training: Training
-    seed: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,7 +22,9 @@ from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.latency.front import Candidate, Failure, Frontier
 from mvp_deploy.latency.meet import CORRECTIONS
-from mvp_deploy.pipeline.candidates import Place, Search
+from mvp_deploy.pipeline.asked import Search
+from mvp_deploy.pipeline.candidates import Place
+from mvp_deploy.report.frontier import draw
 
 FILE = "frontier.json"
 
@@ -33,16 +34,14 @@ def search(
     out: Path,
     *,
     seconds: float = math.inf,
-    draw: Callable[[Frontier], None] = lambda found: None,
     reporter: Reporter,
 ) -> Frontier:
     """Try candidates until all are tried or the time is up; what ``out`` has of the same key stays.
 
     Args:
         asked: what to try.
-        out: the folder for the models and frontier.json.
+        out: the folder for the models and frontier.json, .svg and .html.
         seconds: after which no new candidate is begun.
-        draw: is given what was found, each time that there is more.
         reporter: receives messages and progress.
 
     Raises:
@@ -59,8 +58,8 @@ def search(
         def late() -> bool:
             return time.monotonic() - begin > seconds and bool(found.candidates)
 
-        aimed = (None,) * (1 + CORRECTIONS if asked.shares and asked.milliseconds else 0)  # first: they are asked for
-        cuts = (1.0, *aimed, *asked.shares)
+        aimed = (None,) * (1 + CORRECTIONS if asked.milliseconds else 0)  # first: that time is asked for
+        cuts = (1.0,) if asked.shares is None else (1.0, *aimed, *asked.shares)
         wanted = [(place, cut, kind) for cut in cuts for place in places for kind in asked.precisions]
         with reporter.progress("candidates") as step:
             for number, (place, cut, precision) in enumerate(wanted):
@@ -81,7 +80,7 @@ def search(
                         found = _kept(out, replace(found, failed=(*found.failed, failure)), None, reporter)
                     continue
                 found = _kept(out, found, made if cut else replace(made, aim=asked.milliseconds), reporter)
-                draw(found)
+                draw(found, asked.milliseconds, out)
         steps = asked.training.steps
         by_name = {(place.source.name, place.size): place for place in places}
         for twin in found.to_tune(asked.milliseconds) if steps else ():
@@ -101,9 +100,10 @@ def search(
             done = replace(twin, tried=steps)
             found = replace(found, candidates=tuple(done if each is twin else each for each in found.candidates))
             found = _kept(out, found, tuned, reporter)
-            draw(found)
+            draw(found, asked.milliseconds, out)
     if not found.candidates:
         raise InputError("no candidate could be made: the warnings say why.")
+    draw(found, asked.milliseconds, out)  # of another time, perhaps, than when the last candidate was made
     return found
 
 

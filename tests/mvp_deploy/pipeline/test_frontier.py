@@ -24,11 +24,12 @@ from mvp_deploy.base.environment import cpu_name
 from mvp_deploy.base.errors import AccuracyError, InputError, LatencyError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
-from mvp_deploy.cli.frontier import _budget, _weights
-from mvp_deploy.latency.format import Conditions, Machine, Precision
+from mvp_deploy.cli.frontier import _budget
+from mvp_deploy.latency import files
+from mvp_deploy.latency.format import Conditions, Machine, Precision, Profile
 from mvp_deploy.latency.front import Candidate, Failure, Frontier
 from mvp_deploy.pipeline import candidates as making
-from mvp_deploy.pipeline.candidates import Source
+from mvp_deploy.pipeline.asked import Source
 from mvp_deploy.pruning.recipes import RECIPES
 from mvp_deploy.pruning.tuning import Choice, Judgement, Tuned
 
@@ -319,6 +320,23 @@ def test_where_there_is_a_profile_the_cut_is_of_milliseconds(cnn, tmp_path: Path
     assert found[1]["macs"] < found[0]["macs"]
 
 
+def test_a_profile_that_is_not_there_is_made_of_the_one_model(
+    cnn, tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def profile(out: Path, conditions: Conditions, **_: object) -> Profile:
+        found = profile_by(cnn.original.model, cnn.original.structure, blocks_of(8))
+        out.write_text(json.dumps(asdict(found)), encoding="utf-8")
+        return found
+
+    monkeypatch.setattr(files, "profile", profile)
+    asked = ["digits#0,1,2", "--backbone", "test_resnet", "--image-size", "32", "--weights", str(cnn.weights)]
+    asked += ["--keep-time", "", "--on", str(tmp_path / "here.json"), "--out", str(tmp_path / "f")]
+    result = CliRunner().invoke(main, ["frontier", *asked])
+    assert result.exit_code == 0, result.output
+    assert "this machine is profiled first" in result.output
+    assert read(tmp_path / "f")[0]["of"] == "latency"
+
+
 @pytest.mark.parametrize(
     ("of", "more", "code", "told"),
     [
@@ -349,10 +367,10 @@ def test_what_may_win_is_tuned_first_and_beside_it_what_one_would_take_unpruned(
 def test_other_weights_in_a_published_models_folder_are_another_search(tmp_path: Path) -> None:
     source, file = Source(f"local-dir:{tmp_path}"), tmp_path / "model.safetensors"
     file.write_bytes(b"old")
-    before, state = _weights(source), file.stat()
+    before, state = source.content, file.stat()
     file.write_bytes(b"new")
     os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert _weights(source) != before
+    assert source.content != before
 
 
 def test_a_size_that_a_backbone_cannot_take_is_left_out_with_a_warning(tmp_path: Path, made_up: list[str]) -> None:
@@ -387,7 +405,11 @@ def test_a_candidate_that_failed_is_not_tried_again(
         (["--latency", "0ms"], "must be milliseconds above 0"),
         (["--latency", "nan"], "not a number of ms"),
         (["--weights", "a.pth", "--pretrained"], "one --weights file for each backbone"),
-        (["--on", "nothing.json"], "does not exist"),
+        (["--on", "no.json"], "mvp-deploy profile test_resnet --image-size 32 --out no.json"),
+        (["--on", "a.json", "--on", "b.json", "--on", "c.json"], "profile test_resnet --image-size 24 --out b.json"),
+        (["--on", "a.json", "--on", "b.json", "--on", "c.json"], "leave out --on c.json"),
+        (["--on", "pi5", "--image-size", "32"], "there is no profile pi5"),
+        (["--on", "no.json", "--batch", "2"], "--image-size 32 --batch 2 --out no.json"),
         (["--runtime", "tensorrt"], "not one of"),
     ],
 )
