@@ -19,7 +19,7 @@ from mvp_deploy.base.workspaces import remove_workspaces, workspaces
 from mvp_deploy.pruning.budget import Budget, counts_for, uniform, units_kept
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.iterative import LongWay, prune_iteratively
-from mvp_deploy.pruning.knapsack import Cost, cheapest
+from mvp_deploy.pruning.knapsack import Cost
 from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.structure import Structure
 from mvp_deploy.tasks import Task
@@ -36,6 +36,9 @@ class Costing(Protocol):
 
     def of(self, structure: Structure) -> Cost:
         """Of a backbone."""
+
+    def require_reachable(self, structure: Structure, budget: Budget) -> None:
+        """Raise MvpError if no cut of the backbone meets the budget."""
 
 
 def add_task(
@@ -79,7 +82,10 @@ def add_task(
         new = NewTask.of(task, bank, device, config.seed)
         original, train, test = new.original, new.train, new.test
         counted = None if cost is None else cost.of(original.structure)
-        _require_reachable(original.structure, how.budget, counted)
+        if cost is not None:  # a hopeless budget is refused at once
+            cost.require_reachable(original.structure, how.budget)
+        else:
+            counts_for(original.structure, how.budget, uniform(original.structure))
         whole = train_unpruned(new, config, work / "unpruned.safetensors", inputs=settings, reporter=reporter)
         scores = score("taylor", original.structure, whole.model, original.full, train, seed=config.seed)
         start = whole.model.state_dict()
@@ -115,14 +121,6 @@ def add_task(
             details=settings | {"source": task.source, "rounds": [asdict(r) for r in result.rounds]},
         )
         return bank.add(record, replace=replace)
-
-
-def _require_reachable(structure: Structure, budget: Budget, counted: Cost | None) -> None:
-    """Refuse a hopeless budget at once."""
-    if counted is None:
-        counts_for(structure, budget, uniform(structure))
-    else:
-        cheapest(structure, budget, {}, cost=counted)
 
 
 def _stored(bank: Bank, name: str, settings: Mapping[str, Any]) -> Entry | None:

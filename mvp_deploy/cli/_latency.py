@@ -50,7 +50,6 @@ class Timed:
             a profile is taken, and a speed-up counts from the unpruned model in the profile's precision.
         """
         from mvp_deploy.latency.files import check_runtime, check_shipped, say_conditions
-        from mvp_deploy.latency.floor import others
         from mvp_deploy.latency.meet import Meet
 
         there = self._device()
@@ -61,24 +60,21 @@ class Timed:
             check_runtime(profile, shipped, reporter)
             target = target.than_float32(profile, reporter)
         say_conditions(profile, reporter)
-        known = others(self.on) if isinstance(self.on, Path) else []
         clock = functools.partial(_timer, there, profile, reporter)
-        meet = Meet(target, profile, round_to, clock, reporter, known)
+        meet = Meet(target, profile, round_to, clock, reporter, self._known())
         return meet.budget, meet
 
     def share(self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter) -> tuple[Budget, ByProfile]:
         """The budget as a share of the profile's unpruned time, and what milliseconds are counted by."""
-        from mvp_deploy.latency.cost import ByProfile
-        from mvp_deploy.latency.files import say_conditions
-        from mvp_deploy.latency.model import fit
-        from mvp_deploy.latency.timer import runs_here
-        from mvp_deploy.pruning.budget import Budget
+        from mvp_deploy.latency.share import share
 
         profile = self._profile(self._device(), backbone, beside, reporter)
-        say_conditions(profile, reporter)
-        runs_here(profile)  # refuses another version of the runtime
-        share = self.target.share(profile.full_ms)
-        return Budget(share, "latency", max(round_to, fit(profile).alignment)), ByProfile(profile)
+        return share(self.target, profile, round_to, reporter, self._known())
+
+    def _known(self) -> list[Profile]:
+        from mvp_deploy.latency.floor import others
+
+        return others(self.on) if isinstance(self.on, Path) else []
 
     def _device(self) -> tuple[str, Device] | None:
         if not isinstance(self.on, str):

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mvp_deploy.base.errors import InputError
+from mvp_deploy.latency.floor import BelowFloor
 from mvp_deploy.latency.format import Profile, Shape
 from mvp_deploy.latency.model import LatencyModel, fit
 from mvp_deploy.latency.pieces import layout
+from mvp_deploy.pruning.budget import Budget, allowed_counts
 from mvp_deploy.structure import Structure
 from mvp_deploy.structure.axes import Axis, atoms_in, fixed, kept_size
 
 
 @dataclass(frozen=True)
 class ByProfile:
-    """Milliseconds as what a budget is of, before there is a structure."""
+    """Milliseconds as what a budget is of, before there is a structure.
+
+    known: other profiles; where no cut meets the time, the error names one whose backbone does.
+    """
 
     profile: Profile
+    known: Sequence[Profile] = ()
 
     @property
     def key(self) -> str:
@@ -28,6 +34,13 @@ class ByProfile:
     def of(self, structure: Structure) -> Milliseconds:
         """Of a backbone."""
         return Milliseconds(structure, self.profile)
+
+    def require_reachable(self, structure: Structure, budget: Budget) -> None:
+        """Raise BelowFloor if even the smallest counts take longer than the budget, a share of the unpruned time."""
+        cost, full = self.of(structure), self.profile.full_ms
+        floor = cost.floor(budget.round_to) / cost.total({group.name: group.size for group in structure.groups})
+        if floor > budget.fraction:
+            raise BelowFloor(budget.fraction * full, floor * full, "").beside(self.profile, self.known)
 
 
 class Milliseconds:
@@ -71,6 +84,10 @@ class Milliseconds:
     def total(self, counts: Mapping[str, int]) -> float:
         """Milliseconds of the whole model."""
         return self.model.overhead + self._sum(range(len(self._axes)), counts)
+
+    def floor(self, round_to: int) -> float:
+        """Milliseconds of the smallest counts of all groups."""
+        return self.total({g.name: int(allowed_counts(g, round_to)[0]) for g in self._structure.groups})
 
     def saving(self, counts: Mapping[str, int], group: str, fewer: int) -> float:
         """Milliseconds saved if ``group`` keeps ``fewer`` units than ``counts`` says and all others stay."""

@@ -17,7 +17,7 @@ from mvp_deploy.latency.floor import BelowFloor
 from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.plan import Solution
 from mvp_deploy.pruning.blocks import Worth
-from mvp_deploy.pruning.budget import Budget, Scores, allowed_counts
+from mvp_deploy.pruning.budget import Budget, Scores
 
 if TYPE_CHECKING:
     from mvp_deploy.latency.timer import Timer
@@ -154,8 +154,7 @@ class Meeting:
     def require_reachable(self) -> None:
         """Raise BelowFloor if even the smallest counts without any block take too long, before anything is scored."""
         bare = self.cost.without([block.name for block in self.structure.blocks])
-        counts = {group.name: int(allowed_counts(group, self.round_to)[0]) for group in self.structure.groups}
-        floor, limit = bare.total(counts), self.target.of(self.full)
+        floor, limit = bare.floor(self.round_to), self.target.of(self.full)
         if floor > limit:
             raise BelowFloor(limit, floor, "").beside(self.profile, self.known)
 
