@@ -14,7 +14,7 @@ import torch
 
 from mvp_deploy import backbones, runs
 from mvp_deploy.api.arguments import check, check_as
-from mvp_deploy.api.budget import budget_of
+from mvp_deploy.api.budget import budget_of, target_of
 from mvp_deploy.api.data import as_task
 from mvp_deploy.api.progress import reporter as told
 from mvp_deploy.api.result import Report, Result
@@ -27,6 +27,8 @@ from mvp_deploy.base.bounds import FRACTION
 from mvp_deploy.base.devices import resolve
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.latency.format import Profile
+from mvp_deploy.latency.meet import Met
 from mvp_deploy.pruning.imitation import TUNING
 from mvp_deploy.pruning.iterative import LongWay, Schedule
 from mvp_deploy.pruning.original import suited
@@ -106,6 +108,9 @@ class Bank:
         macs: float | None = None,
         params: float | None = None,
         keep: float | None = None,
+        latency: float | None = None,
+        speed_up: float | None = None,
+        on: str | os.PathLike[str] | Profile | None = None,
         round_to: int = 8,
         steps: int = 200,
         rounds: int = 5,
@@ -122,9 +127,12 @@ class Bank:
 
         Args:
             data: a folder, an .npz, a task's name, or a task.
-            macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params`` or ``keep``.
+            macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params``, ``keep`` or a time.
             params: the fraction of parameters that stays.
             keep: the fraction of units that stays.
+            latency: or milliseconds, by the prediction of the profile ``on`` alone: nothing is timed after the cuts.
+            speed_up: or how many times faster than unpruned, in the same way.
+            on: a profile that ``mvp-deploy profile`` wrote, or its file.
             round_to: channels and hidden units stay in multiples of it.
             steps: of the unpruned model's training.
             rounds: cuts, each followed by ``round_steps`` of fine-tuning.
@@ -139,7 +147,8 @@ class Bank:
             The stored task: name, classes, keep plan, metrics.
 
         Raises:
-            InputError: the data cannot be read, the budget cannot be met, or the task is stored already.
+            InputError: the data cannot be read, the budget cannot be met, the profile is of another backbone, or the
+                task is stored already.
             ParityError: the pruned model does not compute what the silenced one does; it is not stored.
             Busy: another process is adding this task.
 
@@ -150,15 +159,19 @@ class Bank:
             >>> bank.tasks
             ('digits#0,1',)
         """
+        say = reporter or told()
+        timed = target_of(latency, speed_up, on, say, keep, macs, params)
+        budget, cost = timed.share(round_to, say) if timed else (budget_of(keep, macs, params, round_to), None)
         task = _task(data)
         config = replace(suited(self.store.backbone), steps=steps, batch_size=batch_size, seed=seed)
         return add_task(
             self.store,
             task,
-            LongWay(budget_of(keep, macs, params, round_to), Schedule(rounds, round_steps), config),
+            LongWay(budget, Schedule(rounds, round_steps), config),
             device=resolve(str(device)),
             replace=replace_old,
-            reporter=reporter or told(),
+            cost=cost,
+            reporter=say,
         )
 
     def prune(
@@ -168,6 +181,9 @@ class Bank:
         macs: float | None = None,
         params: float | None = None,
         keep: float | None = None,
+        latency: float | None = None,
+        speed_up: float | None = None,
+        on: str | os.PathLike[str] | Profile | None = None,
         out: str | os.PathLike[str] | None = None,
         recipe: str = "default",
         round_to: int = 8,
@@ -184,9 +200,13 @@ class Bank:
 
         Args:
             data: a folder, an .npz, a task's name, or a task.
-            macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params`` or ``keep``.
+            macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params``, ``keep`` or a time.
             params: the fraction of parameters that stays.
             keep: the fraction of units that stays.
+            latency: or milliseconds, as measured on the device, runtime and precision of the profile ``on``; on the
+                profile's machine the smaller model is timed, and chosen again where it misses.
+            speed_up: or how many times faster than unpruned, in the same way.
+            on: a profile that ``mvp-deploy profile`` wrote, or its file.
             out: the RUN folder to write, which `mvp_deploy.export` and ``mvp-deploy export`` take; none by default.
             recipe: how tasks vote: 'default', 'paper', …
             round_to: channels and hidden units stay in multiples of it.
@@ -197,8 +217,9 @@ class Bank:
             reporter: receives messages and progress; by default the one that `mvp_deploy.progress` set.
 
         Raises:
-            InputError: the data cannot be read, the budget cannot be met, there is no such recipe, or ``out`` holds
-                something else than a RUN.
+            InputError: the data cannot be read, the budget cannot be met, the profile is of another backbone, there is
+                no such recipe, or ``out`` holds something else than a RUN.
+            LatencyError: no plan's real model meets the time.
             ParityError: the pruned model does not compute what the silenced one does.
             Busy: another process is writing ``out``.
 
@@ -208,9 +229,12 @@ class Bank:
             >>> result.classes, result.report.macs <= 0.6 * result.report.full_macs
             (('5', '6'), True)
         """
+        say = reporter or told()
+        timed = target_of(latency, speed_up, on, say, keep, macs, params)
+        budget, meet = timed.meeting(round_to, say) if timed else (budget_of(keep, macs, params, round_to), None)
         task = _task(data)
         config = replace(suited(self.store.backbone), steps=steps, batch_size=batch_size, seed=seed)
-        how = runs.Pruning(budget_of(keep, macs, params, round_to), recipe_named(recipe), config)
+        how = runs.Pruning(budget, recipe_named(recipe), config, meet)
         with ExitStack() as stack:
             folder = Path(stack.enter_context(TemporaryDirectory())) / "run" if out is None else Path(out)
             run = runs.prune_task(
@@ -219,7 +243,7 @@ class Bank:
                 folder,
                 how,
                 device=resolve(str(device)),
-                reporter=reporter or told(),
+                reporter=say,
             )
             return _result(run, None if out is None else folder)
 
@@ -283,6 +307,7 @@ def _result(run: runs.Run, folder: Path | None) -> Result:
     pruned, unpruned = run.pruned(), run.unpruned()
     small, full = run.info["metrics"]["pruned"], run.info["metrics"]["unpruned"]
     size = pruned.backbone.preprocessing.input_size
+    met = small["making"].get("latency")
     frozen = analyze(unpruned.model, torch.zeros(2, *size)).frozen_share
     report = Report(
         params=small["params"],
@@ -293,5 +318,6 @@ def _result(run: runs.Run, folder: Path | None) -> Result:
         frozen=frozen,
         accuracy=small["accuracy"],
         full_accuracy=full["accuracy"],
+        latency=Met(**met) if met else None,
     )
     return Result(pruned.model, unpruned.model, pruned.plan, report, pruned.backbone, pruned.classes, size, folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,9 +24,8 @@ from mvp_deploy.bank.new import NewTask
 from mvp_deploy.base.devices import resolve
 from mvp_deploy.base.errors import InputError, ParityError
 from mvp_deploy.latency.format import Profile
-from mvp_deploy.latency.meet import Meet, Met
-from mvp_deploy.latency.timer import here
-from mvp_deploy.pruning.budget import Budget, units_kept
+from mvp_deploy.latency.meet import Met
+from mvp_deploy.pruning.budget import units_kept
 from mvp_deploy.pruning.making import Made, make
 from mvp_deploy.pruning.mvp import cut
 from mvp_deploy.pruning.original import Original, check_exact
@@ -122,10 +120,6 @@ def prune(
         (torch.Size([64, 4]), True)
     """
     if bank is not None:
-        if latency is not None or speed_up is not None:
-            raise InputError(
-                "Ask a bank for macs=, params= or keep=: a time is met without one, or by `mvp-deploy prune`."
-            )
         if pretrained or any(given is not None for given in (validation, weights, image_size, criterion)):
             raise InputError(
                 "A bank has its weights and image size, a task its held-out images, and the recipe says what a unit is "
@@ -138,6 +132,9 @@ def prune(
             macs=macs,
             params=params,
             keep=keep,
+            latency=latency,
+            speed_up=speed_up,
+            on=on,
             round_to=round_to,
             out=out,
             recipe=recipe,
@@ -151,7 +148,8 @@ def prune(
             "mvp.export(result, FOLDER) a bundle."
         )
     check(images=images, image_size=image_size, round_to=round_to, seed=seed)
-    budget = target_of(latency, speed_up, on, keep, macs, params) or budget_of(keep, macs, params, round_to)
+    timed = target_of(latency, speed_up, on, told(), keep, macs, params)
+    budget, meet = timed.meeting(round_to, told()) if timed else (budget_of(keep, macs, params, round_to), None)
     way, place = _way(recipe, criterion, reconstruct, own=not isinstance(model, str)), resolve(str(device))
     task = as_task(data)
     if isinstance(model, str):
@@ -174,12 +172,7 @@ def prune(
             with suppress(ParityError):
                 own.load_state_dict(rotated(own, original.structure, train, seed=seed))
     test = held_out_images(task or data, validation, how, place)
-    meeting = None
-    if not isinstance(budget, Budget):
-        target, profile = budget
-        meeting = Meet(target, profile, round_to, partial(here, profile, told()), told())(original)
-        budget = meeting.budget
-    made = make(original, train, (), way, budget, allocate=meeting, seed=seed)
+    made = make(original, train, (), way, budget, allocate=meet(original) if meet else None, seed=seed)
     for sentence in made.decision.warnings:
         told().warn(sentence)
     full = original.copy() if original.own else original.headed(train).model

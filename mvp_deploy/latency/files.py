@@ -148,13 +148,18 @@ def check_timed(found: Profile, batches: Collection[int], threads: int | None, r
         )
 
 
+def known(path: Path, reporter: Reporter) -> Profile:
+    """The profile in a file, with a warning of what to know of it. Raises MvpError as `read` does."""
+    found = read(path)
+    for remark in remarks(found):
+        reporter.warn(remark)
+    return found
+
+
 def profile_on(path: Path, make: Callable[[], Profile], reporter: Reporter, where: str = "this machine") -> Profile:
     """The profile at ``path``; if there is none, one is made of ``where``, which takes minutes and is said."""
     if path.exists():
-        found = read(path)
-        for remark in remarks(found):
-            reporter.warn(remark)
-        return found
+        return known(path, reporter)
     reporter.say(f"there is no profile {path}: {where} is profiled first, which takes some minutes.")
     start = time.monotonic()
     found = make()
