@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.latency.cost import Milliseconds
+from mvp_deploy.latency.format import Kernel, Layer
 from mvp_deploy.latency.plan import solve
 from mvp_deploy.pruning.budget import allowed_counts
 from mvp_deploy.structure import Structure
@@ -72,6 +74,25 @@ def test_a_stream_that_many_layers_share_is_priced_in_all_of_them() -> None:
     assert found.gap is not None
     name = next(group.name for group in structure.groups if group.size == 16)
     assert cost.saving({}, name, 8) == pytest.approx(cost.total({}) - cost.total({name: 8}))
+
+
+def test_two_hundred_groups_are_solved_to_within_half_a_per_cent_of_the_optimum() -> None:
+    model = chain(*[64] * 200)
+    structure = structure_of(model)
+    profile = profile_by(model, structure, blocks_of(8))
+    first, *inner, last = profile.kernels  # layers of one kind share a kernel, as in a measured profile
+    kernels = (first, Kernel("inner", tuple(sample for kernel in inner for sample in kernel.samples)), last)
+    places = [0, *[1] * len(inner), 2]
+    layers = tuple(Layer(layer.weight, place) for layer, place in zip(profile.layers, places, strict=True))
+    cost = Milliseconds(structure, replace(profile, kernels=kernels, layers=layers))
+    rng = np.random.default_rng(0)
+    scores = {group.name: rng.gamma(0.5, size=group.size) for group in structure.groups}
+    found = solve(structure, cost, scores, 0.5 * cost.total({}))
+    assert len(found.counts) == 200
+    assert found.ms == pytest.approx(cost.total(found.counts))
+    assert found.ms <= 0.5 * cost.total({})
+    assert found.gap is not None
+    assert found.gap <= 0.005
 
 
 def test_enough_time_for_everything_keeps_everything(small: tuple[Structure, Milliseconds]) -> None:
