@@ -81,7 +81,10 @@ class Timed:
             return None
         from mvp_deploy.remote.inventory import chosen, load
 
-        (found, *others) = chosen(load(self.inventory), (self.on,)).items()
+        try:
+            (found, *others) = chosen(load(self.inventory), (self.on,)).items()
+        except InputError as error:
+            raise InputError(f"{error} If {self.on} is a profile: its file must end in .json.") from error
         if others:
             raise InputError(f"{self.on} is {len(others) + 1} devices: a model is pruned for one, so name it.")
         return found
@@ -160,5 +163,9 @@ def _asked(latency: str | None, speed_up: str | None, on: str | None, inventory:
         raise InputError(f"--{given[0]} and a time exclude each other: give one.")
     milliseconds = None if latency is None else quantity(latency, "ms")
     target = Target(milliseconds, None if speed_up is None else quantity(speed_up, "x"))
-    is_file = on is not None and (on.endswith(".json") or Path(on).is_file())
-    return Timed(target, Path(on) if on is not None and is_file else on, inventory)
+    if on is None or not (on.endswith(".json") or Path(on).is_file()):
+        return Timed(target, on, inventory)
+    path = Path(on)
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent} for --on {path}: make it, or check the path.")
+    return Timed(target, path, inventory)

@@ -300,14 +300,24 @@ def test_a_bank_s_task_is_pruned_to_a_time_from_the_command_line(cnn, tmp_path: 
     assert info["budget"]["of"] == "latency"
     met = info["metrics"]["pruned"]["making"]["latency"]
     assert met["predicted_ms"] <= 0.5 * met["predicted_full_ms"]
-    for wrong in (
-        ["--on", str(board)],
-        ["--latency", "0ms"],
-        ["--speed-up", "2x", "--macs", "0.5"],
-        ["--latency", "x"],
+    nowhere, inventory = tmp_path / "none", tmp_path / "devices.yaml"
+    (tmp_path / "pi5.yaml").write_text("pi5: {address: pi@pi5.local}\n", encoding="utf-8")
+    for wrong, said in (
+        (["--on", str(board)], "needs a time"),
+        (["--latency", "0ms"], "milliseconds above 0"),
+        (["--speed-up", "2x", "--macs", "0.5"], "exclude each other"),
+        (["--latency", "x"], "not a number of ms"),
+        (["--speed-up", "2x", "--on", str(nowhere / "x.json")], f"there is no folder {nowhere}"),
+        (
+            ["--speed-up", "2x", "--on", "pi", "--devices", str(inventory)],
+            "If pi is a profile: its file must end in .json",
+        ),
+        (["--speed-up", "2x", "--on", "pi", "--devices", str(tmp_path / "pi5.yaml")], "must end in .json"),
     ):
         result = CliRunner().invoke(main, ["prune", "digits#0,1,2", "--bank", str(bank), "--out", str(run), *wrong])
         assert result.exit_code == 2, result.output
+        assert said in result.output
+    assert not nowhere.exists()
     rounds = ["--rounds", "2", "--round-steps", "1", "--steps", "1"]
     call("bank", "add", str(bank), "digits#3,4", *rounds, "--speed-up", "2x", "--on", str(board))
     entry, cost = Bank.open(bank).entry("digits#3,4"), Milliseconds(structure, profile)
