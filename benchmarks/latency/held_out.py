@@ -1,4 +1,4 @@
-"""How well profiles predict variants that their fit has not seen: each of a profile's variants from all the others.
+"""How well profiles predict variants that their fit has not seen: each on the alignment from all the others.
 
 Needs NumPy and the profiles alone, so that it runs where they were taken. More variants (`mvp-deploy profile …
 --variants 16`) make it a better judge.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from mvp_deploy.cli._types import PATH, PRECISIONS, Device, Number
 
 if TYPE_CHECKING:
     from mvp_deploy.latency.format import Conditions, Form, Precision, Subject
+    from mvp_deploy.latency.unseen import Unseen
 
 
 @click.command()
@@ -65,6 +67,7 @@ def command(
     """
     from mvp_deploy.latency import files, pack
     from mvp_deploy.latency.format import Conditions
+    from mvp_deploy.latency.unseen import unseen
 
     pack.check_suffix(out)
     if device == "auto":
@@ -80,12 +83,16 @@ def command(
         if isinstance(source, Path):
             raise InputError(f"{subject} holds pieces already: time them with --out PROFILE.json.")
         made = files.make_pieces(out, source, conditions)
-        console.result({"pieces": str(out), "variants": len(made.variants), "layers": len(made.layers)})
-        console.show(f"{out}: {len(made.variants)} variants of {subject}, {out.stat().st_size / 1e6:.1f} MB.")
+        seconds = time.monotonic() - start
+        told = {"pieces": str(out), "variants": len(made.variants), "layers": len(made.layers)}
+        console.result(told | {"seconds": round(seconds, 1)})
+        size = out.stat().st_size / 1e6
+        console.show(f"{out}: {len(made.variants)} variants of {subject}, {size:.1f} MB, in {seconds:.0f} s.")
         console.next(f"profile {out} --out PROFILE.json, on the device")
         return
     found = files.profile(out, conditions, source=source, reporter=console)
     seconds = time.monotonic() - start
+    errors = unseen(found)
     console.result(
         {
             "profile": str(out),
@@ -96,6 +103,7 @@ def command(
             "noise": found.noise,
             "stable": found.stable,
             "loud": list(found.loud),
+            "unseen": None if errors is None else asdict(errors),
             "seconds": round(seconds, 1),
         }
     )
@@ -103,7 +111,13 @@ def command(
         f"{found}: {found.full_ms:.3f} ms unpruned, {min(run.ms for run in found.runs):.3f} ms at its smallest here; "
         f"{len(found.layers)} layers, {len(found.kernels)} kinds, {len(found.runs)} widths in {seconds:.0f} s -> {out}"
     )
+    _show_unseen(errors, console)
     console.next(_next("BACKBONE" if there else subject, out))
+
+
+def _show_unseen(errors: Unseen | None, console: Console) -> None:
+    if errors is not None:
+        console.show(f"It predicts models that it has not seen {errors}.")
 
 
 def _next(backbone: str, profile: Path) -> str:
@@ -120,6 +134,7 @@ def _on_devices(
     from tempfile import TemporaryDirectory
 
     from mvp_deploy.latency import files, pack
+    from mvp_deploy.latency.unseen import unseen
     from mvp_deploy.remote.profile import profile
 
     if out.suffix == pack.SUFFIX:
@@ -135,7 +150,8 @@ def _on_devices(
         names = {name: out if alone else out.with_stem(f"{out.stem}-{name}") for name in fleet.devices}
         came_to = fleet.each(lambda name, device: profile(name, device, pieces, options, names[name], console), console)
     for name, told in came_to.results.items():
-        console.show(f"{name}: {told['full_ms']:.3f} ms unpruned -> {names[name]}")
+        console.show(f"{name}: {told['full_ms']:.3f} ms unpruned, in {told['seconds']:.0f} s there -> {names[name]}")
+        _show_unseen(unseen(files.read(names[name])), console)
     console.result({"devices": came_to.results, "missing": came_to.gaps})
     came_to.end()
     console.next(_next("BACKBONE", next(iter(names.values()))))

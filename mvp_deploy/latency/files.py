@@ -18,6 +18,7 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.latency import pack, pieces
 from mvp_deploy.latency.format import CURE, FORMAT, Conditions, Form, Precision, Profile, Shipped, Subject
 from mvp_deploy.latency.measure import NOISE, measure, runtime_version
+from mvp_deploy.latency.unseen import doubts
 
 if TYPE_CHECKING:
     from mvp_deploy.backbones import Backbone
@@ -105,8 +106,10 @@ def remarks(found: Profile) -> Iterator[str]:
 
 
 def say_conditions(found: Profile, reporter: Reporter) -> None:
-    """Say on what, and how, a time is met."""
+    """Say on what, and how, a time is met, and warn where the profile predicts badly."""
     reporter.say(f"the time is met as profiled: {found}")
+    for doubt in doubts(found):
+        reporter.warn(doubt)
 
 
 def check_runtime(found: Profile, shipped: Shipped, reporter: Reporter) -> None:
@@ -216,6 +219,6 @@ def searched_by(
         )
     else:
         check_version(found, version)
-    for remark in remarks(found):
+    for remark in (*remarks(found), *doubts(found)):
         reporter.warn(remark)
     return found

@@ -203,7 +203,7 @@ def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Meet | None]:
     asked = work.task.time
     if asked is None or work.profile is None:
         return work.task.budget, None
-    profile = files.read(work.profile)
+    profile = files.known(work.profile, reporter)
     files.say_conditions(profile, reporter)
     files.check_shipped(profile, work.task.export.precisions, reporter)
     timed = work.task.benchmark

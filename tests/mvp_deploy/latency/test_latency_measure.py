@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -23,6 +24,7 @@ from mvp_deploy.cli import main
 from mvp_deploy.latency import files, measure, pack, pieces
 from mvp_deploy.latency.format import Conditions, Subject, Variant
 from mvp_deploy.latency.model import fit
+from mvp_deploy.latency.unseen import unseen
 
 SIZE = (3, 8, 8)
 ORT = Conditions("onnxruntime")
@@ -237,7 +239,15 @@ def test_the_command_times_pieces_and_leaves_the_profile_alone(
     out = tmp_path / "q.json"
     result = CliRunner().invoke(main, ["profile", str(tmp_path / "pieces.zip"), "--out", str(out), "--json", "-q"])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["full_ms"] == pytest.approx(files.read(out).full_ms)
+    told, found = json.loads(result.stdout), files.read(out)
+    assert told["full_ms"] == pytest.approx(found.full_ms)
+    errors = unseen(found)
+    assert errors is not None
+    assert told["unseen"] == asdict(errors)
+    assert told["seconds"] >= 0
+    shown = CliRunner().invoke(main, ["profile", str(tmp_path / "pieces.zip"), "--out", str(out), "-q"]).stdout
+    assert re.search(r"widths in \d+ s", shown)
+    assert f"It predicts models that it has not seen {errors}." in shown
     assert {path.name for path in tmp_path.iterdir()} == {"pieces.zip", "q.json", "p.json.parts"}
 
 
@@ -252,8 +262,6 @@ def test_the_command_times_pieces_and_leaves_the_profile_alone(
     ],
 )
 def test_wrong_usage_is_reported_before_any_work(arguments: list[str], told: str, tmp_path: Path, monkeypatch) -> None:
-    import re
-
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["profile", *arguments])
     assert result.exit_code in (2, 6)
