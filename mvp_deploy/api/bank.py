@@ -23,6 +23,7 @@ from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.entry import Entry
 from mvp_deploy.bank.pool import pool, tasks_of
 from mvp_deploy.bank.rung import Rung
+from mvp_deploy.bank.start import start
 from mvp_deploy.base.bounds import FRACTION
 from mvp_deploy.base.devices import resolve
 from mvp_deploy.base.errors import InputError
@@ -52,6 +53,7 @@ class Bank:
         pretrained: bool = False,
         weights: str | os.PathLike[str] | None = None,
         image_size: int | None = None,
+        rotate: Any = None,
         seed: int = 0,
     ) -> Bank:
         """Start an empty bank for a timm backbone.
@@ -63,7 +65,10 @@ class Bank:
             weights: or from those of a file, .safetensors or a PyTorch file of plain tensors. Without either they are
                 random, drawn from ``seed``: for trying only.
             image_size: edge of the input in pixels; the model's own by default.
-            seed: of random weights.
+            rotate: a folder, an .npz, a task's name, or a task, on whose training images linear streams (MobileNets,
+                EfficientNets, transformers) are turned into their principal directions: the same function, which loses
+                less where much goes.
+            seed: of random weights, and of which images turn the streams.
 
         Raises:
             InputError: the folder is not empty, there is no such model, or the weights do not fit it.
@@ -77,7 +82,8 @@ class Bank:
         check(image_size=image_size, seed=seed)
         file = None if weights is None else Path(weights)
         made = backbones.create(backbone, pretrained=pretrained, weights=file, image_size=image_size, seed=seed)
-        return cls(store.Bank.init(folder, *made))
+        turn_by = None if rotate is None else _task(rotate)
+        return cls(start(folder, *made, turn_by, seed=seed, reporter=told()))
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Bank:

@@ -58,26 +58,20 @@ def init(
     """Start an empty bank for one backbone.
 
     \b
-    Example:
+    Examples:
       mvp-deploy bank init BANK --backbone resnet18 --weights resnet18.safetensors --image-size 32
+      mvp-deploy bank init BANK --backbone mobilenetv2_100 --pretrained --image-size 128 --rotate data/birds
     """
-    from mvp_deploy.bank.store import Bank
+    from mvp_deploy.bank.start import start
+    from mvp_deploy.tasks import load_task
 
     backbone, state = weights.backbone(name, seed, console)
     backbone = replace(backbone, allow_inexact=allow_inexact)
-    if rotate is not None:
-        from mvp_deploy.pruning import rotation
-        from mvp_deploy.tasks import load_task, prepare
-
-        shown = prepare(load_task(rotate).train, backbone.preprocessing, memory_limit=0)
-        turned, state = rotation.rotate(backbone, state, shown, seed=seed)
-        if turned == backbone:
-            console.warn(f"{backbone.name} has no linear stream: it stays as it is.")
-        backbone = turned
-    bank = Bank.init(folder, backbone, state)
-    console.show(f"{folder}: an empty bank for {backbone.name} ({backbone.weights})")
+    turn_by = None if rotate is None else load_task(rotate)
+    made = start(folder, backbone, state, turn_by, seed=seed, reporter=console).backbone
+    console.show(f"{folder}: an empty bank for {made.name} ({made.weights})")
     console.next(_next(folder, tasks=False))
-    console.result({"bank": str(folder), "backbone": backbone.to_json(), "fingerprint": bank.backbone.fingerprint})
+    console.result({"bank": str(folder), "backbone": made.to_json(), "fingerprint": made.fingerprint})
 
 
 @command.command()

@@ -49,13 +49,17 @@ def rotate(
     Raises:
         MvpError: (PARITY) the rotated backbone computes something else.
     """
-    model = build(backbone, state, num_classes).to(images.device)
-    structure = analyze(model, torch.zeros(2, *backbone.preprocessing.input_size), allow_inexact=backbone.allow_inexact)
-    found = rotated(model, structure, images, seed=seed)
+    model, structure = _analysed(backbone, state, num_classes)
+    found = rotated(model.to(images.device), structure, images, seed=seed)
     turned = {name: value.cpu() for name, value in found.items() if name in state}
     if all(torch.equal(value, state[name]) for name, value in turned.items()):
         return backbone, turned  # it has no linear stream
     return replace(backbone, weights=f"{backbone.weights}, streams rotated", weights_sha256=digest(turned)), turned
+
+
+def has_streams(backbone: Backbone, state: Mapping[str, Tensor]) -> bool:
+    """Whether the backbone has linear streams that `rotate` turns."""
+    return bool(_turnable(*_analysed(backbone, state, 2)))
 
 
 def rotated(model: nn.Module, structure: Structure, images: Images, *, seed: int = 0) -> dict[str, Tensor]:
@@ -70,7 +74,7 @@ def rotated(model: nn.Module, structure: Structure, images: Images, *, seed: int
     Raises:
         MvpError: (PARITY) the rotated model computes something else, or cannot be compared in float64.
     """
-    streams = [s for s in linear_streams(model, structure) if _foldable(s, model.state_dict())]
+    streams = _turnable(model, structure)
     if not streams:
         return {name: value.cpu().clone() for name, value in model.state_dict().items()}
     sample = list(images.sample(BATCH, 256 // BATCH, seed))
@@ -155,6 +159,17 @@ def check(model: nn.Module, state: Mapping[str, Tensor], x: Tensor) -> float:
             "it was not saved. Its architecture is not handled exactly: please report it.",
         )
     return error
+
+
+def _analysed(backbone: Backbone, state: Mapping[str, Tensor], num_classes: int) -> tuple[nn.Module, Structure]:
+    model = build(backbone, state, num_classes)
+    example = torch.zeros(2, *backbone.preprocessing.input_size)
+    return model, analyze(model, example, allow_inexact=backbone.allow_inexact)
+
+
+def _turnable(model: nn.Module, structure: Structure) -> list[Stream]:
+    state = model.state_dict()
+    return [stream for stream in linear_streams(model, structure) if _foldable(stream, state)]
 
 
 def _write(new: dict[str, Tensor], state: Mapping[str, Tensor], maker: Maker, turn: Tensor, seen: Moments) -> None:

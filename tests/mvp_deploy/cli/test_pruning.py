@@ -64,6 +64,13 @@ def test_a_bank_of_rotated_streams_is_another_backbone_s(tmp_path: Path) -> None
     assert call("bank", "verify", tmp_path / "turned").exit_code == 0
 
 
+@pytest.mark.parametrize(("backbone", "linear"), [("test_efficientnet", True), ("test_resnet", False)])
+def test_a_new_bank_says_that_its_streams_could_be_turned(backbone: str, linear: bool, tmp_path: Path) -> None:
+    done = call("bank", "init", tmp_path / "bank", "--backbone", backbone, "--image-size", 32)
+    assert done.exit_code == 0, done.output
+    assert ("--rotate TASK" in done.output) == linear
+
+
 def test_a_new_task_is_pruned(bank: Path, tmp_path: Path) -> None:
     voted = (*PRUNE, "--set", "rivals=false")
     done = call("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", *voted)
