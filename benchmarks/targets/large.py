@@ -31,7 +31,7 @@ def main(name: str, folder: str) -> None:
     unpruned = backbones.build(*backbones.create(name, image_size=SIZE), CLASSES).eval()
     example = torch.zeros(1, 3, SIZE, SIZE)
     structure = analyze(unpruned, example)
-    plan = keep_best(structure, {}, counts_for(structure, Budget(KEEP), uniform(structure)))
+    plan = keep_best(structure, {}, counts_for(structure, Budget(KEEP, "units"), uniform(structure)))
     noise = np.random.default_rng(0).standard_normal((8, 3, SIZE, SIZE), np.float32)
     images = CalibrationImages(noise, np.zeros(len(noise), np.int64))
     out = Path(f"{folder}.partial")

@@ -67,7 +67,7 @@ class Target:
     def _voted(self, recipe: Recipe, seed: int, steps: int) -> Cell:
         config = replace(self._training(seed, steps), distill=recipe.distill)
         teacher, whole = self._unpruned(seed, steps) if recipe.distill else (None, {"macs": 0, "seconds": 0})
-        done = self.task.attempt(recipe, Budget(self.keep), config, teacher=teacher)
+        done = self.task.attempt(recipe, Budget(self.keep, "units"), config, teacher=teacher)
         cost, full = self.task.original.cost(done.decision.plan), self.task.original.cost().macs
         taught = config.batch_size * steps * full if recipe.distill else 0
         macs = self._asked(recipe, cost, full) + self._settled(recipe, config, cost) + _tuned(config, cost)
@@ -114,7 +114,7 @@ class Target:
         whole, first = self._unpruned(seed, steps)
         begun, config = time.perf_counter(), self._training(seed, steps)
         original, train, test = self.task.original, self.task.train, self.task.test
-        how = LongWay(Budget(self.keep), replace(SCHEDULE, steps=steps), config)
+        how = LongWay(Budget(self.keep, "units"), replace(SCHEDULE, steps=steps), config)
         result = prune_iteratively(original, whole.state_dict(), train, test, how)
         sizes = [original.cost().macs, *(entry.macs for entry in result.rounds)]
         tuned = TRAINING_COST * config.batch_size * steps * sum(sizes[1:])

@@ -79,7 +79,7 @@ def torch_pruning(task: Trials, keep: float, config: TrainConfig) -> tuple[nn.Mo
 def ours(task: Trials, keep: float, recipe: str, config: TrainConfig) -> tuple[nn.Module, float]:
     """The recipe's smaller model, fine-tuned, and the seconds it took, neighbours and votes included."""
     begun = time.perf_counter()
-    model = task.make(recipe_named(recipe), Budget(keep, round_to=ROUND_TO), config.seed).model
+    model = task.make(recipe_named(recipe), Budget(keep, "units", round_to=ROUND_TO), config.seed).model
     fit(model, task.train, config)
     finish(model, task.original.classifier, task.train, config)
     return model, time.perf_counter() - begun

@@ -82,7 +82,7 @@ def bank(setting: Setting, net: str, keep: float, work: Path, device: torch.devi
     for number, task in enumerate(setting.bank, 1):
         if made.path(task.name).exists():
             continue
-        how = LongWay(Budget(keep), SCHEDULE, training(made.backbone, setting))
+        how = LongWay(Budget(keep, "units"), SCHEDULE, training(made.backbone, setting))
         entry = add_task(made, task, how, device=device, reporter=Console(quiet=True))
         print(f"{folder.name} {number}/{len(setting.bank)}: {entry.metrics['unpruned_accuracy']:.1%} -> "
               f"{entry.metrics['accuracy']:.1%}, {entry.cost['seconds']:.0f} s", flush=True)  # fmt: skip

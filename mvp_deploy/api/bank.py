@@ -30,6 +30,7 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.latency.format import Profile
 from mvp_deploy.latency.meet import Met
+from mvp_deploy.pruning.config import LADDER
 from mvp_deploy.pruning.imitation import TUNING
 from mvp_deploy.pruning.iterative import LongWay, Schedule
 from mvp_deploy.pruning.original import suited
@@ -133,9 +134,10 @@ class Bank:
 
         Args:
             data: a folder, an .npz, a task's name, or a task.
-            macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params``, ``keep`` or a time.
+            macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params``, ``keep`` or a time; by
+                default half of the multiply-accumulates.
             params: the fraction of parameters that stays.
-            keep: the fraction of units that stays.
+            keep: the fraction of units that stays, the same of every group.
             latency: or milliseconds, by the prediction of the profile ``on`` alone: nothing is timed after the cuts.
             speed_up: or how many times faster than unpruned, in the same way.
             on: a profile that ``mvp-deploy profile`` wrote, or its file.
@@ -206,9 +208,10 @@ class Bank:
 
         Args:
             data: a folder, an .npz, a task's name, or a task.
-            macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params``, ``keep`` or a time.
+            macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params``, ``keep`` or a time; by
+                default half of the multiply-accumulates.
             params: the fraction of parameters that stays.
-            keep: the fraction of units that stays.
+            keep: the fraction of units that stays, the same of every group.
             latency: or milliseconds, as measured on the device, runtime and precision of the profile ``on``; on the
                 profile's machine the smaller model is timed, and chosen again where it misses.
             speed_up: or how many times faster than unpruned, in the same way.
@@ -255,7 +258,7 @@ class Bank:
 
     def build(
         self,
-        macs: Sequence[float] = (0.7, 0.55, 0.45, 0.35, 0.25),
+        macs: Sequence[float] = LADDER,
         *,
         images: Sequence[str] = (),
         steps: int = TUNING.steps,

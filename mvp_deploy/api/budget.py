@@ -44,10 +44,8 @@ class Timed:
 
 
 def budget_of(keep: float | None, macs: float | None, params: float | None, round_to: int) -> Budget:
-    """The one budget asked for. Raises MvpError for none, several, or one that is not a fraction."""
+    """The one budget asked for, or the default one. Raises MvpError for several, or one that is not a fraction."""
     check(keep=keep, macs=macs, params=params, round_to=round_to)
-    if (keep, macs, params).count(None) != 2:
-        raise InputError("Say how much stays by one of macs=, params= and keep=, a fraction above 0 and at most 1.")
     return Budget.asked(keep=keep, macs=macs, params=params, round_to=round_to)
 
 

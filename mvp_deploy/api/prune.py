@@ -81,9 +81,10 @@ def prune(
         model: a classifier (timm's or one's own; it is not changed), or the name of a timm model.
         data: what to prune for: a DataLoader, a Dataset, tensors ``(x, y)`` (x float [n, channels, height, width]), a
             folder, a task's name, or a task.
-        macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params`` or ``keep``.
+        macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params`` or ``keep``, by default half
+            of the multiply-accumulates.
         params: the fraction of parameters that stays.
-        keep: the fraction of units that stays.
+        keep: the fraction of units that stays, the same of every group.
         latency: or milliseconds, as measured on the device, runtime and precision of the profile ``on``; on the
             profile's machine the smaller model is timed, and chosen again where it misses.
         speed_up: or how many times faster, in the same way.

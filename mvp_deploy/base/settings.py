@@ -2,7 +2,7 @@
 
     @dataclass(frozen=True)
     class Budget(Settings):
-        fraction: Annotated[float, FRACTION] = setting(0.3, "Of the unpruned model's.")
+        fraction: Annotated[float, FRACTION] = setting(0.5, "Of the unpruned model's.")
 
 The sections of deploy.yaml and their JSON schema (pydantic reads the class as it is), the options of the command line
 (`mvp_deploy.cli._options`) and the class's own checks derive from it. Standard library alone, for devices.

@@ -102,8 +102,8 @@ def main(debug: bool) -> None:
     mvp-deploy demo                                          the whole job on embedded images
     mvp-deploy shrink PHOTOS --model last.pth --macs 0.5 --out SMALL
     mvp-deploy bank init BANK --backbone resnet18            start a bank of pruned tasks
-    mvp-deploy bank add BANK data/birds --keep 0.3           prune a task the long way, store it
-    mvp-deploy prune data/dogs --bank BANK --keep 0.3 --out RUN
+    mvp-deploy bank add BANK data/birds --macs 0.5           prune a task the long way, store it
+    mvp-deploy prune data/dogs --bank BANK --macs 0.5 --out RUN
     mvp-deploy export RUN --out BUNDLE
     mvp-deploy bench BUNDLE
     mvp-deploy predict BUNDLE photo.jpg

@@ -12,7 +12,7 @@ from mvp_deploy.base.bounds import FRACTION
 from mvp_deploy.cli._common import Console, common_options, resumes
 from mvp_deploy.cli._options import options
 from mvp_deploy.cli._types import PATH, Listed, Number
-from mvp_deploy.pruning.config import IMITATION, Budget
+from mvp_deploy.pruning.config import IMITATION, LADDER, Budget
 from mvp_deploy.training.config import Training
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("folder", metavar="BANK", type=PATH)
-@click.option("--macs", "fractions", default="0.7,0.55,0.45,0.35,0.25", show_default=True,
+@click.option("--macs", "fractions", default=",".join(map(str, LADDER)), show_default=True,
               type=Listed(Number(FRACTION)),
               help="Fractions of multiply-accumulates, one model each.")  # fmt: skip
 @click.option("--images", multiple=True, metavar="TASK", help="Labelled images besides the bank's own tasks.")
 @options("training", IMITATION, "steps", "batch_size")
-@options("budget", Budget(of="macs"), "round_to")
+@options("budget", Budget(), "round_to")
 @click.option("--no-flip", is_flag=True, help="Do not mirror images (for digits and letters).")
 @common_options
 @resumes

@@ -91,11 +91,12 @@ def name_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def budget_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """--keep, --macs, --params (one of them) and --round-to; the command receives ``budget: Budget``."""
+    """--macs, --params, --keep (one of them) and --round-to; the command receives ``budget: Budget``."""
 
-    @click.option("--keep", type=Number(FRACTION), help=f"The fraction of units to keep; {Budget.fraction} by default.")
-    @click.option("--macs", type=Number(FRACTION), help="Or: the fraction of multiply-accumulates to keep.")
+    @click.option("--macs", type=Number(FRACTION),
+                  help=f"The fraction of multiply-accumulates to keep; {Budget.fraction} by default.")  # fmt: skip
     @click.option("--params", type=Number(FRACTION), help="Or: the fraction of parameters to keep.")
+    @click.option("--keep", type=Number(FRACTION), help="Or: the fraction of units to keep, the same of every group.")
     @options("rest", Budget(), "round_to")
     @functools.wraps(function)
     def command(keep: float | None, macs: float | None, params: float | None, rest: Budget, **arguments: Any) -> Any:

@@ -110,7 +110,7 @@ def add(
 
     \b
     Example:
-      mvp-deploy bank add BANK digits#0,1,2 digits#3,4,5 --keep 0.3
+      mvp-deploy bank add BANK digits#0,1,2 digits#3,4,5 --macs 0.5
       mvp-deploy bank add BANK digits#0,1,2 --speed-up 2x --on board.json
     """
     from mvp_deploy.bank.many import Additions

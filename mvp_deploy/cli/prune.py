@@ -64,7 +64,7 @@ def command(
 
     \b
     Example:
-      mvp-deploy prune digits#7,8,9 --bank BANK --keep 0.3 --out RUN
+      mvp-deploy prune digits#7,8,9 --bank BANK --macs 0.5 --out RUN
       mvp-deploy prune PHOTOS --backbone mobilenetv2_100 --pretrained --macs 0.6 --out RUN
       mvp-deploy prune digits#7,8,9 --bank BANK --speed-up 2x --on board.json --out RUN
     """

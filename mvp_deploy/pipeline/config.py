@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+)
 
 from mvp_deploy.base.bounds import BATCH, DEVICE, FRACTION, SEED, SHARE
 from mvp_deploy.base.errors import MvpError
@@ -21,13 +30,22 @@ Positive = Annotated[float, Within(0.0, 1e9, above=True)]
 Batch = Annotated[int, BATCH]
 
 
-def _counted(budget: Budget) -> Budget:
-    if budget.of == "latency":
-        raise ValueError("of must be units, macs or params")
+def _said(budget: Any) -> Any:
+    """A fraction alone counted units once, and would be another model's if it now counted what is the default."""
+    if isinstance(budget, dict) and "fraction" in budget and "of" not in budget:
+        raise ValueError(
+            "say by budget.of what budget.fraction counts: macs, params, or units (as where nothing was said before)"
+        )
     return budget
 
 
-Counted = Annotated[Budget, AfterValidator(_counted)]
+def _counted(budget: Budget) -> Budget:
+    if budget.of == "latency":
+        raise ValueError("of must be macs, params or units")
+    return budget
+
+
+Counted = Annotated[Budget, BeforeValidator(_said), AfterValidator(_counted)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]  # a folder's, on any file system
 
 

@@ -29,7 +29,7 @@ BACKBONE, IMAGE_SIZE = "resnet18", 32
 PRETEXT = "digits#0,1,2,3,4,5"  # what the backbone learns before any task
 BANK = ("digits#0,1,6", "digits#2,3,7", "digits#4,5,8", "digits#1,7,9", "digits#0,6,8", "digits#2,5,9")
 TARGET = "digits#3,5,8,9"  # no task of the bank tells these apart
-BUDGET = Budget(0.3)
+BUDGET = Budget(0.3, "units")
 SCHEDULE = Schedule(rounds=3, steps=15)
 BATCHES = (1, 32)
 

@@ -69,10 +69,10 @@ def _told(path: Path, root: yaml.Node, changed: Sequence[Location], data: Any, p
 
 def _own(data: Any, where: Location) -> Location:
     """Where a mistake in what a task took over stands: in the section for all."""
-    if len(where) > 3 and where[0] == "tasks" and where[2] in Shared.model_fields:
+    if len(where) > 2 and where[0] == "tasks" and where[2] in Shared.model_fields:
         task = data["tasks"].get(where[1])
-        own = task.get(where[2]) if isinstance(task, dict) else None
-        if not isinstance(own, dict) or where[3] not in own:
+        own = task.get(where[2], {}) if isinstance(task, dict) else {}
+        if own == {} or (len(where) > 3 and isinstance(own, dict) and where[3] not in own):
             return where[2:]
     return where
 

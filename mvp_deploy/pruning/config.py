@@ -19,11 +19,14 @@ Of = Literal["units", "macs", "params", "latency"]  # latency: of a plan in mill
 class Budget(Settings):
     """How much of the backbone to keep.
 
+    Where nothing is said, half of the multiply-accumulates: a cost means the same for every model, where the same
+    fraction of units may be a tenth of one model's work and half of another's.
+
     Groups too small for ``round_to`` use a smaller power of two; heads stay or go one by one.
     """
 
-    fraction: Annotated[float, FRACTION] = setting(0.3, "Of the unpruned model's.")
-    of: Of = setting("units", "What the fraction counts.")
+    fraction: Annotated[float, FRACTION] = setting(0.5, "Of the unpruned model's.")
+    of: Of = setting("macs", "What the fraction counts.")
     round_to: Annotated[int, ROUND_TO] = setting(8, "Keep channels in multiples of this.")
 
     @classmethod
@@ -49,4 +52,5 @@ class Schedule(Settings):
     batches: Annotated[int, Within(1, 100_000)] = 8  # to score with
 
 
+LADDER = (0.7, 0.6, 0.5, 0.35, 0.25)  # budgets of MACs that a bank has models of; the default one is among them
 IMITATION = Training(steps=1600, optimizer="adamw", lr=1.5e-3, flip=True)  # of a ladder's models

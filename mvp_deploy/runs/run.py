@@ -227,9 +227,9 @@ def _advice(unpruned: float, cut: float, final: float, chance: float) -> list[st
     start = "and was no better than chance right after the cut, " if cut < 1.5 * chance else ""
     return [
         f"The pruned model is {100 * (unpruned - final):.1f} points less accurate than the unpruned one, {start}so it "
-        "was cut too deep or tuned too little: try more --steps, a larger --keep, or distillation from the unpruned "
-        "model (--set distill=0.5). Where so little may stay, a smaller image unpruned may be better: `mvp-deploy "
-        "frontier` compares."
+        "was cut too deep or tuned too little: try more --steps, a larger --macs or --keep, or distillation from the "
+        "unpruned model (--set distill=0.5). Where so little may stay, a smaller image unpruned may be better: "
+        "`mvp-deploy frontier` compares."
     ]
 
 

@@ -14,7 +14,7 @@ from mvp_deploy.training import TrainConfig
 PREPROCESSING = Preprocessing((3, 32, 32), "bicubic", 0.95, "center", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 BACKBONE = Backbone("test_resnet", 32, "random", "0" * 64, PREPROCESSING, None)
 DETAILS = {
-    "budget": asdict(Budget(0.3)),
+    "budget": asdict(Budget(0.3, "units")),
     "schedule": asdict(Schedule()),
     "training": asdict(TrainConfig()),
     "data": "0" * 64,

@@ -120,7 +120,8 @@ def bank_files(folder: Path) -> list[Target]:
 def other_files(folder: Path) -> list[Target]:
     config, report, weights = folder / "deploy.yaml", folder / "report.json", folder / "weights.safetensors"
     config.write_text(
-        "bank: bank\nseed: 1\nbudget: {fraction: 0.3, round_to: 8}\ntraining: {steps: 5, lr: 0.1, flip: true}\n"
+        "bank: bank\nseed: 1\nbudget: {fraction: 0.3, of: units, round_to: 8}\n"
+        "training: {steps: 5, lr: 0.1, flip: true}\n"
         "benchmark: {batches: [1, 8], duration: 1.5}\ngates: {min_accuracy: 0.5, latency: [{at_most_ms: 5}]}\n"
         "tasks:\n  a: {data: digits}\n  b: {data: 'x#a,b', export: {targets: [onnx], precisions: [fp32]}}\n"
     )

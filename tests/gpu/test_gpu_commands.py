@@ -146,7 +146,7 @@ def test_a_run_resumed_after_a_kill_keeps_the_same_units(bank: Path, tmp_path: P
 
     def prune(out: str, reporter: Silent) -> runs.Run:
         return runs.prune_task(
-            load_task("digits#0,1,2"), opened, tmp_path / out, runs.Pruning(Budget(0.5), recipe, CONFIG),
+            load_task("digits#0,1,2"), opened, tmp_path / out, runs.Pruning(Budget(0.5, "units"), recipe, CONFIG),
             device=resolve(DEVICE), reporter=reporter,
         )  # fmt: skip
 
@@ -168,7 +168,7 @@ def test_a_task_added_after_a_kill_keeps_the_same_units(tmp_path: Path) -> None:
 
         def add(reporter: Silent, opened: Bank = opened) -> None:
             add_task(
-                opened, load_task("digits#3,4,5"), LongWay(Budget(0.5), Schedule(2, 10, batches=2), CONFIG),
+                opened, load_task("digits#3,4,5"), LongWay(Budget(0.5, "units"), Schedule(2, 10, batches=2), CONFIG),
                 device=resolve(DEVICE), reporter=reporter,
             )  # fmt: skip
 

@@ -213,8 +213,7 @@ def test_a_name_and_a_task_give_what_the_command_gives(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({}, "one of macs=, params= and keep="),
-        ({"macs": 0.5, "keep": 0.5}, "one of macs=, params= and keep="),
+        ({"macs": 0.5, "keep": 0.5}, "keep, macs and params exclude each other"),
         ({"macs": float("nan")}, "it must be a finite number"),
         ({"macs": 0.5, "device": "gpu"}, "unknown device"),
     ],

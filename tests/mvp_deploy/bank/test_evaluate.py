@@ -97,7 +97,7 @@ def test_the_luckiest_of_many_arms_is_not_taken_at_its_word() -> None:
 def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
     made = Bank.init(tmp_path_factory.mktemp("bank") / "b", *backbones.create("test_resnet", image_size=32))
     for spec in ("digits#0,1", "digits#2,3", "digits#4,5", "digits#6,7"):
-        how = LongWay(Budget(0.5), Schedule(1, 2), TrainConfig(steps=4, batch_size=16))
+        how = LongWay(Budget(0.5, "units"), Schedule(1, 2), TrainConfig(steps=4, batch_size=16))
         add_task(made, load_task(spec), how, device=torch.device("cpu"), reporter=Silent())
     return made
 
@@ -125,7 +125,7 @@ def test_the_images_are_found_from_any_folder_and_where_the_project_has_moved(
     monkeypatch.chdir(project)
     made = Bank.init(project / "bank", *backbones.create("test_resnet", image_size=32))
     task = load_task("data.npz#0,1")
-    how = LongWay(Budget(0.5), Schedule(1, 1), TrainConfig(steps=1, batch_size=16))
+    how = LongWay(Budget(0.5, "units"), Schedule(1, 1), TrainConfig(steps=1, batch_size=16))
     entry = add_task(made, task, how, device=torch.device("cpu"), reporter=Silent())
     monkeypatch.chdir(tmp_path)
     assert images_of(entry, made).fingerprint == task.fingerprint

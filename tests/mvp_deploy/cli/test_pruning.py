@@ -95,7 +95,7 @@ def test_a_new_task_is_pruned(bank: Path, tmp_path: Path) -> None:
 
 
 def test_a_budget_that_the_ladder_lacks_is_told_with_the_command_that_adds_it(bank: Path, tmp_path: Path) -> None:
-    asked = ("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", "--macs", 0.5, *PRUNE[2:])
+    asked = ("prune", "digits#0,1,2", "--bank", bank, "--out", tmp_path / "run", *PRUNE[2:])  # half of the MACs
     votes = (*asked, "--set", "rivals=false")
     done = call(*votes)
     assert done.exit_code == 0, done.output

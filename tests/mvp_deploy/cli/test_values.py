@@ -105,7 +105,7 @@ def test_bounds_hold_their_ends_and_only_numbers(one: Within) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 0.0])
 def test_settings_refuse_numbers_out_of_bounds_however_they_are_made(value: float) -> None:
     for make in (
-        lambda: Budget(value),
+        lambda: Budget(value, "units"),
         lambda: Schedule(rounds=value),  # type: ignore[arg-type]
         lambda: Schedule(steps=value),  # type: ignore[arg-type]
         lambda: TrainConfig(lr=value),

@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
         load_task("digits#0,1"),
         bank,
         folder / "run",
-        runs.Pruning(Budget(0.5), recipe_named("own"), TrainConfig(steps=10, batch_size=32, lr=1e-3)),
+        runs.Pruning(Budget(0.5, "units"), recipe_named("own"), TrainConfig(steps=10, batch_size=32, lr=1e-3)),
         device=torch.device("cpu"),
         reporter=Silent(),
     )

@@ -16,7 +16,7 @@ from mvp_deploy.cli import main
 CONFIG: dict[str, Any] = {
     "bank": "bank",
     "device": "cpu",
-    "budget": {"fraction": 0.5},
+    "budget": {"fraction": 0.5, "of": "units"},
     "training": {"steps": 2, "batch_size": 16},
     "benchmark": {"duration": 0.2, "threads": 1},
     "tasks": {"ones": {"data": "digits#1,8,9"}, "twos": {"data": "digits#2,3"}},

@@ -13,6 +13,7 @@ from mvp_deploy.base.errors import ExitCode, MvpError
 from mvp_deploy.cli import main
 from mvp_deploy.pipeline.config import Config
 from mvp_deploy.pipeline.deployfile import load
+from mvp_deploy.pruning.config import Budget
 
 GOOD = """\
 bank: bank
@@ -97,6 +98,18 @@ def test_every_mistake_is_reported_once(tmp_path: Path) -> None:
         load(write(tmp_path, GOOD.replace("max_drop: 0.02", "max_drop: 7").replace("bank: bank", "bnak: bank")))
     lines = str(error.value).splitlines()
     assert len(lines) == len(set(lines)) == 3  # bank missing, bnak unknown, max_drop
+
+
+def test_a_fraction_must_say_what_it_counts(tmp_path: Path) -> None:
+    """It counted units once; half of the MACs are the default now."""
+    assert load(write(tmp_path, GOOD)).tasks["dogs"].budget == Budget(0.5, "macs")
+    with pytest.raises(MvpError) as told:
+        load(write(tmp_path, f"budget: {{fraction: 0.3}}\n{GOOD}"))
+    [line] = str(told.value).splitlines()  # once, not for each task
+    assert "line 1: budget: say by budget.of what budget.fraction counts" in line
+    config = load(write(tmp_path, f"budget: {{fraction: 0.3, of: units}}\n{GOOD}"), ["tasks.cats.budget.fraction=0.4"])
+    assert config.tasks["dogs"].budget == Budget(0.3, "units")
+    assert config.tasks["cats"].budget == Budget(0.4, "units")
 
 
 def test_set_puts_a_value_in_place_of_the_files(tmp_path: Path) -> None:

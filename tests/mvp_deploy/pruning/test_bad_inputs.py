@@ -84,7 +84,7 @@ def test_half_precision_weights_are_scored_and_re_solved(cnn) -> None:
 
 
 def test_cut_to_the_least_of_every_group_a_model_is_finite(cnn) -> None:
-    made = make(cnn.original, cnn.train, [], RECIPES["compensated"], Budget(0.001))
+    made = make(cnn.original, cnn.train, [], RECIPES["compensated"], Budget(0.001, "units"))
     assert finite(made.model, cnn.test)
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from mvp_deploy.base.errors import MvpError
 from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning.budget import Budget, allowed_counts, counts_for, keep_best, units_kept
+from mvp_deploy.pruning.config import LADDER
 from mvp_deploy.structure import KeepPlan, UnitGroup
 
 SCOPES = ("uniform", "proportional")
@@ -64,17 +65,17 @@ def test_a_budget_is_kept_and_nearly_used_up(
 
 def test_uniform_keeps_the_same_fraction_of_every_group(cnn) -> None:
     structure = cnn.original.structure
-    counts = counts_for(structure, Budget(0.5, round_to=1), budgets.uniform(structure))
+    counts = counts_for(structure, Budget(0.5, "units", round_to=1), budgets.uniform(structure))
     assert counts == {group.name: group.size // 2 for group in structure.groups}
 
 
 def test_proportional_follows_the_shares(cnn) -> None:
     structure = cnn.original.structure
     shares = {group.name: 0.4 for group in structure.groups} | {structure.groups[-1].name: 0.8}
-    counts = counts_for(structure, Budget(0.4, round_to=1), budgets.proportional(structure, shares))
+    counts = counts_for(structure, Budget(0.4, "units", round_to=1), budgets.proportional(structure, shares))
     kept = {group.name: counts[group.name] / group.size for group in structure.groups}
     assert kept[structure.groups[-1].name] == pytest.approx(2 * kept[structure.groups[-2].name], rel=0.1)
-    everything = counts_for(structure, Budget(1.0), budgets.proportional(structure, shares))
+    everything = counts_for(structure, Budget(1.0, "units"), budgets.proportional(structure, shares))
     assert everything == {group.name: group.size for group in structure.groups}
 
 
@@ -95,13 +96,13 @@ def test_cutting_further_keeps_only_what_is_left(cnn) -> None:
     structure = cnn.original.structure
     rng = np.random.default_rng(0)
     scores = {g.name: rng.random(g.size) for g in structure.groups}
-    first = keep_best(structure, scores, counts_for(structure, Budget(0.6), budgets.uniform(structure)))
+    first = keep_best(structure, scores, counts_for(structure, Budget(0.6, "units"), budgets.uniform(structure)))
     other = {g.name: rng.random(g.size) for g in structure.groups}
-    counts = counts_for(structure, Budget(0.3), budgets.uniform(structure), within=first)
+    counts = counts_for(structure, Budget(0.3, "units"), budgets.uniform(structure), within=first)
     second = keep_best(structure, other, counts, within=first)
     assert all((second.masks[name] <= mask).all() for name, mask in first.masks.items())
     assert units_kept(structure, second) <= 0.3
-    same = counts_for(structure, Budget(1.0), budgets.uniform(structure), within=first)
+    same = counts_for(structure, Budget(1.0, "units"), budgets.uniform(structure), within=first)
     assert same == {name: int(mask.sum()) for name, mask in first.masks.items()}
 
 
@@ -109,11 +110,16 @@ def test_what_cannot_be_reached_is_refused_with_what_can(vit) -> None:
     structure = vit.original.structure
     with pytest.raises(MvpError, match=r"cannot shrink to 0\.1% of its params: the smallest it allows is \d"):
         counts_for(structure, Budget(0.001, "params"), budgets.uniform(structure))
-    smallest = counts_for(structure, Budget(0.001), budgets.uniform(structure))
+    smallest = counts_for(structure, Budget(0.001, "units"), budgets.uniform(structure))
     assert KeepPlan({g.name: np.arange(g.size) < smallest[g.name] for g in structure.groups})
+
+
+def test_who_names_no_budget_gets_half_of_the_macs_and_the_ladder_has_it() -> None:
+    assert Budget.asked() == Budget() == Budget(0.5, "macs")
+    assert Budget().fraction in LADDER
 
 
 @pytest.mark.parametrize(("fraction", "round_to"), [(0, 8), (1.1, 8), (-1, 8), (0.5, 0), (float("nan"), 8)])
 def test_impossible_budgets_are_refused(fraction: float, round_to: int) -> None:
     with pytest.raises(MvpError):
-        Budget(fraction, round_to=round_to)
+        Budget(fraction, "units", round_to=round_to)

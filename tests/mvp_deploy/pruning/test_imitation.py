@@ -21,7 +21,7 @@ SHORT = replace(TUNING, steps=30, batch_size=16, flip=False)
 
 def plan_of(setting, fraction: float = 0.6) -> KeepPlan:
     original = setting.original
-    counts = counts_for(original.structure, Budget(fraction), uniform(original.structure))
+    counts = counts_for(original.structure, Budget(fraction, "units"), uniform(original.structure))
     scores = score("magnitude", original.structure, original.model, original.full, setting.train)
     return keep_best(original.structure, scores, counts)
 

@@ -32,7 +32,7 @@ def test_every_unit_gets_a_score_and_the_same_one_again(both, criterion: str) ->
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_a_pruned_model_is_scored_on_the_original_units(both, criterion: str) -> None:
     original, structure = both.original, both.original.structure
-    plan = keep_best(structure, {}, counts_for(structure, Budget(0.5), uniform(structure)), seed=5)
+    plan = keep_best(structure, {}, counts_for(structure, Budget(0.5, "units"), uniform(structure)), seed=5)
     scores = score(criterion, structure, original.pruned(plan), plan, both.train, batches=2)
     for name, mask in plan.masks.items():
         assert (scores[name][~mask] == 0).all()

@@ -45,7 +45,7 @@ def prune(setting, work: Path | None = None, reporter: Reporter | None = None, *
         setting.original.model.state_dict(),
         setting.train,
         setting.test,
-        LongWay(Budget(0.3), schedule, TrainConfig(batch_size=16, lr=0.01)),
+        LongWay(Budget(0.3, "units"), schedule, TrainConfig(batch_size=16, lr=0.01)),
         work=work,
         reporter=reporter,
     )

@@ -116,13 +116,13 @@ def test_cutting_further_keeps_within_the_plan(net: Structure) -> None:
     second = keep_best(net, other, cheapest(net, Budget(0.4, "macs", 1), other, within=first), within=first)
     assert all((second.masks[name] <= mask).all() for name, mask in first.masks.items())
     assert net.cost(second).macs <= 0.4 * net.cost().macs
-    assert cheapest(net, Budget(1.0), other, within=first) == {n: first.kept(n) for n in first.masks}
+    assert cheapest(net, Budget(1.0, "units"), other, within=first) == {n: first.kept(n) for n in first.masks}
 
 
 def test_what_cannot_be_reached_is_refused_with_what_can(net: Structure) -> None:
     with pytest.raises(MvpError, match=r"cannot shrink to 0\.1% of its macs: the smallest it allows is \d"):
         cheapest(net, Budget(0.001, "macs"), drawn(net))
-    smallest = cheapest(net, Budget(0.001), drawn(net))
+    smallest = cheapest(net, Budget(0.001, "units"), drawn(net))
     assert KeepPlan({g.name: np.arange(g.size) < smallest[g.name] for g in net.groups})
 
 

@@ -23,7 +23,7 @@ from mvp_deploy.pruning.recipes import RECIPES, Recipe
 from mvp_deploy.structure import Structure
 from tests.mvp_deploy.pruning.test_mvp import voters_of
 
-BUDGET = Budget(0.5)
+BUDGET = Budget(0.5, "units")
 
 
 @pytest.mark.parametrize("neighbours", [True, False])

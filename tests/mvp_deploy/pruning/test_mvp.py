@@ -13,7 +13,7 @@ from mvp_deploy.pruning.original import check_exact
 from mvp_deploy.pruning.recipes import RECIPES, Recipe
 from mvp_deploy.pruning.votes import Voter
 
-BUDGET = Budget(0.5)
+BUDGET = Budget(0.5, "units")
 
 
 def voters_of(setting, number: int, *, scale: float = 1.0) -> list[Voter]:
@@ -69,7 +69,7 @@ def test_unanimous_neighbours_get_what_they_want(cnn) -> None:
 
 def test_score_votes_allow_any_size(cnn) -> None:
     one = voters_of(cnn, 1)[0]
-    decision = decide(cnn.original, cnn.train, [one, one], RECIPES["one-shot"], Budget(0.25))
+    decision = decide(cnn.original, cnn.train, [one, one], RECIPES["one-shot"], Budget(0.25, "units"))
     for group in cnn.original.structure.groups:
         kept = np.flatnonzero(one.plan.masks[group.name])
         assert (

@@ -15,7 +15,7 @@ from mvp_deploy.training import Training
 
 def some_plan(original, fraction: float = 0.5, seed: int = 0):
     structure = original.structure
-    return keep_best(structure, {}, counts_for(structure, Budget(fraction), uniform(structure)), seed=seed)
+    return keep_best(structure, {}, counts_for(structure, Budget(fraction, "units"), uniform(structure)), seed=seed)
 
 
 def test_a_pruned_model_is_exact_and_its_weights_come_from_the_original(both) -> None:

@@ -20,7 +20,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make = ["bank", "init", str(folder / "bank"), "--backbone", "test_resnet", "--image-size", "32"]
     assert CliRunner().invoke(main, make).exit_code == 0
     config = {
-        "bank": "bank", "device": "cpu", "budget": {"fraction": 0.5}, "training": {"steps": 2, "batch_size": 16},
+        "bank": "bank", "device": "cpu", "budget": {"fraction": 0.5, "of": "units"},
+        "training": {"steps": 2, "batch_size": 16},
         "benchmark": {"duration": 0.05, "threads": 1}, "tasks": {"ones": {"data": "digits#1,8,9"}},
     }  # fmt: skip
     (folder / "deploy.yaml").write_text(yaml.safe_dump(config))

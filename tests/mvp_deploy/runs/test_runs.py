@@ -25,7 +25,7 @@ from mvp_deploy.training import TrainConfig, accuracy
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(steps=5, batch_size=16, lr=0.01)
-BUDGET = Budget(0.4)
+BUDGET = Budget(0.4, "units")
 
 
 class Listener(Silent):
@@ -194,7 +194,7 @@ def test_a_collapse_comes_with_advice(bank: Bank, tmp_path: Path) -> None:
     config = replace(CONFIG, steps=60)
     task = load_task("digits#0,1,2,3")
     recipe = replace(RECIPES["random"], head="fresh", reconstruct=False, norms="trained", judged=False)
-    how = runs.Pruning(Budget(0.01), recipe, replace(config, lr=1e-6))
+    how = runs.Pruning(Budget(0.01, "units"), recipe, replace(config, lr=1e-6))
     runs.prune_task(task, bank, tmp_path / "run", how, device=CPU, reporter=listener)
     assert any("--steps" in text and "--keep" in text for text in listener.warned)
 
