@@ -58,7 +58,7 @@ def init(
     """Start an empty bank for one backbone.
 
     \b
-    Examples:
+    Example:
       mvp-deploy bank init BANK --backbone resnet18 --weights resnet18.safetensors --image-size 32
       mvp-deploy bank init BANK --backbone mobilenetv2_100 --pretrained --image-size 128 --rotate data/birds
     """
