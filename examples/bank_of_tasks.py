@@ -13,7 +13,7 @@ NEW = ["digits#5,6", "digits#7,8,9"]
 
 
 def main(folder: Path, quick: bool) -> None:
-    # Random weights, since this example needs no network. Yours: "resnet18", pretrained=True.
+    # Random weights, since this example needs no network. Yours: "mobilenetv2_100", pretrained=True, rotate=EARLIER[0].
     bank = mvp.Bank.create(folder / "bank", "test_resnet", image_size=32)
     for task in EARLIER:  # once per task: train, then cut and fine-tune in rounds
         bank.add(task, macs=0.6, steps=4 if quick else 200, rounds=1 if quick else 5, round_steps=2 if quick else 100)

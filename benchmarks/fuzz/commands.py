@@ -70,7 +70,7 @@ CALLS = {
     "init": ["init", "OUT.yaml"],
     "schema": ["schema"],
 }  # fmt: skip
-CONFIG = "bank: bank\nout: deploy\nbudget: {fraction: 0.5}\ntasks:\n  ones: {data: 'digits#1,8'}\n"
+CONFIG = "bank: bank\nout: deploy\nbudget: {fraction: 0.5, of: units}\ntasks:\n  ones: {data: 'digits#1,8'}\n"
 SLOW = {"export", "bank add", "bank build", "prune", "shrink", "profile", "frontier", "bank evaluate"}
 PATHS = ("empty", "folder", "pipe", "dead", "noise", "theirs", "bundle", "bank", "run", "photos", "weights.safetensors",
          "bundle/samples.npz", "run/run.json", "theirs/thesis.txt", ".", "noise/x", "deploy.yaml")  # fmt: skip

@@ -153,7 +153,7 @@ def run(folder: Path, two: bool = False, url: bool = False) -> Kind:
 
     def command(n: int, *only: str) -> list[str]:
         (folder / "deploy.yaml").write_text(
-            f"bank: bank\nout: {out}\ndevice: cpu\nbudget: {{fraction: 0.5}}\n"
+            f"bank: bank\nout: {out}\ndevice: cpu\nbudget: {{fraction: 0.5, of: units}}\n"
             f"training: {{steps: {20 + n}, batch_size: 16}}\n"  # new for each trial, so that it begins with pruning
             "benchmark: {batches: []}\ntasks:\n  ones: {data: 'digits#1,8'}\n  twos: {data: 'digits#2,3'}\n"
         )

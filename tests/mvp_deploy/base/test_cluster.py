@@ -132,7 +132,7 @@ def test_bank_add_and_run_give_on_a_cluster_what_they_give_here(
     assert here == there
 
     Path("deploy.yaml").write_text(
-        "{bank: there, device: cpu, budget: {fraction: 0.5}, training: {steps: 2, batch_size: 16}, "
+        "{bank: there, device: cpu, budget: {fraction: 0.5, of: units}, training: {steps: 2, batch_size: 16}, "
         "benchmark: {batches: []}, tasks: {twos: {data: 'digits#2,3'}, fours: {data: 'digits#4,5'}}}",
         encoding="utf-8",
     )
