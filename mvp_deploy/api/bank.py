@@ -260,7 +260,8 @@ class Bank:
         self,
         macs: Sequence[float] = LADDER,
         *,
-        images: Sequence[str] = (),
+        tasks: Sequence[str] = (),
+        images: Sequence[str | os.PathLike[str]] = (),
         steps: int = TUNING.steps,
         batch_size: int = TUNING.batch_size,
         flip: bool = True,
@@ -275,8 +276,8 @@ class Bank:
 
         Args:
             macs: fractions of multiply-accumulates that stay, in (0, 1].
-            images: folders, .npz files or names of tasks to recover on; by default the images of the bank's tasks,
-                where they were.
+            tasks: labelled images besides those of the bank's tasks, which are looked for where they were.
+            images: folders of photographs without labels, which join for all but what units are worth.
             steps: of each model's recovery.
             batch_size: images in a step.
             flip: mirror images left to right (not for digits or letters).
@@ -298,8 +299,8 @@ class Bank:
         check_as(tuple[Annotated[float, FRACTION], ...], "macs", macs)
         budgets = [budget_of(None, fraction, None, round_to) for fraction in macs]
         say = reporter or told()
-        tasks = tasks_of(self.store, images, say)
-        pooled = pool(tasks, self.store.backbone.preprocessing, resolve(str(device)))
+        known, folders = tasks_of(self.store, tasks, say), [Path(folder) for folder in images]
+        pooled = pool(known, folders, self.store.backbone.preprocessing, resolve(str(device)), reporter=say)
         config = replace(TUNING, steps=steps, batch_size=batch_size, flip=flip, seed=seed)
         return ladder.build(self.store, pooled, budgets, config, reporter=say)
 

@@ -2,7 +2,8 @@
 
 What a backbone can spare is much the same for similar tasks. So the bank's tasks decide together, from all their
 images: units by their worth to a classifier of all the bank's classes, weights re-solved in closed form, then features
-taught back by imitation, without labels. A new task takes the rung of its budget and solves its head.
+taught back by imitation. The last two need no labels, so any photographs may join. A new task takes the rung of its
+budget and solves its head.
 
     BANK/ladder/macs-0.45.safetensors    one rung: keep plan, weights without a head, what it cost and gave
 """
@@ -19,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from mvp_deploy.bank.add import versions
-from mvp_deploy.bank.pool import divided, fingerprint
+from mvp_deploy.bank.pool import divided, fingerprint, labelled
 from mvp_deploy.bank.rung import FORM, FORMAT, Rung, path_of, rung_for, stem
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.bank.unpruned import digest
@@ -54,7 +55,8 @@ def build(
     Killed and called again, it goes on where it stopped.
 
     Args:
-        images: labelled by class, of the bank's tasks or similar ones; see `pool.pool`.
+        images: of the bank's tasks or similar ones, by class; those without a label are re-solved on and imitated.
+            See `pool.pool`.
         config: of the imitation.
 
     Raises:
@@ -62,7 +64,7 @@ def build(
     """
     classes = int(images.labels.max()) + 1
     if classes < 2:
-        raise InputError("The images are of one class: a ladder needs two at least to know what units are worth.")
+        raise InputError("A ladder needs labelled images of two classes at least, to know what units are worth.")
     original = Original.create(bank.backbone, bank.state(), classes, device=images.device, seed=config.seed)
     common = {
         "backbone": bank.backbone.fingerprint,
@@ -73,14 +75,15 @@ def build(
     }
     busy = f"another process is building the ladder of {bank.folder}: wait for it."
     learned, left_out = divided(images, config.seed)
-    worth = cache(partial(_Worth.of, original, learned, config.seed, reporter))
+    known = labelled(learned)
+    worth = cache(partial(_Worth.of, original, known, config.seed, reporter))
     made = []
     for budget in budgets:
         key = digest(common | {"budget": asdict(budget)})
         rung = rung_for(bank, budget)
         if rung is None or rung.key != key:
             with locked(bank.folder / ".work" / "ladder.lock", busy):
-                rung = _Building(bank, original, learned, left_out, budget, config, key, reporter).made(worth)
+                rung = _Building(bank, original, known, learned, left_out, budget, config, key, reporter).made(worth)
         made.append(rung)
     return made
 
@@ -102,10 +105,11 @@ class _Worth:
 
 @dataclass(frozen=True, eq=False)
 class _Building:
-    """A rung in the making. learned: the images it is made by; left_out: those that judge it."""
+    """A rung in the making. learned: the images it is made by, known: the labelled ones; left_out: those that judge."""
 
     bank: Bank
     original: Original
+    known: Images
     learned: Images
     left_out: Images
     budget: Budget
@@ -153,7 +157,9 @@ class _Building:
     def _cut(self, scores: Scores) -> tuple[dict[str, Any], nn.Module]:
         original = self.original
         recipe = RECIPE if self.budget.of != "units" else replace(RECIPE, rounds=1)
-        decision = in_rounds(original, self.learned, recipe, self.budget, lambda: scores, seed=self.config.seed)
+        decision = in_rounds(
+            original, self.known, recipe, self.budget, lambda: scores, shown=self.learned, seed=self.config.seed
+        )
         plan, model = decision.plan, cut(original, decision)
         check_exact(original, plan, model, self.learned)
         errors = {"cut": self._error(plan, model)}

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("folder", metavar="BANK", type=PATH)
+@click.argument("tasks", metavar="[TASK...]", nargs=-1)
 @click.option("--macs", "fractions", default=",".join(map(str, LADDER)), show_default=True,
               type=Listed(Number(FRACTION)),
               help="Fractions of multiply-accumulates, one model each.")  # fmt: skip
-@click.option("--images", multiple=True, metavar="TASK", help="Labelled images besides the bank's own tasks.")
+@click.option("--images", multiple=True, metavar="FOLDER", type=PATH,
+              help="Photographs without labels, in any folders below it.")  # fmt: skip
 @options("training", IMITATION, "steps", "batch_size")
 @options("budget", Budget(), "round_to")
 @click.option("--no-flip", is_flag=True, help="Do not mirror images (for digits and letters).")
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
 @resumes
 def build(
     folder: Path,
+    tasks: tuple[str, ...],
     fractions: tuple[float, ...],
-    images: tuple[str, ...],
+    images: tuple[Path, ...],
     training: Training,
     budget: Budget,
     no_flip: bool,
@@ -43,12 +46,16 @@ def build(
 ) -> None:
     """Make the ladder of BANK: cut, re-solved, and taught the unpruned features on the images of all its tasks.
 
+    TASKs are labelled images besides those of the bank's own. Labels say what units are worth; photographs without
+    them (--images) join for the rest.
+
     Done once, it serves every later task of these budgets, which then only solves its head: `prune --macs` takes the
     model of its budget by itself. Killed and called again, it goes on where it stopped.
 
     \b
     Example:
       mvp-deploy bank build BANK --macs 0.6,0.4
+      mvp-deploy bank build BANK --macs 0.6,0.4 --images ~/photos
     """
     from dataclasses import replace
 
@@ -62,7 +69,7 @@ def build(
         raise click.BadParameter("write fractions above 0 and at most 1, as 0.6,0.4.", param_hint="--macs")
     budgets = [replace(budget, fraction=fraction) for fraction in fractions]
     place, bank = resolve(device), Bank.open(folder)
-    pooled = pool(tasks_of(bank, images, console), bank.backbone.preprocessing, place)
+    pooled = pool(tasks_of(bank, tasks, console), images, bank.backbone.preprocessing, place, reporter=console)
     config = replace(TUNING, steps=training.steps, batch_size=training.batch_size, flip=not no_flip, seed=seed)
     made = ladder.build(bank, pooled, budgets, config, reporter=console)
     show(made, console)

@@ -181,6 +181,7 @@ def in_rounds(
     budget: Budget,
     importance: Callable[[], Scores],
     *,
+    shown: Images | None = None,
     allocate: Allocation | None = None,
     seed: int = 0,
 ) -> Decision:
@@ -191,6 +192,7 @@ def in_rounds(
 
     Args:
         importance: of the unpruned model's units.
+        shown: images that layers are re-solved on, whose labels are not read; by default ``train``.
         allocate: see `decide`; the rounds are parts of the way to its budget.
     """
     structure, plan, model = original.structure, original.full, original.copy()
@@ -202,7 +204,7 @@ def in_rounds(
         )
         weights = gather(structure, original.widened(plan, model.state_dict()), decision.plan)
         plan, model = decision.plan, original.pruned(decision.plan, weights)
-        re_solve(model, original, train, decision, recipe, seed=seed)
+        re_solve(model, original, shown or train, decision, recipe, seed=seed)
         importance = partial(_of_smaller, original, model, plan, train, recipe.criterion, seed + done)
     return decide(original, train, (), recipe, budget, importance=importance, allocate=allocate, within=plan, seed=seed)
 

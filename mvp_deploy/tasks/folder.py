@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
+import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from mvp_deploy.base.errors import InputError, MvpError
+from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
 from mvp_deploy.base.files import files_below
 from mvp_deploy.tasks import picture
-from mvp_deploy.tasks.task import Split
+from mvp_deploy.tasks.task import UNLABELLED, Split
 
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 PHOTOS = {".heic", ".heif", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"}
@@ -69,6 +71,31 @@ def class_files(
         _no_parts(root, chosen, least=2)
     found = {name: [path for path in files_below(folders[name]) if counts(path)] for name in chosen}
     return {name: found.get(name, []) for name in folders}, left_out
+
+
+def photographs(root: Path, most: int) -> tuple[Split, Counter[str]]:
+    """Images without labels (-1) from anywhere below a folder, and what was left out, by reason.
+
+    Of more than ``most`` so many are taken, by their names, in no order that a camera gives them.
+
+    Raises:
+        InputError: there is no such folder, or no image in it can be read.
+    """
+    root = root.expanduser()
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder: give one of photographs, which may lie in folders of its own.")
+    try:
+        below = [path for path in files_below(root) if counts(path)]
+    except OSError as error:
+        raise EnvironmentMissing(f"{root} cannot be read ({error}): check its permissions") from error
+    images = [path for path in below if path.name[0] != "." and _ending(path) in ("", *_endings())]
+    drawn = sorted(images, key=lambda path: zlib.crc32(os.fsencode(path.relative_to(root))))[:most]
+    others = sorted({*below} - {*images})
+    found = check(str(root), {"": [*sorted(drawn), *others]}, Counter(), named=False, skip_bad=True)
+    if not found.files:
+        raise InputError(f"{root} holds no readable image, nor do the folders below it: name a folder of photographs.")
+    split = found.split(("",))
+    return Split(split.images, np.full(len(split), UNLABELLED, np.int64)), found.left_out
 
 
 def check(

@@ -26,7 +26,7 @@ SHIFT = 1 / 8  # of the edge: how far augmentation moves an image at most
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images in the model's input size, on their way to ``device``.
+    """Images in the model's input size, on their way to ``device``.
 
     ``pixels`` are uint8 [n, 3, H, W] in memory, or float32 [n, 3, H, W] that their owner has normalised already, or
     the split they are prepared from batch by batch. ``channels_last``: whether the model takes batches of that memory
@@ -34,7 +34,7 @@ class Images:
     """
 
     pixels: Tensor | Split
-    labels: Tensor  # int64 [n], on the device
+    labels: Tensor  # int64 [n], on the device; `UNLABELLED` where there is none
     preprocessing: Preprocessing
     device: torch.device
     channels_last: bool = True

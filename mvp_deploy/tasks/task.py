@@ -21,13 +21,14 @@ import numpy.typing as npt
 
 from mvp_deploy.base.errors import InputError
 
+UNLABELLED = -1
 UNEVEN = 10  # times as many training images in one class as in another: worth a word
 TEST_FRACTION = 0.2  # of each class, where a source comes without a held-out part
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images: uint8 RGB pixels [n, height, width, 3] or n files, and int64 labels [n] from 0 up."""
+    """Images: uint8 RGB pixels [n, height, width, 3] or n files, and int64 labels [n] from 0 up, or `UNLABELLED`."""
 
     images: npt.NDArray[np.uint8] | tuple[Path, ...]
     labels: npt.NDArray[np.int64]
@@ -95,8 +96,8 @@ class Task:
     @property
     def reading(self) -> tuple[str, ...]:
         """Sentences on what was left out or converted."""
-        left_out = [f"{self.name}: left out: {_counts(self.left_out)}"] if self.left_out else []
-        converted = [f"{self.name}: images {_counts(self.converted)}"] if self.converted else []
+        left_out = [f"{self.name}: left out: {told(self.left_out)}"] if self.left_out else []
+        converted = [f"{self.name}: images {told(self.converted)}"] if self.converted else []
         return (*left_out, *converted)
 
     @cached_property
@@ -137,7 +138,8 @@ class Task:
             )
 
 
-def _counts(reasons: Mapping[str, int]) -> str:
+def told(reasons: Mapping[str, int]) -> str:
+    """What was left out or converted, by reason."""
     return ", ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from mvp_deploy import runs
 from mvp_deploy.bank import ladder
-from mvp_deploy.bank.pool import pool
+from mvp_deploy.bank.add import add_task
+from mvp_deploy.bank.pool import divided, labelled, pool, tasks_of
 from mvp_deploy.bank.rung import Rung, rung_for, start
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import MvpError
@@ -22,9 +26,11 @@ from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.imitation import TUNING
+from mvp_deploy.pruning.iterative import LongWay, Schedule
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import RECIPES
 from mvp_deploy.tasks import Images, load_task
+from mvp_deploy.tasks.folder import photographs
 from mvp_deploy.training import TrainConfig, accuracy
 
 TASKS = ["digits#3,4,5", "digits#5,6,7"]
@@ -38,9 +44,13 @@ class Said(Silent):
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
+        self.warnings: list[str] = []
 
     def say(self, text: str) -> None:
         self.sentences.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +60,8 @@ def bank(cnn, tmp_path_factory: pytest.TempPathFactory) -> Bank:
 
 @pytest.fixture(scope="module")
 def images(bank: Bank) -> Images:
-    return pool([load_task(name) for name in TASKS], bank.backbone.preprocessing, CPU, most=200)
+    tasks = [load_task(name) for name in TASKS]
+    return pool(tasks, (), bank.backbone.preprocessing, CPU, reporter=Silent(), most=200)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +72,84 @@ def built(bank: Bank, images: Images) -> Rung:
 def test_a_class_that_two_tasks_have_is_one_class_and_its_images_count_once(images: Images) -> None:
     assert set(images.labels.tolist()) == set(range(5))  # 3, 4, 5, 6, 7
     assert len({image.numpy().tobytes() for image in images.pixels}) == len(images) <= 200
+
+
+def photograph(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(path, format="PNG")
+
+
+@pytest.fixture(scope="module")
+def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of photographs, and what lies about in such folders."""
+    folder = tmp_path_factory.mktemp("flat")
+    for number in range(30):
+        photograph(folder / f"IMG_{number}.png", number)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("of the journey")
+    (folder / ".DS_Store").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_photographs_without_labels_lie_in_any_folders(bank: Bank, flat: Path, tmp_path: Path, nested: bool) -> None:
+    folder, said = flat, Said()
+    if nested:  # as one of train/ and val/, classes and a lone image would not be taken for a task
+        folder = tmp_path / "photos"
+        for number, place in enumerate(("train/a", "val/b/c", "2021/June", ".", "2021")):
+            photograph(folder / place / "one.png", number)
+    tasks = [load_task(name) for name in TASKS]
+    alone = pool(tasks, (), bank.backbone.preprocessing, CPU, reporter=said, most=200)
+    both = pool(tasks, [folder], bank.backbone.preprocessing, CPU, reporter=said)
+    count = 5 if nested else 30
+    assert int((both.labels == -1).sum()) == count
+    assert set(labelled(both).labels.tolist()) == set(range(5))
+    assert len(labelled(both)) + count == len(both) > len(alone)
+    assert f"images of 5 classes, and {count} without labels" in said.sentences[-1]
+    expected = [] if nested else [f"{flat}: left out: .txt files (1), unreadable images (1)"]
+    assert said.warnings == expected
+
+
+def test_of_many_photographs_some_are_taken_by_their_names(flat: Path, tmp_path: Path) -> None:
+    shutil.copytree(flat, tmp_path / "again")
+    some = [tuple(path.name for path in photographs(place, 9)[0].images) for place in (flat, tmp_path / "again")]
+    assert some[0] == some[1]
+    assert 8 <= len(some[0]) <= 9  # one may be broken
+
+
+def test_a_folder_without_photographs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MvpError, match="holds no readable image"):
+        photographs(tmp_path, 9)
+    with pytest.raises(MvpError, match="is not a folder"):
+        photographs(tmp_path / "nowhere", 9)
+
+
+def test_labels_say_what_units_are_worth_and_all_images_teach(bank: Bank, flat: Path, cnn) -> None:
+    said, budget = Said(), Budget(0.55, "macs")
+    pooled = pool([load_task(TASKS[0])], [flat], bank.backbone.preprocessing, CPU, reporter=said, most=200)
+    rung = ladder.build(bank, pooled, [budget], replace(SHORT, steps=2), reporter=said)[0]
+    learned, _ = divided(pooled, SHORT.seed)
+    assert f"units scored on {len(labelled(learned))} images of 3 classes" in said.sentences
+    assert len(labelled(learned)) < len(learned)
+    assert rung.images == len(pooled)
+    assert rung.errors["cut"] > rung.errors["re-solved"] >= rung.errors["imitated"] > 0
+    alone = ladder.build(bank, labelled(pooled), [budget], replace(SHORT, steps=2), reporter=said)[0]
+    assert alone.key != rung.key
+    rung.path.unlink()
+
+
+def test_a_bank_whose_images_are_gone_says_what_is_missing(cnn, flat: Path, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", images=draw.integers(0, 256, (40, 8, 8), np.uint8), labels=np.arange(40) % 2)
+    bank, how = (
+        Bank.init(tmp_path / "b", cnn.backbone, cnn.state),
+        LongWay(Budget(0.5), Schedule(1, 1), TrainConfig(steps=1, batch_size=16)),
+    )
+    add_task(bank, load_task(f"{tmp_path}/data.npz"), how, device=CPU, reporter=Silent())
+    (tmp_path / "data.npz").unlink()
+    with pytest.raises(MvpError, match=r"no task whose images are there any more.*Put them back where they were, or"):
+        tasks_of(bank, (), Silent())
 
 
 def test_each_step_brings_the_features_nearer(built: Rung, bank: Bank, cnn) -> None:
@@ -128,12 +217,13 @@ def test_a_damaged_rung_is_refused_by_name(built: Rung, bank: Bank) -> None:
         built.path.write_bytes(content)
 
 
-def test_from_the_command_line(bank: Bank, images: Images) -> None:
+def test_from_the_command_line(bank: Bank, flat: Path) -> None:
     arguments = ["bank", "build", str(bank.folder), "--macs", "0.6", "--steps", "2", "--no-flip", "--json"]
-    empty = CliRunner().invoke(main, arguments)
+    empty = CliRunner().invoke(main, [*arguments, "--images", str(flat)])
     assert empty.exit_code == 2
-    assert "no images to build a ladder from" in empty.output
-    done = CliRunner().invoke(main, [*arguments, "--images", TASKS[0]])
+    assert "has no tasks yet, and what units are worth is known from labelled images alone" in empty.output
+    assert f"`mvp-deploy bank build {bank.folder} TASK`" in empty.output
+    done = CliRunner().invoke(main, [*arguments, TASKS[0], "--images", str(flat)])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)[0]["budget"]["fraction"] == 0.6
     listed = CliRunner().invoke(main, ["bank", "list", str(bank.folder), "--json"])
