@@ -21,6 +21,7 @@ from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.iterative import LongWay, prune_iteratively
 from mvp_deploy.pruning.knapsack import Cost
 from mvp_deploy.pruning.original import check_exact
+from mvp_deploy.pruning.yardstick import Yardstick, measurable
 from mvp_deploy.structure import Structure
 from mvp_deploy.tasks import Task
 
@@ -81,6 +82,8 @@ def add_task(
         (work,) = workspaces(folder, digest(settings))
         new = NewTask.of(task, bank, device, config.seed)
         original, train, test = new.original, new.train, new.test
+        for doubt in Yardstick(original, train).doubts if measurable(original) else ():
+            reporter.warn(f"{task.name}: {doubt}")
         counted = None if cost is None else cost.of(original.structure)
         if cost is not None:  # a hopeless budget is refused at once
             cost.require_reachable(original.structure, how.budget)
