@@ -17,14 +17,15 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.statistics import Interval, mean_interval
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed
+from mvp_deploy.pruning.recipes import EVEN, RECIPES, Recipe, changed
 from mvp_deploy.training import TrainConfig
 
 FEWEST = 4  # tasks: with fewer, no interval says anything
 NEIGHBOURS = (1, 3, 5, 10, 20)  # how many voters are tried, besides all; among them what the recipes have
 ALL, ALIKE = "neighbours=0", "neighbours=0 weighting=plain"  # arms are named by the recipe's fields that they set
 RANDOM = "nearest_by=random"
-EVEN = (10.0, 30.0, 100.0, 300.0, 1000.0)  # images at which own and lent importance are tried to count the same
+EVENS = (10.0, 30.0, 100.0, 300.0, 1000.0)  # images at which own and lent importance are tried to count the same
+LENT = "untuned even="
 FURTHER = 1.5
 LONGER = (1, 2, 4)  # the target's own importance is also given this many times the steps
 
@@ -40,6 +41,8 @@ class Verdict:
         nearness: accuracy with the nearest neighbours minus that with as many random ones.
         saved: the steps that own importance needs more to come as far; None where four times the steps do not suffice.
         accuracy: mean of each arm.
+        even: the images at which own and lent importance count the same in the arm that is the most accurate, untuned;
+            None if the recipe lends none.
     """
 
     helps: bool
@@ -51,6 +54,7 @@ class Verdict:
     saved: int | None
     tasks: int
     accuracy: Mapping[str, float]
+    even: float | None = None
 
     @property
     def sentence(self) -> str:
@@ -84,8 +88,8 @@ def evaluate(
 ) -> Verdict:
     """Leave tasks out in turn, and try voting against their own importance.
 
-    The recipe is tried with several numbers of neighbours, nearest and random, and with several weights of own and lent
-    importance if it blends them; own importance is tried with several numbers of steps.
+    The recipe is tried with several numbers of neighbours, nearest and random, and, untuned, with several weights of
+    own and lent importance if it has both; own importance is tried with several numbers of steps.
 
     Args:
         names: Tasks of the bank to leave out; all by default. Each is pruned to its entry's budget by its entry's
@@ -105,12 +109,12 @@ def evaluate(
         raise InputError(f"{bank.folder} has {len(entries)} tasks to leave out: add tasks until there are {FEWEST}.")
     for entry in entries:
         images_of(entry, bank)  # what is not there is said before hours of work
-    arms = _arms(RECIPES[recipe], len(everything) - 1, steps)
-    table: dict[str, list[float]] = {arm: [] for arm in arms}
+    table: dict[str, list[float]] = {}
     with reporter.progress("left out") as step:
         for done, entry in enumerate(entries, 1):
+            arms = _arms(RECIPES[recipe], len(everything) - 1, steps, Budget(**entry.details["budget"]).of)
             for arm, values in _left_out(bank, entry, arms, seeds, device).items():
-                table[arm].append(values)
+                table.setdefault(arm, []).append(values)
             step(done, len(entries), None)
     return judge({arm: np.array(values) for arm, values in table.items()}, recipe, steps)
 
@@ -119,12 +123,12 @@ def judge(table: Mapping[str, np.ndarray], recipe: str, steps: int) -> Verdict:
     """The verdict on the arms' accuracies, float64 [tasks].
 
     Arms of voting are named by the recipe's fields that they set (`RANDOM` among them, which is a control, not a
-    choice); 'own xK' is own importance with K times the steps.
+    choice); 'own xK' is own importance with K times the steps; `LENT` and a number that many images in `Recipe.even`.
     """
     own = table["own x1"]
     usual = f"neighbours={RECIPES[recipe].neighbours}"
     usual = usual if usual in table else ALL  # as many as there are
-    chosen = _best([arm for arm in table if arm.startswith(("neighbours=", "even="))], usual, table)
+    chosen = _best([arm for arm in table if arm.startswith("neighbours=")], usual, table)
     gain = mean_interval(table[chosen] - own)
     helps = gain.surely_above(0)
     needed = _steps_to(float(table[chosen].mean()), table, steps)
@@ -138,7 +142,14 @@ def judge(table: Mapping[str, np.ndarray], recipe: str, steps: int) -> Verdict:
         saved=None if needed is None else max(0, round(needed - steps)),
         tasks=len(own),
         accuracy={arm: float(values.mean()) for arm, values in table.items()},
+        even=_even(table),
     )
+
+
+def _even(table: Mapping[str, np.ndarray]) -> float | None:
+    """The images at which own and lent importance count the same in the best arm; of equals the nearest to `EVEN`."""
+    found = {float(arm.removeprefix(LENT)): float(values.mean()) for arm, values in table.items() if LENT in arm}
+    return max(found, key=lambda even: (found[even], -abs(np.log(even / EVEN))), default=None)
 
 
 def _best(arms: Sequence[str], usual: str, table: Mapping[str, np.ndarray]) -> str:
@@ -155,13 +166,14 @@ def _best(arms: Sequence[str], usual: str, table: Mapping[str, np.ndarray]) -> s
     return max([usual, *filter(surely_better, arms)], key=lambda arm: float(table[arm].mean()))
 
 
-def _arms(recipe: Recipe, others: int, steps: int) -> dict[str, tuple[Recipe, int]]:
+def _arms(recipe: Recipe, others: int, steps: int, of: str) -> dict[str, tuple[Recipe, int]]:
     tried = [*(f"neighbours={n}" for n in NEIGHBOURS if n < others), ALL, RANDOM]
     tried += [ALIKE] if recipe.weighting != "plain" else []
-    tried += [f"even={images:g}" for images in EVEN] if recipe.votes == "lent" else []
     votes_alone = replace(recipe, rivals=False)  # or its own importance would decide in some of the arms
     voting = {arm: (changed(votes_alone, arm.split()), steps) for arm in tried}
-    return voting | {f"own x{times}": (RECIPES["own"], times * steps) for times in LONGER}
+    lent = [way for way in recipe.ways(True, of) if way.votes == "lent"]
+    blends = {f"{LENT}{images:g}": (replace(way, even=images), 0) for way in lent for images in EVENS}
+    return voting | blends | {f"own x{times}": (RECIPES["own"], times * steps) for times in LONGER}
 
 
 def _left_out(

@@ -3,6 +3,7 @@
     BANK/bank.json                  format and backbone; written last, so a folder with it is whole
     BANK/backbone.safetensors       the pretrained weights
     BANK/tasks/NAME-HASH.safetensors  one task: keep plan, metrics, cost in its header; weights, scores, signature
+    BANK/balance.json               how much own importance counts beside lent (see balance.py)
     BANK/ladder/                    models at a few budgets that serve every task (see ladder.py)
     BANK/.work/                     locks, and what interrupted additions go on from
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mvp_deploy.backbones import Backbone
+from mvp_deploy.bank import balance
 from mvp_deploy.bank.entry import Entry, Record
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import InputError, MvpError
@@ -177,6 +179,10 @@ class Bank:
             except MvpError as error:
                 problems.append(str(error))
             progress(index + 1, len(paths))
+        try:
+            balance.read(self)
+        except MvpError as error:
+            problems.append(str(error))
         for path in self.rungs():
             try:
                 self.require(tensorfile.load(path)[0].get("backbone", ""), str(path))

@@ -28,20 +28,23 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Leave every task (or TASKS) out in turn, to see whether voting helps.
 
-    Says whether the nearest tasks count, how many should vote, and how many steps voting saves.
+    Says whether the nearest tasks count, how many should vote, and how many steps voting saves. How much own importance
+    should count beside what neighbours lend is kept in the bank, and `prune` goes by it.
 
     \b
     Example:
       mvp-deploy bank evaluate BANK --steps 60
     """
+    from mvp_deploy.bank import balance
     from mvp_deploy.bank.evaluate import evaluate as leave_out
     from mvp_deploy.bank.store import Bank
     from mvp_deploy.base import devices
 
     if wrong := SEED(seed + repeats - 1):
         raise InputError(f"The last seed, --seed plus --repeats, is {seed + repeats - 1}: {wrong}.")
+    bank = Bank.open(folder)
     verdict = leave_out(
-        Bank.open(folder),
+        bank,
         tasks,
         steps,
         range(seed, seed + repeats),
@@ -53,5 +56,7 @@ def evaluate(
     console.table(("arm", "accuracy"), rows)
     console.show(f"\n{verdict.sentence}")
     console.result(verdict.to_json())
+    if verdict.even is not None:
+        console.show(f"Kept in the bank: {balance.store(bank, verdict.even, verdict.tasks).sentence}.")
     asked = " ".join([f"--recipe {verdict.recipe}", *(f"--set {setting}" for setting in verdict.settings)])
     console.next(f"prune NEW_DATA --bank {folder} {asked} --out RUN")

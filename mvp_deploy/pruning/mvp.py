@@ -23,7 +23,7 @@ from mvp_deploy.pruning.head import separability, solve_head
 from mvp_deploy.pruning.importance import score
 from mvp_deploy.pruning.norms import recalibrate, recalibrate_if_better
 from mvp_deploy.pruning.original import Original
-from mvp_deploy.pruning.recipes import Recipe
+from mvp_deploy.pruning.recipes import EVEN, Recipe
 from mvp_deploy.pruning.reconstruction import FEW, MANY, Reconstruction, reconstruct
 from mvp_deploy.pruning.tuning import judged
 from mvp_deploy.pruning.votes import Voter
@@ -109,7 +109,7 @@ def decide(
     if cuts and (own > 0 or recipe.scope == "global" or allocate or lent):
         known = importance() if importance else own_importance(original, train, recipe.criterion, seed=seed)
     if lent and cuts:
-        own = len(train) / (len(train) + recipe.even)
+        own = len(train) / (len(train) + (recipe.even or EVEN))
         known = votes.beside(known, votes.lent(structure, voters, recipe.weighting), own)
     without, told = frozenset[str](), dict[str, Any]()
     if allocate:

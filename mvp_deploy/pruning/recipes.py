@@ -12,6 +12,8 @@ from mvp_deploy.base.formats import Within
 from mvp_deploy.base.settings import Settings, described, setting
 from mvp_deploy.pruning.config import Criterion
 
+EVEN = 100.0  # training images
+
 
 @dataclass(frozen=True)
 class Recipe(Settings):
@@ -40,10 +42,10 @@ class Recipe(Settings):
         0.0, "Share of the target's own importance in the score, 0 (votes alone) to 1 (own alone)."
     )
     criterion: Criterion = setting("taylor", "The target's own importance.")
-    even: Annotated[float, Within(0.0, 1e9, above=True)] = setting(
-        100.0,
+    even: Annotated[float, Within(0.0, 1e9)] = setting(
+        EVEN,
         "With 'lent', the number of training images at which own and lent importance count the same: of n images, own "
-        "has n / (n + even) of the say. `bank evaluate` finds what suits a bank.",
+        f"has n / (n + even) of the say. 0: what `bank evaluate` found for the bank, or else {EVEN:g}.",
     )
     scope: Literal["uniform", "global", "neighbours"] = setting(
         "uniform",
@@ -135,7 +137,7 @@ _PUBLISHED = Recipe(
     nearest_by="leep", neighbours=5, weighting="plain", head="fresh", reconstruct=False, norms="trained", judged=False
 )
 _NAMED = (
-    Recipe(name="default", ladder=True, rivals=True, rounds=3),
+    Recipe(name="default", ladder=True, rivals=True, rounds=3, even=0.0),
     # Zhao et al. 2023 (arXiv 2301.11560): LEEP neighbours, units sampled from the softmax of plain votes per layer,
     # weights averaged over the neighbours that kept the unit, a new head, fine-tuning.
     replace(_PUBLISHED, name="paper", select="sample"),
@@ -145,7 +147,7 @@ _NAMED = (
     # one net with ImageNet weights, untuned; on a small transformer Taylor was (docs/pretrained.md).
     replace(_OWN, name="compensated", criterion="obs", scope="global"),
     # The neighbours' importances and the target's own, under one threshold, then reconstruction.
-    Recipe(name="lent", votes="lent", weights="pretrained", scope="global"),
+    Recipe(name="lent", votes="lent", weights="pretrained", scope="global", even=0.0),
     _OWN,
     replace(_OWN, name="magnitude", criterion="magnitude"),
     replace(_OWN, name="random", criterion="random"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mvp_deploy.bank import balance
 from mvp_deploy.bank.add import versions
 from mvp_deploy.bank.ask import begin
 from mvp_deploy.bank.new import NewTask
@@ -98,6 +99,8 @@ def prune_task(
 
 def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torch.device, reporter: Reporter) -> Run:
     budget, recipe, config = how.budget, how.recipe, how.training
+    found = balance.of(bank, recipe)
+    recipe = recipe if found is None else replace(recipe, even=found.even)
     for note in task.notes:
         reporter.warn(note)
     common = {
@@ -120,6 +123,8 @@ def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torc
     if original.trained:
         recipe = replace(recipe, head="trained")
     allocate = None if how.meet is None else how.meet(original)
+    if found and not (recipe.ladder and rung_for(bank, budget)):
+        reporter.say(found.sentence)
     begun = begin(work, new, recipe, budget, allocate=allocate, seed=config.seed, reporter=reporter)
     whole = train_unpruned(new, config, unpruned, inputs=common, reporter=reporter)
     model = original.pruned(begun.plan, begun.weights)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from mvp_deploy import backbones
+from mvp_deploy import backbones, runs
+from mvp_deploy.bank import balance
 from mvp_deploy.bank.add import add_task
-from mvp_deploy.bank.evaluate import ALIKE, ALL, RANDOM, Verdict, _left_out, evaluate, judge
+from mvp_deploy.bank.evaluate import ALIKE, ALL, LENT, RANDOM, Verdict, _arms, _left_out, evaluate, judge
 from mvp_deploy.bank.images import images_of
 from mvp_deploy.bank.pool import tasks_of
 from mvp_deploy.bank.store import Bank
@@ -20,10 +21,11 @@ from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import LongWay, Schedule
-from mvp_deploy.pruning.recipes import RECIPES, changed
+from mvp_deploy.pruning.recipes import RECIPES, changed, recipe_named
 from mvp_deploy.tasks import load_task
 from mvp_deploy.training import TrainConfig
 
+EVENS = (30.0, 1000.0)  # which are quicker to try than all
 OWN = np.array([0.5, 0.6, 0.7, 0.6, 0.5, 0.7])
 
 
@@ -51,9 +53,12 @@ def test_what_is_recommended_can_be_asked_for_as_it_is_written() -> None:
 
 
 def test_how_much_own_importance_counts_is_fitted_to_the_bank() -> None:
-    found = judge(table({ALL: OWN + 0.1, "even=30": OWN + 0.2, "even=300": OWN}), "lent", 100)
-    assert found.settings == ("even=30",)
-    assert changed(RECIPES[found.recipe], found.settings).even == 30
+    arms = {f"{LENT}{even}": OWN for even in (10, 30, 100, 300, 1000)}
+    assert judge(table({ALL: OWN} | arms | {f"{LENT}30": OWN + 0.1}), "lent", 100).even == 30
+    assert judge(table({ALL: OWN} | arms), "default", 100).even == 100  # of equals the usual one
+    assert judge(table({ALL: OWN}), "paper", 100).even is None
+    assert {f"{LENT}10", f"{LENT}1000"} <= _arms(RECIPES["default"], 9, 60, "macs").keys()
+    assert not any(LENT in arm for arm in _arms(RECIPES["paper"], 9, 60, "macs"))
 
 
 def test_the_random_control_is_compared_with_and_never_recommended() -> None:
@@ -104,14 +109,18 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Bank:
 
 @pytest.fixture(scope="module")
 def verdict(bank: Bank) -> Verdict:
-    return evaluate(bank, (), 3, [0], device=torch.device("cpu"), reporter=Silent())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mvp_deploy.bank.evaluate.EVENS", EVENS)
+        return evaluate(bank, (), 3, [0], device=torch.device("cpu"), reporter=Silent())
 
 
 def test_every_task_is_left_out_in_turn(verdict: Verdict) -> None:
     assert verdict.tasks == 4
     assert verdict.steps == 3
     own = {"own x1", "own x2", "own x4"}
-    assert set(verdict.accuracy) == {"neighbours=1", ALL, ALIKE, RANDOM} | own  # 3 others: 3 is all
+    lent = {f"{LENT}{even:g}" for even in EVENS}
+    assert set(verdict.accuracy) == {"neighbours=1", ALL, ALIKE, RANDOM} | own | lent  # 3 others: 3 is all
+    assert verdict.even in EVENS
     assert verdict.gain.low <= verdict.gain.value <= verdict.gain.high
 
 
@@ -164,7 +173,51 @@ def test_the_command_prints_the_verdict_and_gives_it_to_machines(
     told = json.loads(done.stdout)
     assert told["tasks"] == 4
     assert told["nearness"].keys() == {"value", "low", "high"}
-    assert told["verdict"] in CliRunner().invoke(main, asked).stdout
+    said = CliRunner().invoke(main, asked).stdout
+    assert told["verdict"] in said
+    assert f"count the same at {verdict.even:g} training images, as `bank evaluate` found on 4 tasks" in said
+    kept = balance.read(bank)
+    assert kept is not None
+    assert (kept.even, kept.tasks) == (verdict.even, 4)
+
+
+def test_recipes_that_lend_go_by_what_the_bank_keeps(bank: Bank) -> None:
+    kept = balance.store(bank, 30.0, 4)
+    for name, changes in (("default", []), ("lent", []), ("paper", ["votes=lent", "even=0"])):
+        assert balance.of(bank, recipe_named(name, changes)) == kept
+    for name, changes in (("default", ["even=50"]), ("default", ["rivals=false"]), ("own", ["even=0"]), ("paper", [])):
+        assert balance.of(bank, recipe_named(name, changes)) is None
+
+
+def test_a_run_says_what_it_went_by(bank: Bank, tmp_path: Path) -> None:
+    balance.store(bank, 30.0, 4)
+    said: list[str] = []
+    listener = Silent()
+    listener.say = said.append  # type: ignore[method-assign]
+    how = runs.Pruning(Budget(0.5), recipe_named("lent"), TrainConfig(steps=1, batch_size=16))
+    run = runs.prune_task(
+        load_task("digits#8,9"), bank, tmp_path / "run", how, device=torch.device("cpu"), reporter=listener
+    )
+    assert any("the same at 30 training images, as `bank evaluate` found on 4 tasks" in line for line in said)
+    images = run.info["images"]["train"]
+    assert run.info["recipe"]["even"] == 30.0
+    assert run.info["votes"]["own"] == pytest.approx(images / (images + 30))
+
+
+@pytest.mark.parametrize("damage", ['{"format": 1}', "{", '{"format": 9}'])
+def test_what_the_bank_keeps_is_verified(bank: Bank, damage: str) -> None:
+    balance.store(bank, 30.0, 4)
+    file = bank.folder / "balance.json"
+    assert bank.verify() == []
+    try:
+        file.write_text(damage)
+        with pytest.raises(MvpError, match=r"balance\.json.*bank evaluate"):
+            balance.read(bank)
+        [problem] = bank.verify()
+        assert str(file) in problem
+    finally:
+        file.unlink()
+    assert balance.read(bank) is None
 
 
 def test_an_attempt_ends_the_same_the_second_time(bank: Bank) -> None:
