@@ -57,7 +57,7 @@ class Timed:
         target = self.target
         if shipped is not None:
             check_shipped(profile, [shipped.precision], reporter)
-            check_runtime(profile, shipped, reporter)
+            check_runtime(profile, [shipped.runtime], reporter)
             target = target.than_float32(profile, reporter)
         say_conditions(profile, reporter)
         clock = functools.partial(_timer, there, profile, reporter)

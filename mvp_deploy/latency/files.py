@@ -16,7 +16,7 @@ from mvp_deploy.base.files import locked, write_text
 from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.latency import pack, pieces
-from mvp_deploy.latency.format import CURE, FORMAT, Conditions, Form, Precision, Profile, Shipped, Subject
+from mvp_deploy.latency.format import CURE, FORMAT, Conditions, Form, Precision, Profile, Subject
 from mvp_deploy.latency.measure import NOISE, measure, runtime_version
 from mvp_deploy.latency.unseen import doubts
 
@@ -112,12 +112,13 @@ def say_conditions(found: Profile, reporter: Reporter) -> None:
         reporter.warn(doubt)
 
 
-def check_runtime(found: Profile, shipped: Shipped, reporter: Reporter) -> None:
-    """Warn where a time is met in another runtime than what is shipped is for."""
-    if found.conditions.runtime != shipped.runtime:
+def check_runtime(found: Profile, shipped: Collection[str], reporter: Reporter) -> None:
+    """Warn where a time is met in a runtime that nothing shipped is for."""
+    if found.conditions.runtime not in shipped:
+        (wanted, *_) = shipped
         reporter.warn(
             f"the time is met in {found.conditions.runtime}, of which the profile is, and what ships is for "
-            f"{shipped.runtime}: profile the backbone with --runtime {shipped.runtime} to meet it in that."
+            f"{' and '.join(shipped)}: profile the backbone with --runtime {wanted} to meet it in that."
         )
 
 

@@ -84,7 +84,9 @@ class TimeSection(Section):
     """How fast the pruned model must be, in the budget's place."""
 
     latency_ms: Positive | None = Field(None, description="Milliseconds that it may take.")
-    speed_up: Annotated[float, Within(1.0, 1e9)] | None = Field(None, description="Or: times faster than unpruned.")
+    speed_up: Annotated[float, Within(1.0, 1e9)] | None = Field(
+        None, description="Or: times faster than unpruned, in float32."
+    )
     profile: str = Field(description="What the backbone's layers take: a file of mvp-deploy profile.")
 
     @model_validator(mode="after")

@@ -185,22 +185,32 @@ def shrink(
     return Made(run.folder, bundle, out / "report.html", outcome(bundle, measurements))
 
 
+def runtimes_of(targets: Sequence[str]) -> list[str]:
+    """The runtimes to profile for targets, each once; ONNX Runtime stands for those that cannot be profiled."""
+    return list(dict.fromkeys(PROFILED.get(target, ONNXRUNTIME) for target in targets))
+
+
 def shipped_of(asked: Exports) -> Shipped:
     """What a time is for: the smallest of the files asked for, in the first target's runtime."""
     smallest = max(asked.precisions, key=PRECISIONS.index)
-    return Shipped(smallest, PROFILED.get(asked.targets[0], ONNXRUNTIME))
+    return Shipped(smallest, runtimes_of(asked.targets)[0])
 
 
 def _uncut(how: runs.Pruning, meet: Meet, start: Start, reporter: Reporter) -> runs.Pruning:
     """How a model is made that is fast enough as it is: it is only exported, after its own head was found."""
+    say_uncut(meet, reporter)
+    training = replace(how.training, steps=0) if start.trained else how.training
+    return replace(how, budget=Budget(1.0, "macs", how.budget.round_to), training=training)
+
+
+def say_uncut(meet: Meet, reporter: Reporter) -> None:
+    """Say that the unpruned model is fast enough, and why."""
     profile = meet.profile
     gained = "" if meet.target.gained == 1 else f", {meet.target.gained:.2f} times as fast as in float32"
     reporter.say(
         f"nothing is cut: the unpruned model takes {profile.full_ms:.3f} ms in {profile.precision}{gained}, which is "
         "fast enough. Ask for more to have it smaller."
     )
-    training = replace(how.training, steps=0) if start.trained else how.training
-    return replace(how, budget=Budget(1.0, "macs", how.budget.round_to), training=training)
 
 
 def deliver(

@@ -127,8 +127,8 @@ def code(step: str) -> str:
     made_by = [house / name for name in MADE_BY[step]]
     files = [file for place in made_by for file in (place.rglob("*") if place.is_dir() else [place])]
     programs = [meaning(file.read_text(encoding="utf-8")) for file in files if file.suffix == ".py"]
-    call = {"prune": prune, "export": export}.get(step)
-    programs += [meaning(inspect.getsource(call))] if call else []
+    calls = {"prune": (prune, _budget), "export": (export,)}.get(step, ())
+    programs += [meaning(inspect.getsource(call)) for call in calls]
     return key(programs=sorted(programs), data=sorted(sha256(file) for file in files if file.suffix == ".npz"))
 
 
@@ -199,6 +199,7 @@ def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Meet | None]:
     from mvp_deploy.latency.floor import others
     from mvp_deploy.latency.meet import Meet, Target
     from mvp_deploy.latency.timer import here
+    from mvp_deploy.pipeline.shrink import runtimes_of, say_uncut
 
     asked = work.task.time
     if asked is None or work.profile is None:
@@ -206,10 +207,19 @@ def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Meet | None]:
     profile = files.known(work.profile, reporter)
     files.say_conditions(profile, reporter)
     files.check_shipped(profile, work.task.export.precisions, reporter)
+    files.check_runtime(profile, runtimes_of(work.task.export.targets), reporter)
     timed = work.task.benchmark
     files.check_timed(profile, timed.batches, timed.threads or cores(), reporter)
-    target, clock = Target(asked.latency_ms, asked.speed_up), partial(here, profile, reporter)
-    meet = Meet(target, profile, work.task.budget.round_to, clock, reporter, others(work.profile))
+    target = Target(asked.latency_ms, asked.speed_up)
+    if profile.precision in work.task.export.precisions:
+        target = target.than_float32(profile, reporter)
+    if target.gained != 1:
+        reporter.say(f"asked for: {target}. Gates compare with the unpruned model of the same precision.")
+    clock, known = partial(here, profile, reporter), others(work.profile)
+    meet = Meet(target, profile, work.task.budget.round_to, clock, reporter, known)
+    if meet.unneeded:
+        say_uncut(meet, reporter)
+        return Budget(1.0, "macs", meet.round_to), None
     return meet.budget, meet
 
 

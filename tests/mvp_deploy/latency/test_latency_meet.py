@@ -220,7 +220,7 @@ def test_what_ships_is_timed_in_its_own_runtime_and_engines_where_they_run(capsy
     engines = shipped_of(Exports(("tensorrt",), ("fp16",)))
     assert engines.conditions(on_device=True) == Conditions("tensorrt", "cuda")
     assert engines.conditions(on_device=False) == Conditions("onnxruntime")
-    check_runtime(PROFILE, engines, Console())
+    check_runtime(PROFILE, [engines.runtime], Console())
     assert (
         "the time is met in onnxruntime, of which the profile is, and what ships is for tensorrt"
         in capsys.readouterr().err

@@ -14,6 +14,10 @@ from fakes.profiles import blocks_of, profile_by
 
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import ExitCode
+from mvp_deploy.cli._common import Console
+from mvp_deploy.pipeline.config import Config
+from mvp_deploy.pipeline.run import settle
+from mvp_deploy.pipeline.steps import Work, _budget
 from mvp_deploy.pruning.original import Original
 
 Run = Callable[..., Result]
@@ -62,6 +66,33 @@ def test_a_task_is_pruned_to_a_time_and_again_when_its_profile_changes(project: 
     info = json.loads((project / "deploy" / "work" / "ones" / "run" / "run.json").read_text())
     again = info["metrics"]["pruned"]["making"]["latency"]
     assert again["predicted_full_ms"] > 1.9 * met["predicted_full_ms"]
+
+
+@pytest.mark.parametrize(
+    ("export", "speed_up", "share", "said"),
+    [
+        (["int8"], 2.0, 1.0, ["nothing is cut: the unpruned model takes", "3.00 times as fast as in float32"]),
+        (["fp32", "int8"], 4.0, 0.75, ["4 times faster than in float32, 3.00 of which the precision alone gives"]),
+        (["fp32"], 4.0, 0.25, ["the time is met in int8, of which the profile is, and fp32 is shipped"]),
+    ],
+)
+def test_a_speed_up_counts_from_float32_where_the_profile_s_precision_ships(
+    project: Path, board: Path, export: list[str], speed_up: float, share: float, said: list[str], capsys
+) -> None:
+    told = json.loads(board.read_text())
+    told |= {"precision": "int8", "float32_ms": 3 * told["runs"][0]["ms"]}
+    board.write_text(json.dumps(told))
+    config = yaml.safe_load((project / "deploy.yaml").read_text())
+    config["export"] = {"targets": ["openvino"], "precisions": export}
+    config["tasks"]["ones"]["time"] = {"speed_up": speed_up, "profile": "board.json"}
+    work = settle(Config.model_validate_json(json.dumps(config)), project, ["ones"])["ones"]
+    assert isinstance(work, Work)
+    budget, meet = _budget(work, Console())
+    assert budget.fraction == pytest.approx(share, rel=1e-3)
+    assert (meet is None) == (share == 1.0)
+    heard = capsys.readouterr().err
+    for sentence in (*said, "the time is met in onnxruntime, of which the profile is, and what ships is for openvino"):
+        assert sentence in heard
 
 
 def planned(run: Run) -> str:
