@@ -129,7 +129,7 @@ class Net:
     def drawn(self) -> Iterator[dict[str, int]]:
         """Random widths in multiples of 4, 8 and 16, then what budgets of MACs leave."""
         random = self.plans - self.plans // 2
-        yield from pieces.draw(self.structure, random + 6, seed=1)[2:-4]
+        yield from pieces.draw(self.structure, random + 7, seed=1, precision=self.precision)[2:-5]
         for fraction in np.linspace(0.25, 0.9, self.plans // 2):
             yield cheapest(self.structure, Budget(float(fraction), "macs", 8), self.scores)
 

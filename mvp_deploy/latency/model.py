@@ -31,7 +31,7 @@ import numpy as np
 from mvp_deploy.latency.format import Profile, Shape
 
 STEPS = (1, 2, 4, 8, 16, 32)
-ALIGNMENTS = (1, 2, 4, 8)
+ALIGNMENTS = (1, 2, 4, 8, 16)
 AS_GOOD = 1.3  # a coarser step or a finer alignment is taken for the best one's error times this
 FEW = 4  # shapes that a kernel is fitted to, at least
 MOSTLY = 0.75  # of a model's layers are on the alignment, or it says nothing of kernels there

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 
 VARIANTS: dict[Form, int] = {"cpu": 16, "tensorrt": 16, "engine": 10}  # building an engine takes up to a minute
 LEAST = 0.1  # of a group's units
-GRAINS = (8, 4, 8, 16)  # what the widths of successive variants are multiples of
+EVEN = (0.5, 0.75, 0.875)  # of every group's units; the last tells what lies next to the whole
+GRAINS: dict[Precision, tuple[int, ...]] = {  # what the widths of successive variants are multiples of
+    "fp32": (8, 4, 8, 16),
+    "fp16": (8, 4, 8, 16),
+    "int8": (16, 8, 16, 4),
+}
 ODD = (1, 2)  # of the last variants: there runtimes fall off their fast paths
 BLOCKS = (8, 16, 32)  # for TensorRT, which pads channels to 8 for fp16 and to 32 for int8
 OPSET = 17  # newest that every TensorRT reads
@@ -50,22 +55,30 @@ def layout(structure: Structure) -> str:
 
 
 def draw(
-    structure: Structure, variants: int = VARIANTS["cpu"], seed: int = 0, *, padded: bool = False
+    structure: Structure,
+    variants: int = VARIANTS["cpu"],
+    seed: int = 0,
+    *,
+    precision: Precision = "fp32",
+    padded: bool = False,
 ) -> tuple[dict[str, int], ...]:
-    """Widths to time: all, a quarter, a Latin hypercube over the groups, three quarters, and half of each group.
+    """Widths to time: all, a quarter, a Latin hypercube over the groups, seven eighths, three quarters, and half of each.
 
     padded: in multiples of 8 alone, for a runtime that computes in such blocks anyway.
     """
     from mvp_deploy.pruning.budget import WHOLE
 
     rng = np.random.default_rng(seed)
-    drawn = variants - 4
-    body = (BLOCKS * variants)[:drawn] if padded else ((GRAINS * variants)[: drawn - len(ODD)] + ODD)
-    grains = [1, 8, *body, 8, 8]
+    even = EVEN[: variants - 2]
+    drawn = variants - 2 - len(even)
+    usual = GRAINS[precision]
+    body = (BLOCKS * variants)[:drawn] if padded else ((usual * variants)[: drawn - len(ODD)] + ODD)
+    grains = [1, usual[0], *body, *(usual[0] for _ in even)]
     narrow, wide = (8, 32) if padded else (4, 16)
     found: list[dict[str, int]] = [{} for _ in range(variants)]
     for group in structure.groups:
-        shares = [1.0, 0.25, *(LEAST + (1 - LEAST) * (rng.permutation(drawn) + rng.random(drawn)) / drawn), 0.75, 0.5]
+        spread = LEAST + (1 - LEAST) * (rng.permutation(drawn) + rng.random(drawn)) / drawn
+        shares = [1.0, 0.25, *spread, *even]
         for number, share in enumerate(shares):
             grain = 1 if group.kind in ("head", "group") else min(grains[number], narrow if group.size < 32 else wide)
             count = max(1, round(share * group.size / grain)) * grain
@@ -111,7 +124,7 @@ def make(
         precision,
         form,
         layers,
-        draw(structure, variants or VARIANTS[form], padded=form == "engine"),
+        draw(structure, variants or VARIANTS[form], precision=precision, padded=form == "engine"),
     )
     begin(folder, subject)
     with reporter.progress("writing pieces") as step:

@@ -18,6 +18,7 @@ from mvp_deploy.latency.format import (
     Kernel,
     Layer,
     Machine,
+    Precision,
     Profile,
     Run,
     Sample,
@@ -44,10 +45,17 @@ def structure_of(model: torch.nn.Module, size: int = 8) -> Structure:
     return analyze(model, torch.zeros(1, 3, size, size))
 
 
-def profile_by(model: torch.nn.Module, structure: Structure, time: Time, *, overhead: float = 0.1) -> Profile:
+def profile_by(
+    model: torch.nn.Module,
+    structure: Structure,
+    time: Time,
+    *,
+    overhead: float = 0.1,
+    precision: Precision = "fp32",
+) -> Profile:
     """What a machine would be found to be on which a layer of r rows and c columns takes ``time(r, c)`` ms."""
     layers = tuple(linear_layers(model, structure.example))
-    variants = [shapes_of(structure, layers, counts) for counts in draw(structure)]
+    variants = [shapes_of(structure, layers, counts) for counts in draw(structure, precision=precision)]
     kernels = [
         Kernel(name, tuple(Sample(shapes[place], time(*shapes[place])) for shapes in variants))
         for place, name in enumerate(layers)
@@ -59,7 +67,7 @@ def profile_by(model: torch.nn.Module, structure: Structure, time: Time, *, over
         "made",
         layout(structure),
         (size[0], size[1], size[2]),
-        "fp32",
+        precision,
         Conditions("onnxruntime"),
         "1.0",
         Machine("none", 1, "none"),
