@@ -42,6 +42,7 @@ EPOCHS, LEAST = 20, 300  # of a full training, at least so many steps
 MEASURES = {"units": "units", "macs": "MACs", "params": "parameters"}
 ORDER_IMAGES = 256  # are enough to see in which order a head has its classes
 TIMED = 2  # steps
+INT8_BLOCK = 16  # channels in which CPUs compute depthwise convolutions in int8 (docs/latency.md)
 ONNXRUNTIME = "onnxruntime"
 PROFILED = {"onnx": ONNXRUNTIME, "onnx-uint8": ONNXRUNTIME, "openvino": "openvino", "tensorrt": "tensorrt"}
 """Targets whose runtime can be profiled, and that runtime."""
@@ -180,6 +181,11 @@ def shrink(
         order = replace(order, threads=meet.profile.conditions.threads)  # in the end as the time was asked for
         check_timed(meet.profile, batches, None, reporter)
         how = _uncut(how, meet, start, reporter) if meet.unneeded else replace(how, budget=budget, meet=meet)
+    elif shipped.precision == "int8" and how.budget.round_to % INT8_BLOCK:
+        reporter.say(
+            f"int8 may run faster with channels in multiples of {INT8_BLOCK} (`--round-to {INT8_BLOCK}`); a budget of "
+            "milliseconds finds out (`--latency`, `--speed-up`)"
+        )
     run = runs.prune_task(task, bank, out / "run", how, device=device, reporter=reporter)
     bundle, measurements = deliver(run, task, out, order, device, reporter)
     return Made(run.folder, bundle, out / "report.html", outcome(bundle, measurements))

@@ -60,6 +60,7 @@ def test_a_checkpoint_keeps_its_head_and_is_the_baseline(cnn, trained, tmp_path:
     told = done.stdout.splitlines()
     assert [line.split()[0] for line in told[:5]] == ["accuracy", "latency", "size", "bundle", "report"]
     assert told[-1] == f"Next: mvp-deploy predict {tmp_path / 'small/bundle'} PHOTO --target onnx --precision int8"
+    assert "--round-to 16" in done.stderr
     again = call(*arguments)
     assert again.exit_code == 0, again.output
     assert "stays as it is" in again.stderr
