@@ -62,7 +62,7 @@ def draw(
     precision: Precision = "fp32",
     padded: bool = False,
 ) -> tuple[dict[str, int], ...]:
-    """Widths to time: all, a quarter, a Latin hypercube over the groups, seven eighths, three quarters, and half of each.
+    """Widths to time: all, a quarter, a Latin hypercube over the groups, and the same share of every group.
 
     padded: in multiples of 8 alone, for a runtime that computes in such blocks anyway.
     """
