@@ -44,7 +44,7 @@ class Weights:
         if "," in name and ":" not in name:
             raise InputError(
                 f"{name} are several models: name one. `mvp-deploy frontier DATA --backbone {name} --latency 4ms` "
-                "finds which is the most accurate within a time, and what to call next."
+                f"finds which is the most accurate within a time; `shrink --model {name} --latency 4ms` ships it."
             )
         made = backbones.create(
             name, pretrained=self.pretrained, weights=self.file, image_size=self.image_size, seed=seed

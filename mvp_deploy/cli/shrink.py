@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("data")
 @click.option("--model", "name", help="A timm model (resnet18), a published one (hf-hub:OWNER/NAME, local-dir:FOLDER), "
-              "or the file of your checkpoint, if that says its architecture, as timm's do.")  # fmt: skip
+              "or the file of your checkpoint, if that says its architecture, as timm's do. With --latency several "
+              "timm models, as resnet18,resnet34: the most accurate within the time is taken.")  # fmt: skip
 @click.option("--checkpoint", type=PATH, help="Your trained model's .pth or .safetensors; its head stays.")
 @click.option("--classes", metavar="NAME,NAME,…", help="The checkpoint's classes in the order of its outputs.  "
               "[default: the data's order, which is checked]")  # fmt: skip
@@ -76,6 +77,7 @@ def command(
     Examples:
       mvp-deploy shrink photos --model last.pth.tar --macs 0.5 --out small
       mvp-deploy shrink photos --model last.pth.tar --speed-up 2x --out small
+      mvp-deploy shrink photos --model resnet18,resnet34 --pretrained --latency 4ms --out small
       mvp-deploy shrink photos --model resnet18 --pretrained --macs 0.4 --target openvino --precision int8 --out small
     """
     from mvp_deploy.base.devices import resolve
@@ -91,11 +93,29 @@ def command(
     refuse_inside(out, place_of(data))
     task = load_task(data, skip_bad=skip_bad).named(title)
     named = tuple(classes.split(",")) if classes else ()
+    searched = None
+    if timed is not None and name is not None and "," in name and ":" not in name and not Path(name).is_file():
+        if checkpoint or bank or classes or not weights.pretrained or timed.on:
+            raise InputError(
+                "Several models are taken with --pretrained and --latency, without --checkpoint, --classes, --bank and "
+                "--on: for weights or profiles of your own call `mvp-deploy frontier`."
+            )
+        from mvp_deploy.pipeline.several import best_of
+
+        names = list(dict.fromkeys(name.split(",")))
+        searched = best_of(
+            names, weights.image_size, task, timed.target, asked, out / "frontier", seed=seed, reporter=console
+        )
+        name, weights = searched.best.backbone, replace(weights, image_size=searched.best.image_size)
     start = _start(task, name, checkpoint, bank, weights, named, seed, console)
     steps = steps_of(train, len(task.train), training.batch_size)
     config = suited(start.backbone, replace(training, steps=steps), seed)
     how = Pruning(budget, recipe_named("default"), config)
-    made = shrink(task, start, out, how, asked, measure.batches, timed=timed, device=place, reporter=console)
+    made = shrink(
+        task, start, out, how, asked, measure.batches, timed=timed, searched=searched, device=place, reporter=console
+    )
+    if searched is not None:
+        console.show(f"{searched.verdict}\n")
     for line in made.outcome.lines:
         console.show(line)
     console.show(f"bundle    {made.bundle.path}\nreport    {made.report}")
@@ -109,6 +129,7 @@ def command(
             "bundle": str(made.bundle.path),
             "report": str(made.report),
             "outcome": made.outcome.to_json(),
+            "verdict": searched.verdict if searched else None,
         }
     )
     if error := failure(made.bundle):

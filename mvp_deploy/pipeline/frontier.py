@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mvp_deploy.base.errors import EnvironmentMissing, InputError, MvpError
@@ -27,6 +27,24 @@ from mvp_deploy.pipeline.candidates import Place
 from mvp_deploy.report.frontier import draw
 
 FILE = "frontier.json"
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search for a time found."""
+
+    found: Frontier
+    milliseconds: float
+
+    @property
+    def best(self) -> Candidate:
+        return self.found.winner(self.milliseconds)
+
+    @property
+    def verdict(self) -> str:
+        """Raises LatencyError where nothing meets the time."""
+        told = self.found.verdict(self.milliseconds)
+        return told if not self.best.unpruned or "Do not prune" in told else f"{told} Do not prune: it is fast enough."
 
 
 def search(

@@ -29,8 +29,10 @@ from mvp_deploy.exporters.protocol import PRECISIONS
 from mvp_deploy.latency.files import check_timed
 from mvp_deploy.latency.format import Shipped
 from mvp_deploy.latency.meet import Meet, Target
+from mvp_deploy.pipeline.frontier import Searched
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.outputs import other_order
+from mvp_deploy.report.frontier import candidates
 from mvp_deploy.report.outcome import Outcome, outcome
 from mvp_deploy.report.task import task_page
 from mvp_deploy.tasks import Task, prepare
@@ -146,6 +148,7 @@ def shrink(
     batches: Sequence[int],
     *,
     timed: Timed | None = None,
+    searched: Searched | None = None,
     device: torch.device,
     reporter: Reporter,
 ) -> Made:
@@ -157,6 +160,7 @@ def shrink(
         asked: The targets and precisions to export.
         batches: The batch sizes to time.
         timed: A time to meet instead of the budget.
+        searched: The search that found the model. Where it was best unpruned, nothing is cut; the report shows it.
 
     Raises:
         MvpError: what pruning and export raise; a target that is not installed is found before any work.
@@ -166,6 +170,9 @@ def shrink(
     of, config = MEASURES[how.budget.of], how.training
     shipped = shipped_of(asked)
     goal = f"keep {how.budget.fraction:.0%} of its {of}"
+    if searched is not None and searched.best.unpruned:
+        goal, timed, how = "nothing is cut", None, replace(how, budget=Budget(1.0, "macs", how.budget.round_to))
+        order = replace(order, threads=searched.found.conditions.threads)
     if timed is not None:
         than = " than in fp32" if timed.target.speed_up and shipped.precision != "fp32" else ""
         goal = f"{timed.target}{than}, {shipped.precision} in {shipped.runtime}"
@@ -187,7 +194,7 @@ def shrink(
             "milliseconds finds out (`--latency`, `--speed-up`)"
         )
     run = runs.prune_task(task, bank, out / "run", how, device=device, reporter=reporter)
-    bundle, measurements = deliver(run, task, out, order, device, reporter)
+    bundle, measurements = deliver(run, task, out, order, device, reporter, searched)
     return Made(run.folder, bundle, out / "report.html", outcome(bundle, measurements))
 
 
@@ -226,12 +233,14 @@ def deliver(
     order: Order,
     device: torch.device,
     reporter: Reporter,
+    searched: Searched | None = None,
 ) -> tuple[Bundle, dict[str, Any] | None]:
     """Export a run into ``out``/bundle, time it and write ``out``/report.html; the bundle and its measurements."""
     reporter.say("\nExport, parity, latency")
     bundle = export_run(run.folder, out / "bundle", order, device=device, seed=run.info["seed"], reporter=reporter)
     measurements = read_measurements(bundle)
-    write_text(out / "report.html", task_page(run.info, measurements, bundle, task.test, "bundle/"))
+    first = [] if searched is None else [candidates(searched.found, "Why this model", searched.verdict)]
+    write_text(out / "report.html", task_page(run.info, measurements, bundle, task.test, "bundle/", first))
     return bundle, measurements
 
 

@@ -11,7 +11,7 @@ from mvp_deploy.report.page import Figure, Section, page
 from mvp_deploy.report.plots import accuracy_against_latency, standing_alone
 
 
-def candidates(found: Frontier) -> Section:
+def candidates(found: Frontier, title: str = "Candidates", text: str = "") -> Section:
     """All that was tried."""
     order = sorted(found.candidates, key=lambda c: (not c.unpruned, c.ms))
     svg = accuracy_against_latency(
@@ -22,7 +22,7 @@ def candidates(found: Frontier) -> Section:
         intervals=[(Interval.exact(each.ms), each.interval) for each in order],
     )
     caption = "Held-out accuracy against measured milliseconds; the unpruned in the second colour, cuts by what stays."
-    return Section("Candidates", figures=[Figure(svg, caption)])
+    return Section(title, text, figures=[Figure(svg, caption)])
 
 
 def draw(found: Frontier, milliseconds: float | None, out: Path) -> None:

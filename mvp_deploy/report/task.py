@@ -27,7 +27,12 @@ COLUMNS = ("model", "batch", "speed-up", "accuracy", "p50 ms", "p90 ms", "p99 ms
 
 
 def task_page(
-    run: Json, measurements: Json | None, bundle: Bundle | None = None, test: Split | None = None, link: str = ""
+    run: Json,
+    measurements: Json | None,
+    bundle: Bundle | None = None,
+    test: Split | None = None,
+    link: str = "",
+    first: Sequence[Section] = (),
 ) -> str:
     """The HTML page of a task.
 
@@ -37,12 +42,14 @@ def task_page(
         bundle: whose files, and whose models' answers, are shown as well.
         test: the held-out images, in the order of the run; None: no pictures.
         link: the bundle's place relative to the page.
+        first: sections that come before the models.
     """
     rows = measurements["rows"] if measurements else []
     timed = [row for row in rows if row["timing"]]
     found = judged(bundle) if bundle else None
     sections = [
         *_failures(run, measurements, bundle),
+        *first,
         *([_models(run, timed)] if timed else []),
         *([_files(bundle)] if bundle and not timed else []),
         *([] if found is None else _judged(found, test)),

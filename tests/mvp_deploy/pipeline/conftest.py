@@ -1,9 +1,9 @@
-"""One small pipeline, really run, that tests copy: judging it anew takes no training."""
+"""One small pipeline, really run, that tests copy, so that judging it takes no training; and a made-up clock."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,10 @@ import yaml
 from click.testing import CliRunner, Result
 
 from mvp_deploy.cli import main
+from mvp_deploy.latency.format import Conditions
+from mvp_deploy.latency.front import Candidate
+from mvp_deploy.pipeline import candidates as making
+from mvp_deploy.pruning.recipes import RECIPES
 
 CONFIG: dict[str, Any] = {
     "bank": "bank",
@@ -50,3 +54,25 @@ def project(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def run(project: Path) -> Run:
     """``run("--set", "gates.max_drop=0")`` runs the project's config again."""
     return lambda *arguments: CliRunner().invoke(main, ["run", *arguments])
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Models take as long as their MACs say, and are cut in one way; gives the names of those that were timed."""
+    timed: list[str] = []
+
+    def export(model: object, example: object, path: Path, metadata: object) -> Path:
+        path.write_bytes(b"")
+        return path
+
+    def time(out: Path, candidates: Sequence[Candidate], conditions: Conditions) -> list[float]:
+        timed.append(candidates[-1].file)
+        return [each.macs / 1e6 for each in candidates]
+
+    assert RECIPES["default"] == making.CUT
+    monkeypatch.setattr(making, "CUT", RECIPES["compensated"])
+    monkeypatch.setattr(making, "export_onnx", export)
+    monkeypatch.setattr(making, "time_files", time)
+    monkeypatch.setattr(making, "leave_one_out", lambda file, conditions, train, classes: 0.5)
+    monkeypatch.setattr(making, "held_out_accuracy", lambda file, conditions, test: 0.5)
+    return timed

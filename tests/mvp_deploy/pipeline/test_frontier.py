@@ -30,7 +30,6 @@ from mvp_deploy.latency.format import Conditions, Machine, Precision, Profile
 from mvp_deploy.latency.front import Candidate, Failure, Frontier
 from mvp_deploy.pipeline import candidates as making
 from mvp_deploy.pipeline.asked import Source
-from mvp_deploy.pruning.recipes import RECIPES
 from mvp_deploy.pruning.tuning import Choice, Judgement, Tuned
 
 
@@ -65,28 +64,6 @@ def test_where_a_cut_is_better_the_best_unpruned_stands_beside_it() -> None:
 def test_a_time_that_no_candidate_meets_names_the_fastest() -> None:
     with pytest.raises(LatencyError, match=r"the fastest is net at 96 px with 2\.500 ms"):
         of(WHOLE, SMALL).winner(1.0)
-
-
-@pytest.fixture
-def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Models take as long as their MACs say, and are cut in one way; gives the names of those that were timed."""
-    timed: list[str] = []
-
-    def export(model: object, example: object, path: Path, metadata: object) -> Path:
-        path.write_bytes(b"")
-        return path
-
-    def time(out: Path, candidates: Sequence[Candidate], conditions: Conditions) -> list[float]:
-        timed.append(candidates[-1].file)
-        return [each.macs / 1e6 for each in candidates]
-
-    assert RECIPES["default"] == making.CUT
-    monkeypatch.setattr(making, "CUT", RECIPES["compensated"])
-    monkeypatch.setattr(making, "export_onnx", export)
-    monkeypatch.setattr(making, "time_files", time)
-    monkeypatch.setattr(making, "leave_one_out", lambda file, conditions, train, classes: 0.5)
-    monkeypatch.setattr(making, "held_out_accuracy", lambda file, conditions, test: 0.5)
-    return timed
 
 
 def read(out: Path) -> list[dict[str, Any]]:

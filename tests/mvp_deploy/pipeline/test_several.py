@@ -1,0 +1,110 @@
+"""`shrink` of several models for one time: the search finds one, which is cut to the time, or ships as it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from fakes.profiles import blocks_of, profile_by
+
+from mvp_deploy import backbones, runs
+from mvp_deploy.base.errors import ExitCode
+from mvp_deploy.cli import main
+from mvp_deploy.latency import files
+from mvp_deploy.latency.format import Conditions, Profile
+from mvp_deploy.pipeline import candidates as making
+
+
+@pytest.fixture(autouse=True)
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published weights are random ones."""
+    create = backbones.create
+
+    def offline(name: str, *, pretrained: bool = False, **how: Any) -> Any:
+        return create(name, **how)
+
+    monkeypatch.setattr(backbones, "create", offline)
+
+
+def call(out: Path, *more: object) -> Result:
+    fixed = ["digits#0,1,2", "--model", "test_resnet,test_vit", "--pretrained", "--image-size", "32", "--out", out]
+    fixed += ["--train", "none", "--device", "cpu"]
+    return CliRunner().invoke(main, ["shrink", *map(str, (*fixed, *more))])
+
+
+def test_where_an_unpruned_model_is_best_it_ships_and_the_report_says_why(tmp_path: Path, made_up: list[str]) -> None:
+    asked = ("--latency", "100ms", "--measure", "none", "--json")
+    done = call(tmp_path, *asked)
+    assert done.exit_code == 0, done.output
+    assert sorted(made_up) == ["models/test_resnet-32-1.fp32.onnx", "models/test_vit-32-1.fp32.onnx"]
+    found = json.loads(done.stdout)
+    assert "Do not prune" in found["verdict"]
+    info = runs.load(tmp_path / "run").info
+    assert info["backbone"]["name"] in found["verdict"]
+    assert info["metrics"]["pruned"]["macs"] == info["metrics"]["unpruned"]["macs"]
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Why this model" in report
+    assert "Do not prune" in report
+    assert "test_vit 32 px" in report  # in the picture
+    again = call(tmp_path, *asked)
+    assert json.loads(again.stdout) == found
+    assert len(made_up) == 2
+
+
+def test_where_a_cut_is_best_that_model_is_cut_to_the_time_and_a_kill_searches_no_more(
+    cnn, tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def profile(out: Path, conditions: Conditions, **_: object) -> Profile:
+        found = profile_by(cnn.original.model, cnn.original.structure, blocks_of(8))
+        out.write_text(json.dumps(asdict(found)), encoding="utf-8")
+        return found
+
+    prune = runs.prune_task
+
+    def killed(*_: object, **__: object) -> runs.Run:
+        raise KeyboardInterrupt
+
+    full = profile_by(cnn.original.model, cnn.original.structure, blocks_of(8)).full_ms
+    monkeypatch.setattr(files, "profile", profile)
+    monkeypatch.setattr(making, "leave_one_out", lambda file, *_: 0.9 if "test_resnet" in file.name else 0.5)
+    monkeypatch.setattr(making, "time_files", lambda out, tried, _: [full * each.macs / 4.098336e6 for each in tried])
+    monkeypatch.setattr(runs, "prune_task", killed)
+    asked = ("--latency", f"{0.6 * full}", "--measure", "none")
+    assert call(tmp_path, *asked).exit_code == 130
+    monkeypatch.setattr(runs, "prune_task", prune)
+    monkeypatch.delattr(making.Place, "candidate")
+    done = call(tmp_path, *asked)
+    assert done.exit_code == 0, done.output
+    assert "Most accurate within" in done.stdout
+    info = runs.load(tmp_path / "run").info
+    assert info["backbone"]["name"] == "test_resnet"
+    assert info["metrics"]["pruned"]["making"]["latency"]["predicted_ms"] <= 0.6 * full
+    assert "Why this model" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_where_nothing_meets_the_time_all_that_was_found_is_there(tmp_path: Path, made_up: list[str]) -> None:
+    done = call(tmp_path, "--latency", "0.001ms")
+    assert done.exit_code == ExitCode.LATENCY == 4, done.output
+    assert "no candidate takes 0.001 ms" in done.stderr
+    assert "no candidate takes 0.001 ms" in (tmp_path / "frontier/frontier.html").read_text(encoding="utf-8")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--speed-up", "2x"], "no one time that --speed-up could count from"),
+        (["--latency", "3ms", "--on", "a.json"], "call `mvp-deploy frontier`"),
+        (["--latency", "3ms", "--classes", "a,b"], "call `mvp-deploy frontier`"),
+        (["--latency", "3ms", "--model", "test_resnet,test_rest"], "did you mean"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path, more: list[str], told: str) -> None:
+    refused = call(tmp_path / "small", *more)
+    assert refused.exit_code == ExitCode.INPUT
+    assert told in refused.stderr
+    assert not (tmp_path / "small").exists()
