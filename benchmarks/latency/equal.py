@@ -18,7 +18,7 @@ on training images.
 A profile in int8 has all models made in int8, as `export` makes them, and timed in its runtime alone.
 
 `make` times nothing and may be killed at any moment: each model, and the scores, are kept. `tune` trains what the
-product takes, and the unpruned models, as `front.py` does. `time` needs a quiet machine, the profile's: all models take
+product takes, and the unpruned model, as `front.py` does. `time` needs a quiet machine, the profile's: all models take
 turns in fresh processes. It writes the JSON.
 
     mvp-deploy profile tf_efficientnet_lite0 --image-size 128 --out WORK/lite0-128.json
