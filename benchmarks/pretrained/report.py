@@ -120,17 +120,18 @@ def recovered(cells: Sequence[Cell]) -> Iterator[str]:
 def toy(cells: Sequence[Cell]) -> Iterator[str]:
     """The study's nets: each candidate, and what the least leave-one-out loss would take, minus the old default."""
     yield "\n### On the nets of the voting study\n"
-    yield "ResNet, `disjoint`, 30 % of the units, a bank of ten tasks: points of accuracy minus the study's default.\n"
+    yield "ResNet, `disjoint`, 30 % of the units, a bank of ten tasks: points of accuracy minus the study's default."
+    yield "Pairs of target and seed; the second seed has a backbone and a bank of its own.\n"
     steps = sorted({c["steps"] for c in cells})
-    yield "| | " + " | ".join(f"{n} steps" for n in steps) + " | targets |"
+    yield "| | " + " | ".join(f"{n} steps" for n in steps) + " | pairs |"
     yield "| --- " * (len(steps) + 2) + "|"
-    found = {(c["arm"], c["steps"], c["target"]): c for c in cells}
+    found = {(c["arm"], c["steps"], (c["target"], c["seed"])): c for c in cells}
     arms = [arm for arm in dict.fromkeys(c["arm"] for c in cells) if arm != "old"]
 
     def row(name: str, choose: Sequence[str]) -> str:
         columns, counts = [], []
         for n in steps:
-            every = dict.fromkeys(c["target"] for c in cells)
+            every = dict.fromkeys((c["target"], c["seed"]) for c in cells)
             targets = [t for t in every if all((arm, n, t) in found for arm in (*choose, "old"))]
             counts.append(len(targets))
             chosen = [min((found[arm, n, t] for arm in choose), key=lambda c: c["loo_loss"]) for t in targets]
