@@ -44,6 +44,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "pretrained"))
 from front import TUNED as TUNING
 from prepare import Photographs, backbone, photographs
+from recover import kept
 
 from mvp_deploy.base.environment import environment
 from mvp_deploy.base.files import write_text
@@ -149,23 +150,23 @@ class Place:
 
     @cached_property
     def scores(self) -> Mapping[str, np.ndarray]:
-        kept = self.models / "scores.npz"
-        if not kept.exists():
-            np.savez(kept, **own_importance(self.original, self.train, "obs"))
-        return dict(np.load(kept))
+        file = self.models / "scores.npz"
+        if not file.exists():
+            np.savez(file, **own_importance(self.original, self.train, "obs"))
+        return dict(np.load(file))
 
     @cached_property
     def worth(self) -> Worth:
         """Of blocks; each measurement is kept."""
-        kept = self.models / "worth.json"
-        known: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.exists() else {}
+        file = self.models / "worth.json"
+        known: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.exists() else {}
         measured = worth_of_blocks(self.original, self.train)
 
         def found(gone: frozenset[str]) -> Mapping[str, float]:
             key = " ".join(sorted(gone))
             if key not in known:
                 known[key] = dict(measured(gone))
-                write_text(kept, json.dumps(known))
+                write_text(file, json.dumps(known))
             return known[key]
 
         return found
@@ -192,13 +193,8 @@ class Place:
 
     def make(self, cell: Cell, profile: Profile) -> None:
         """The cell's ONNX file, its answers to the held-out photographs, and last its facts."""
-        original, train = self.original, self.train
-        plan = original.full if cell.kind == "unpruned" else self.plan(cell, profile)
-        model = original.pruned(plan)
-        if cell.kind != "unpruned":
-            skip = [f"{layer}.weight" for layer in original.classifier]
-            reconstruct(original.model, original.structure, plan, model, train, most=MANY, skip=skip)
-        solve_head(model, original.classifier, train)
+        original = self.original
+        model, plan = self.model(cell, profile)
         told = self.yardstick.measure(model, plan)
         facts: dict[str, Any] = {
             "macs": original.cost(plan).macs,
@@ -210,12 +206,26 @@ class Place:
             counts = {group.name: plan.kept(group.name) for group in original.structure.groups}
             cost = Milliseconds(original.structure, profile).without(plan.without)
             facts["predicted_ms"] = cost.total(counts)
-        torch.save(model, self.models / f"{cell.name}.pt")
         self.keep(cell.name, model, facts, profile)
 
+    def model(self, cell: Cell, profile: Profile) -> tuple[torch.nn.Module, KeepPlan]:
+        """The cell's model before any training, and its plan; worked out once."""
+
+        def made() -> tuple[torch.nn.Module, KeepPlan]:
+            original, train = self.original, self.train
+            plan = original.full if cell.kind == "unpruned" else self.plan(cell, profile)
+            model = original.pruned(plan)
+            if cell.kind != "unpruned":
+                skip = [f"{layer}.weight" for layer in original.classifier]
+                reconstruct(original.model, original.structure, plan, model, train, most=MANY, skip=skip)
+            solve_head(model, original.classifier, train)
+            return model, plan
+
+        return kept(self.models / f"{cell.name}.pt", made)
+
     def tune(self, cell: Cell, profile: Profile) -> None:
-        """The same of the model that `make` left, after training as `front.py` trains."""
-        model = torch.load(self.models / f"{cell.name}.pt", weights_only=False)  # ours
+        """The same of the model after training as `front.py` trains."""
+        model, _ = self.model(cell, profile)
         fit(model, self.train, TUNING)
         solve_head(model, self.original.classifier, self.train)
         facts = json.loads((self.models / f"{cell.name}.json").read_text(encoding="utf-8"))

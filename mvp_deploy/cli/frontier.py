@@ -103,9 +103,7 @@ def command(
     known = profiles_of(profiles, conditions, backbone, image_size, precisions, console)
     sources = [Source(name, pretrained, weights[n] if weights else None) for n, name in enumerate(backbone)]
     cuts = [share for share in shares if share < 1] or None
-    asked = Search(
-        task, sources, image_size, conditions, precisions, cuts, target, training, seed, on=profiles, profiles=known
-    )
+    asked = Search(task, sources, image_size, conditions, precisions, cuts, target, training, seed, known)
     found = search(asked, out, seconds=time_limit or math.inf, reporter=console)
     console.table(
         ["candidate", "ms", "accuracy", "interval", "leave-one-out", "MMACs", "on the front"],

@@ -31,12 +31,9 @@ if TYPE_CHECKING:
 
 VARIANTS: dict[Form, int] = {"cpu": 16, "tensorrt": 16, "engine": 10}  # building an engine takes up to a minute
 LEAST = 0.1  # of a group's units
-EVEN = (0.5, 0.75, 0.875)  # of every group's units; the last tells what lies next to the whole
-GRAINS: dict[Precision, tuple[int, ...]] = {  # what the widths of successive variants are multiples of
-    "fp32": (8, 4, 8, 16),
-    "fp16": (8, 4, 8, 16),
-    "int8": (16, 8, 16, 4),
-}
+SHARES = (0.5, 0.75, 0.875)  # of every group's units; the last tells what lies next to the whole
+GRAINS = (8, 4, 8, 16)  # what the widths of successive variants are multiples of
+INT8_GRAINS = (16, 8, 16, 4)
 ODD = (1, 2)  # of the last variants: there runtimes fall off their fast paths
 BLOCKS = (8, 16, 32)  # for TensorRT, which pads channels to 8 for fp16 and to 32 for int8
 OPSET = 17  # newest that every TensorRT reads
@@ -69,16 +66,16 @@ def draw(
     from mvp_deploy.pruning.budget import WHOLE
 
     rng = np.random.default_rng(seed)
-    even = EVEN[: variants - 2]
-    drawn = variants - 2 - len(even)
-    usual = GRAINS[precision]
+    same = SHARES[: variants - 2]
+    drawn = variants - 2 - len(same)
+    usual = INT8_GRAINS if precision == "int8" else GRAINS
     body = (BLOCKS * variants)[:drawn] if padded else ((usual * variants)[: drawn - len(ODD)] + ODD)
-    grains = [1, usual[0], *body, *(usual[0] for _ in even)]
+    grains = [1, usual[0], *body, *(usual[0] for _ in same)]
     narrow, wide = (8, 32) if padded else (4, 16)
     found: list[dict[str, int]] = [{} for _ in range(variants)]
     for group in structure.groups:
         spread = LEAST + (1 - LEAST) * (rng.permutation(drawn) + rng.random(drawn)) / drawn
-        shares = [1.0, 0.25, *spread, *even]
+        shares = [1.0, 0.25, *spread, *same]
         for number, share in enumerate(shares):
             grain = 1 if group.kind in ("head", "group") else min(grains[number], narrow if group.size < 32 else wide)
             count = max(1, round(share * group.size / grain)) * grain

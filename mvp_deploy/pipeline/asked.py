@@ -51,8 +51,7 @@ class Search:
     shares: the cuts, of the unpruned milliseconds (or MACs, without a profile), in the order they are tried; None:
     nothing is cut. profiles: of some of the backbones at some of the sizes: these are cut by milliseconds, the others
     by MACs. milliseconds: the budget, to which is cut what is slower (`Place.aimed`); a share is not tried where even
-    that of the unpruned model's time is above it. training: of the models on the front; its steps may be 0. on: the
-    files of the profiles.
+    that of the unpruned model's time is above it. training: of the models on the front; its steps may be 0.
     """
 
     task: Task
@@ -64,7 +63,6 @@ class Search:
     milliseconds: float | None = None
     training: Training = UNTUNED
     seed: int = 0
-    on: Sequence[Path] = ()
     profiles: Sequence[Profile] = ()
 
     @cached_property
@@ -74,7 +72,7 @@ class Search:
             "data": self.task.fingerprint,
             "weights": [source.content for source in self.sources],
             "backbones": [source.name for source in self.sources],
-            "profiles": [sha256(path) for path in self.on],
+            "profiles": [asdict(profile) for profile in self.profiles],
             "training": asdict(replace(self.training, steps=0)),
             "cut": asdict(CUT),
             "seed": self.seed,

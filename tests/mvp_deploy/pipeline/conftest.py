@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from fakes.profiles import blocks_of, profile_by
 
 from mvp_deploy.cli import main
-from mvp_deploy.latency.format import Conditions
+from mvp_deploy.latency import files
+from mvp_deploy.latency.format import Conditions, Profile
 from mvp_deploy.latency.front import Candidate
 from mvp_deploy.pipeline import candidates as making
 from mvp_deploy.pruning.recipes import RECIPES
@@ -76,3 +80,16 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(making, "leave_one_out", lambda file, conditions, train, classes: 0.5)
     monkeypatch.setattr(making, "held_out_accuracy", lambda file, conditions, test: 0.5)
     return timed
+
+
+@pytest.fixture
+def profiled(cnn, monkeypatch: pytest.MonkeyPatch) -> Profile:
+    """What every profile that is taken turns out to be: of the small CNN, on a machine that is not there."""
+    found = profile_by(cnn.original.model, cnn.original.structure, blocks_of(8))
+
+    def profile(out: Path, conditions: Conditions, **_: object) -> Profile:
+        out.write_text(json.dumps(asdict(found)), encoding="utf-8")
+        return found
+
+    monkeypatch.setattr(files, "profile", profile)
+    return found

@@ -25,7 +25,6 @@ from mvp_deploy.base.errors import AccuracyError, InputError, LatencyError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
 from mvp_deploy.cli.frontier import _budget
-from mvp_deploy.latency import files
 from mvp_deploy.latency.format import Conditions, Machine, Precision, Profile
 from mvp_deploy.latency.front import Candidate, Failure, Frontier
 from mvp_deploy.pipeline import candidates as making
@@ -298,14 +297,8 @@ def test_where_there_is_a_profile_the_cut_is_of_milliseconds(cnn, tmp_path: Path
 
 
 def test_a_profile_that_is_not_there_is_made_of_the_one_model(
-    cnn, tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch
+    cnn, tmp_path: Path, made_up: list[str], profiled: Profile
 ) -> None:
-    def profile(out: Path, conditions: Conditions, **_: object) -> Profile:
-        found = profile_by(cnn.original.model, cnn.original.structure, blocks_of(8))
-        out.write_text(json.dumps(asdict(found)), encoding="utf-8")
-        return found
-
-    monkeypatch.setattr(files, "profile", profile)
     asked = ["digits#0,1,2", "--backbone", "test_resnet", "--image-size", "32", "--weights", str(cnn.weights)]
     asked += ["--keep-time", "", "--on", str(tmp_path / "here.json"), "--out", str(tmp_path / "f")]
     result = CliRunner().invoke(main, ["frontier", *asked])

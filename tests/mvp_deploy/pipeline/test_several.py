@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from fakes.profiles import blocks_of, profile_by
 
 from mvp_deploy import backbones, runs
 from mvp_deploy.base.errors import ExitCode
 from mvp_deploy.cli import main
-from mvp_deploy.latency import files
-from mvp_deploy.latency.format import Conditions, Profile
+from mvp_deploy.latency.format import Profile
 from mvp_deploy.pipeline import candidates as making
 
 
@@ -56,20 +53,14 @@ def test_where_an_unpruned_model_is_best_it_ships_and_the_report_says_why(tmp_pa
 
 
 def test_where_a_cut_is_best_that_model_is_cut_to_the_time_and_a_kill_searches_no_more(
-    cnn, tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, made_up: list[str], profiled: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def profile(out: Path, conditions: Conditions, **_: object) -> Profile:
-        found = profile_by(cnn.original.model, cnn.original.structure, blocks_of(8))
-        out.write_text(json.dumps(asdict(found)), encoding="utf-8")
-        return found
-
     prune = runs.prune_task
 
     def killed(*_: object, **__: object) -> runs.Run:
         raise KeyboardInterrupt
 
-    full = profile_by(cnn.original.model, cnn.original.structure, blocks_of(8)).full_ms
-    monkeypatch.setattr(files, "profile", profile)
+    full = profiled.full_ms
     monkeypatch.setattr(making, "leave_one_out", lambda file, *_: 0.9 if "test_resnet" in file.name else 0.5)
     monkeypatch.setattr(making, "time_files", lambda out, tried, _: [full * each.macs / 4.098336e6 for each in tried])
     monkeypatch.setattr(runs, "prune_task", killed)
