@@ -26,7 +26,6 @@ import shutil
 import sys
 from dataclasses import asdict
 from datetime import datetime, timezone
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -80,30 +79,42 @@ def main(
     }
     session = Session(out / "gpu.json", device, tensorrt.resolve() if tensorrt else None, only, limit, about)
     timing = ["--batch", BATCHES, "--duration", duration]
-    tests(session, out / "tests.log")
-    engines(session, {bundle.name: bundle for bundle in sorted((kit / "bundles").iterdir())}, level, timing)
-    for name in ("lite2", "resnet50"):
-        job(session, name, kit, work, steps, timing)
+    tests(session, out)
+    job(session, "lite2", kit, work, steps, timing)
+    engines(session, "lite2", kit / "bundle", level, timing)
+    job(session, "resnet50", kit, work, steps, timing)
+    engines(session, "resnet50", work / "resnet50" / "bundle", level, timing)
     heads(session, kit, work, level, timing)
     profiles(session, kit, out, work, steps, timing)
     print(f"done: {session.file}" + (f"; failed: {', '.join(session.failed)}" if session.failed else ""))
     sys.exit(1 if session.failed else 0)
 
 
-def tests(session: Session, log: Path) -> None:
-    """One line for each test as it ends, so that a run that is cut off has told what it found."""
-    with session.step("tests marked gpu") as found:
-        if found is None:
-            return
-        command = ["pytest", "tests/gpu", "-m", "gpu", "-o", "addopts=", "-v", "-rfEs", "--tb=short"]
-        command += ["-n", "8", "--dist", "worksteal", "-p", "no:cacheprovider"]
-        try:
-            code = session.run("-m", *command, log=log).returncode
-        finally:
-            lines = log.read_text(encoding="utf-8").splitlines()
-            found["results"] = [line for line in lines if re.search("PASSED|FAILED|ERROR|SKIPPED", line)]
-        if code:
-            raise RuntimeError(f"pytest ended with {code}: {log}")
+def tests(session: Session, out: Path) -> None:
+    """One line for each test as it ends, so that a run that is cut off has told what it found.
+
+    Those of engines run where TensorRT is, which may lack what tests/conftest.py imports.
+    """
+    pytest = ["-m", "pytest", "-m", "gpu", "-o", "addopts=", "-v", "-rfEs", "--tb=short", "-p", "no:cacheprovider"]
+    together = ["tests/gpu", "-n", "8", "--dist", "worksteal"]
+    alone = ["tests/gpu/test_gpu_engines.py", "--noconftest", "-o", "pythonpath=tests"]
+    for name, command, engines in (
+        ("tests marked gpu", together, False),
+        ("tests of engines, by the Python that has TensorRT", alone, True),
+    ):
+        with session.step(name) as found:
+            if found is None:
+                continue
+            if engines:
+                _wants_gpu(session)
+            log = out / f"{'engines' if engines else 'tests'}.log"
+            try:
+                code = session.run(*pytest, *command, engines=engines, log=log).returncode
+            finally:
+                lines = log.read_text(encoding="utf-8").splitlines()
+                found["results"] = [line for line in lines if re.search("PASSED|FAILED|ERROR|SKIPPED", line)]
+            if code:
+                raise RuntimeError(f"pytest ended with {code}: {log}")
 
 
 def job(session: Session, name: str, kit: Path, work: Path, steps: int, timing: list[Any]) -> None:
@@ -111,7 +122,7 @@ def job(session: Session, name: str, kit: Path, work: Path, steps: int, timing: 
     weights, run, bundle = JOBS[name][2], work / name / "run", work / name / "bundle"
     with session.step(f"{name}: prune") as found:
         if found is not None:
-            found["run"] = prune(session, name, kit, run, "--steps", steps, "--device", session.device)
+            found |= prune(session, name, kit, run, "--steps", steps, "--device", session.device)
     with session.step(f"{name}: export") as found:
         if found is not None:
             asked = ["--precision", "fp32,fp16,int8", "--target", "onnx", *TENSORRT, "--device", session.device]
@@ -127,7 +138,7 @@ def job(session: Session, name: str, kit: Path, work: Path, steps: int, timing: 
     if weights and session.gpu:
         with session.step(f"{name}: prune on the CPU") as found:
             if found is not None:
-                found["run"] = prune(session, name, kit, work / name / "cpu", "--steps", steps, "--device", "cpu")
+                found |= prune(session, name, kit, work / name / "cpu", "--steps", steps, "--device", "cpu")
 
 
 def prune(session: Session, name: str, kit: Path, out: Path, *more: object) -> Any:
@@ -135,28 +146,26 @@ def prune(session: Session, name: str, kit: Path, out: Path, *more: object) -> A
     given = ["--weights", kit / weights] if weights else []
     budget = [] if "--speed-up" in more else ["--macs", macs]
     which = ["--backbone", backbone, "--image-size", size, *given, *budget]
-    return session.mvp("prune", kit / "photographs", *which, "--flip", "--out", out, *more)
+    return session.sampled("prune", kit / "photographs", *which, "--flip", "--out", out, *more)
 
 
-def engines(session: Session, of: dict[str, Path], level: int, timing: list[Any]) -> None:
-    for precision, (name, bundle) in product(PRECISIONS, of.items()):
+def engines(session: Session, name: str, bundle: Path, level: int, timing: list[Any]) -> None:
+    for precision in PRECISIONS:
         with session.step(f"{name}: {precision} engines") as found:
             if found is not None:
                 _wants_gpu(session)
                 asked = ["--precision", precision, "--batch", "1:8:32", "--level", level, "--device", session.device]
                 found["built"] = session.mvp("build", bundle, *asked, engines=True)
                 found["from_onnx_runtime"] = _agreement(session, bundle, precision)
-    for name, bundle in of.items():
-        with session.step(f"{name}: latency of engines") as found:
-            if found is not None:
-                _wants_gpu(session)
-                chosen = ["--runtime", "tensorrt", "--device", session.device]
-                found["benchmark"] = session.mvp("bench", bundle, *chosen, *timing, engines=True)
-    for name, bundle in of.items():
-        with session.step(f"{name}: engines that are damaged or foreign") as found:
-            if found is not None:
-                _wants_gpu(session)
-                found |= _refusals(session, bundle)
+    with session.step(f"{name}: latency of engines") as found:
+        if found is not None:
+            _wants_gpu(session)
+            chosen = ["--runtime", "tensorrt", "--device", session.device]
+            found["benchmark"] = session.mvp("bench", bundle, *chosen, *timing, engines=True)
+    with session.step(f"{name}: engines that are damaged or foreign") as found:
+        if found is not None:
+            _wants_gpu(session)
+            found |= _refusals(session, bundle)
 
 
 def _refusals(session: Session, bundle: Path) -> dict[str, Any]:
@@ -164,7 +173,7 @@ def _refusals(session: Session, bundle: Path) -> dict[str, Any]:
     [first, *_] = sorted((bundle / "built").glob("*/*.engine"))
     plan, told = first.read_bytes(), first.with_name(f"{first.name}.json")
     half = len(plan) // 2
-    changed = {
+    changed: dict[str, dict[Path, bytes | None]] = {
         "cut short": {first: plan[:half]},
         "a byte changed": {first: plan[:half] + bytes([plan[half] ^ 1]) + plan[half + 1 :]},
     }
@@ -187,10 +196,9 @@ def _refusals(session: Session, bundle: Path) -> dict[str, Any]:
 
 
 def _renamed(told: Any) -> Any:
-    """A description with its GPU's name changed, wherever that stands."""
-    if isinstance(told, dict):
-        return {key: "NVIDIA Other" if key in ("gpu", "name") else _renamed(value) for key, value in told.items()}
-    return told
+    """A description with its GPU's name changed."""
+    gpu = told["identity"]["gpu"] | {"name": "NVIDIA Other"}
+    return told | {"identity": told["identity"] | {"gpu": gpu}}
 
 
 def profiles(session: Session, kit: Path, out: Path, work: Path, steps: int, timing: list[Any]) -> None:
@@ -208,7 +216,7 @@ def profiles(session: Session, kit: Path, out: Path, work: Path, steps: int, tim
         if found is not None:
             _wants_gpu(session)
             asked = ["--speed-up", "2x", "--on", engine, "--steps", steps, "--device", session.device]
-            found["run"] = prune(session, "lite2", kit, run, *asked)
+            found |= prune(session, "lite2", kit, run, *asked)
             exported = ["--precision", "fp32", *TENSORRT, "--device", session.device]
             session.mvp("export", run, "--out", bundle, *exported)
     with session.step("profile: latency of what it foretold") as found:
@@ -241,7 +249,7 @@ def heads(session: Session, kit: Path, work: Path, level: int, timing: list[Any]
     run, bundle = work / "vit_small" / "run", work / "vit_small" / "bundle"
     with session.step("vit_small: prune") as found:
         if found is not None:
-            found["run"] = prune(session, "vit_small", kit, run, "--steps", 0, "--device", session.device)
+            found |= prune(session, "vit_small", kit, run, "--steps", 0, "--device", session.device)
     with session.step("vit_small: export") as found:
         if found is not None:
             asked = ["--precision", "fp32,fp16", *TENSORRT, "--device", session.device]
@@ -260,7 +268,10 @@ def heads(session: Session, kit: Path, work: Path, level: int, timing: list[Any]
 
 
 def _agreement(session: Session, bundle: Path, precision: str) -> dict[str, float]:
-    """Largest difference between an engine's logits and its ONNX file's in ONNX Runtime, by the largest of them."""
+    """Largest difference between an engine's logits and its ONNX file's in ONNX Runtime, by the largest of them.
+
+    An engine in fp16 is compared with the float32 file: before TensorRT 10.12 it is built from that.
+    """
     from mvp_deploy.benchmark.runner import logits, open_runner
     from mvp_deploy.bundle import read
 
@@ -272,7 +283,9 @@ def _agreement(session: Session, bundle: Path, precision: str) -> dict[str, floa
     files = {
         file.model: file.file
         for file in whole.models
-        if file.precision == precision and file.target == "tensorrt" and file.file.endswith(".onnx")
+        if file.precision == ("fp32" if precision == "fp16" else precision)
+        and file.target == "tensorrt"
+        and file.file.endswith(".onnx")
     }
     with np.load(found) as got:
         wanted = {

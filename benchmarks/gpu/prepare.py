@@ -2,8 +2,8 @@
 
     python benchmarks/gpu/prepare.py caltech101_160.tar --out kit
 
-The kit holds photographs of twelve classes, ImageNet weights of lite2, bundles of lite2 and resnet50 to build engines
-of, and the pieces of lite2 that a profile times.
+The kit holds photographs of twelve classes, ImageNet weights of lite2, a bundle of it to build engines of, and its
+pieces, which a profile times.
 """
 
 from __future__ import annotations
@@ -36,14 +36,12 @@ def main(tar: Path, out: Path, work: Path) -> None:
         for part in ("train", "test"):
             name = names[number]
             shutil.copytree(whole / part / name, out / "photographs" / part / name, dirs_exist_ok=True)
-    backbone, size, *_ = JOBS["lite2"]
+    backbone, size, _, macs = JOBS["lite2"]
     of = [backbone, "--image-size", size]
     _mvp("profile", *of, "--runtime", "tensorrt", "--precision", "fp16", "--out", out / "pieces.zip")
-    for name in ("lite2", "resnet50"):
-        backbone, size, given, macs = JOBS[name]
-        of = ["--backbone", backbone, "--image-size", size, *(["--weights", out / given] if given else [])]
-        _mvp("prune", out / "photographs", *of, "--macs", macs, "--steps", 100, "--flip", "--out", work / name)
-        _mvp("export", work / name, "--out", out / "bundles" / name, "--precision", "fp32,int8", *TENSORRT)
+    given = ["--backbone", *of, "--weights", out / "lite2.safetensors", "--macs", macs]
+    _mvp("prune", out / "photographs", *given, "--steps", 100, "--flip", "--out", work / "run")
+    _mvp("export", work / "run", "--out", out / "bundle", "--precision", "fp32,int8", *TENSORRT)
 
 
 def _mvp(*arguments: object) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
+SAMPLED = Path(__file__).with_name("sampled.py")
 COMMAND = "from mvp_deploy.cli import main; main()"
 TELL = 2000  # characters of what a failed command printed
 
@@ -94,6 +95,20 @@ class Session:
         if done.returncode != expected:
             raise RuntimeError(f"`mvp-deploy {arguments[0]}` ended with {done.returncode}: {said}")
         return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def sampled(self, *arguments: object) -> dict[str, Any]:
+        """What `mvp` gives, as ``run``, and ``where`` its seconds went, also if it did not come to its end."""
+        file = self.file.with_name("sampled.json")
+        file.unlink(missing_ok=True)
+        told: dict[str, Any] = {}
+        try:
+            done = self.run(str(SAMPLED), str(file), *map(str, arguments), "--json")
+            if done.returncode:
+                raise RuntimeError(f"`mvp-deploy {arguments[0]}` ended with {done.returncode}: {done.stderr[-TELL:]}")
+            told["run"] = json.loads(done.stdout)
+        except RuntimeError as error:
+            told["error"] = str(error)
+        return told | ({"where": json.loads(file.read_text())} if file.is_file() else {})
 
     def run(self, *arguments: str, engines: bool = False, log: Path | None = None) -> subprocess.CompletedProcess[str]:
         """A Python command's end; it may take what is left of the call's time.

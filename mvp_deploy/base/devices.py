@@ -52,13 +52,17 @@ def full_float32() -> Iterator[None]:
     cudnn: Any = torch.backends.cudnn
     backends = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn)
     before = [backend.fp32_precision for backend in backends]
-    products = torch.get_float32_matmul_precision()  # torch refuses matrix products where both settings disagree
+    try:  # torch has two settings for matrix products, and refuses to multiply where they disagree
+        products = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the process has only set the newer one, which this one then does not know
+        products = None
     torch.set_float32_matmul_precision("highest")
     for backend in backends:
         backend.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(products)
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
         for backend, precision in zip(backends, before, strict=True):
             backend.fp32_precision = precision

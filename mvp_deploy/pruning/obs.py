@@ -38,7 +38,7 @@ def sensitivities(model: nn.Module, layers: Mapping[str, LinearLayer], batches: 
 
     def visit(layer: LinearLayer, x: Tensor, y: Tensor) -> None:
         def add(gradient: Tensor) -> None:
-            squares[layer.weight] += layer.results(gradient).float().square().sum(1).cpu()
+            squares[layer.weight] = squares[layer.weight].to(y.device) + layer.results(gradient).float().square().sum(1)
 
         y.register_hook(add)
 
@@ -50,7 +50,7 @@ def sensitivities(model: nn.Module, layers: Mapping[str, LinearLayer], batches: 
             loss = functional.cross_entropy(model(x.clone()).float(), y, reduction="sum")
         torch.autograd.grad(loss, x)  # by way of every layer, and by no weight
         seen += len(y)
-    return {name: total / max(seen, 1) for name, total in squares.items()}
+    return {name: total.cpu() / max(seen, 1) for name, total in squares.items()}
 
 
 def scores(
@@ -111,19 +111,19 @@ class _Known:
     """All that scores need to know of one layer.
 
     weight: float64 [outputs, columns]. bias: [outputs]. covariance, mean: of its inputs, over ``rows``. sensitivity:
-    [outputs]. masks: the outputs and inputs of the original that are left, None for all. full: the layer at its
-    original size.
+    [outputs]. All on the model's device. masks: the outputs and inputs of the original that are left, None for all.
+    full: the layer at its original size.
     """
 
     structure: Structure
     full: LinearLayer
     masks: Sequence[np.ndarray | None]
-    weight: np.ndarray
-    bias: np.ndarray
-    covariance: np.ndarray
-    mean: np.ndarray
+    weight: Tensor
+    bias: Tensor
+    covariance: Tensor
+    mean: Tensor
     rows: float
-    sensitivity: np.ndarray
+    sensitivity: Tensor
 
     @classmethod
     def of(
@@ -137,15 +137,15 @@ class _Known:
     ) -> _Known:
         shape = [axis_size(axis) for axis in structure.axes[layer.weight]]
         full = replace(layer, outputs=shape[0], columns=int(np.prod(shape[1:])))
-        weight = layer.matrix(weights[layer.weight].detach())[0].double().cpu().numpy()
-        bias = weights[layer.bias].detach().double().cpu().numpy() if layer.bias else np.zeros(layer.outputs)
-        products = inputs.products[0].double().cpu().numpy()
+        weight = layer.matrix(weights[layer.weight].detach())[0].double()
+        bias = weights[layer.bias].detach().double() if layer.bias else weight.new_zeros(layer.outputs)
+        products = inputs.products[0].to(weight)
         rows = max(float(products[-1, -1]), 1.0)
-        products /= rows
+        products = products / rows
         mean = products[-1, :-1]
-        covariance = products[:-1, :-1] - np.outer(mean, mean)
-        sensitivity = outputs[0].double().cpu().numpy()
-        if not all(np.isfinite(values).all() for values in (weight, bias, covariance, sensitivity)):
+        covariance = products[:-1, :-1] - torch.outer(mean, mean)
+        sensitivity = outputs[0].to(weight)
+        if not all(values.isfinite().all() for values in (weight, bias, covariance, sensitivity)):
             raise InputError(
                 f"{layer.weight.removesuffix('.weight')} has weights, inputs or gradients that are not finite, so its "
                 "units cannot be scored: check the backbone's weights and the images for NaN and infinity."
@@ -160,8 +160,8 @@ class _Known:
         columns = np.flatnonzero(ids >= 0)
         if not len(columns):
             return None
-        by_unit = columns[np.argsort(ids[columns], kind="stable")].reshape(units, -1)
-        return Reader(self.weight, self.covariance, self.sensitivity, by_unit, self.rows)
+        by_unit = torch.from_numpy(columns[np.argsort(ids[columns], kind="stable")].reshape(units, -1))
+        return Reader(self.weight, self.covariance, self.sensitivity, by_unit.to(self.weight.device), self.rows)
 
     def made(self, group: UnitGroup) -> np.ndarray | None:
         """What it costs if the units' outputs are nought, float64 [size]: sum_o F_o E[y_o^2] / 2; None for no maker."""
@@ -170,5 +170,6 @@ class _Known:
         if not (ids >= 0).any():
             return None
         outputs = self.weight @ self.mean + self.bias
-        squares = np.square(outputs) + (self.weight @ self.covariance * self.weight).sum(1)
-        return np.bincount(ids[ids >= 0], (self.sensitivity * squares)[ids >= 0] / 2, minlength=group.size)
+        squares = outputs.square() + (self.weight @ self.covariance * self.weight).sum(1)
+        worth = (self.sensitivity * squares / 2).cpu().numpy()
+        return np.bincount(ids[ids >= 0], worth[ids >= 0], minlength=group.size)

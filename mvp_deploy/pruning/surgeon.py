@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 PENALTY = 1e-3  # of the mean diagonal of the covariance: what keeps P finite
 
@@ -26,15 +28,15 @@ PENALTY = 1e-3  # of the mean diagonal of the covariance: what keeps P finite
 class Reader:
     """A layer that reads the units: what it does with them.
 
-    weight: float [outputs, columns]. covariance: of its inputs, centred, float [columns, columns]. sensitivity: mean
-    over images of the squared gradients of the loss by each output, summed over places, float [outputs]. columns: of
-    each unit, int64 [units, columns of a unit]. rows: how many the covariance is of.
+    weight: float64 [outputs, columns]. covariance: of its inputs, centred, float64 [columns, columns]. sensitivity:
+    mean over images of the squared gradients of the loss by each output, summed over places, float64 [outputs].
+    columns: of each unit, int64 [units, columns of a unit]. rows: how many the covariance is of. All on one device.
     """
 
-    weight: np.ndarray
-    covariance: np.ndarray
-    sensitivity: np.ndarray
-    columns: np.ndarray
+    weight: Tensor
+    covariance: Tensor
+    sensitivity: Tensor
+    columns: Tensor
     rows: float = math.inf
 
 
@@ -50,10 +52,11 @@ def removal(readers: Sequence[Reader]) -> tuple[np.ndarray, np.ndarray]:
     rises: list[float] = []
     while len(left):
         gone, prices = _cheapest(states, at_most=max(1, len(left) // 32))
-        order.extend(left[gone])
+        places = gone.cpu().numpy()
+        order.extend(left[places])
         rises.extend(prices)
         states = [state.without(gone) for state in states]
-        left = np.delete(left, gone)
+        left = np.delete(left, places)
     return np.array(order, np.int64), np.array(rises)
 
 
@@ -70,79 +73,90 @@ def scores(readers: Sequence[Reader]) -> np.ndarray:
 class _State:
     """weight [rows, units x width] scaled by the root of sensitivity, and P = H^-1, of the units still there."""
 
-    weight: np.ndarray
-    inverse: np.ndarray
+    weight: Tensor
+    inverse: Tensor
     width: int  # columns of a unit
 
     @classmethod
     def of(cls, reader: Reader) -> _State:
-        covariance = reader.covariance.astype(np.float64)
+        covariance, columns = reader.covariance, reader.columns.flatten()
         share = PENALTY + len(covariance) / reader.rows  # from few rows units seem to follow from others that do not
-        penalty = share * max(float(np.mean(np.diag(covariance))), 1e-30)
-        inverse = np.linalg.inv(covariance + penalty * np.eye(len(covariance)))
-        columns = reader.columns.ravel()
-        weight = np.sqrt(reader.sensitivity / 2)[:, None] * reader.weight[:, columns]
+        penalty = share * covariance.diagonal().mean().clamp_min(1e-30)
+        held = covariance + penalty * torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+        inverse = torch.linalg.inv(held)[columns[:, None], columns]
+        weight = (reader.sensitivity / 2).sqrt()[:, None] * reader.weight[:, columns]
         if len(weight) > len(columns):
-            weight = np.linalg.qr(weight, mode="r")  # the same products with fewer rows
-        return cls(weight.astype(np.float64), inverse[np.ix_(columns, columns)], reader.columns.shape[1])
+            weight = torch.linalg.qr(weight, mode="r").R  # the same products with fewer rows
+        return cls(weight, inverse, reader.columns.shape[1])
 
-    def prices(self) -> np.ndarray:
-        """What removing each unit alone would cost."""
+    def prices(self) -> Tensor:
+        """What removing each unit alone would cost, float64 [units]."""
         if self.width == 1:
-            return np.square(self.weight).sum(0) / np.diag(self.inverse).clip(1e-300)
+            return self.weight.square().sum(0) / self.inverse.diagonal().clamp_min(1e-300)
         units = self.weight.shape[1] // self.width
-        weight = self.weight.reshape(len(self.weight), units, self.width).transpose(1, 0, 2)
-        each = np.arange(units)
+        weight = self.weight.reshape(-1, units, self.width).transpose(0, 1)
+        each = torch.arange(units, device=weight.device)
         blocks = self.inverse.reshape(units, self.width, units, self.width)[each, :, each]
-        return np.trace(np.linalg.solve(blocks, weight.transpose(0, 2, 1) @ weight), axis1=1, axis2=2)
+        return torch.linalg.solve(blocks, weight.mT @ weight).diagonal(dim1=1, dim2=2).sum(1)
 
-    def only(self, units: np.ndarray) -> _State:
-        """The same for a few units, as if no other would go."""
+    def only(self, units: Tensor) -> _State:
+        """The same for a few units, as if no other would go, on the CPU."""
         columns = self._columns(units)
-        return _State(self.weight[:, columns], self.inverse[np.ix_(columns, columns)], self.width)
+        return _State(self.weight[:, columns].cpu(), self.inverse[columns[:, None], columns].cpu(), self.width)
 
     def with_none_of(self, unit: int) -> _State:
         """As `without`, but the unit keeps its place, where nothing is left of it: quicker for few units."""
         own = slice(unit * self.width, (unit + 1) * self.width)
-        share = np.linalg.solve(self.inverse[own, own], self.inverse[own])
-        weight, inverse = self.weight - self.weight[:, own] @ share, self.inverse - self.inverse[:, own] @ share
-        weight[:, own], inverse[own], inverse[:, own], inverse[own, own] = 0, 0, 0, np.eye(self.width)
+        block, rows = self.inverse[own, own], self.inverse[own]
+        share = rows / block if self.width == 1 else torch.linalg.solve(block, rows)
+        weight = torch.addmm(self.weight, self.weight[:, own], share, alpha=-1)
+        inverse = torch.addmm(self.inverse, self.inverse[:, own], share, alpha=-1)
+        weight[:, own], inverse[own], inverse[:, own] = 0, 0, 0
+        inverse[own, own] = torch.eye(self.width, dtype=inverse.dtype)
         return _State(weight, inverse, self.width)
 
-    def without(self, units: np.ndarray) -> _State:
+    def without(self, units: Tensor) -> _State:
         """After the units went and the rest made up for them."""
         gone = self._columns(units)
-        stays = np.delete(np.arange(self.weight.shape[1]), gone)
-        share = np.linalg.solve(self.inverse[np.ix_(gone, gone)], self.inverse[np.ix_(gone, stays)])
+        left = torch.ones(self.weight.shape[1], dtype=torch.bool, device=gone.device)
+        left[gone] = False
+        stays = left.nonzero()[:, 0]
+        share = torch.linalg.solve(self.inverse[gone[:, None], gone], self.inverse[gone[:, None], stays])
         return _State(
             self.weight[:, stays] - self.weight[:, gone] @ share,
-            self.inverse[np.ix_(stays, stays)] - self.inverse[np.ix_(stays, gone)] @ share,
+            self.inverse[stays[:, None], stays] - self.inverse[stays[:, None], gone] @ share,
             self.width,
         )
 
-    def _columns(self, units: np.ndarray) -> np.ndarray:
-        return (units[:, None] * self.width + np.arange(self.width)).ravel()
+    def _columns(self, units: Tensor) -> Tensor:
+        each = torch.arange(self.width, device=units.device)
+        return (units[:, None] * self.width + each).flatten()
 
 
-def _cheapest(states: Sequence[_State], at_most: int) -> tuple[np.ndarray, list[float]]:
+def _cheapest(states: Sequence[_State], at_most: int) -> tuple[Tensor, list[float]]:
     """The next units to go, up to ``at_most``, and what each costs after those before it.
 
     Only a short list of the cheapest is downdated one by one, until a unit outside of it may be cheaper.
     """
-    prices = np.sum([state.prices() for state in states], axis=0)
-    by_price = np.argsort(prices, kind="stable")
+    prices = _sum([state.prices() for state in states])
+    by_price = prices.argsort(stable=True)
     names = by_price[: 2 * at_most + 8]
-    limit = prices[by_price[len(names)]] if len(names) < len(prices) else np.inf
+    limit = float(prices[by_price[len(names)]]) if len(names) < len(prices) else math.inf
     short = [state.only(names) for state in states]
     gone: list[int] = []  # places in the short list
     paid: list[float] = []
     while len(gone) < at_most:
-        now = np.sum([state.prices() for state in short], axis=0)
-        now[gone] = np.inf
-        place = int(np.argmin(now))
-        if gone and now[place] > limit:
+        now = _sum([state.prices() for state in short]).numpy()
+        now[gone] = math.inf
+        place = int(now.argmin())
+        price = float(now[place])
+        if gone and price > limit:
             break
         gone.append(place)
-        paid.append(max(float(now[place]), 0.0))
+        paid.append(max(price, 0.0))
         short = [state.with_none_of(place) for state in short]
     return names[gone], paid
+
+
+def _sum(prices: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(prices)).sum(0)

@@ -110,8 +110,14 @@ class Images:
             yield self.laid_out(x), y
 
     def laid_out(self, x: Tensor) -> Tensor:
-        """The batch in the memory layout that is quickest for the model, of those that it takes."""
-        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x.contiguous()
+        """The batch in the memory layout that is quickest for the model, of those that it takes.
+
+        On a GPU a first pass channels last takes seconds, for cuDNN plans each convolution anew in every thread and for
+        every width; later passes gain little (lite2 on an H200: 2 s and 4.2 ms, contiguous 0.05 s and 4.6 ms).
+        """
+        if self.channels_last and self.device.type == "cpu":
+            return x.contiguous(memory_format=torch.channels_last)
+        return x.contiguous()
 
     def _pixels(self, parts: list[Tensor]) -> Iterator[Tensor]:
         """The uint8 images of each list of indices, on the device."""

@@ -37,4 +37,4 @@ class TrainConfig(Training):
     norms: Literal["trained", "frozen"] = "trained"  # frozen: batch norms keep their statistics
     seed: Annotated[int, SEED] = 0
     amp: Literal["auto", "bf16", "fp16", "off"] = "auto"  # auto: bf16, else fp16; off: float32 without TF32
-    channels_last: bool = True  # weights' layout while training, quicker on CUDA and CPU; afterwards as usual
+    channels_last: bool = True  # weights' layout while training, where it is quicker; afterwards as usual

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
 
 from mvp_deploy.pruning import surgeon
 from mvp_deploy.pruning.surgeon import Reader
@@ -14,6 +17,12 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surgeon, "PENALTY", 1e-12)
 
 
+def made(
+    weight: np.ndarray, covariance: np.ndarray, sensitivity: np.ndarray, columns: np.ndarray, rows: float = math.inf
+) -> Reader:
+    return Reader(*map(torch.from_numpy, (weight, covariance, sensitivity, columns)), rows)
+
+
 def reader(seed: int, units: int, width: int = 1, outputs: int = 5, others: int = 0) -> tuple[Reader, np.ndarray]:
     """A layer whose units lie at odd places among its columns, and its inputs [samples, columns], centred."""
     rng = np.random.default_rng(seed)
@@ -22,15 +31,15 @@ def reader(seed: int, units: int, width: int = 1, outputs: int = 5, others: int 
     x -= x.mean(0)
     places = rng.permutation(columns)[: units * width].reshape(units, width)
     weight, sensitivity = rng.standard_normal((outputs, columns)), rng.uniform(0.1, 3, outputs)
-    return Reader(weight, x.T @ x / len(x), sensitivity, places), x
+    return made(weight, x.T @ x / len(x), sensitivity, places), x
 
 
 def rise(which: Reader, x: np.ndarray, gone: list[int]) -> float:
     """How far the loss rises without some units when the rest of the weights are solved anew by least squares."""
-    stays = np.setdiff1d(np.arange(x.shape[1]), which.columns[gone])
-    wanted = x @ which.weight.T
+    stays = np.setdiff1d(np.arange(x.shape[1]), which.columns[gone].numpy())
+    wanted = x @ which.weight.numpy().T
     left = wanted - x[:, stays] @ np.linalg.lstsq(x[:, stays], wanted, rcond=None)[0]
-    return float((np.square(left).mean(0) * which.sensitivity).sum() / 2)
+    return float((np.square(left).mean(0) * which.sensitivity.numpy()).sum() / 2)
 
 
 def brute_force(readers: list[tuple[Reader, np.ndarray]], units: int) -> tuple[list[int], list[float]]:
@@ -67,7 +76,7 @@ def test_a_copy_of_another_unit_goes_first_and_free_but_only_one_of_them() -> No
     x = rng.standard_normal((300, 5))
     x = np.column_stack([x, x[:, 2] + 1e-6 * rng.standard_normal(300)])
     x -= x.mean(0)
-    one = Reader(np.ones((2, 6)), x.T @ x / 300, np.ones(2), np.arange(6)[:, None])
+    one = made(np.ones((2, 6)), x.T @ x / 300, np.ones(2), np.arange(6)[:, None])
     order, rises = surgeon.removal([one])
     assert order[0] in (2, 5)
     assert rises[0] < 1e-6
@@ -80,7 +89,7 @@ def test_the_short_list_finds_what_a_full_search_finds() -> None:
     basis = rng.standard_normal((2000, 200)) * np.geomspace(1, 1e-2, 200)
     x = basis @ rng.standard_normal((200, 600)) + 0.01 * rng.standard_normal((2000, 600))
     x -= x.mean(0)
-    one = Reader(rng.standard_normal((20, 600)), x.T @ x / 2000, np.ones(20), np.arange(600)[:, None])
+    one = made(rng.standard_normal((20, 600)), x.T @ x / 2000, np.ones(20), np.arange(600)[:, None])
     order, rises = surgeon.removal([one])
     assert sorted(order) == list(range(600))
     for count in (100, 300, 500):  # what the prices say is what least squares give
@@ -99,7 +108,7 @@ def test_scores_keep_the_order_and_the_sum_of_what_goes() -> None:
 def test_inputs_that_are_always_zero_and_constant_ones_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surgeon, "PENALTY", 1e-3)
     one, _ = reader(4, units=6)
-    covariance = one.covariance.copy()
+    covariance = one.covariance.clone()
     covariance[one.columns[3, 0]] = covariance[:, one.columns[3, 0]] = 0
     scores = surgeon.scores([Reader(one.weight, covariance, one.sensitivity, one.columns)])
     assert np.isfinite(scores).all()
@@ -115,9 +124,9 @@ def test_units_that_only_seem_to_follow_from_each_other_are_not_free() -> None:
     """Twenty rows of forty independent units: each follows from the others there, and from none of them in truth."""
     x = np.random.default_rng(0).standard_normal((20, 40))
     x -= x.mean(0)
-    few = Reader(np.eye(40), x.T @ x / 20, np.ones(40), np.arange(40)[:, None], rows=20)
-    many = Reader(np.eye(40), np.eye(40), np.ones(40), np.arange(40)[:, None], rows=10**6)
-    taken_at_its_word = Reader(np.eye(40), x.T @ x / 20, np.ones(40), np.arange(40)[:, None])
+    few = made(np.eye(40), x.T @ x / 20, np.ones(40), np.arange(40)[:, None], rows=20)
+    many = made(np.eye(40), np.eye(40), np.ones(40), np.arange(40)[:, None], rows=10**6)
+    taken_at_its_word = made(np.eye(40), x.T @ x / 20, np.ones(40), np.arange(40)[:, None])
     total = surgeon.removal([many])[1][:20].sum()
     assert surgeon.removal([few])[1][:20].sum() > 0.2 * total
     assert surgeon.removal([few])[1][:20].sum() > 2 * surgeon.removal([taken_at_its_word])[1][:20].sum()

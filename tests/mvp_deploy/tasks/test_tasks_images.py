@@ -54,6 +54,16 @@ def test_streaming_gives_what_memory_gives(source: str, request: pytest.FixtureR
             assert torch.equal(a, b)
 
 
+def test_passes_are_laid_out_for_their_device(arrays: Split) -> None:
+    """Channels last is quick on a CPU, and on a GPU a first pass of seconds; what a forward cannot take is left."""
+    x = torch.zeros(2, 3, 16, 16)
+    there = prepare(arrays, PREPROCESSING)
+    gpu = replace(there, device=torch.device("cuda"))
+    assert there.laid_out(x).is_contiguous(memory_format=torch.channels_last)
+    assert gpu.laid_out(x.contiguous(memory_format=torch.channels_last)).is_contiguous()
+    assert replace(there, channels_last=False).laid_out(x).is_contiguous()
+
+
 def test_a_stream_left_early_ends(files: Split) -> None:
     batches = prepare(files, PREPROCESSING, memory_limit=0).batches(2)
     assert next(batches)[1].tolist() == [0, 1]

@@ -74,16 +74,20 @@ def test_a_scalers_whole_numbers_stay_whole(tmp_path: Path) -> None:
     assert {key: type(value) for key, value in after.items()} == {key: type(value) for key, value in before.items()}
 
 
-@pytest.fixture(params=["nothing", "high products", "tf32 everywhere"])
+@pytest.fixture(params=["nothing", "high products", "tf32 everywhere", "tf32 products"])
 def asked(request: pytest.FixtureRequest) -> Iterator[None]:
     """What a process may have asked torch for before, by its older and its newer settings."""
     products, everywhere = torch.get_float32_matmul_precision(), torch.backends.fp32_precision
+    newer = torch.backends.cuda.matmul.fp32_precision
     if request.param == "high products":
         torch.set_float32_matmul_precision("high")
     elif request.param == "tf32 everywhere":
         torch.backends.fp32_precision = "tf32"
+    elif request.param == "tf32 products":  # after which torch refuses to say what the older setting is
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
     yield
     torch.backends.fp32_precision = everywhere
+    torch.backends.cuda.matmul.fp32_precision = newer
     torch.set_float32_matmul_precision(products)
 
 
@@ -91,7 +95,7 @@ def asked(request: pytest.FixtureRequest) -> Iterator[None]:
 def test_full_float32_is_without_tf32_and_puts_back_what_was_asked_for() -> None:
     def settings() -> list[str]:
         backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
-        return [torch.get_float32_matmul_precision(), *(backend.fp32_precision for backend in backends)]
+        return [_products(), *(backend.fp32_precision for backend in backends)]
 
     @full_float32()
     def inside() -> None:
@@ -103,3 +107,10 @@ def test_full_float32_is_without_tf32_and_puts_back_what_was_asked_for() -> None
     with pytest.raises(ZeroDivisionError):
         inside()
     assert settings() == before
+
+
+def _products() -> str:
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return "unknown"
