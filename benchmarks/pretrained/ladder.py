@@ -4,8 +4,9 @@
 
 The bank: twelve tasks of five classes, lite0 at 96 px in rotated streams, one model of 40 % of the MACs, cut and
 re-solved in three rounds, then taught the unpruned features by imitation. The targets: tasks of five of the other 40
-classes, of which 3, 10 or all photographs a class are there to solve the head on. Nothing is tuned for a target. A line
-a cell in results/ladder.jsonl («re-solved» and «imitated» alone are of one cut, as `bank build` made it before); what
+classes, of which 3, 10 or all photographs a class are there to solve the head on. Nothing is tuned for a target, but
+for the cells «tuned», of all photographs: the ladder's model and one's own, tuned alike, as front.py does. A line a
+cell in results/ladder.jsonl («re-solved» and «imitated» alone are of one cut, as `bank build` made it before); what
 making the ladder took in results/ladder-bank-rounds-STEPS.json.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from front import TUNED
 from prepare import Photographs, backbone, photographs
 from torch import nn
 
@@ -40,7 +42,7 @@ from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed
 from mvp_deploy.pruning.rotation import rotate
 from mvp_deploy.tasks import Images
-from mvp_deploy.training import accuracy
+from mvp_deploy.training import accuracy, fit
 
 RESULTS = Path(__file__).parent / "results"
 NET, SIZE, SMALLER = "lite0", 96, 64  # pixels; what a user would take instead
@@ -86,10 +88,18 @@ class Net:
         solve_head(model, self.original.classifier, train)
         return model
 
+    def tuned(self, model_for: Callable[[Images], nn.Module], train: Images) -> nn.Module:
+        """What ``model_for`` makes, trained, its head solved again."""
+        model = model_for(train)
+        fit(model, train, TUNED)
+        solve_head(model, self.original.classifier, train)
+        return model
+
     def alone(self, recipe: Recipe, train: Images) -> nn.Module:
         return make(self.original, train, (), recipe, BUDGET).model
 
 
+TUNED_TOO = ("imitated", "compensated")  # in the names of arms
 Arm = tuple[str, Net, Callable[[Images], nn.Module]]
 
 
@@ -137,7 +147,14 @@ def main(tar: Path, work: Path, steps: int, targets: int, alone: int, seed: int,
     done = {(c["seed"], c["target"], c["each"], c["arm"]) for c in read(file)}
     for index, classes in enumerate(tasks):
         for each in EACH:
-            for name, net, model_for in arms(whole, smaller, rungs):
+            wanted = list(arms(whole, smaller, rungs))
+            if each is None:
+                wanted += [
+                    (f"{name}, tuned", net, partial(net.tuned, model_for))
+                    for name, net, model_for in wanted
+                    if any(word in name for word in TUNED_TOO)
+                ]
+            for name, net, model_for in wanted:
                 if (seed, index, each, name) in done or (name in OWN and index >= alone):
                     continue
                 train, test = net.shown.of(classes, each, seed=index)
