@@ -82,6 +82,15 @@ class Bank:
             raise InputError(f"{file} was changed by hand: its backbone's fingerprint does not match.")
         return cls(folder, content.backbone)
 
+    @property
+    def origin(self) -> str:
+        """What results are known by to be of the same backbone; see `NoBank`."""
+        return self.backbone.fingerprint
+
+    def kept(self, file: Path) -> Bank:
+        """The bank whose units work that once began goes on counting; see `NoBank`."""
+        return self
+
     def state(self) -> dict[str, Tensor]:
         """The backbone's pretrained weights, without a head. Raises MvpError if they are not this bank's."""
         header, sections = tensorfile.load(self.folder / "backbone.safetensors")

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from mvp_deploy.backbones import Backbone
 from mvp_deploy.bank.new import NewTask
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import MvpError
@@ -49,7 +50,7 @@ def train_unpruned(
     """
     original, key = new.original, digest(inputs)
     model = original.copy()
-    if made_with(file, key):
+    if made_with(file, key, original.backbone):
         header, sections = tensorfile.load(file)
         model.load_state_dict(sections["weights"], strict=True)
         reporter.say(f"unpruned model reused from {file}")
@@ -79,10 +80,11 @@ def _tuned(new: NewTask, model: nn.Module, config: TrainConfig, checkpoint: Path
         return tune(model, original.classifier, train, config, checkpoint=checkpoint, progress=step)
 
 
-def made_with(file: Path, key: str) -> bool:
-    """Whether a model's file is there, undamaged in its header, and of the inputs with that key."""
+def made_with(file: Path, key: str, backbone: Backbone) -> bool:
+    """Whether a model's file is there, undamaged in its header, of the inputs with that key and of the backbone."""
     try:
-        return bool(tensorfile.read_header(file)["extra"].get("inputs") == key)
+        header = tensorfile.read_header(file)
+        return bool(header["extra"].get("inputs") == key and header["backbone"] == backbone.to_json())
     except (MvpError, KeyError, AttributeError):
         return False
 

@@ -105,7 +105,7 @@ def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torc
         reporter.warn(note)
     common = {
         "data": task.fingerprint,
-        "backbone": bank.backbone.fingerprint,
+        "backbone": bank.origin,
         "training": asdict(config),
         "versions": versions(),  # another version may train otherwise
     }
@@ -116,8 +116,9 @@ def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torc
         reporter.say(f"{folder} was made of the same inputs before: it stays as it is")
         return Run(folder, folders.readdressed(folder, made, task.name, task.source))
     shared, work = workspaces(folder / folders.WORK, digest(common), digest(inputs))
+    bank = bank.kept(shared / "backbone.safetensors")
     before = folder / "unpruned.safetensors"
-    unpruned = before if made_with(before, digest(common)) else shared / "unpruned.safetensors"
+    unpruned = before if made_with(before, digest(common), bank.backbone) else shared / "unpruned.safetensors"
     new = NewTask.of(task, bank, device, config.seed)
     original, train, test = new.original, new.train, new.test
     if original.trained:

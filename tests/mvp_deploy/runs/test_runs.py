@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mvp_deploy import runs
+from mvp_deploy import backbones, runs
 from mvp_deploy.bank.add import add_task
+from mvp_deploy.bank.alone import alone
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.formats import unsealed
 from mvp_deploy.base.reporter import Silent
-from mvp_deploy.pruning import pruned
+from mvp_deploy.pruning import pruned, rotation
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.iterative import LongWay, Schedule
 from mvp_deploy.pruning.recipes import RECIPES, Recipe
@@ -38,6 +39,18 @@ class Listener(Silent):
 
     def warn(self, text: str) -> None:
         self.warned.append(text)
+
+
+class Killer(Listener):
+    """Interrupts the work when something that begins so is said."""
+
+    def __init__(self, at: str) -> None:
+        super().__init__()
+        self.at = at
+
+    def say(self, text: str) -> None:
+        if text.startswith(self.at):
+            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +132,25 @@ def test_the_same_inputs_give_the_same_model_and_are_not_worked_on_twice(bank: B
     prune(bank, tmp_path / "run", listener=listener)
     assert any("stays as it is" in text for text in listener.said)
     assert (tmp_path / "run/run.json").stat().st_mtime_ns == before
+
+
+def test_a_run_goes_on_in_the_directions_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With another number of threads, or on another processor, eigenvectors may come out the other way round."""
+    start, task = backbones.create("test_efficientnet", image_size=32), load_task("digits#0,1,2")
+    here, found = alone(task, *start), rotation.directions
+    monkeypatch.setattr(rotation, "directions", lambda *given: -found(*given))
+    there = alone(task, *start)
+    assert there.backbone.fingerprint != here.backbone.fingerprint
+    unbroken = prune(here, tmp_path / "unbroken")
+    with pytest.raises(KeyboardInterrupt):
+        prune(here, tmp_path / "killed", listener=Killer("pruned model: accuracy"))
+    resumed = prune(there, tmp_path / "killed")
+    for one, other in ((resumed.pruned(), unbroken.pruned()), (resumed.unpruned(), unbroken.unpruned())):
+        state = other.model.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in one.model.state_dict().items())
+    told = Listener()
+    assert prune(there, tmp_path / "unbroken", listener=told).info == unbroken.info
+    assert told.said == [f"{tmp_path / 'unbroken'} was made of the same inputs before: it stays as it is"]
 
 
 def test_a_run_follows_its_task_to_another_name_and_place(bank: Bank, tmp_path: Path) -> None:
