@@ -38,9 +38,10 @@ def sensitivities(model: nn.Module, layers: Mapping[str, LinearLayer], batches: 
 
     def visit(layer: LinearLayer, x: Tensor, y: Tensor) -> None:
         def add(gradient: Tensor) -> None:
-            squares[layer.weight] = squares[layer.weight].to(y.device) + layer.results(gradient).float().square().sum(1)
+            found = layer.results(gradient).float().square().sum(1)
+            squares[layer.weight] = squares[layer.weight].to(found.device) + found
 
-        y.register_hook(add)
+        y.register_hook(add)  # which must not know y: they would keep each other, and all before them
 
     seen = 0
     few = ((x, y) for xs, ys in batches for x, y in zip(xs.split(AT_ONCE), ys.split(AT_ONCE), strict=True))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import NamedTuple
@@ -12,10 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from mvp_deploy.pruning.linear import LinearCalls, LinearLayer
-
-# Threads are used again: on a GPU each has cuDNN plan its convolutions anew, which takes longer than running them.
-# A walk that stands still occupies one, so there are as many as walks at a time.
-_THREADS = ThreadPoolExecutor(1 << 16, thread_name_prefix="walk")
 
 
 class Stop(NamedTuple):
@@ -34,7 +30,8 @@ class _Cancelled(BaseException):
 def walk(model: nn.Module, layers: Mapping[str, LinearLayer], x: Tensor) -> Iterator[Iterator[Stop]]:
     """A forward pass of ``model`` on ``x`` that stops before every run of a linear layer until the next is asked for.
 
-    It runs in another thread, and only while it is waited for. What changes in the model while it stands still
+    It runs in a thread of its own, and only while it is waited for. (Threads that are used again keep on a CPU what they
+    once needed: 4.4 GB instead of 2.1 after a bank's model of lite0 at 96 pixels.) What changes in the model meanwhile
     counts from there on: so layers can be re-solved as they come, and what is kept of a batch is what the pass itself
     still needs, not every layer's activations.
     """
@@ -69,9 +66,10 @@ def walk(model: nn.Module, layers: Mapping[str, LinearLayer], x: Tensor) -> Iter
             yield found
             del found  # else it would keep an input alive that the pass no longer needs
 
-    walking = _THREADS.submit(run)
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
     try:
         yield follow()
     finally:
         turns.put(False)
-        walking.result()
+        thread.join()

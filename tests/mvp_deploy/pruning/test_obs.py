@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +55,18 @@ def test_a_convolutions_places_are_summed() -> None:
     loss = functional.cross_entropy(model[1:](maps), sample[0][1], reduction="sum")
     gradient = torch.autograd.grad(loss, maps)[0]
     assert got == pytest.approx(gradient.square().sum((0, 2, 3)) / 32, rel=1e-4)
+
+
+def test_no_activation_outlives_what_it_was_needed_for() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3)).eval()
+    sample = [(torch.randn(5, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1]))]
+    layers, outputs = linear_layers(model, (sample[0][0][:1],)), []
+    model[0].register_forward_hook(lambda _, __, y: outputs.append(weakref.ref(y)))
+    sensitivities(model, layers, sample)
+    gc.collect()
+    assert outputs
+    assert not any(output() is not None for output in outputs)
 
 
 def test_a_dead_and_a_doubled_unit_go_first() -> None:
