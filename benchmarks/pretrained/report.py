@@ -38,6 +38,7 @@ PEERS = {
     "torch-pruning-long-bold": "Torch-Pruning, not rounded, 3 cuts, bold tuning",
     "long": "Taylor, one threshold, 3 cuts",
 }
+TUNED = ", tuned"
 DEEP = 0.2  # of the MACs; from here on the unpruned net at a smaller image stands beside
 
 Cell = Mapping[str, Any]
@@ -53,7 +54,8 @@ def ladder_table(cells: Sequence[Cell]) -> Table:
     }
 
 
-def ladder(table: Table) -> Iterator[str]:
+def ladder(every: Table) -> Iterator[str]:
+    table = {key: found for key, found in every.items() if not key[0].endswith(TUNED)}
     yield "\n### Few images: the ladder\n"
     yield "Held-out accuracy in per cent, the mean over targets and its 95 % interval (Student); nothing is tuned.\n"
     yield "| | " + " | ".join("all" if each is None else f"k = {each}" for each in EACH) + " | targets |"
@@ -66,6 +68,25 @@ def ladder(table: Table) -> Iterator[str]:
     for rival in [arm for arm in arms if arm not in best] if best else []:
         apart = [_apart(table[best[-1], each], table[rival, each]) for each in EACH]
         yield f"| {best[-1]} minus {rival}, points | " + " | ".join(map(_mean, apart)) + f" | {len(apart[0])} |"
+    yield from ladder_tuned(
+        {arm: found for (arm, each), found in every.items() if arm.endswith(TUNED) and each is None}
+    )
+
+
+def ladder_tuned(found: Mapping[str, Mapping[int, float]]) -> Iterator[str]:
+    """Of all photographs: the ladder's model, the first of them, and one's own."""
+    if not found:
+        return
+    yield "\nAll photographs, tuned alike for 300 steps, heads solved again:\n"
+    yield "| | accuracy | targets |"
+    yield "| --- | --- | --- |"
+    for arm, by_target in found.items():
+        yield f"| {arm} | {_mean(list(by_target.values()))} | {len(by_target)} |"
+    first, *others = found
+    for arm in others:
+        apart = _apart(found[first], found[arm])
+        least = f"at least {min(apart):+.1f}"
+        yield f"| {first} minus {arm}, points | {_mean(apart, signed=True)}, {least} | {len(apart)} |"
 
 
 def candidates(cells: Sequence[Cell]) -> Iterator[str]:
@@ -293,7 +314,7 @@ def main() -> None:
     if cells:
         lines += ladder(table)
         lines += ["\n![Accuracy against photographs a class](pretrained-ladder.svg)"]
-        plot(table)
+        plot({key: found for key, found in table.items() if not key[0].endswith(TUNED)})
     if FRONT.exists():
         found = json.loads(FRONT.read_text(encoding="utf-8"))
         lines += front(found)
