@@ -12,8 +12,9 @@ one by one (c' = c), as those of an image are: 8 take half as long as 16.
 
 Off the multiples of another number, the alignment, some leave their fast kernels altogether (a convolution of 14
 channels in ONNX Runtime takes twice the time of one of 16): such widths cost a factor more, and no plan chooses them.
-Their neighbours become slower too, because memory layouts are converted there: so kernels are fitted to the variants
-that lie on the alignment.
+Each grain has its own: a depthwise layer of 505 channels took 14 times as long there as one of 528, one of 516 no
+longer. Their neighbours become slower too, because memory layouts are converted there: so kernels are fitted to the
+variants that lie on the alignment.
 
 The whole model takes an overhead and a scale of the kernels' sum, both fitted to the whole models' own times. The
 overhead may be negative: tracing adds something to each kernel, which a model that is not traced does not pay.
@@ -42,22 +43,22 @@ LEAST_FREE = 0.05  # 1 - leverage, at least: a fit that goes through a sample sa
 class Fit:
     """One kernel.
 
-    coefficients: of 1, r', c', r'c' and (r'c')^2. full: its shape unpruned. off: the factor off the alignment.
+    coefficients: of 1, r', c', r'c' and (r'c')^2. full: its shape unpruned. off: the factor of shapes whose grain is
+    each of `ALIGNMENTS`; 1 on the alignment.
     """
 
     coefficients: np.ndarray
     full: Shape
-    off: float
+    off: tuple[float, ...]
 
     @cached_property
     def plain(self) -> tuple[float, ...]:
         """The coefficients as plain numbers: plans ask for single shapes by the hundred thousand."""
         return tuple(self.coefficients.tolist())
 
-    def ms(self, shapes: np.ndarray, step: int, alignment: int) -> np.ndarray:
+    def ms(self, shapes: np.ndarray, step: int) -> np.ndarray:
         """Milliseconds at shapes int [n, 2]."""
-        aligned = _aligned(shapes, self.full, alignment)
-        found: np.ndarray = _features(shapes, step) @ self.coefficients * np.where(aligned, 1.0, self.off)
+        found: np.ndarray = _features(shapes, step) @ self.coefficients * np.array(self.off)[_grain(shapes, self.full)]
         return found
 
 
@@ -82,7 +83,7 @@ class LatencyModel:
         aligned = all(
             size % self.alignment == 0 or size == full for size, full in zip((rows, columns), one.full, strict=True)
         )
-        return self.scale * ms * (1.0 if aligned else one.off)
+        return self.scale * ms * (1.0 if aligned else one.off[_grain(np.array([[rows, columns]]), one.full)[0]])
 
     def total(self, shapes: Sequence[Shape]) -> float:
         """Milliseconds of a model whose layers have these shapes."""
@@ -100,7 +101,7 @@ def fit(profile: Profile, grid: tuple[int, int] | None = None) -> LatencyModel:
     fitted = [_kernel(shapes, ms, on[alignment], step, alignment)[0] for shapes, ms in kernels]
     fits = tuple(fitted[layer.kernel] for layer in profile.layers)
     sums = np.array([
-        sum(one.ms(np.array([shape]), step, alignment)[0] for one, shape in zip(fits, run.shapes, strict=True))
+        sum(one.ms(np.array([shape]), step)[0] for one, shape in zip(fits, run.shapes, strict=True))
         for run in profile.runs
     ])  # fmt: skip
     measured = np.array([run.ms for run in profile.runs])
@@ -158,9 +159,23 @@ def _kernel(shapes: np.ndarray, ms: np.ndarray, on: np.ndarray, step: int, align
     if fitted.sum() < FEW:
         fitted = np.ones(len(ms), bool)
     coefficients, error = _fitted(_features(shapes[fitted], step), ms[fitted])
-    ratios = ms[~aligned] / np.maximum(_features(shapes[~aligned], step) @ coefficients, 1e-9)
-    off = max(1.0, float(np.median(ratios))) if (~aligned).any() else 1.0
-    return Fit(coefficients, full, off), error / fitted.sum()
+    ratios = ms / np.maximum(_features(shapes, step) @ coefficients, 1e-9)
+    return Fit(coefficients, full, _off(ratios, _grain(shapes, full), alignment)), error / fitted.sum()
+
+
+def _off(ratios: np.ndarray, grains: np.ndarray, alignment: int) -> tuple[float, ...]:
+    """For each of `ALIGNMENTS` the factor of its shapes: of one that was not seen, the next finer one's, or coarser."""
+    finer = ALIGNMENTS.index(alignment)
+    seen = [number for number in range(finer) if (grains == number).any()]
+    factors = {number: max(1.0, float(np.median(ratios[grains == number]))) for number in seen}
+    nearest = [max((n for n in seen if n <= number), default=min(seen, default=None)) for number in range(finer)]
+    return (*(1.0 if n is None else factors[n] for n in nearest), *[1.0] * (len(ALIGNMENTS) - finer))
+
+
+def _grain(shapes: np.ndarray, full: Shape) -> np.ndarray:
+    """Where in `ALIGNMENTS` the largest is that shapes int [n, 2] lie on: int [n]."""
+    grains: np.ndarray = np.sum([_aligned(shapes, full, alignment) for alignment in ALIGNMENTS], axis=0) - 1
+    return grains
 
 
 def _aligned(shapes: np.ndarray, full: Shape | Sequence[Shape], alignment: int) -> np.ndarray:

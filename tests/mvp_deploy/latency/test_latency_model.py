@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mvp_deploy.latency.format import Precision
-from mvp_deploy.latency.model import LatencyModel, _features, _fitted, fit
+from mvp_deploy.latency.model import LatencyModel, _features, _fitted, _kernel, fit
 
 WIDTH = st.integers(1, 80)
 
@@ -60,6 +60,16 @@ def test_models_off_the_alignment_say_nothing_of_kernels_on_it(alignment: int, p
     assert found.layer(1, 32, 48) == pytest.approx(blocks_of(8)(32, 48), rel=1e-3)
 
 
+@pytest.mark.parametrize("even", [True, False], ids=["seen", "not seen, so slow"])
+def test_widths_off_the_alignment_are_as_slow_as_their_grain(even: bool) -> None:
+    """ONNX Runtime has fast kernels for depthwise layers of 20 or 44 channels, though not for 33 or 26."""
+    rows = np.array([64, 8, 16, 32, 48, 56, 20, 44, 33, 51, *([26] if even else [])])
+    shapes = np.stack([rows, np.ones_like(rows)], 1)
+    ms = 0.01 * rows * np.where(rows % 4, 10, 1)
+    found, _ = _kernel(shapes, ms, np.ones(len(rows), bool), 1, 8)
+    assert found.ms(np.array([[40, 1], [36, 1], [35, 1], [34, 1]]), 1) == pytest.approx([0.4, 0.36, 3.5, 3.4])
+
+
 @given(WIDTH, WIDTH, st.integers(0, 40), st.integers(0, 40))
 @settings(max_examples=50, deadline=None)
 def test_more_rows_or_columns_never_take_less(
@@ -80,7 +90,7 @@ def test_the_whole_is_its_overhead_and_its_layers(stepped: tuple[int, LatencyMod
 def test_one_shape_at_a_time_and_many_at_once_are_the_same(stepped: tuple[int, LatencyModel]) -> None:
     _, model = stepped
     for rows, columns in ((1, 1), (33, 40), (48, 64), (7, 3)):
-        at_once = model.fits[1].ms(np.array([[rows, columns]]), model.step, model.alignment)[0]
+        at_once = model.fits[1].ms(np.array([[rows, columns]]), model.step)[0]
         assert model.layer(1, rows, columns) == pytest.approx(model.scale * at_once)
 
 
