@@ -12,7 +12,7 @@ import json
 import sys
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from types import FrameType
 
@@ -23,25 +23,27 @@ PACKAGE = str(Path(__file__).parents[2] / "mvp_deploy")
 class Samples:
     def __init__(self, out: Path) -> None:
         self.out, self.start = out, time.monotonic()
-        self.counts: dict[str, Counter[str]] = {kind: Counter() for kind in ("at", "under", "leaf")}
+        self.counts: dict[str, dict[str, float]] = {kind: defaultdict(float) for kind in ("at", "under", "leaf")}
 
     def look(self, frame: FrameType | None, seconds: float) -> None:
         """Count ``seconds`` for what runs in ``frame``."""
         ours: list[str] = []
         if frame is not None:
-            self.counts["leaf"][_name(frame)] += seconds  # type: ignore[assignment]
+            self.counts["leaf"][_name(frame)] += seconds
         while frame is not None:
             if frame.f_code.co_filename.startswith(PACKAGE):
                 ours.append(_name(frame))
             frame = frame.f_back
         for name in ours[:1]:
-            self.counts["at"][name] += seconds  # type: ignore[assignment]
+            self.counts["at"][name] += seconds
         for name in set(ours):
-            self.counts["under"][name] += seconds  # type: ignore[assignment]
+            self.counts["under"][name] += seconds
 
     def write(self) -> None:
         found = {
-            kind: {name: round(seconds, 2) for name, seconds in counts.most_common(TOLD)}
+            kind: {
+                name: round(seconds, 2) for name, seconds in sorted(counts.items(), key=lambda each: -each[1])[:TOLD]
+            }
             for kind, counts in self.counts.items()
         }
         self.out.write_text(json.dumps({"seconds": round(time.monotonic() - self.start, 1), **found}, indent=1))

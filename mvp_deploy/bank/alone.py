@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from torch import Tensor
 from mvp_deploy.backbones import Backbone
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base import tensorfile
-from mvp_deploy.base.errors import MvpError
 from mvp_deploy.pruning.rotation import rotate
 from mvp_deploy.tasks import Task, prepare
 
@@ -40,8 +38,11 @@ class NoBank(Bank):
 
         Directions come out a little otherwise, or the other way round, with another number of threads or another
         processor: units that were counted in some are not those of others.
+
+        Raises:
+            MvpError: the file is damaged.
         """
-        with suppress(MvpError):
+        if file.exists():
             header, sections = tensorfile.load(file)
             return replace(self, backbone=Backbone.from_json(header), weights=sections["weights"])
         tensorfile.save(file, self.backbone.to_json(), {"weights": self.weights})

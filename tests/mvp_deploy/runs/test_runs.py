@@ -153,6 +153,17 @@ def test_a_run_goes_on_in_the_directions_that_it_began_with(tmp_path: Path, monk
     assert told.said == [f"{tmp_path / 'unbroken'} was made of the same inputs before: it stays as it is"]
 
 
+def test_directions_that_are_damaged_are_not_made_anew(tmp_path: Path) -> None:
+    """What was decided in the old ones may still be there."""
+    bank = alone(load_task("digits#0,1,2"), *backbones.create("test_efficientnet", image_size=32))
+    file = tmp_path / "backbone.safetensors"
+    assert bank.kept(file) is bank
+    assert bank.kept(file).backbone == bank.backbone
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(MvpError, match="damaged"):
+        bank.kept(file)
+
+
 def test_a_run_follows_its_task_to_another_name_and_place(bank: Bank, tmp_path: Path) -> None:
     first = prune(bank, tmp_path / "run")
     moved = replace(load_task("digits#0,1,2"), name="small", spec="/elsewhere/digits")
