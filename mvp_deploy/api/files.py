@@ -13,6 +13,7 @@ from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning import pruned
+from mvp_deploy.pruning.biases import fit_biases
 from mvp_deploy.structure import KeepPlan, analyze, prune
 
 OWN = 1  # format of a file that holds a user's module
@@ -82,6 +83,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     header, sections = tensorfile.load(file, ["weights"])
     parts = analyze(model, torch.zeros(2, *header["input_size"]))
     small = prune(parts, model, KeepPlan.from_json(header["plan"]))
+    fit_biases(small, sections["weights"])
     try:
         small.load_state_dict(sections["weights"], strict=True)
     except RuntimeError as error:

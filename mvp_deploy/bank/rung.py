@@ -16,7 +16,7 @@ from mvp_deploy.base.formats import Amount, Count, Sha256, Share, Size
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.original import Original
-from mvp_deploy.structure import KeepPlan
+from mvp_deploy.structure import KeepPlan, gather
 from mvp_deploy.structure.plan import PackedMask
 from mvp_deploy.tasks import Images
 
@@ -117,9 +117,8 @@ def rung_for(bank: Bank, budget: Budget) -> Rung | None:
 
 def start(original: Original, rung: Rung, train: Images) -> nn.Module:
     """The rung's model for a task: its weights, under a head solved in closed form on the task's images."""
-    model = original.pruned(rung.plan)
-    head = {name: value for name, value in model.state_dict().items() if name in original.head}
-    model.load_state_dict({**rung.weights(), **head}, strict=True)
+    head = {name: value for name, value in original.model.state_dict().items() if name in original.head}
+    model = original.pruned(rung.plan, {**rung.weights(), **gather(original.structure, head, rung.plan)})
     solve_head(model, original.classifier, train)
     return model
 

@@ -17,6 +17,7 @@ from mvp_deploy.backbones import Backbone, build
 from mvp_deploy.backbones.backbone import digest
 from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base.errors import ParityError
+from mvp_deploy.pruning.biases import fit_biases
 from mvp_deploy.pruning.head import classifier, solve_head
 from mvp_deploy.structure import Cost, KeepPlan, Structure, analyze, prune, scatter, silence
 from mvp_deploy.tasks import Images
@@ -132,6 +133,7 @@ class Original:
         model = prune(self.structure, self.model, plan, check=self.own)
         restate_sizes(model, self.model, tuple(self.structure.example[0].shape[1:]))
         if state is not None:
+            fit_biases(model, state)
             model.load_state_dict(dict(state), strict=True)
         return model
 

@@ -16,6 +16,7 @@ from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.formats import Classes
+from mvp_deploy.pruning.biases import fit_biases
 from mvp_deploy.structure import KeepPlan, analyze, prune
 from mvp_deploy.structure.plan import PackedMask
 
@@ -89,6 +90,7 @@ def rebuild(backbone: Backbone, plan: KeepPlan, num_classes: int, weights: Mappi
         )
     model = prune(structure, full, plan, check=False)  # it was checked before it was saved
     restate_sizes(model, full, backbone.preprocessing.input_size)
+    fit_biases(model, weights)
     try:
         model.load_state_dict(dict(weights), strict=True)
     except RuntimeError as error:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mvp_deploy.base.devices import full_float32
 from mvp_deploy.base.errors import InputError
+from mvp_deploy.pruning.biases import give_biases
 from mvp_deploy.pruning.linear import LinearLayer, linear_layers
 from mvp_deploy.pruning.moments import CrossMoments, draw_places, with_constant
 from mvp_deploy.pruning.walk import Stop, walk
@@ -67,7 +68,7 @@ def reconstruct(
     """Re-solve, in place, the linear layers of ``model``, which is ``full`` cut by ``plan``.
 
     These are the layers that lost inputs, and where whole blocks went all that run after the first of them, but for
-    convolutions in groups.
+    convolutions in groups. Those with neither a bias nor a batch norm after them get a new bias (see `biases`).
 
     Args:
         images: of the task or any like it; labels are not read. At most ``most`` are taken, drawn by ``seed``.
@@ -79,6 +80,16 @@ def reconstruct(
     layers, small = linear_layers(full, structure.example), linear_layers(model, structure.example)
     masks, gone = structure.tensor_masks(plan), structure.gone(plan.without)
     later = _after(layers, gone)
+    lost = {
+        name
+        for name, layer in small.items()
+        if name in layers
+        and (layer.columns != layers[name].columns or (name in later and layer.groups == 1))
+        and layer.calls == 1
+        and name not in skip
+    }
+    if min(most, len(images)) > 1:  # of one image none can be left out
+        small = dict(give_biases(model, small, lost, structure.example))
     generator = torch.Generator().manual_seed(seed)
     full.eval()
     model.eval()
@@ -92,11 +103,10 @@ def reconstruct(
         room = _room(layers, most)
         batches = _sample(images, most, min(BATCH, *room.values()), seed)
         for stops in _abreast(batches, begin, room):
-            layer, whole = stops[0].here.layer, stops[0].there.layer
+            layer = stops[0].here.layer
             count = sum(each.images for each in stops)
-            as_before = layer.columns == whole.columns and (layer.weight not in later or layer.groups > 1)
-            if as_before or layer.calls > 1 or layer.weight in skip or count < 2:
-                continue  # of one image none can be left out
+            if layer.weight not in lost or count < 2:
+                continue
             at = draw_places(layer, stops[0].here.input, count, generator)
             solved.append(_solve(full, model, masks[layer.weight][0], stops, at))
     return Reconstruction(tuple(solved), count)

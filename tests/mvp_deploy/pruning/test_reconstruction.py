@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+import mvp_deploy as mvp
 from mvp_deploy.backbones import timm
+from mvp_deploy.pruning.biases import fit_biases
 from mvp_deploy.pruning.reconstruction import Reconstruction, reconstruct
 from mvp_deploy.structure import KeepPlan, Structure, analyze, prune
 from mvp_deploy.structure.graph import TracedModel
@@ -45,6 +49,7 @@ READERS = {  # of eight channels
     "depthwise, then pointwise": lambda: (nn.Conv2d(8, 8, 3, groups=8, bias=False), norm(8), nn.Conv2d(8, 5, 1)),
     "in groups": lambda: (nn.Conv2d(8, 6, 3, groups=2),),
     "linear": lambda: (nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)),
+    "neither bias nor norm": lambda: (nn.Conv2d(8, 5, 3, bias=False),),
 }
 
 
@@ -93,25 +98,32 @@ def test_removed_channels_that_follow_from_others_are_made_up_for(reader: str, p
     assert reader_of.after < 1e-4  # as exact as float32 sums are
 
 
-def test_a_constant_is_made_up_for_once_however_often_a_model_is_solved() -> None:
-    """Constant channels go: a layer without a bias moves the mean of the norm that follows, and not a second time."""
+def constant_goes(*readers: nn.Module) -> tuple[nn.Sequential, Structure, KeepPlan]:
+    """Four of the eight channels that ``readers`` read are always 2, and go."""
     torch.manual_seed(0)
     first = nn.Conv2d(3, 8, 3)
     with torch.no_grad():
         first.weight[1::2], first.bias[1::2] = 0, 2
-    model = nn.Sequential(
-        first, nn.ReLU(), nn.Conv2d(8, 5, 1, bias=False), norm(5), nn.Flatten(), nn.LazyLinear(3)
-    ).eval()
+    model = nn.Sequential(first, nn.ReLU(), *readers, nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)).eval()
     model(torch.zeros(1, 3, 8, 8))
     structure = analyze(model, torch.zeros(2, 3, 8, 8))
     [group] = [g for g in structure.groups if any((m.tensor, m.dim) == ("0.weight", 0) for m in g.members)]
     masks = {each.name: np.ones(each.size, bool) for each in structure.groups}
     masks[group.name][1::2] = False
-    plan = KeepPlan(masks)
+    return model, structure, KeepPlan(masks)
+
+
+@pytest.mark.parametrize("follows", ["a norm", "nothing"])
+def test_a_constant_is_made_up_for_once_however_often_a_model_is_solved(follows: str) -> None:
+    """A layer without a bias moves the mean of the norm that follows or gets a bias, and not a second time."""
+    model, structure, plan = constant_goes(nn.Conv2d(8, 5, 1, bias=False), *([norm(5)] if follows == "a norm" else []))
     small, images, other = prune(structure, model, plan), pictures(60), batch(pictures(20, seed=1))
+    assert error(small(other), model(other)) > 0.05
     for _ in range(3):
         reconstruct(model, structure, plan, small, images)
         assert error(small(other), model(other)) < 1e-4
+    assert model[2].bias is None
+    assert (small[2].bias is None) == (follows == "a norm")
 
 
 def random_cut(model: nn.Module, structure: Structure, seed: int = 0) -> KeepPlan:
@@ -244,3 +256,54 @@ def test_what_follows_a_block_that_went_makes_up_for_it() -> None:
     assert [layer.weight for layer in done.layers] == ["head.weight"]  # the stem runs before it, and stays
     assert (before - wanted).norm() > 0.3 * wanted.norm()
     assert (after - wanted).norm() < 1e-3 * wanted.norm()
+
+
+class Deaf(nn.Conv2d):
+    """Has a place for a bias, and computes without it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight)
+
+
+def test_what_was_solved_loads_again() -> None:
+    model, structure, plan = constant_goes(nn.Conv2d(8, 5, 1, bias=False))
+    small, again = prune(structure, model, plan), prune(structure, model, plan)
+    reconstruct(model, structure, plan, small, pictures(60))
+    fit_biases(again, small.state_dict())
+    again.load_state_dict(small.state_dict(), strict=True)
+    x = batch(pictures(20, seed=1))
+    assert torch.equal(again(x), small(x))
+
+
+def test_a_module_that_computes_without_its_bias_gets_none() -> None:
+    model, structure, plan = constant_goes(Deaf(8, 5, 1, bias=False))
+    small = prune(structure, model, plan)
+    reconstruct(model, structure, plan, small, pictures(60))
+    assert small.state_dict().keys() == model.state_dict().keys()
+
+
+def test_one_image_adds_nothing() -> None:
+    model, structure, plan = constant_goes(nn.Conv2d(8, 5, 1, bias=False))
+    small = prune(structure, model, plan)
+    before = copy.deepcopy(small.state_dict())
+    reconstruct(model, structure, plan, small, pictures(1))
+    assert small.state_dict().keys() == before.keys()
+
+
+@pytest.mark.parametrize("name", ["weight.bias", "5.bias", "1.bias", "nothing.bias", "2.weight", ".bias"])
+def test_names_that_are_no_new_bias_change_nothing(name: str) -> None:
+    model, _, _ = constant_goes(nn.Conv2d(8, 5, 1, bias=False))
+    before = model.state_dict().keys()
+    fit_biases(model, {name: torch.zeros(5)})
+    assert model.state_dict().keys() == before
+
+
+def test_a_module_of_ones_own_comes_back_with_its_new_bias(tmp_path: Path) -> None:
+    model, _, _ = constant_goes(nn.Conv2d(8, 5, 1, bias=False))
+    images = pictures(60)
+    x = batch(images)
+    result = mvp.prune(model, (x, images.labels), macs=0.5)
+    assert "2.bias" in result.model.state_dict()
+    mvp.save(result, tmp_path / "small.safetensors")
+    again = mvp.load(tmp_path / "small.safetensors", copy.deepcopy(model))
+    assert torch.equal(again(x), result.model.eval()(x))
