@@ -12,6 +12,7 @@ share of the unpruned time plans that the profile predicts to take it:
     macs3     a budget of MACs, that fraction, in three rounds of cut and re-solve
     width3    a budget of milliseconds in three rounds
     aligned   a budget of MACs, channels in the multiples that the profile found fast: with --aligned
+    torch-pruning   what Torch-Pruning leaves at the MACs of `macs`, as in peers.py, boldly tuned: with --torch-pruning
 
 and what the product takes, `macs` of macs and macs3, `latency` of the others: the one with the least leave-one-out loss
 on training images.
@@ -43,8 +44,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pretrained"))
 from front import TUNED as TUNING
-from prepare import Photographs, backbone, photographs
-from recover import kept
+from front import Candidate
+from peers import Bench
+from prepare import Photographs, kept, photographs
 
 from mvp_deploy.base.environment import environment
 from mvp_deploy.base.files import write_text
@@ -76,11 +78,11 @@ from mvp_deploy.pruning.rotation import rotate
 from mvp_deploy.pruning.yardstick import Yardstick
 from mvp_deploy.structure import KeepPlan, Structure
 from mvp_deploy.tasks import Images
-from mvp_deploy.training import fit
 
 MACS, TIME = ("macs", "macs3"), ("width", "blocks", "width3")
 KINDS = (*MACS, *TIME)
 ALIGNED = "aligned"
+PEER = "torch-pruning"
 TUNED = "-tuned"
 ROUNDS = replace(RECIPES["compensated"], rounds=3)
 
@@ -109,6 +111,7 @@ def main() -> None:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.8, 0.65, 0.5])
     parser.add_argument("--smaller", type=int, nargs="*", default=[112, 96, 80], help="image sizes of unpruned models")
     parser.add_argument("--aligned", action="store_true", help="with budgets of MACs in the profile's multiples")
+    parser.add_argument("--torch-pruning", action="store_true", help="beside it, tuned too; for all 100 classes")
     parser.add_argument("--at-most", type=int, help="for make: so many models in this call")
     parser.add_argument("--runtimes", nargs="+", default=["onnxruntime", "openvino"], help="for time")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "equal.json")
@@ -117,14 +120,16 @@ def main() -> None:
     size = profile.input_size[-1]
     way = f"{profile.precision}-{profile.conditions.runtime}"
     models = asked.work / f"equal-{asked.net}-{size}-{asked.classes}-{way}"
-    kinds = (*KINDS, ALIGNED) if asked.aligned else KINDS
+    kinds = (*KINDS, *([ALIGNED] if asked.aligned else []), *([PEER] if asked.torch_pruning else []))
     cells = [Cell("unpruned", size), *(Cell(kind, share) for share in asked.shares for kind in kinds)]
     cells += [Cell("unpruned", edge) for edge in asked.smaller]
     if asked.step == "make":
         make(asked, profile, models, cells)
     elif asked.step == "tune":
         place = Place(asked, size, models)
-        for cell in [cells[0], *(Cell(kind, share) for share in asked.shares for kind in taken(models, share))]:
+        peer = [PEER] if asked.torch_pruning else []
+        trained = [Cell(kind, share) for share in asked.shares for kind in (*taken(models, share), *peer)]
+        for cell in [cells[0], *trained]:
             if not (models / f"{cell.name}{TUNED}.json").exists():
                 place.tune(cell, profile)
     else:
@@ -136,7 +141,8 @@ class Place:
 
     def __init__(self, asked: argparse.Namespace, size: int, models: Path) -> None:
         self.models = models
-        start, state = backbone(asked.net, size, asked.work)
+        self.peer = Bench.of(Candidate(asked.net, size), TUNING.steps, asked.tar, asked.work)
+        start, state = self.peer.start, self.peer.state
         every = Photographs(photographs(asked.tar, asked.work), start, asked.work)
         classes = list(range(0, 100, 100 // asked.classes))[: asked.classes]
         self.train, self.test = every.of(classes)
@@ -195,6 +201,8 @@ class Place:
         """The cell's ONNX file, its answers to the held-out photographs, and last its facts."""
         original = self.original
         model, plan = self.model(cell, profile)
+        if plan is None:
+            return self.keep(cell.name, model, {"macs": self.peer.macs(model)}, profile)
         told = self.yardstick.measure(model, plan)
         facts: dict[str, Any] = {
             "macs": original.cost(plan).macs,
@@ -208,10 +216,13 @@ class Place:
             facts["predicted_ms"] = cost.total(counts)
         self.keep(cell.name, model, facts, profile)
 
-    def model(self, cell: Cell, profile: Profile) -> tuple[torch.nn.Module, KeepPlan]:
-        """The cell's model before any training, and its plan; worked out once."""
+    def model(self, cell: Cell, profile: Profile) -> tuple[torch.nn.Module, KeepPlan | None]:
+        """The cell's model before any training, and its plan, where it has one; worked out once."""
 
-        def made() -> tuple[torch.nn.Module, KeepPlan]:
+        def made() -> tuple[torch.nn.Module, KeepPlan | None]:
+            if cell.kind == PEER:
+                alike = json.loads((self.models / f"macs-{cell.value:g}.json").read_text(encoding="utf-8"))
+                return self.peer.cut_once(alike["macs"]), None
             original, train = self.original, self.train
             plan = original.full if cell.kind == "unpruned" else self.plan(cell, profile)
             model = original.pruned(plan)
@@ -226,8 +237,7 @@ class Place:
     def tune(self, cell: Cell, profile: Profile) -> None:
         """The same of the model after training as `front.py` trains."""
         model, _ = self.model(cell, profile)
-        fit(model, self.train, TUNING)
-        solve_head(model, self.original.classifier, self.train)
+        self.peer.tune(model, self.original.classifier, TUNING.steps, bold=cell.kind == PEER)
         facts = json.loads((self.models / f"{cell.name}.json").read_text(encoding="utf-8"))
         self.keep(cell.name + TUNED, model, facts | {"steps": TUNING.steps}, profile)
 
@@ -336,7 +346,7 @@ def compared(
     """For each share: latency less macs and the other kinds, in accuracy (paired) and in measured time; tuned too."""
     for share, (_, kind) in chosen.items():
         mine = f"{kind}-{share:g}"
-        others = [f"{each}-{share:g}" for each in (*KINDS, ALIGNED) if each != kind]
+        others = [f"{each}-{share:g}" for each in (*KINDS, ALIGNED, PEER) if each != kind]
         pairs = [(mine, other) for other in others] + [(mine + TUNED, other + TUNED) for other in others]
         for latency, other in pairs:
             if latency in hits and other in hits:

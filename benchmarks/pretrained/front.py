@@ -1,14 +1,15 @@
 """Pruned models beside every smaller net and smaller image that one could take instead, at the same milliseconds.
 
-    python benchmarks/pretrained/front.py --tar caltech101_160.tar --work WORK make
-    python benchmarks/pretrained/front.py --tar caltech101_160.tar --work WORK time
+    python benchmarks/pretrained/front.py --tar caltech101_160.tar --work WORK make [--only 'lite0-*'] [--untuned]
+    python benchmarks/pretrained/front.py --tar caltech101_160.tar --work WORK time [--out results/front.json]
 
 ImageNet weights, all 100 classes: unpruned nets under a head in closed form, and pruned ones of them by obs (`DEEP`
 cuts by the default recipe, which tries more). Untuned, and tuned alike: `TUNED`, then the head solved again. `make`
 leaves an ONNX file of each in the work folder and goes on where it was stopped; `time` times all that are there, in
 turns, in fresh processes, one thread, in ONNX Runtime and OpenVINO, on a machine that does nothing else, and writes
-results/front.json: of each model its accuracies and milliseconds, and at five latencies from the fastest to the slowest
-unpruned model the best pruned beside the best unpruned one that is no slower.
+the JSON: of each model its accuracies and milliseconds, and at five latencies from the fastest to the slowest
+unpruned model the best pruned beside the best unpruned one that is no slower. front-large.json is of larger nets and
+images, of which only those near the front were tuned.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
-from prepare import Photographs, backbone, photographs
+from prepare import Photographs, backbone, kept, photographs
 from torch import nn
 
 from mvp_deploy.base.environment import environment
@@ -76,7 +78,7 @@ UNPRUNED = tuple(
     for net, sizes in (
         ("lite0", (64, 80, 96, 112, 128, 160, 192)),
         ("lite1", (96, 128, 160, 192)),
-        ("lite2", (96, 128, 160, 192)),
+        ("lite2", (96, 128, 160, 192, 224)),
     )
     for size in sizes
 )
@@ -98,22 +100,31 @@ PRUNED = (
     Candidate("lite0", 160, 0.85),
     Candidate("lite0", 192, 0.65),
     Candidate("lite0", 144, 0.75),
+    Candidate("lite0", 192, 0.85),
+    Candidate("lite1", 160, 0.85),
+    Candidate("lite1", 128, 0.85),
+    Candidate("lite2", 128, 0.85),
+    Candidate("lite2", 160, 0.85),
+    Candidate("lite2", 192, 0.85),
 )
 
 
-def made(wanted: Candidate, tar: Path, work: Path) -> dict[str, Any]:
+def made(wanted: Candidate, tar: Path, work: Path, *, tune: bool = True) -> dict[str, Any]:
     """The candidate's model as an ONNX file in the work folder, its facts, and which held-out photographs it knows."""
     facts_file = work / f"{wanted.stem}.json"
-    if facts_file.exists():
-        return json.loads(facts_file.read_text(encoding="utf-8"))
+    known = json.loads(facts_file.read_text(encoding="utf-8")) if facts_file.exists() else {}
+    if known and ("tuned" in known or not tune):
+        return known
     start, state = backbone(wanted.net, wanted.size, work)
     train, test = Photographs(photographs(tar, work), start, work).of(list(range(CLASSES)))
-    model, classifier, facts = (whole if wanted.macs == 1 else pruned)(wanted, start, state, train)
+    make_it = partial(whole if wanted.macs == 1 else pruned, wanted, start, state, train)
+    model, classifier, facts = kept(work / f"{wanted.stem}.pt", make_it)
     export_onnx(model, torch.zeros(1, 3, wanted.size, wanted.size), work / f"{wanted.stem}.onnx", {})
     hits = {"untuned": right(model, test)}
-    fit(model, train, TUNED)
-    solve_head(model, classifier, train)
-    hits["tuned"] = right(model, test)
+    if tune:
+        fit(model, train, TUNED)
+        solve_head(model, classifier, train)
+        hits["tuned"] = right(model, test)
     np.savez(work / f"{wanted.stem}.npz", **hits)
     facts |= asdict(wanted) | {name: float(known.mean()) for name, known in hits.items()}
     write_text(facts_file, json.dumps(facts))
@@ -167,7 +178,8 @@ def beside(times: Mapping[Candidate, float], work: Path, state: str) -> Iterator
     """At five latencies, the best pruned and the best unpruned model that is no slower."""
     spans = [time for each, time in times.items() if each.macs == 1]
     for limit in np.geomspace(min(spans), max(spans), 5).tolist():
-        hits = {each: np.load(work / f"{each.stem}.npz")[state] for each in times if times[each] <= limit * 1.001}
+        found = {each: np.load(work / f"{each.stem}.npz") for each in times if times[each] <= limit * 1.001}
+        hits = {each: known[state] for each, known in found.items() if state in known}
         best = {
             kind: max(group, key=lambda each: hits[each].mean(), default=None)
             for kind, group in (
@@ -184,25 +196,32 @@ def beside(times: Mapping[Candidate, float], work: Path, state: str) -> Iterator
 @click.command()
 @click.argument("what", type=click.Choice(["make", "time"]))
 @click.option("--only", default="*", help="Of names such as lite0-96-0.7, those that match.")
+@click.option("--untuned", is_flag=True, help="For make: train none.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "front.json", show_default=True)
 @click.option("--tar", type=click.Path(path_type=Path), required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True)
-def main(what: str, only: str, tar: Path, work: Path) -> None:
+def main(what: str, only: str, untuned: bool, out: Path, tar: Path, work: Path) -> None:
     wanted = sorted(UNPRUNED + PRUNED, key=lambda each: each.work)
     wanted = [each for each in wanted if fnmatch(each.stem, f"front-{only}")]
     if what == "make":
         for each in wanted:
-            facts = made(each, tar, work)
-            print(f"{each}: {facts['untuned']:.1%}, tuned {facts['tuned']:.1%}, {facts['mmacs']:.0f} MMACs", flush=True)
+            facts = made(each, tar, work, tune=not untuned)
+            found = ", ".join(f"{state} {facts[state]:.1%}" for state in STATES if state in facts)
+            print(f"{each}: {found}, {facts['mmacs']:.0f} MMACs", flush=True)
         return
     there = [each for each in wanted if (work / f"{each.stem}.json").exists()]
     times = {runtime: milliseconds(there, work, runtime) for runtime in RUNTIMES}
+    known = [made(each, tar, work, tune=False) for each in there]
     told = {
         "environment": environment(),
         "tuning": asdict(TUNED),
-        "models": [made(each, tar, work) | {"ms": {name: times[name][each] for name in RUNTIMES}} for each in there],
+        "models": [
+            facts | {"ms": {name: times[name][each] for name in RUNTIMES}}
+            for each, facts in zip(there, known, strict=True)
+        ],
         "beside": {name: {state: list(beside(times[name], work, state)) for state in STATES} for name in RUNTIMES},
     }
-    write_text(RESULTS / "front.json", json.dumps(told, indent=1) + "\n")
+    write_text(out, json.dumps(told, indent=1) + "\n")
 
 
 if __name__ == "__main__":

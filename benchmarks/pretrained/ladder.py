@@ -1,19 +1,20 @@
 """Few images: what a bank's ladder gives tasks of classes that it has never seen. Called again, it goes on.
 
-    python benchmarks/pretrained/ladder.py --tar caltech101_160.tar --work WORK [--steps 1600] [--targets 20]
+    python benchmarks/pretrained/ladder.py --tar caltech101_160.tar --work WORK [--steps 1600] [--targets 20] [--whole]
 
 The bank: twelve tasks of five classes, lite0 at 96 px in rotated streams, one model of 40 % of the MACs, cut and
 re-solved in three rounds, then taught the unpruned features by imitation. The targets: tasks of five of the other 40
 classes, of which 3, 10 or all photographs a class are there to solve the head on. Nothing is tuned for a target, but
-for the cells «tuned», of all photographs: the ladder's model and one's own, tuned alike, as front.py does. A line a
-cell in results/ladder.jsonl («re-solved» and «imitated» alone are of one cut, as `bank build` made it before); what
-making the ladder took in results/ladder-bank-rounds-STEPS.json.
+for the cells «tuned», of all photographs: the ladder's model and one's own, tuned alike, as front.py does. --whole
+makes the models of all the budgets that `bank build` makes by default instead, for heads alone. A line a cell in
+results/ladder.jsonl («re-solved» and «imitated» alone are of one cut, as `bank build` made it before); what making the
+ladder took in results/ladder-bank-rounds-STEPS.json and ladder-bank-whole-STEPS.json.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from mvp_deploy.base.environment import environment
 from mvp_deploy.base.files import write_text
 from mvp_deploy.cli._common import Console
 from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.config import LADDER
 from mvp_deploy.pruning.head import solve_head
 from mvp_deploy.pruning.imitation import TUNING
 from mvp_deploy.pruning.making import make
@@ -64,11 +66,17 @@ def split(seed: int, targets: int) -> tuple[list[int], list[list[int]]]:
     return bank.tolist(), [sorted(random.choice(others, CLASSES, replace=False).tolist()) for _ in range(targets)]
 
 
-def built(folder: Path, start: Backbone, weights: dict[str, torch.Tensor], pooled: Images, steps: int) -> Rung:
-    """The ladder's model, imitating for ``steps``; made where it is not there yet."""
+def built(
+    folder: Path,
+    start: Backbone,
+    weights: dict[str, torch.Tensor],
+    pooled: Images,
+    steps: int,
+    budgets: Sequence[Budget] = (BUDGET,),
+) -> list[Rung]:
+    """The ladder's models, imitating for ``steps``; made where they are not there yet."""
     bank = Bank.open(folder) if (folder / "bank.json").exists() else Bank.init(folder, start, weights)
-    [rung] = ladder.build(bank, pooled, [BUDGET], replace(TUNING, steps=steps), reporter=Console())
-    return rung
+    return ladder.build(bank, pooled, budgets, replace(TUNING, steps=steps), reporter=Console())
 
 
 @dataclass
@@ -121,22 +129,28 @@ def arms(whole: Net, smaller: Net, rungs: dict[str, Rung]) -> Iterator[Arm]:
 @click.option("--alone", default=8, show_default=True, help="Targets that are also pruned by their own images alone.")
 @click.option("--seed", default=0)
 @click.option("--build-only", is_flag=True)
-def main(tar: Path, work: Path, steps: int, targets: int, alone: int, seed: int, build_only: bool) -> None:
+@click.option("--whole", "every", is_flag=True, help="All of `bank build`'s budgets.")
+def main(tar: Path, work: Path, steps: int, targets: int, alone: int, seed: int, build_only: bool, every: bool) -> None:
     RESULTS.mkdir(exist_ok=True)
     bank_classes, tasks = split(seed, targets)
     made, state = backbone(NET, SIZE, work)
     pooled, _ = Photographs(photographs(tar, work), made, work).of(bank_classes)
     turned, weights = rotate(made, state, pooled, seed=seed)
-    rungs = {
-        name: built(work / f"rounds-{seed}-{n}", turned, weights, pooled, n)
-        for name, n in (("three rounds", 0), (f"three rounds, imitated for {steps} steps", steps))
-    }
+    if every:
+        budgets = [Budget(share, "macs") for share in LADDER]
+        made_of = built(work / f"whole-{seed}-{steps}", turned, weights, pooled, steps, budgets)
+        rungs = {f"ladder, {rung.budget.fraction:.0%} of the MACs": rung for rung in made_of}
+    else:
+        rungs = {
+            name: built(work / f"rounds-{seed}-{n}", turned, weights, pooled, n)[0]
+            for name, n in (("three rounds", 0), (f"three rounds, imitated for {steps} steps", steps))
+        }
     told = {
         "photographs": len(pooled), "classes": len(bank_classes), 
         "rungs": {name: rung.to_json() for name, rung in rungs.items()},
         "training": asdict(replace(TUNING, steps=steps)), "environment": environment(),
     }  # fmt: skip
-    bank_file = RESULTS / f"ladder-bank-rounds-{steps}.json"
+    bank_file = RESULTS / f"ladder-bank-{'whole' if every else 'rounds'}-{steps}.json"
     if not bank_file.exists():
         write_text(bank_file, json.dumps(told, indent=1) + "\n")
     if build_only:

@@ -27,8 +27,7 @@ import click
 import numpy as np
 import torch
 from front import CLASSES, RESULTS, TUNED, Candidate, made, pruned, right
-from prepare import Photographs, backbone, photographs
-from recover import kept
+from prepare import Photographs, backbone, kept, photographs
 from torch import nn
 from torch.nn import functional
 
@@ -102,6 +101,15 @@ class Bench:
                 facts = {"untuned": knows(right(model, self.test))}
             self.tune(model, head, self.steps // rounds, bold, starts[k].with_suffix(".checkpoint"))
         return facts | {"mmacs": self.macs(model) / 1e6, "tuned": knows(right(model, self.test))}
+
+    def cut_once(self, macs: float) -> nn.Module:
+        """Every group by the same share, in multiples of eight, to ``macs``; ready for bold tuning."""
+        original = Original.create(self.start, self.state, CLASSES)
+        model, head = original.copy(), original.classifier
+        solve_head(model, head, self.train)
+        fewer = self.cut(model, head, macs, False, ROUND_TO)
+        self.settle(fewer, head, bold=True)
+        return fewer
 
     def cut(
         self, model: nn.Module, head: Sequence[str], target: float, one_threshold: bool, round_to: int | None

@@ -11,8 +11,10 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -24,6 +26,7 @@ from mvp_deploy.base.files import atomic_write
 from mvp_deploy.tasks import Images, Task, load_task, prepare
 
 NETS = ("lite0", "lite1", "lite2")
+T = TypeVar("T")
 
 
 def architecture(net: str) -> str:
@@ -115,3 +118,11 @@ def task_of(photographs: Photographs, classes: list[int]) -> Task:
     """The task of telling these classes apart, by files."""
     names = ",".join(photographs.task.classes[k] for k in classes)
     return load_task(f"{photographs.task.name}#{names}")
+
+
+def kept(file: Path, make: Callable[[], T]) -> T:
+    """What ``make`` gives, worked out once."""
+    if not file.exists():
+        with atomic_write(file) as temporary:
+            torch.save(make(), temporary)
+    return cast(T, torch.load(file, weights_only=False))  # the study's own file

@@ -19,16 +19,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import click
 import numpy as np
 import torch
 from ladder import read
-from prepare import Photographs, backbone, photographs
+from prepare import Photographs, backbone, kept, photographs
 from torch import nn
 
-from mvp_deploy.base.files import atomic_write
 from mvp_deploy.pruning import budget as budgets
 from mvp_deploy.pruning import knapsack
 from mvp_deploy.pruning.budget import Budget, Scores
@@ -45,15 +44,6 @@ from mvp_deploy.tasks import Images
 from mvp_deploy.training import accuracy
 
 FILE = Path(__file__).parent / "results" / "recover.jsonl"
-T = TypeVar("T")
-
-
-def kept(file: Path, make: Callable[[], T]) -> T:
-    """What ``make`` gives, worked out once."""
-    if not file.exists():
-        with atomic_write(file) as temporary:
-            torch.save(make(), temporary)
-    return cast(T, torch.load(file, weights_only=False))  # the study's own file
 
 
 @dataclass(frozen=True)
