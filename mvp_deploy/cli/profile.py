@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,16 +13,19 @@ import click
 from mvp_deploy.base.bounds import BATCH, IMAGE_SIZE, THREADS, VARIANTS
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.cli._common import Console, output_options, resumes
-from mvp_deploy.cli._on import Fleet, forwarded, on_options
+from mvp_deploy.cli._on import Fleet, forwarded, given, on_options
 from mvp_deploy.cli._types import PATH, PRECISIONS, Device, Number
 
 if TYPE_CHECKING:
-    from mvp_deploy.latency.format import Conditions, Form, Precision, Subject
+    from mvp_deploy.latency.format import Conditions, Form, Precision, Profile, Subject
     from mvp_deploy.latency.unseen import Unseen
+
+PROFILE = ".json"
+PROFILING = ("image_size", "runtime", "device", "precision", "threads", "batch", "variants", "on")  # options
 
 
 @click.command()
-@click.argument("subject")
+@click.argument("subjects", nargs=-1, required=True, metavar="SUBJECT...")
 @click.option("--out", required=True, type=PATH,
               help="The profile to write (.json), or the pieces for a device (.zip).")  # fmt: skip
 @click.option("--image-size", type=Number(IMAGE_SIZE), help="Height and width.  [default: the backbone's own]")
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
 @output_options
 @resumes
 def command(
-    subject: str,
+    subjects: tuple[str, ...],
     out: Path,
     image_size: int | None,
     runtime: str,
@@ -57,6 +60,9 @@ def command(
     --on does all of that: makes the pieces here, times them on the devices, and writes OUT here (for several devices
     OUT-NAME.json each).
 
+    Several profiles (.json) of one backbone on one machine, runtime and precision become one: times count relative to
+    each profile's unpruned model, and widths that several have timed get the median.
+
     \b
     Examples:
       mvp-deploy profile resnet18 --image-size 128 --out resnet18.json
@@ -64,12 +70,17 @@ def command(
       mvp-deploy profile pieces.zip --threads 4 --out board.json         on the device
       mvp-deploy profile resnet18 --image-size 128 --out board.json --on pi5
       mvp-deploy profile resnet18 --runtime tensorrt --precision fp16 --out orin.json --on orin
+      mvp-deploy profile monday.json tuesday.json --out board.json       one profile of several
     """
     from mvp_deploy.latency import files, pack
     from mvp_deploy.latency.format import Conditions
     from mvp_deploy.latency.unseen import unseen
 
     pack.check_suffix(out)
+    if len(subjects) > 1 or subjects[0].endswith(PROFILE):
+        _merge(subjects, out, console)
+        return
+    (subject,) = subjects
     if device == "auto":
         device = "cuda" if runtime == "tensorrt" else "cpu"
     conditions = Conditions(runtime, device, threads, batch)
@@ -93,26 +104,68 @@ def command(
     found = files.profile(out, conditions, source=source, reporter=console)
     seconds = time.monotonic() - start
     errors = unseen(found)
-    console.result(
-        {
-            "profile": str(out),
-            "of": str(found),
-            "full_ms": found.full_ms,
-            "smallest_ms": min(run.ms for run in found.runs),
-            "kernels": len(found.kernels),
-            "noise": found.noise,
-            "stable": found.stable,
-            "loud": list(found.loud),
-            "unseen": None if errors is None else asdict(errors),
-            "seconds": round(seconds, 1),
-        }
-    )
+    console.result(_told(found, out, errors) | {"seconds": round(seconds, 1)})
     console.show(
         f"{found}: {found.full_ms:.3f} ms unpruned, {min(run.ms for run in found.runs):.3f} ms at its smallest here; "
         f"{len(found.layers)} layers, {len(found.kernels)} kinds, {len(found.runs)} widths in {seconds:.0f} s -> {out}"
     )
     _show_unseen(errors, console)
     console.next(_next("BACKBONE" if there else subject, out))
+
+
+def _merge(subjects: Sequence[str], out: Path, console: Console) -> None:
+    """Write one profile of several."""
+    from mvp_deploy.latency import files
+    from mvp_deploy.latency.merge import merge
+    from mvp_deploy.latency.unseen import unseen
+
+    for subject in subjects:
+        if not subject.endswith(PROFILE):
+            raise InputError(
+                f"{subject} is not a profile ({PROFILE}): only profiles become one, and a backbone or its pieces are "
+                "profiled alone."
+            )
+    for name in PROFILING:
+        if given(name) is not None:
+            raise InputError(
+                f"--{name.replace('_', '-')} says how a backbone is profiled, and {subjects[0]} is a profile already: "
+                "leave it out."
+            )
+    sources = {Path(subject).resolve() for subject in subjects}
+    if len(sources) < len(subjects):
+        raise InputError("a profile is named twice: name each once, since what was timed once counts once.")
+    if out.suffix != PROFILE or out.resolve() in sources:
+        raise InputError(f"--out {out} must end in {PROFILE}, and be none of the profiles that are merged.")
+    parts = {subject: files.read(Path(subject)) for subject in subjects}
+    found = merge(parts)
+    files.write(out, found)
+    for remark in files.remarks(found):
+        console.warn(remark)
+    unpruned = {name: part.full_ms for name, part in parts.items()}
+    least, most = min(unpruned.values()), max(unpruned.values())
+    errors = unseen(found)
+    console.result(_told(found, out, errors) | {"merged": unpruned, "apart": most / least - 1})
+    console.show(
+        f"{found}: {len(parts)} profiles ({', '.join(parts)}) are one. Unpruned they took {least:.3f} to {most:.3f} ms "
+        f"({most / least - 1:.1%} apart), and it takes their median, {found.full_ms:.3f}; {len(found.runs)} widths of "
+        f"{' + '.join(str(len(part.runs)) for part in parts.values())} -> {out}"
+    )
+    _show_unseen(errors, console)
+    console.next(_next("BACKBONE", out))
+
+
+def _told(found: Profile, out: Path, errors: Unseen | None) -> dict[str, object]:
+    return {
+        "profile": str(out),
+        "of": str(found),
+        "full_ms": found.full_ms,
+        "smallest_ms": min(run.ms for run in found.runs),
+        "kernels": len(found.kernels),
+        "noise": found.noise,
+        "stable": found.stable,
+        "loud": list(found.loud),
+        "unseen": None if errors is None else asdict(errors),
+    }
 
 
 def _show_unseen(errors: Unseen | None, console: Console) -> None:

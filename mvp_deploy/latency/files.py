@@ -29,6 +29,11 @@ def read(path: Path) -> Profile:
     return read_json(path, Profile, cure=CURE, versions=(FORMAT,))
 
 
+def write(path: Path, found: Profile) -> None:
+    """Write a profile's file, whole or not at all."""
+    write_text(path, json.dumps(asdict(found)) + "\n")
+
+
 def parts_of(out: Path) -> Path:
     """Where the pieces of an unfinished profile lie."""
     return out.with_name(f"{out.name}.parts")
@@ -57,7 +62,7 @@ def profile(
         else:
             source(folder, conditions.form)
         found = measure(folder, conditions, reporter=reporter)
-        write_text(out, json.dumps(asdict(found)) + "\n")
+        write(out, found)
         pack.remove(folder, len(found.runs))
     for remark in remarks(found):
         reporter.warn(remark)

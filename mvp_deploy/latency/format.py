@@ -13,6 +13,8 @@ from mvp_deploy.exporters.protocol import Precision as Precision
 FORMAT: Final = 1
 CURE = "profile the backbone again with `mvp-deploy profile`"
 
+RUNS = Within(2, 1000)  # whole models of a profile
+
 Name = Annotated[str, Within(1, 300)]
 Index = Annotated[int, Within(0, 100_000)]
 Milliseconds = Annotated[float, Within(0, 1e7)]
@@ -173,7 +175,7 @@ class Profile:
     machine: Machine
     layers: Annotated[tuple[Layer, ...], Within(1, 10_000)]
     kernels: Annotated[tuple[Kernel, ...], Within(1, 10_000)]
-    runs: Annotated[tuple[Run, ...], Within(2, 1000)]
+    runs: Annotated[tuple[Run, ...], RUNS]
     noise: Share
     stable: bool
     loud: tuple[Annotated[str, Within(0, 200)], ...] = ()
@@ -186,8 +188,11 @@ class Profile:
         if any(len(run.shapes) != len(self.layers) for run in self.runs):
             raise InputError("a run has not one shape for each layer")
         for number, kernel in enumerate(self.kernels):
-            if len(kernel.samples) != len(self.runs) * sum(layer.kernel == number for layer in self.layers):
-                raise InputError("a kernel has not one sample for each of its layers in each run")
+            owners = [place for place, layer in enumerate(self.layers) if layer.kernel == number]
+            if [sample.shape for sample in kernel.samples] != [run.shapes[n] for n in owners for run in self.runs]:
+                raise InputError(
+                    "a kernel has not one sample for each of its layers in each run, of its shape and in that order"
+                )
         if not any(sample.ms for kernel in self.kernels for sample in kernel.samples):
             raise InputError("no kernel takes any time")
 

@@ -202,6 +202,10 @@ def test_no_plan_is_made_by_times_that_were_all_disturbed(
             lambda data: data | {"kernels": [k | {"samples": k["samples"][1:]} for k in data["kernels"]]},
             "one sample for",
         ),
+        (
+            lambda data: data | {"kernels": [k | {"samples": k["samples"][::-1]} for k in data["kernels"]]},
+            "in that order",
+        ),
         (lambda data: data | {"format": 2}, "has format 2"),
         (lambda data: data | {"more": 1}, "no version wrote"),
     ],
