@@ -113,6 +113,11 @@ def remarks(found: Profile) -> Iterator[str]:
 def say_conditions(found: Profile, reporter: Reporter) -> None:
     """Say on what, and how, a time is met, and warn where the profile predicts badly."""
     reporter.say(f"the time is met as profiled: {found}")
+    warn_of_doubts(found, reporter)
+
+
+def warn_of_doubts(found: Profile, reporter: Reporter) -> None:
+    """Warn where the profile predicts badly."""
     for doubt in doubts(found):
         reporter.warn(doubt)
 
@@ -225,6 +230,7 @@ def searched_by(
         )
     else:
         check_version(found, version)
-    for remark in (*remarks(found), *doubts(found)):
+    for remark in remarks(found):
         reporter.warn(remark)
+    warn_of_doubts(found, reporter)
     return found

@@ -96,8 +96,8 @@ def profiles_of(
     """
     version = runtime_version(conditions)
     searched = partial(files.searched_by, asked=conditions, version=version, backbones=names, sizes=sizes)
-    found = {path: searched(path, reporter=reporter) for path in on if path.exists()}
-    missing = [path for path in on if path not in found]
+    found = {path: searched(path, reporter=reporter) for path in dict.fromkeys(on) if path.exists()}
+    missing = [path for path in dict.fromkeys(on) if path not in found]
     known = {(each.backbone, each.input_size[-1], each.precision) for each in found.values()}
     places = [place for place in product(names, sizes, precisions) if place not in known]
     if not missing:
@@ -109,6 +109,7 @@ def profiles_of(
     source = files.maker(name, backbone, precision, reporter)
     make = partial(files.profile, missing[0], conditions, source=source, reporter=reporter)
     found[missing[0]] = files.profile_on(missing[0], make, reporter)
+    files.warn_of_doubts(found[missing[0]], reporter)
     return [found[path] for path in on]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -87,6 +87,12 @@ def blocks_of(step: int) -> Time:
         return 0.01 + 1e-4 * -(-rows // step) * step * padded
 
     return time
+
+
+def wrong(profile: Profile, by: float) -> Profile:
+    """The same where every second whole model takes ``by`` times what its layers do: it predicts badly."""
+    runs = tuple(replace(run, ms=run.ms * by ** (number % 2)) for number, run in enumerate(profile.runs))
+    return replace(profile, runs=runs)
 
 
 def tiny_pieces(folder: Path, form: Form = "cpu") -> Path:

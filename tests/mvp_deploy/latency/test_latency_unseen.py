@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fakes.profiles import blocks_of, chain, profile_by, structure_of
+from fakes.profiles import blocks_of, chain, profile_by, structure_of, wrong
 
 from mvp_deploy.cli._common import Console
 from mvp_deploy.latency import files
@@ -19,12 +19,6 @@ from mvp_deploy.latency.unseen import doubts, unseen
 def profile() -> Profile:
     model = chain(64, 48, 80)
     return profile_by(model, structure_of(model), blocks_of(1))
-
-
-def wrong(profile: Profile, by: float) -> Profile:
-    """The same where every second whole model takes ``by`` times what its layers do."""
-    runs = tuple(replace(run, ms=run.ms * by ** (number % 2)) for number, run in enumerate(profile.runs))
-    return replace(profile, runs=runs)
 
 
 def test_a_machine_that_follows_the_formula_is_predicted_exactly(profile: Profile) -> None:

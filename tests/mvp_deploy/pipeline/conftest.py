@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from fakes.profiles import blocks_of, profile_by
+from fakes.profiles import blocks_of, profile_by, wrong
 
 from mvp_deploy.cli import main
 from mvp_deploy.latency import files
@@ -84,8 +84,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def profiled(cnn, monkeypatch: pytest.MonkeyPatch) -> Profile:
-    """What every profile that is taken turns out to be: of the small CNN, on a machine that is not there."""
-    found = profile_by(cnn.original.model, cnn.original.structure, blocks_of(8))
+    """What every profile that is taken turns out to be: of the small CNN, on a machine that is not there, badly."""
+    found = wrong(profile_by(cnn.original.model, cnn.original.structure, blocks_of(8)), 1.3)
 
     def profile(out: Path, conditions: Conditions, **_: object) -> Profile:
         out.write_text(json.dumps(asdict(found)), encoding="utf-8")

@@ -304,6 +304,9 @@ def test_a_profile_that_is_not_there_is_made_of_the_one_model(
     result = CliRunner().invoke(main, ["frontier", *asked])
     assert result.exit_code == 0, result.output
     assert "this machine is profiled first" in result.output
+    assert result.output.count("the profile predicts models that it has not seen") == 1
+    again = CliRunner().invoke(main, ["frontier", *asked])
+    assert again.output.count("the profile predicts models that it has not seen") == 1
     assert read(tmp_path / "f")[0]["of"] == "latency"
 
 

@@ -71,6 +71,7 @@ def test_where_a_cut_is_best_that_model_is_cut_to_the_time_and_a_kill_searches_n
     done = call(tmp_path, *asked)
     assert done.exit_code == 0, done.output
     assert "Most accurate within" in done.stdout
+    assert done.stderr.count("the profile predicts models that it has not seen") == 1
     info = runs.load(tmp_path / "run").info
     assert info["backbone"]["name"] == "test_resnet"
     assert info["metrics"]["pruned"]["making"]["latency"]["predicted_ms"] <= 0.6 * full
