@@ -46,8 +46,9 @@ class Timed:
         """The budget as a share of the profile's unpruned time, and what allots the units.
 
         beside: the RUN; a machine that is profiled for it leaves a file of its name. shipped: what the time is for, and
-            a speed-up then counts from the unpruned model in float32; None: not known yet, float32 in ONNX Runtime if
-            a profile is taken, and a speed-up counts from the unpruned model in the profile's precision.
+            if the profile is of its precision, a speed-up counts from the unpruned model in float32; None: not known
+            yet, float32 in ONNX Runtime if a profile is taken. Otherwise a speed-up counts from the unpruned model in
+            the profile's precision.
         """
         from mvp_deploy.latency.files import check_runtime, check_shipped, say_conditions
         from mvp_deploy.latency.meet import Meet
@@ -58,7 +59,7 @@ class Timed:
         if shipped is not None:
             check_shipped(profile, [shipped.precision], reporter)
             check_runtime(profile, [shipped.runtime], reporter)
-            target = target.than_float32(profile, reporter)
+            target = target.than_float32(profile, [shipped.precision], reporter)
         say_conditions(profile, reporter)
         clock = functools.partial(_timer, there, profile, reporter)
         meet = Meet(target, profile, round_to, clock, reporter, self._known())

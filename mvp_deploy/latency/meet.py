@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.latency.choose import choose
 from mvp_deploy.latency.cost import Milliseconds
 from mvp_deploy.latency.floor import BelowFloor
-from mvp_deploy.latency.format import Profile
+from mvp_deploy.latency.format import Precision, Profile
 from mvp_deploy.latency.plan import Solution
 from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget, Scores
@@ -56,9 +56,16 @@ class Target:
         """The part of the unpruned model's milliseconds that this is, at most 1."""
         return min(1.0, self.of(full) / full)
 
-    def than_float32(self, profile: Profile, reporter: Reporter) -> Target:
-        """The same, a speed-up counted from the unpruned model in float32; told where its time is not known."""
+    def than_float32(self, profile: Profile, shipped: Collection[Precision], reporter: Reporter) -> Target:
+        """The same, a speed-up counted from the unpruned model in float32, if the profile's precision ships.
+
+        Otherwise it counts from that model in the profile's precision, which is told: what a precision gains that does
+        not ship is no speed-up. So it does where float32's time is not known.
+        """
         if self.speed_up is None or profile.precision == "fp32":
+            return self
+        if profile.precision not in shipped:
+            reporter.say(f"{self} than the unpruned model in {profile.precision}, since that is not shipped")
             return self
         if not profile.float32_ms:
             reporter.warn(

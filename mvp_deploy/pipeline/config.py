@@ -85,7 +85,7 @@ class TimeSection(Section):
 
     latency_ms: Positive | None = Field(None, description="Milliseconds that it may take.")
     speed_up: Annotated[float, Within(1.0, 1e9)] | None = Field(
-        None, description="Or: times faster than unpruned, in float32."
+        None, description="Or: times faster than unpruned, in float32 if the profile's precision ships."
     )
     profile: str = Field(description="What the backbone's layers take: a file of mvp-deploy profile.")
 

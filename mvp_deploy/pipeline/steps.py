@@ -210,9 +210,7 @@ def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Meet | None]:
     files.check_runtime(profile, runtimes_of(work.task.export.targets), reporter)
     timed = work.task.benchmark
     files.check_timed(profile, timed.batches, timed.threads or cores(), reporter)
-    target = Target(asked.latency_ms, asked.speed_up)
-    if profile.precision in work.task.export.precisions:
-        target = target.than_float32(profile, reporter)
+    target = Target(asked.latency_ms, asked.speed_up).than_float32(profile, work.task.export.precisions, reporter)
     if target.gained != 1:
         reporter.say(f"asked for: {target}. Gates compare with the unpruned model of the same precision.")
     clock, known = partial(here, profile, reporter), others(work.profile)

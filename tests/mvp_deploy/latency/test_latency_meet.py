@@ -256,11 +256,11 @@ def test_under_which_conditions_a_time_is_met_is_said(cnn, tmp_path: Path, capsy
 
 def test_without_float32_s_time_a_speed_up_is_of_the_same_precision_and_that_is_said(capsys) -> None:
     asked, unknown = Target(speed_up=2), replace(PROFILE, precision="int8")
-    assert asked.than_float32(unknown, Console()) == asked
+    assert asked.than_float32(unknown, ["int8"], Console()) == asked
     assert "does not tell what the unpruned model takes in float32" in capsys.readouterr().err
-    found = asked.than_float32(replace(unknown, float32_ms=1.5 * PROFILE.full_ms), Console())
+    found = asked.than_float32(replace(unknown, float32_ms=1.5 * PROFILE.full_ms), ["int8"], Console())
     assert found.of(PROFILE.full_ms) == pytest.approx(0.75 * PROFILE.full_ms)
-    assert asked.than_float32(PROFILE, Console()) == asked
+    assert asked.than_float32(PROFILE, ["fp32", "int8"], Console()) == asked
 
 
 def test_from_python_too_a_time_needs_a_profile_and_excludes_other_budgets() -> None:
