@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -61,8 +60,7 @@ class Timed:
             check_runtime(profile, [shipped.runtime], reporter)
             target = target.than_float32(profile, [shipped.precision], reporter)
         say_conditions(profile, reporter)
-        clock = functools.partial(_timer, there, profile, reporter)
-        meet = Meet(target, profile, round_to, clock, reporter, self._known())
+        meet = Meet(target, profile, round_to, _clock(there, profile, reporter), reporter, self._known())
         return meet.budget, meet
 
     def share(self, backbone: Backbone, round_to: int, beside: Path, reporter: Reporter) -> tuple[Budget, ByProfile]:
@@ -80,15 +78,9 @@ class Timed:
     def _device(self) -> tuple[str, Device] | None:
         if not isinstance(self.on, str):
             return None
-        from mvp_deploy.remote.inventory import chosen, load
+        from mvp_deploy.remote.inventory import one
 
-        try:
-            (found, *others) = chosen(load(self.inventory), (self.on,)).items()
-        except InputError as error:
-            raise InputError(f"{error} If {self.on} is a profile: its file must end in .json.") from error
-        if others:
-            raise InputError(f"{self.on} is {len(others) + 1} devices: a model is pruned for one, so name it.")
-        return found
+        return one(self.inventory, self.on)
 
     def _profile(
         self,
@@ -108,34 +100,24 @@ class Timed:
             path = self.on if isinstance(self.on, Path) else beside.with_name(f"{beside.name}{mark}.profile.json")
             taken = functools.partial(files.profile, path, conditions, source=source, reporter=reporter)
             return files.profile_on(path, taken, reporter)
-        from mvp_deploy.remote.profile import profile
+        from mvp_deploy.remote.profile import profiled
 
         name, device = there
         path = beside.with_name(f"{beside.name}.{name}{mark}.profile.json")
-
-        def make() -> Profile:
-            with TemporaryDirectory() as folder:
-                pieces = Path(folder, "pieces.zip")
-                files.make_pieces(pieces, source, conditions)
-                options = ["--runtime", conditions.runtime, "--device", conditions.device]
-                profile(name, device, pieces, options, path, reporter)
-            return files.read(path)
-
-        return files.profile_on(path, make, reporter, name)
+        return profiled(name, device, source, conditions, path, reporter)
 
 
-def _timer(there: tuple[str, Device] | None, profile: Profile, reporter: Reporter, original: Original) -> Timer | None:
-    """What times plans where the profile was taken; None, which is said, where that cannot be done."""
-    from mvp_deploy.latency.timer import ELSEWHERE, here, plan_timer
-
+def _clock(
+    there: tuple[str, Device] | None, profile: Profile, reporter: Reporter
+) -> Callable[[Original], Timer | None]:
+    """What gives what times plans where the profile was taken."""
     if there is None:
-        return here(profile, reporter, original)
-    if profile.conditions.form == "engine":
-        reporter.say(ELSEWHERE)
-        return None
-    from mvp_deploy.remote.clock import time_there
+        from mvp_deploy.latency.timer import here
 
-    return plan_timer(original.structure, original.model, functools.partial(time_there, *there, reporter, profile))
+        return functools.partial(here, profile, reporter)
+    from mvp_deploy.remote.clock import clock_there
+
+    return functools.partial(clock_there, *there, profile, reporter)
 
 
 def latency_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -83,7 +83,7 @@ def command(
     gated = [name for task in asked for name in task.gates.devices]
     fleet = fleet_of(dict.fromkeys([*on, *gated]), inventory, allow_missing)
     if dry_run:
-        _show_plan(config, file, only, console)
+        _show_plan(config, file, inventory, only, console)
         return
     store = None if mlflow is None else tracking.Store.open(mlflow)
     if is_url(config.out):
@@ -93,6 +93,7 @@ def command(
             config,
             file.parent,
             Acceptance(before, sign_key, fleet.devices if fleet else {}, allow_missing),
+            inventory=inventory,
             only=only,
             jobs=jobs,
             cluster=cluster,
@@ -126,12 +127,12 @@ def command(
         console.next(f"predict {bundle} PHOTO")
 
 
-def _show_plan(config: Config, file: Path, only: tuple[str, ...], console: Console) -> None:
+def _show_plan(config: Config, file: Path, inventory: Path, only: tuple[str, ...], console: Console) -> None:
     from mvp_deploy.pipeline.build import plan
     from mvp_deploy.pipeline.progress import Failure
     from mvp_deploy.pipeline.run import settle
 
-    works = settle(config, file.parent, only, console)
+    works = settle(config, file.parent, inventory, only, console)
     failed = [work for work in works.values() if isinstance(work, Failure)]
     plans = {
         name: {"error": work.message} if isinstance(work, Failure) else {d.step: d.status for d in plan(work)}

@@ -87,7 +87,10 @@ class TimeSection(Section):
     speed_up: Annotated[float, Within(1.0, 1e9)] | None = Field(
         None, description="Or: times faster than unpruned, in float32 if the profile's precision ships."
     )
-    profile: str = Field(description="What the backbone's layers take: a file of mvp-deploy profile.")
+    profile: str = Field(
+        description="What the backbone's layers take: a file of mvp-deploy profile, or a device of devices.yaml, which "
+        "is profiled once, and times the models."
+    )
 
     @model_validator(mode="after")
     def _one(self) -> TimeSection:

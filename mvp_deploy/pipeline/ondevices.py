@@ -58,8 +58,7 @@ def to_json(devices: Mapping[str, OnDevice]) -> dict[str, Any]:
 def _measured(work: Work, reporter: Reporter, name: str, device: Device) -> Measured:
     asked = work.task.benchmark
     place = work.folder / "devices" / f"{name}.json"
-    settings = device.model_dump(mode="json", exclude={"tags", "wait_s", "limit_s", "keep_mb"})
-    key = steps.key(after=work.keys["export"], benchmark=asdict(asked), device=settings)
+    key = steps.key(after=work.keys["export"], benchmark=asdict(asked), device=device.settings)
     known, mark = _read(place), place.with_suffix(".key")
     kept = mark.is_file() and mark.read_text(encoding="utf-8") == key
     if known is not None and kept and _is_result(work, known):

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mvp_deploy import bundle
 from mvp_deploy.base.cluster import Cluster
@@ -20,7 +20,7 @@ from mvp_deploy.base.files import locked, sha256
 from mvp_deploy.base.folders import refuse_inside
 from mvp_deploy.base.reporter import Named, Reporter, Silent
 from mvp_deploy.bundle import signing
-from mvp_deploy.pipeline import ondevices, steps
+from mvp_deploy.pipeline import ondevices, profiles, steps
 from mvp_deploy.pipeline.baseline import SCHEMA, compare
 from mvp_deploy.pipeline.build import build_all, plan
 from mvp_deploy.pipeline.config import Config
@@ -32,6 +32,9 @@ from mvp_deploy.pipeline.times import measure
 from mvp_deploy.remote.inventory import Inventory
 from mvp_deploy.tasks.load import refuse_far_table, require_source
 from mvp_deploy.tasks.task import place_of
+
+if TYPE_CHECKING:
+    from mvp_deploy.backbones import Backbone
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ def run(
     base: Path,
     acceptance: Acceptance,
     *,
+    inventory: Path,
     only: Sequence[str] = (),
     jobs: int = 1,
     cluster: Cluster | None = None,
@@ -74,6 +78,7 @@ def run(
 
     Args:
         base: what the config's paths are relative to.
+        inventory: devices.yaml, for devices that a task is pruned for.
         only: names of tasks; all if empty.
         jobs: how many tasks are pruned and exported at once, each in a process of its own.
         cluster: where they are pruned and exported instead.
@@ -84,7 +89,7 @@ def run(
     """
     acceptance.public_key()  # an unusable key is said before hours of pruning
     with alone(folder(config, base)):
-        settled = settle(config, base, only, reporter)
+        settled = settle(config, base, inventory, only, reporter, take=True)
         works = {name: caught(partial(_possible, work, here=cluster is None)) for name, work in settled.items()}
         built = build_all(
             {name: work for name, work in works.items() if isinstance(work, Work)}, jobs, cluster, reporter
@@ -111,12 +116,15 @@ def run(
 
 
 def settle(
-    config: Config, base: Path, only: Sequence[str] = (), reporter: Reporter | None = None
+    config: Config, base: Path, inventory: Path, only: Sequence[str], reporter: Reporter, *, take: bool = False
 ) -> dict[str, Work | Failure]:
-    """Every task asked for with its keys, or why it cannot be started."""
+    """Every task asked for with its keys, or why it cannot be started.
+
+    take: whether devices are profiled that tasks are pruned for, where that was not done.
+    """
     if unknown := [name for name in only if name not in config.tasks]:
         raise InputError(f"there is no task {unknown[0]!r}: the config has {', '.join(config.tasks)}.")
-    bank, out = _bank(config, base, reporter), folder(config, base)
+    (bank, backbone), out = _bank(config, base, reporter), folder(config, base)
     refuse_inside(out, bank)
     shared = steps.Shared(bank, content(str(bank)), config.device, config.seed, out)
 
@@ -126,8 +134,14 @@ def settle(
         data = local(task.data, base, reporter)
         require_source(data)
         refuse_inside(out, place_of(data))
-        profile = None if task.time is None else Path(local(task.time.profile, base, reporter))
-        return steps.settle(name, task, data, profile, shared)
+        there = None if task.time is None else profiles.device_of(task.time.profile, base, inventory)
+        if task.time is None:
+            profile = None
+        elif there is None:
+            profile = Path(local(task.time.profile, base, reporter))
+        else:
+            profile = profiles.of_device(there, task, backbone, out, reporter, take=take)
+        return steps.settle(name, task, data, profile, there, shared)
 
     return {name: caught(partial(settled, name)) for name in only or config.tasks}
 
@@ -146,14 +160,14 @@ def folder(config: Config, base: Path) -> Path:
     return Path(os.path.relpath(base / config.out))
 
 
-def _bank(config: Config, base: Path, reporter: Reporter | None) -> Path:
+def _bank(config: Config, base: Path, reporter: Reporter) -> tuple[Path, Backbone]:
     from mvp_deploy.bank.store import Bank
 
     bank = Path(local(config.bank, base, reporter))
-    found = Bank.open(bank).backbone.name
-    if config.backbone is not None and found != config.backbone:
-        raise InputError(f"the bank {config.bank} is of {found}, the config asks for {config.backbone}.")
-    return bank
+    found = Bank.open(bank).backbone
+    if config.backbone is not None and found.name != config.backbone:
+        raise InputError(f"the bank {config.bank} is of {found.name}, the config asks for {config.backbone}.")
+    return bank, found
 
 
 def alone(out: Path) -> AbstractContextManager[None]:

@@ -4,6 +4,7 @@ OUT/work/TASK/run/        what pruning gave (a RUN folder)
 OUT/work/TASK/exported/   the checked models (a bundle without measurements)
 OUT/work/TASK/times.json  the benchmark
 OUT/work/TASK/STEP.done   the key of the inputs a step was done with, and the checksum of what it gave
+OUT/work/NAME-….profile.json   what the backbone takes on a device, see `profiles`
 OUT/bundles/TASK/         the bundle, where all gates are met
 """
 
@@ -38,13 +39,16 @@ from mvp_deploy.pruning.config import Budget
 
 if TYPE_CHECKING:
     from mvp_deploy.latency.meet import Meet
+    from mvp_deploy.remote.inventory import Device
 
 # The rooms and files whose code decides what a step gives, beside those of the steps before it.
 MADE_BY = {
-    "prune": ("base", "tasks", "backbones", "training", "structure", "pruning", "bank", "latency", "runs"),
+    "prune": (
+        "base", "tasks", "backbones", "training", "structure", "pruning", "bank", "latency", "runs", "remote/clock.py",
+    ),
     "export": ("export", "inference", "bundle", "benchmark", "exporters", "calibration"),
     "benchmark": ("pipeline/times.py",),
-}
+}  # fmt: skip
 STEPS = ("prune", "export", "benchmark", "bundle")  # gates are judged each time: that takes no time
 
 
@@ -57,6 +61,7 @@ class Work:
     data: str  # SOURCE or SOURCE#classes, local
     bank: Path  # local
     profile: Path | None  # local, where a time is to be met
+    there: tuple[str, Device] | None  # the device that it is of, and that times the plans
     device: str
     seed: int
     out: Path
@@ -95,15 +100,23 @@ class Shared:
     out: Path
 
 
-def settle(name: str, task: TaskSection, data: str, profile: Path | None, shared: Shared) -> Work:
+def settle(
+    name: str,
+    task: TaskSection,
+    data: str,
+    profile: Path | None,
+    there: tuple[str, Device] | None,
+    shared: Shared,
+) -> Work:
     """A task with the keys of its steps. Each key holds those before it, so a change redoes all that follows."""
+    untaken = profile is None or (there is not None and not profile.exists())
     prune = key(
         code=code("prune"),
         versions=versions() | {"python": platform.python_version()},
         spec=task.data,  # not ``data``, which changes with the folder that the command is called in
         data=data_content(data),
         bank=shared.bank_content,
-        profile=None if profile is None else content(str(profile)),
+        profile=None if untaken else content(str(profile)),
         device=shared.device,
         seed=shared.seed,
         task=task.model_dump(mode="json", include={"skip_bad", "budget", "time", "recipe", "training"}),
@@ -112,7 +125,7 @@ def settle(name: str, task: TaskSection, data: str, profile: Path | None, shared
     machine = {"cpu": cpu_name(), "cores": cores(), "gpu": gpu() if "tensorrt" in task.export.targets else None}
     times = key(after=export, code=code("benchmark"), benchmark=asdict(task.benchmark), **machine)
     keys = {"prune": prune, "export": export, "benchmark": times}
-    return Work(name, task, data, shared.bank, profile, shared.device, shared.seed, shared.out, keys)
+    return Work(name, task, data, shared.bank, profile, there, shared.device, shared.seed, shared.out, keys)
 
 
 def key(**inputs: Any) -> str:
@@ -200,6 +213,7 @@ def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Meet | None]:
     from mvp_deploy.latency.meet import Meet, Target
     from mvp_deploy.latency.timer import here
     from mvp_deploy.pipeline.shrink import runtimes_of, say_uncut
+    from mvp_deploy.remote.clock import clock_there
 
     asked = work.task.time
     if asked is None or work.profile is None:
@@ -213,8 +227,9 @@ def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Meet | None]:
     target = Target(asked.latency_ms, asked.speed_up).than_float32(profile, work.task.export.precisions, reporter)
     if target.gained != 1:
         reporter.say(f"asked for: {target}. Gates compare with the unpruned model of the same precision.")
-    clock, known = partial(here, profile, reporter), others(work.profile)
-    meet = Meet(target, profile, work.task.budget.round_to, clock, reporter, known)
+    clock = partial(clock_there, *work.there) if work.there else here
+    known = others(work.profile)
+    meet = Meet(target, profile, work.task.budget.round_to, partial(clock, profile, reporter), reporter, known)
     if meet.unneeded:
         say_uncut(meet, reporter)
         return Budget(1.0, "macs", meet.round_to), None

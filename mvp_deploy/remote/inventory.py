@@ -62,6 +62,11 @@ class Device(Strict):
     wait_s: int = Field(3600, ge=0, le=10**6, description="Seconds to wait while another run holds it.")
     limit_s: int = Field(7200, ge=1, le=10**6, description="Seconds that a command may take there.")
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What times taken there depend on, as JSON values."""
+        return self.model_dump(mode="json", exclude={"tags", "wait_s", "limit_s", "keep_mb"})
+
 
 Inventory = Mapping[str, Device]
 FILE: TypeAdapter[dict[str, Device]] = TypeAdapter(dict[Name, Device])
@@ -111,6 +116,21 @@ def chosen(inventory: Inventory, names: Sequence[str]) -> Inventory:
             known = sorted({*inventory, *(tag for each in inventory.values() for tag in each.tags)})
             raise InputError(f"there is no device and no tag {name!r}: devices.yaml has {', '.join(known) or 'none'}.")
         found.update(hits)
+    return found
+
+
+def one(path: Path, name: str) -> tuple[str, Device]:
+    """The device of this name in the file, to prune for, where a profile's file might have been named.
+
+    Raises:
+        MvpError: (INPUT) there is none, or it is several devices' tag; what `load` raises.
+    """
+    try:
+        (found, *others) = chosen(load(path), (name,)).items()
+    except InputError as error:
+        raise InputError(f"{error} If {name} is a profile: its file must end in .json.") from error
+    if others:
+        raise InputError(f"{name} is {len(others) + 1} devices: a model is pruned for one, so name it.")
     return found
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,14 +13,21 @@ import pytest
 import yaml
 from click.testing import Result
 from fakes.profiles import blocks_of, profile_by
+from torch import nn
 
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import ExitCode
+from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.cli._common import Console
+from mvp_deploy.latency import files
+from mvp_deploy.latency.format import Profile
 from mvp_deploy.pipeline.config import Config
 from mvp_deploy.pipeline.run import settle
 from mvp_deploy.pipeline.steps import Work, _budget
 from mvp_deploy.pruning.original import Original
+from mvp_deploy.remote import clock
+from mvp_deploy.remote import profile as on_device
+from mvp_deploy.remote.inventory import Device
 
 Run = Callable[..., Result]
 
@@ -93,7 +102,8 @@ def test_a_speed_up_counts_from_float32_where_the_profile_s_precision_ships(
     config = yaml.safe_load((project / "deploy.yaml").read_text())
     config["export"] = {"targets": ["openvino"], "precisions": export}
     config["tasks"]["ones"]["time"] = {"speed_up": speed_up, "profile": "board.json"}
-    work = settle(Config.model_validate_json(json.dumps(config)), project, ["ones"])["ones"]
+    inventory = project / "devices.yaml"
+    work = settle(Config.model_validate_json(json.dumps(config)), project, inventory, ["ones"], Console())["ones"]
     assert isinstance(work, Work)
     budget, meet = _budget(work, Console())
     assert budget.fraction == pytest.approx(share, rel=1e-3)
@@ -101,6 +111,52 @@ def test_a_speed_up_counts_from_float32_where_the_profile_s_precision_ships(
     heard = capsys.readouterr().err
     for sentence in (*said, "the time is met in onnxruntime, of which the profile is, and what ships is for openvino"):
         assert sentence in heard
+
+
+@pytest.fixture
+def pi5(board: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
+    """A device whose profile is the board's, and whose plans meet the time; gives the options it was profiled with."""
+    taken: list[Sequence[str]] = []
+
+    def profile(name: str, device: Device, pieces: Path, options: Sequence[str], out: Path, reporter: Reporter) -> None:
+        taken.append(options)
+        shutil.copyfile(board, out)
+
+    def time_there(
+        name: str, device: Device, reporter: Reporter, profile: Profile, models: tuple[nn.Module, ...]
+    ) -> tuple[float, ...]:
+        reporter.say(f"timed on {name}")
+        return 2.0, 3.0
+
+    monkeypatch.setattr(files, "make_pieces", lambda *_: None)
+    monkeypatch.setattr(on_device, "profile", profile)
+    monkeypatch.setattr(on_device, "session", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(clock, "time_there", time_there)
+    (project / "devices.yaml").write_text("pi5: {address: pi@pi5.local}\n")
+    return taken
+
+
+def test_a_device_is_profiled_once_and_times_the_plans(project: Path, run: Run, pi5: list[Sequence[str]]) -> None:
+    config = yaml.safe_load((project / "deploy.yaml").read_text())
+    config |= {"time": {"speed_up": 1.5, "profile": "pi5"}, "recipe": {"name": "own"}}
+    (project / "deploy.yaml").write_text(yaml.safe_dump(config))
+    assert planned(run) == "to do"
+    assert pi5 == []
+    done = run()
+    assert done.exit_code == 0, done.output
+    assert done.output.count("pi5 is profiled first") == len(pi5) == 1
+    assert done.output.count("timed on pi5") >= 2
+    assert pi5 == [["--runtime", "onnxruntime", "--device", "cpu", "--threads", "1"]]
+    info = json.loads((project / "deploy" / "work" / "ones" / "run" / "run.json").read_text())
+    met = info["metrics"]["pruned"]["making"]["latency"]
+    assert (met["ms"], met["full_ms"]) == (2.0, 3.0)
+    assert planned(run) == "unchanged"
+
+    (project / "devices.yaml").write_text("pi5: {address: pi@pi5.local, tags: [desk]}\n")
+    assert planned(run) == "unchanged"
+    (project / "devices.yaml").write_text("pi5: {address: pi@pi5.local, power: {governor: performance}}\n")
+    assert planned(run) == "to do"
+    assert len(list((project / "deploy" / "work").glob("pi5-*.profile.json"))) == len(pi5) == 1
 
 
 def planned(run: Run) -> str:
@@ -115,11 +171,16 @@ def planned(run: Run) -> str:
         ({"profile": "board.json", "latency_ms": 1, "speed_up": 2}, "give latency_ms or speed_up"),
         ({"latency_ms": 0, "profile": "board.json"}, "latency_ms"),
         ({"latency_ms": 4, "profile": "none.json"}, "none.json"),
+        (
+            {"latency_ms": 4, "profile": "pi"},
+            "'pi': devices.yaml has pi5. If pi is a profile: its file must end in .json",
+        ),
     ],
 )
 def test_a_time_that_cannot_be_met_is_refused_before_work(project: Path, run: Run, time: dict, said: str) -> None:
     config = yaml.safe_load((project / "deploy.yaml").read_text())
     config["tasks"]["ones"]["time"] = time
+    (project / "devices.yaml").write_text("pi5: {address: pi@pi5.local}\n")
     (project / "deploy.yaml").write_text(yaml.safe_dump(config))
     done = run("--only", "ones")
     assert done.exit_code == ExitCode.INPUT, done.output

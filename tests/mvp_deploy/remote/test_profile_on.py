@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 from fakes.profiles import blocks_of, chain, profile_by, structure_of, tiny_pieces
 
-from mvp_deploy.base.errors import EnvironmentMissing, ExitCode, LatencyError
+from mvp_deploy.base.errors import EnvironmentMissing, ExitCode, InputError, LatencyError
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
 from mvp_deploy.latency import files
@@ -58,10 +60,13 @@ def test_models_are_timed_on_the_device_under_the_profiles_conditions(machine, p
     inventory(project, pi=machine(begins_with=TELLS_NO_LOAD))
     large, small = chain(256, 256), chain(8, 8)
     structure = structure_of(large, 64)
-    profile = profile_by(large, structure, blocks_of(1))
+    old = profile_by(large, structure, blocks_of(1))
+    profile = replace(old, version=version("onnxruntime"))
     device = load(project / "devices.yaml")["pi"]
     fast, slow = time_there("pi", device, Silent(), profile, (small, large))
     assert 0 < 3 * fast < slow  # it has a thousandth of the work
+    with pytest.raises(InputError, match=r"the profile was taken with onnxruntime 1\.0: profile it again"):
+        time_there("pi", device, Silent(), old, (small, large))
 
 
 def test_a_device_where_other_processes_work_gives_no_times(machine, project: Path, soon) -> None:

@@ -10,6 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from mvp_deploy.cli import main
+from mvp_deploy.latency import files
 from mvp_deploy.remote.measured import kept
 
 
@@ -57,6 +58,18 @@ def test_devices_are_columns_gates_and_exit_codes(machine, finished: Path, monke
     assert "gone" in summary
     assert "on devices" in (finished / "deploy" / "report.html").read_text()
     assert set(kept(finished / "deploy" / "bundles" / "ones")) <= {"pi"}
+
+
+def test_a_device_that_a_task_is_pruned_for_and_that_is_away_is_told(
+    machine, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any work."""
+    monkeypatch.delattr(files, "make_pieces")
+    gone = {"address": "127.0.0.1", "port": 1, "python": "python3"}
+    (finished / "devices.yaml").write_text(yaml.safe_dump({"gone": gone}))
+    done = run(finished, monkeypatch, "--allow-missing", "--set", "time={latency_ms: 4, profile: gone}")
+    assert done.exit_code == 7, done.output
+    assert "reached (ssh: connect to host 127.0.0.1 port 1" in done.output
 
 
 def test_a_slip_in_a_gate_is_no_device(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
