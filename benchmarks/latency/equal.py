@@ -133,7 +133,7 @@ def main() -> None:
             if not (models / f"{cell.name}{TUNED}.json").exists():
                 place.tune(cell, profile)
     else:
-        measure(asked, profile, models, cells)
+        measure(asked, profile, models, [cell for cell in cells if (models / f"{cell.name}.json").exists()])
 
 
 class Place:
