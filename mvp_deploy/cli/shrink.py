@@ -94,7 +94,7 @@ def command(
     task = load_task(data, skip_bad=skip_bad).named(title)
     named = tuple(classes.split(",")) if classes else ()
     searched = None
-    if timed is not None and name is not None and "," in name and ":" not in name and not Path(name).is_file():
+    if timed is not None and name is not None and "," in name and not Path(name.removeprefix("local-dir:")).exists():
         if checkpoint or bank or classes or not weights.pretrained or timed.on:
             raise InputError(
                 "Several models are taken with --pretrained and --latency, without --checkpoint, --classes, --bank and "

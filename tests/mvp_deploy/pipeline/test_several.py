@@ -93,6 +93,7 @@ def test_where_nothing_meets_the_time_all_that_was_found_is_there(tmp_path: Path
         (["--latency", "3ms", "--on", "a.json"], "call `mvp-deploy frontier`"),
         (["--latency", "3ms", "--classes", "a,b"], "call `mvp-deploy frontier`"),
         (["--latency", "3ms", "--model", "test_resnet,test_rest"], "did you mean"),
+        (["--latency", "3ms", "--model", "local-dir:none,test_resnet"], "local-dir:none cannot be loaded"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(tmp_path: Path, more: list[str], told: str) -> None:
