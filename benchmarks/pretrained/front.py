@@ -8,8 +8,8 @@ cuts by the default recipe, which tries more). Untuned, and tuned alike: `TUNED`
 leaves an ONNX file of each in the work folder and goes on where it was stopped; `time` times all that are there, in
 turns, in fresh processes, one thread, in ONNX Runtime and OpenVINO, on a machine that does nothing else, and writes
 the JSON: of each model its accuracies and milliseconds, and at five latencies from the fastest to the slowest
-unpruned model the best pruned beside the best unpruned one that is no slower. front-large.json is of larger nets and
-images, of which only those near the front were tuned.
+unpruned model the best pruned beside the best unpruned one that is no slower. With --untuned `make` trains nothing;
+called again without it, it trains those that --only names.
 """
 
 from __future__ import annotations

@@ -285,7 +285,7 @@ def plot(table: Table) -> None:
     pyplot = plots()
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6))
     places = np.arange(len(EACH))
-    for arm in dict.fromkeys(arm for arm, _ in table if not (arm.endswith(TUNED) or arm.startswith(MOMENTS))):
+    for arm in dict.fromkeys(arm for arm, _ in table if not arm.startswith(MOMENTS)):
         axes.plot(places, [np.mean(list(table[arm, each].values())) for each in EACH], marker="o", label=arm)
     axes.set_xticks(places, ["all (about 34)" if each is None else str(each) for each in EACH])
     axes.set_xlabel("photographs a class")
