@@ -4,7 +4,7 @@
 
 The bank: twelve tasks of five classes, lite0 at 96 px in rotated streams, one model of 40 % of the MACs, cut and
 re-solved in three rounds, then taught the unpruned features by imitation. The targets: tasks of five of the other 40
-classes, of which 3, 10 or all photographs a class are there to solve the head on. Nothing is tuned for a target, but
+classes, of which 3, 5, 10 or all photographs a class are there to solve the head on. Nothing is tuned for a target, but
 for the cells «tuned», of all photographs: the ladder's model and one's own, tuned alike, as front.py does. --whole
 makes the models of all the budgets that `bank build` makes by default instead, for heads alone. A line a cell in
 results/ladder.jsonl («re-solved» and «imitated» alone are of one cut, as `bank build` made it before); what making the
@@ -50,7 +50,7 @@ RESULTS = Path(__file__).parent / "results"
 NET, SIZE, SMALLER = "lite0", 96, 64  # pixels; what a user would take instead
 BUDGET = Budget(0.4, "macs")
 CLASSES, TASKS = 5, 12  # of a task, in the bank
-EACH = (3, 10, None)  # photographs a class; None: all
+EACH = (3, 5, 10, None)  # photographs a class; None: all
 OWN = {  # what a target can do alone
     "own": changed(RECIPES["own"], ["reconstruct=false", "norms=recomputed"]),
     "own re-solved": RECIPES["own"],
