@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mvp_deploy.base.environment import cores, environment
+from mvp_deploy.base.environment import environment
 from mvp_deploy.base.errors import EnvironmentMissing, ExitCode, MvpError, error_of
 from mvp_deploy.base.formats import Amount, Count, Share, Size
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.benchmark.cold import Cold, Sustained, cold, sustain
-from mvp_deploy.benchmark.looks import Round, disturbed, looks, noise
+from mvp_deploy.benchmark.looks import Round, busiest, disturbed, looks, noise, warn_if_disturbed
 from mvp_deploy.benchmark.measure import Settings, Timing, speed_up, timing
 from mvp_deploy.benchmark.runner import Runner, logits, open_runner
 from mvp_deploy.benchmark.statistics import Interval
@@ -166,14 +166,12 @@ def benchmark(
         if sustained is not None:
             timed = _sustained(timed, candidates, sustained, threads, device, reporter)
         related += [_related(row, timed[candidate.baseline]) for row, candidate in zip(timed, candidates, strict=True)]
-    busiest = max((look.others for look in found if look.others is not None), default=None)
-    result = Benchmark(tuple(related), environment() | {"others": busiest})
-    if result.disturbed:
-        reporter.warn(
-            f"other processes kept {busiest:.1f} of {cores()} cores busy: times are longer than on a quiet machine, "
-            "most for the models that need all cores. Do not use them: measure again when nothing else runs."
-        )
-    return result
+    consequence = (
+        "times are longer than on a quiet machine, most for the models that need all cores. Do not use them: measure "
+        "again when nothing else runs."
+    )
+    warn_if_disturbed(found, reporter, consequence)
+    return Benchmark(tuple(related), environment() | {"others": busiest(found)})
 
 
 def _checked(

@@ -44,6 +44,18 @@ def disturbed(environment: Mapping[str, Any]) -> bool:
     return bool((environment.get("others") or 0) > BUSY * environment["cores"])
 
 
+def busiest(found: Sequence[Look]) -> float | None:
+    """The most cores that other processes kept busy in any look; None if the system does not tell."""
+    return max((look.others for look in found if look.others is not None), default=None)
+
+
+def warn_if_disturbed(found: Sequence[Look], reporter: Reporter, consequence: str) -> None:
+    """Say how many cores other processes kept busy, if too many, and what follows."""
+    others = busiest(found)
+    if disturbed({"others": others, "cores": cores()}):
+        reporter.warn(f"other processes kept {others:.1f} of {cores()} cores busy: {consequence}")
+
+
 def looks(rounds: Sequence[Round], settings: Settings, threads: int | None, reporter: Reporter) -> list[Look]:
     """As many undisturbed looks as asked for; on a machine that is not quiet, all there are, disturbed ones too.
 

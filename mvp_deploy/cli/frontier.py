@@ -106,11 +106,12 @@ def command(
     asked = Search(task, sources, image_size, conditions, precisions, cuts, target, training, seed, known)
     found = search(asked, out, seconds=time_limit or math.inf, reporter=console)
     console.table(
-        ["candidate", "ms", "accuracy", "interval", "leave-one-out", "MMACs", "on the front"],
+        ["candidate", "ms", "interval", "accuracy", "interval", "leave-one-out", "MMACs", "on the front"],
         [
             (
                 each.name,
                 f"{each.ms:.3f}",
+                f"{each.milliseconds.low:.3f} to {each.milliseconds.high:.3f}",
                 f"{each.accuracy:.1%}",
                 f"{each.interval.low:.1%} to {each.interval.high:.1%}",
                 f"{each.loo:.1%}",
@@ -132,6 +133,7 @@ def command(
                 {
                     "name": each.name,
                     "ms": each.ms,
+                    "ms_interval": asdict(each.milliseconds),
                     "accuracy": each.accuracy,
                     "interval": asdict(each.interval),
                     "loo": each.loo,

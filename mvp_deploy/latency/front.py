@@ -33,6 +33,7 @@ class Candidate:
     ms: Annotated[float, Within(1e-6, 1e9)]
     file: Annotated[str, Within(1, 300)]
     seconds: Amount  # that finding it took
+    ms_factor: Annotated[float, Within(1, 1e9)] = 1.0
     precision: Precision = "fp32"
     steps: Count = 0
     tried: Count = 0
@@ -59,6 +60,10 @@ class Candidate:
         cut = "" if self.unpruned else f", {percent(self.share)}"
         precision = "" if self.precision == "fp32" else f", {self.precision}"
         return f"{self.backbone} {self.image_size} px{cut}{precision}{', tuned' if self.steps else ''}"
+
+    @property
+    def milliseconds(self) -> Interval:
+        return Interval(self.ms, self.ms / self.ms_factor, self.ms * self.ms_factor)
 
     @property
     def interval(self) -> Interval:

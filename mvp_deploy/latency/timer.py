@@ -1,10 +1,12 @@
-"""Timing what a plan leaves of a model beside the unpruned one, under the conditions of a profile."""
+"""Timing what a plan leaves of a model beside the unpruned one, under the conditions of a profile.
+
+In fresh processes, as `bench` does: memory comes to lie elsewhere in each, and a model's time differs with it.
+"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +16,12 @@ import numpy as np
 from mvp_deploy.base.environment import environment
 from mvp_deploy.base.errors import EnvironmentMissing
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.benchmark.measure import Settings, session
+from mvp_deploy.benchmark.looks import Round, looks, warn_if_disturbed
+from mvp_deploy.benchmark.measure import Settings, timing
 from mvp_deploy.latency.engines import gpu_of
 from mvp_deploy.latency.files import check_version
 from mvp_deploy.latency.format import Profile
-from mvp_deploy.latency.measure import opened, runtime_version
+from mvp_deploy.latency.measure import ready, runtime_version
 from mvp_deploy.latency.pieces import converted
 from mvp_deploy.latency.plan import Solution
 
@@ -29,20 +32,20 @@ if TYPE_CHECKING:
     from mvp_deploy.structure import Structure
 
 ELSEWHERE = "the profile is of another machine or runtime than here: the pruned model is not timed, so time it there."
-WINDOWS = Settings(duration=2.0, processes=2, window=0.05, warm_up=0.2)
+WINDOWS = Settings(duration=2.0, processes=5, window=0.05, warm_up=0.1)
 Clock = Callable[["tuple[nn.Module, ...]"], "tuple[float, ...]"]  # models -> milliseconds of each
 Timer = Callable[[Solution], tuple[float, float]]  # what stays -> milliseconds of that model, and of the unpruned one
 
 
 def here(profile: Profile, reporter: Reporter, original: Original) -> Timer | None:
     """What times plans on this machine; None, which is said, where the profile is of another."""
-    found = timer(original.structure, original.model, profile)
+    found = timer(original.structure, original.model, profile, reporter)
     if found is None:
         reporter.say(ELSEWHERE)
     return found
 
 
-def timer(structure: Structure, full: nn.Module, profile: Profile) -> Timer | None:
+def timer(structure: Structure, full: nn.Module, profile: Profile, reporter: Reporter) -> Timer | None:
     """What times a plan's model beside the unpruned one, in turns; None if it cannot be timed here.
 
     That is where the profile is of another machine, or this Python lacks its runtime.
@@ -50,7 +53,7 @@ def timer(structure: Structure, full: nn.Module, profile: Profile) -> Timer | No
     Raises:
         MvpError: the machine is the profile's, and the runtime is of another version.
     """
-    return plan_timer(structure, full, partial(time_models, profile)) if runs_here(profile) else None
+    return plan_timer(structure, full, partial(time_models, profile, reporter)) if runs_here(profile) else None
 
 
 def runs_here(profile: Profile) -> bool:
@@ -90,14 +93,16 @@ def _here(profile: Profile) -> bool:
         return False
 
 
-def time_models(profile: Profile, models: tuple[nn.Module, ...]) -> tuple[float, ...]:
-    """Milliseconds of several models under a profile's conditions, taken in turns."""
+def time_models(profile: Profile, reporter: Reporter, models: tuple[nn.Module, ...]) -> tuple[float, ...]:
+    """Milliseconds of several models under a profile's conditions, in turns; other work meanwhile is warned of."""
     conditions = profile.conditions
-    batch = np.random.default_rng(0).standard_normal((conditions.batch, *profile.input_size), np.float32)
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as folder:
         files = exported(profile, models, Path(folder))
-        runners = [stack.enter_context(closing(opened(file, profile.precision, conditions))) for file in files]
-        return tuple(found.median for found in session(runners, batch, WINDOWS))
+        runs = [(ready(file, profile.precision, conditions), conditions.runtime, conditions.device) for file in files]
+        found = looks([Round(runs, conditions.batch, None)], WINDOWS, conditions.threads, reporter)
+    warn_if_disturbed(found, reporter, "a plan may be slower or faster than timed. Prune again when nothing else runs.")
+    sessions = zip(*(look.sessions[0] for look in found), strict=True)
+    return tuple(timing(theirs, conditions.batch, WINDOWS).median.value for theirs in sessions)
 
 
 def exported(profile: Profile, models: tuple[nn.Module, ...], folder: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from mvp_deploy.backbones import Backbone
 from mvp_deploy.base.files import write_text
 from mvp_deploy.base.formats import Count, Within, read_json
 from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.benchmark.statistics import ratio_interval
 from mvp_deploy.calibration.guard import Limit
 from mvp_deploy.calibration.images import CalibrationImages
 from mvp_deploy.export.config import Exports
@@ -153,10 +154,11 @@ class Place:
         self._convert(onnx, made.precision, self.out / name)
         accuracy = held_out_accuracy(self.out / name, conditions, self.images[1])
         made = replace(made, accuracy=accuracy, file=name)
-        ms = time_files(self.out, [*found.candidates[:1], made], conditions)
-        if len(ms) == 2:  # beside the first candidate, whose first time stands
-            ms = [found.candidates[0].ms, ms[1] / ms[0] * found.candidates[0].ms]
-        return replace(made, ms=ms[-1])
+        first = found.candidates[:1]
+        ms = time_files(self.out, [*first, made], conditions, self.reporter)
+        # beside the first candidate, whose first time stands
+        timed = ratio_interval(ms[1] / ms[0] * first[0].ms if first else ms[0])
+        return replace(made, ms=timed.value, ms_factor=timed.high / timed.value)
 
     def _name(self, share: float) -> str:
         """As files have it."""

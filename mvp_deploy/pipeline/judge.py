@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +13,9 @@ import torch
 from onnx import ModelProto, TensorProto, helper
 
 from mvp_deploy.base.errors import StructureError
-from mvp_deploy.benchmark.measure import Settings, session
+from mvp_deploy.base.reporter import Reporter
+from mvp_deploy.benchmark.looks import Round, looks, warn_if_disturbed
+from mvp_deploy.benchmark.measure import Settings
 from mvp_deploy.benchmark.runner import Runner, logits, open_runner
 from mvp_deploy.calibration.images import CalibrationImages
 from mvp_deploy.latency.format import Conditions
@@ -23,7 +25,7 @@ from mvp_deploy.tasks import Images
 
 LAYERS = ("Gemm", "MatMul", "Conv")
 BATCH = 64
-WINDOWS = Settings(duration=0.3, processes=2, window=0.05, warm_up=0.1)
+WINDOWS = Settings(duration=1.0, processes=5, window=0.05, warm_up=0.1)
 JUDGED = 2048  # training images that leave-one-out accuracy is taken of, at most
 
 
@@ -53,16 +55,12 @@ def calibration_accuracy(model: ModelProto, conditions: Conditions, images: Cali
             return _right(logits(runner, images.images, BATCH), images.labels)
 
 
-def time_files(out: Path, candidates: Sequence[Candidate], conditions: Conditions) -> list[float]:
-    """Milliseconds of the candidates' files in ``out``, in turns, each on images of its own size."""
-    with ExitStack() as stack:
-        runners = [stack.enter_context(closing(_opened(out / each.file, conditions))) for each in candidates]
-        rng = np.random.default_rng(0)
-        turns: list[list[float]] = [[] for _ in runners]
-        for turn in (*range(len(runners)), *reversed(range(len(runners))), *range(len(runners))):
-            batch = rng.standard_normal((conditions.batch, *runners[turn].image_shape), np.float32)
-            turns[turn].append(session([runners[turn]], batch, WINDOWS)[0].median)
-        return [float(np.median(times)) for times in turns]
+def time_files(out: Path, candidates: Sequence[Candidate], conditions: Conditions, reporter: Reporter) -> np.ndarray:
+    """Milliseconds of the candidates' files in ``out``, each on noise of its own size: float64 [file, process]."""
+    runs = [(out / each.file, conditions.runtime, conditions.device) for each in candidates]
+    found = looks([Round([run], conditions.batch, None) for run in runs], WINDOWS, conditions.threads, reporter)
+    warn_if_disturbed(found, reporter, "a candidate may be slower or faster than timed.")
+    return np.array([[session.median for (session,) in look.sessions] for look in found]).T
 
 
 def _right(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from mvp_deploy.base.files import write_text
-from mvp_deploy.benchmark.statistics import Interval
 from mvp_deploy.latency.front import Frontier
 from mvp_deploy.report.page import Figure, Section, page
 from mvp_deploy.report.plots import accuracy_against_latency, standing_alone
@@ -19,9 +18,12 @@ def candidates(found: Frontier, title: str = "Candidates", text: str = "") -> Se
         [each.ms for each in order],
         [each.accuracy for each in order],
         second=[each.unpruned for each in order],
-        intervals=[(Interval.exact(each.ms), each.interval) for each in order],
+        intervals=[(each.milliseconds, each.interval) for each in order],
     )
-    caption = "Held-out accuracy against measured milliseconds; the unpruned in the second colour, cuts by what stays."
+    caption = (
+        "Held-out accuracy against measured milliseconds, 95 % intervals of both; the unpruned in the second colour, "
+        "cuts by what stays."
+    )
     return Section(title, text, figures=[Figure(svg, caption)])
 
 

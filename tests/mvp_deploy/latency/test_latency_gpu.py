@@ -113,20 +113,20 @@ def test_a_plan_is_timed_as_an_engine_on_the_profiles_gpu_alone(install) -> None
     install("8.6.0", FakeCuda("H100", multiprocessors=132))
     profile = gpu_profile(TENSORRT, "H100, 132 multiprocessors")
     assert "H100" in str(profile)
-    clock = timer.timer(STRUCTURE, MODEL, profile)
+    clock = timer.timer(STRUCTURE, MODEL, profile, Silent())
     assert clock is not None
     whole = {group.name: group.size for group in STRUCTURE.groups}
     assert min(clock(Solution(whole, ms=1.0, lost=0.0, gap=None))) > 0
     install("8.6.0", FakeCuda("H100", multiprocessors=114))
-    assert timer.timer(STRUCTURE, MODEL, profile) is None
-    assert timer.timer(STRUCTURE, MODEL, gpu_profile(TENSORRT, "Orin, 8 multiprocessors")) is None
+    assert timer.timer(STRUCTURE, MODEL, profile, Silent()) is None
+    assert timer.timer(STRUCTURE, MODEL, gpu_profile(TENSORRT, "Orin, 8 multiprocessors"), Silent()) is None
 
 
 def test_without_a_gpu_a_gpus_profile_is_of_another_machine(install) -> None:
     gpu = FakeCuda()
     gpu.count = 0
     install("8.6.0", gpu)
-    assert timer.timer(STRUCTURE, MODEL, gpu_profile(Conditions("onnxruntime", "cuda"), "H100")) is None
+    assert timer.timer(STRUCTURE, MODEL, gpu_profile(Conditions("onnxruntime", "cuda"), "H100"), Silent()) is None
 
 
 def test_cuda_kernels_are_traced_apart_and_one_at_a_time_in_full_float32(tmp_path: Path, monkeypatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from fakes.profiles import blocks_of, chain, profile_by, structure_of
 
 import mvp_deploy as mvp
 from mvp_deploy.bank.store import Bank
-from mvp_deploy.base.environment import cpu_name
+from mvp_deploy.base.environment import cores, cpu_name
 from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.base.reporter import Silent
+from mvp_deploy.benchmark import looks
 from mvp_deploy.cli._common import Console
 from mvp_deploy.cli._latency import Timed
 from mvp_deploy.export.config import Exports
@@ -101,7 +103,7 @@ def test_with_the_profile_of_another_machine_nothing_is_timed_here() -> None:
     assert asked == []
     assert made.cost.total(found.counts) <= 0.5 * PROFILE.full_ms
     assert "not timed here" in str(found.met)
-    assert timing.timer(STRUCTURE, MODEL, PROFILE) is None
+    assert timing.timer(STRUCTURE, MODEL, PROFILE, Silent()) is None
 
 
 def test_a_time_below_the_floor_names_the_floor_and_what_would_do_it(tmp_path: Path) -> None:
@@ -150,7 +152,27 @@ def test_a_profile_of_another_version_of_the_runtime_is_refused(monkeypatch: pyt
     monkeypatch.setattr(timing, "environment", lambda: {"cpu": PROFILE.machine.cpu})
     monkeypatch.setattr(timing, "runtime_version", lambda conditions: "2.0")
     with pytest.raises(InputError, match=r"onnxruntime 1\.0, and 2\.0 is installed"):
-        timing.timer(STRUCTURE, MODEL, PROFILE)
+        timing.timer(STRUCTURE, MODEL, PROFILE, Silent())
+
+
+def test_plans_are_timed_in_fresh_processes_and_other_work_meanwhile_is_told(monkeypatch, capsys) -> None:
+    begun = []
+
+    def apart(look, *arguments):
+        begun.append(look)
+        return look(*arguments)
+
+    monkeypatch.setattr(timing, "runs_here", lambda profile: True)
+    monkeypatch.setattr(looks, "apart", apart)
+    clock = timing.timer(STRUCTURE, MODEL, PROFILE, Console())
+    assert clock is not None
+    full = Solution({group.name: group.size for group in STRUCTURE.groups}, ms=1.0, lost=0.0, gap=None)
+    assert all(ms > 0 for ms in clock(full))
+    assert len(begun) == 5
+    assert "busy" not in capsys.readouterr().err
+    monkeypatch.setattr(looks, "other_work", lambda: nullcontext([1.0 * cores()]))
+    clock(full)
+    assert "cores busy: a plan may be slower or faster than timed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "asked"), [("batch", 8), ("threads", 4), ("runtime", "openvino"), ("device", "cuda")])

@@ -11,10 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from click.testing import CliRunner
+from fakes.clock import in_two_processes
 from fakes.profiles import blocks_of, profile_by
 from torch import Tensor, nn
 
@@ -130,9 +132,11 @@ def test_a_search_that_is_killed_leaves_the_picture_of_what_it_found(
 def test_what_is_too_slow_is_cut_to_the_time_first_and_a_kill_changes_nothing(
     tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def time(out: Path, candidates: Sequence[Candidate], conditions: Conditions) -> list[float]:
+    def time(out: Path, candidates: Sequence[Candidate], *_: object) -> np.ndarray:
         made_up.append(candidates[-1].file)
-        return [0.5 + each.macs / 1e6 for each in candidates]  # falls less than MACs do: the first cut misses
+        return in_two_processes(
+            0.5 + each.macs / 1e6 for each in candidates
+        )  # falls less than MACs do: the first cut misses
 
     make = making.Place.candidate
 
@@ -224,8 +228,8 @@ def test_a_cut_is_the_model_that_prune_gives(
 def test_int8_is_judged_and_timed_as_what_it_is_and_the_front_is_tuned_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def time(out: Path, candidates: Sequence[Candidate], conditions: Conditions) -> list[float]:
-        return [2.0 if each.precision == "int8" else 3.0 for each in candidates]
+    def time(out: Path, candidates: Sequence[Candidate], *_: object) -> np.ndarray:
+        return in_two_processes(2.0 if each.precision == "int8" else 3.0 for each in candidates)
 
     def tune(*_: object, **how: object) -> Tuned:
         before, after = Judgement(0.5, 0.8), Judgement(0.4, 0.85)  # as if it had helped, which chance decides here
@@ -261,11 +265,11 @@ def test_a_kill_between_the_precisions_of_a_tuned_model_does_not_tune_it_again(
         before, after = Judgement(0.5, 0.8), Judgement(0.4, 0.85)
         return Tuned(60, 20, 0.0, None, Choice(0.1, True), before, after, trial=after)
 
-    def time(out: Path, candidates: Sequence[Candidate], conditions: Conditions) -> list[float]:
+    def time(out: Path, candidates: Sequence[Candidate], *_: object) -> np.ndarray:
         if candidates[-1].steps and candidates[-1].precision == "int8" and len(tuned) == 1 and not made_up:
             made_up.append("killed")
             raise KeyboardInterrupt
-        return [2.0 if each.precision == "int8" else 3.0 for each in candidates]
+        return in_two_processes(2.0 if each.precision == "int8" else 3.0 for each in candidates)
 
     monkeypatch.setattr(making, "tune", tune)
     monkeypatch.setattr(making, "time_files", time)

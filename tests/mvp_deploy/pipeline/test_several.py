@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from fakes.clock import in_two_processes
 
 from mvp_deploy import backbones, runs
 from mvp_deploy.base.errors import ExitCode
 from mvp_deploy.cli import main
 from mvp_deploy.latency.format import Profile
+from mvp_deploy.latency.front import Candidate
 from mvp_deploy.pipeline import candidates as making
 
 
@@ -62,7 +66,11 @@ def test_where_a_cut_is_best_that_model_is_cut_to_the_time_and_a_kill_searches_n
 
     full = profiled.full_ms
     monkeypatch.setattr(making, "leave_one_out", lambda file, *_: 0.9 if "test_resnet" in file.name else 0.5)
-    monkeypatch.setattr(making, "time_files", lambda out, tried, _: [full * each.macs / 4.098336e6 for each in tried])
+
+    def time(out: Path, tried: Sequence[Candidate], *_: object) -> np.ndarray:
+        return in_two_processes(full * each.macs / 4.098336e6 for each in tried)
+
+    monkeypatch.setattr(making, "time_files", time)
     monkeypatch.setattr(runs, "prune_task", killed)
     asked = ("--latency", f"{0.6 * full}", "--measure", "none")
     assert call(tmp_path, *asked).exit_code == 130
