@@ -207,7 +207,7 @@ def _require_backbone(bank: Bank, model: object) -> None:
 
 def _report(original: Original, made: Made, full: nn.Module, test: Images | None) -> Report:
     parts, plan, met = original.structure, made.decision.plan, made.decision.allotted
-    before, after = parts.cost(), parts.cost(plan)
+    before, after = original.cost(), original.cost_of(made.model, plan)
     return Report(
         after.params,
         after.macs,

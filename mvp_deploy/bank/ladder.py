@@ -121,7 +121,7 @@ class _Building:
         (work,) = workspaces(self.bank.folder / ".work" / f"ladder-{stem(self.budget)}", self.key)
         plan, model, errors, seconds = self._solved(work / "solved.safetensors", worth)
         seconds += self._imitated(work, plan, model, errors)
-        cost = self.original.cost(plan)
+        cost = self.original.cost_of(model, plan)
         header = {
             "format": FORMAT,
             "key": self.key,

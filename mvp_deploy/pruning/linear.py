@@ -209,7 +209,7 @@ class _Call:
 
 
 def _bound(function: Any, args: Any, kwargs: dict[str, Any]) -> _Call | None:
-    signature = _SIGNATURES.get(getattr(function, "__name__", ""))
+    signature = SIGNATURES.get(getattr(function, "__name__", ""))
     return signature(*args, **kwargs) if signature else None
 
 
@@ -236,7 +236,7 @@ def _convolution(
     return _Call(input, weight, bias, Window(kernel, stride, dilation, sides), int(groups))
 
 
-_SIGNATURES: Mapping[str, Callable[..., _Call]] = {"linear": _linear, "conv2d": _convolution, "conv1d": _convolution}
+SIGNATURES: Mapping[str, Callable[..., _Call]] = {"linear": _linear, "conv2d": _convolution, "conv1d": _convolution}
 
 
 def _pair(value: Any, weight: Tensor | None = None, single: int = 1) -> tuple[int, int]:

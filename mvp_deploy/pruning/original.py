@@ -110,6 +110,10 @@ class Original:
         """Of the unpruned model, or of the smaller one ``plan`` describes."""
         return self.structure.cost(plan)
 
+    def cost_of(self, model: nn.Module, plan: KeepPlan) -> Cost:
+        """Of the smaller ``model`` of ``plan`` as it is, with the biases that re-solving may have added."""
+        return replace(self.cost(plan), params=sum(parameter.numel() for parameter in model.parameters()))
+
     def copy(self) -> nn.Module:
         """The unpruned model, to train."""
         return copy.deepcopy(self.model)

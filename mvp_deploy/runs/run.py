@@ -164,7 +164,7 @@ def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torc
     for sentence in warnings[len(task.notes) :]:
         reporter.warn(sentence)
     key = digest(inputs)
-    full, small = original.cost(), original.cost(begun.plan)
+    full, small = original.cost(), original.cost_of(model, begun.plan)
     info = {
         "inputs": key,
         "task": task.name,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from recorded import Mixed
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -76,6 +78,10 @@ def redundant(reader: str) -> tuple[nn.Sequential, Structure, KeepPlan]:
     return model, structure, KeepPlan(masks)
 
 
+def smaller(model: nn.Module, structure: Structure, plan: KeepPlan, *, program: bool) -> nn.Module:
+    return prune_program(structure, model, plan, "") if program else prune(structure, model, plan)
+
+
 def error(got: Tensor, wanted: Tensor) -> float:
     return float((got - wanted).detach().norm() / wanted.detach().norm())
 
@@ -84,7 +90,7 @@ def error(got: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("program", [False, True])
 def test_removed_channels_that_follow_from_others_are_made_up_for(reader: str, program: bool) -> None:
     model, structure, plan = redundant(reader)
-    small = prune_program(structure, model, plan, "") if program else prune(structure, model, plan)
+    small = smaller(model, structure, plan, program=program)
     assert isinstance(small, TracedModel) == program
     other = batch(pictures(20, seed=1))
     wanted = model(other)
@@ -113,17 +119,19 @@ def constant_goes(*readers: nn.Module) -> tuple[nn.Sequential, Structure, KeepPl
     return model, structure, KeepPlan(masks)
 
 
+@pytest.mark.parametrize("program", [False, True])
 @pytest.mark.parametrize("follows", ["a norm", "nothing"])
-def test_a_constant_is_made_up_for_once_however_often_a_model_is_solved(follows: str) -> None:
+def test_a_constant_is_made_up_for_once_however_often_a_model_is_solved(follows: str, program: bool) -> None:
     """A layer without a bias moves the mean of the norm that follows or gets a bias, and not a second time."""
     model, structure, plan = constant_goes(nn.Conv2d(8, 5, 1, bias=False), *([norm(5)] if follows == "a norm" else []))
-    small, images, other = prune(structure, model, plan), pictures(60), batch(pictures(20, seed=1))
+    small = smaller(model, structure, plan, program=program)
+    images, other = pictures(60), batch(pictures(20, seed=1))
     assert error(small(other), model(other)) > 0.05
     for _ in range(3):
         reconstruct(model, structure, plan, small, images)
         assert error(small(other), model(other)) < 1e-4
     assert model[2].bias is None
-    assert (small[2].bias is None) == (follows == "a norm")
+    assert ("2.bias" in small.state_dict()) == (follows == "nothing")
 
 
 def random_cut(model: nn.Module, structure: Structure, seed: int = 0) -> KeepPlan:
@@ -265,14 +273,49 @@ class Deaf(nn.Conv2d):
         return functional.conv2d(x, self.weight)
 
 
-def test_what_was_solved_loads_again() -> None:
-    model, structure, plan = constant_goes(nn.Conv2d(8, 5, 1, bias=False))
-    small, again = prune(structure, model, plan), prune(structure, model, plan)
+class Keyword(nn.Conv2d):
+    """Names its bias."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x, self.weight, padding=1, bias=self.bias)
+
+
+BARE = {"conv2d": nn.Conv2d, "named": Keyword, "not named": Deaf}
+
+
+@pytest.mark.parametrize(("form", "program"), [("conv2d", False), *((form, True) for form in BARE)])
+def test_what_was_solved_loads_again(form: str, program: bool) -> None:
+    model, structure, plan = constant_goes(BARE[form](8, 5, 1, bias=False))
+    small, again = (smaller(model, structure, plan, program=program) for _ in range(2))
     reconstruct(model, structure, plan, small, pictures(60))
+    assert small.get_parameter("2.bias").abs().max() > 0.1
     fit_biases(again, small.state_dict())
     again.load_state_dict(small.state_dict(), strict=True)
     x = batch(pictures(20, seed=1))
     assert torch.equal(again(x), small(x))
+    assert torch.equal(copy.deepcopy(small)(x), small(x))
+
+
+def test_a_program_keeps_its_new_bias_when_it_is_cut_again() -> None:
+    model, structure, plan = constant_goes(nn.Conv2d(8, 5, 1, bias=False))
+    small = smaller(model, structure, plan, program=True)
+    reconstruct(model, structure, plan, small, pictures(60))
+    parts = analyze(small, torch.zeros(2, 3, 8, 8))
+    again = prune(parts, small, random_cut(small, parts))  # which compares it with the silenced model
+    assert 0 < len(again.get_parameter("2.bias")) < 5
+
+
+def test_a_bias_that_is_worked_out_stays_the_only_one() -> None:
+    """As BEiT's, which is put together of three."""
+
+    class Worked(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.conv2d(x, self.weight, self.weight.sum((1, 2, 3)))
+
+    model, structure, plan = constant_goes(Worked(8, 5, 1, bias=False))
+    small = smaller(model, structure, plan, program=True)
+    reconstruct(model, structure, plan, small, pictures(60))
+    assert small.state_dict().keys() == model.state_dict().keys()
 
 
 def test_a_module_that_computes_without_its_bias_gets_none() -> None:
@@ -290,20 +333,48 @@ def test_one_image_adds_nothing() -> None:
     assert small.state_dict().keys() == before.keys()
 
 
+@pytest.mark.parametrize("program", [False, True])
 @pytest.mark.parametrize("name", ["weight.bias", "5.bias", "1.bias", "nothing.bias", "2.weight", ".bias"])
-def test_names_that_are_no_new_bias_change_nothing(name: str) -> None:
-    model, _, _ = constant_goes(nn.Conv2d(8, 5, 1, bias=False))
-    before = model.state_dict().keys()
-    fit_biases(model, {name: torch.zeros(5)})
-    assert model.state_dict().keys() == before
+def test_names_that_are_no_new_bias_change_nothing(name: str, program: bool) -> None:
+    model, structure, plan = constant_goes(nn.Conv2d(8, 5, 1, bias=False))
+    small = smaller(model, structure, plan, program=program)
+    before = small.state_dict().keys()
+    fit_biases(small, {name: torch.zeros(5)})
+    assert small.state_dict().keys() == before
 
 
-def test_a_module_of_ones_own_comes_back_with_its_new_bias(tmp_path: Path) -> None:
-    model, _, _ = constant_goes(nn.Conv2d(8, 5, 1, bias=False))
-    images = pictures(60)
+def a_program() -> nn.Module:
+    """Becomes one when it is cut; a layer that reads its heads has neither bias nor norm."""
+    model = Mixed().eval()
+    model.proj = nn.Linear(16, 16, bias=False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "bias"), [(lambda: constant_goes(nn.Conv2d(8, 5, 1, bias=False))[0], "2.bias"), (a_program, "proj.bias")]
+)
+def test_a_module_of_ones_own_comes_back_with_its_new_bias(
+    make: Callable[[], nn.Module], bias: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, images = make(), pictures(60)
     x = batch(images)
     result = mvp.prune(model, (x, images.labels), macs=0.5)
-    assert "2.bias" in result.model.state_dict()
+    assert isinstance(result.model, TracedModel) == (make is a_program)
+    assert result.model.get_parameter(bias).abs().max() > 0
+    assert result.report.params == sum(parameter.numel() for parameter in result.model.parameters())
     mvp.save(result, tmp_path / "small.safetensors")
     again = mvp.load(tmp_path / "small.safetensors", copy.deepcopy(model))
     assert torch.equal(again(x), result.model.eval()(x))
+
+
+def test_a_program_with_a_new_bias_exports(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = pictures(60)
+    data = batch(images), images.labels
+    result = mvp.prune(a_program(), data, macs=0.5)
+    bundle = mvp.export(result, tmp_path / "bundle", data=data)
+    assert bundle.models[-1].params == result.report.params
+    with bundle.session(precision="fp32") as session, torch.no_grad():
+        got = torch.from_numpy(session.logits(list(data[0].numpy())))
+        assert error(got, result.model.eval()(data[0])) < 1e-5
