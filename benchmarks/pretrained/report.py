@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 from ladder import EACH, RESULTS, read
 
+from mvp_deploy.bank.rung import STEPS
 from mvp_deploy.base.files import write_text
 from mvp_deploy.benchmark.statistics import mean_interval, paired_change
 
 FRONT = RESULTS / "front.json"
+WHOLE_LADDER = RESULTS / "ladder-bank-whole-1600.json"
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 PAGE = Path(__file__).parents[2] / "docs" / "pretrained.md"
 NUMBERS = "## Numbers\n"
@@ -39,6 +41,8 @@ PEERS = {
     "long": "Taylor, one threshold, 3 cuts",
 }
 TUNED = ", tuned"
+WHOLE = "the whole way"  # of ablation.py
+BUDGETS = "ladder, "  # the arms of `ladder.py --whole`, with a table of their own
 MOMENTS = "own F"  # the arms of moments.py, which the picture leaves out
 DEEP = 0.2  # of the MACs; from here on the unpruned net at a smaller image stands beside
 
@@ -56,7 +60,7 @@ def ladder_table(cells: Sequence[Cell]) -> Table:
 
 
 def ladder(every: Table) -> Iterator[str]:
-    table = {key: found for key, found in every.items() if not key[0].endswith(TUNED)}
+    table = {key: found for key, found in every.items() if not key[0].endswith(TUNED) and BUDGETS not in key[0]}
     yield "\n### Few images: the ladder\n"
     yield "Held-out accuracy in per cent, the mean over targets and its 95 % interval (Student); nothing is tuned.\n"
     yield "| | " + " | ".join("all" if each is None else f"k = {each}" for each in EACH) + " | targets |"
@@ -74,6 +78,18 @@ def ladder(every: Table) -> Iterator[str]:
     )
 
 
+def budgets(every: Table, rungs: Mapping[str, Any]) -> Iterator[str]:
+    """A ladder of `bank build`'s own budgets: what each model gives beside the unpruned one, and what it took."""
+    yield "\n### A ladder of five budgets\n"
+    yield "Points below the unpruned net; features off by this much of their variance, on photographs left out.\n"
+    yield "| | MMACs | " + " | ".join("all" if each is None else f"k = {each}" for each in EACH) + " | features off |"
+    yield "| --- " * (len(EACH) + 3) + "|"
+    for arm, rung in rungs.items():
+        apart = [_mean(_apart(every["unpruned", each], every[arm, each])) for each in EACH]
+        errors = ", ".join(f"{rung['errors'][step]:.2f} {told}" for step, told in STEPS.items())
+        yield f"| {arm.removeprefix(BUDGETS)} | {rung['macs'] / 1e6:.0f} | {' | '.join(apart)} | {errors} |"
+
+
 def ladder_tuned(found: Mapping[str, Mapping[int, float]]) -> Iterator[str]:
     """Of all photographs: the ladder's model, the first of them, and one's own."""
     if not found:
@@ -88,6 +104,26 @@ def ladder_tuned(found: Mapping[str, Mapping[int, float]]) -> Iterator[str]:
         apart = _apart(found[first], found[arm])
         least = f"at least {min(apart):+.1f}"
         yield f"| {first} minus {arm}, points | {_mean(apart, signed=True)}, {least} | {len(apart)} |"
+
+
+def ablation(cells: Sequence[Cell]) -> Iterator[str]:
+    """The whole way without a bank, and without each part, by seed."""
+    yield "\n### Without a bank: each part left out\n"
+    yield "All 100 classes; means over seeds, each of which deals the photographs anew, and points beside the whole way"
+    yield "(Student, 95 %); tuned for 100 steps, alike.\n"
+    yield "| net, pixels | MACs kept | | untuned | beside the whole way | tuned | beside the whole way | seeds |"
+    yield "| --- " * 8 + "|"
+    by_arm: dict[tuple[Any, ...], dict[int, Cell]] = {}
+    for c in cells:
+        by_arm.setdefault((c["net"], c["size"], c["macs"], c["arm"]), {})[c["seed"]] = c
+    for (net, size, macs, arm), found in by_arm.items():
+        whole = by_arm[net, size, macs, WHOLE]
+        shown = []
+        for state in ("untuned", "tuned"):
+            shown.append(f"{np.mean([100 * c[state] for c in found.values()]):.1f}")
+            apart = [100 * (c[state] - whole[seed][state]) for seed, c in found.items() if seed in whole]
+            shown.append("" if arm == WHOLE else _mean(apart, signed=True))
+        yield f"| {net}, {size} | {macs:.0%} | {arm} | {' | '.join(shown)} | {len(found)} |"
 
 
 def candidates(cells: Sequence[Cell]) -> Iterator[str]:
@@ -286,7 +322,8 @@ def plot(table: Table) -> None:
     figure, axes = pyplot.subplots(figsize=(6.4, 3.6))
     places = np.arange(len(EACH))
     for arm in dict.fromkeys(arm for arm, _ in table if not arm.startswith(MOMENTS)):
-        axes.plot(places, [np.mean(list(table[arm, each].values())) for each in EACH], marker="o", label=arm)
+        found = [np.mean(list(table[arm, each].values())) if table[arm, each] else np.nan for each in EACH]
+        axes.plot(places, found, marker="o", label=arm)
     axes.set_xticks(places, ["all (about 34)" if each is None else str(each) for each in EACH])
     axes.set_xlabel("photographs a class")
     axes.set_ylabel("held-out accuracy, %")
@@ -315,7 +352,9 @@ def main() -> None:
     if cells:
         lines += ladder(table)
         lines += ["\n![Accuracy against photographs a class](pretrained-ladder.svg)"]
-        plot({key: found for key, found in table.items() if not key[0].endswith(TUNED)})
+        plot({key: found for key, found in table.items() if not key[0].endswith(TUNED) and BUDGETS not in key[0]})
+    if WHOLE_LADDER.exists():
+        lines += budgets(table, json.loads(WHOLE_LADDER.read_text(encoding="utf-8"))["rungs"])
     if FRONT.exists():
         found = json.loads(FRONT.read_text(encoding="utf-8"))
         lines += front(found)
@@ -323,6 +362,8 @@ def main() -> None:
     if files := sorted((RESULTS / "peers").glob("*.json")):
         compared = [json.loads(file.read_text(encoding="utf-8")) for file in files]
         lines += peers(compared)
+    if parts := read(RESULTS / "ablation.jsonl"):
+        lines += ablation(parts)
     lines += candidates(read(RESULTS / "default.jsonl"))
     lines += rounds(read(RESULTS / "rounds.jsonl"))
     lines += recovered(read(RESULTS / "recover.jsonl"))
