@@ -26,6 +26,7 @@ RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 PAGE = Path(__file__).parents[2] / "docs" / "pretrained.md"
 NUMBERS = "## Numbers\n"
 TOY = Path(__file__).parents[1] / "voting" / "results" / "candidates-disjoint-resnet.jsonl"
+TRANSFORMER = TOY.with_name("candidates-disjoint-vit.jsonl")
 SHORTER = TOY.with_name("candidates-half-trials-disjoint-resnet.jsonl")
 HALF = ", trials of half the length"
 
@@ -204,6 +205,27 @@ def toy(cells: Sequence[Cell]) -> Iterator[str]:
     yield row("voted or obs by leave-one-out loss" + HALF, ["voted" + HALF, "obs" + HALF])
 
 
+def transformer(cells: Sequence[Cell]) -> Iterator[str]:
+    """The study's ViT: heads, hidden units and the stream."""
+    yield "\n### A transformer\n"
+    (steps,) = {c["steps"] for c in cells}
+    yield f"The ViT of the voting study, `disjoint`, a bank of ten tasks; tuned for {steps} steps; means over targets, and"
+    yield "points beside the study's default (Student, 95 %).\n"
+    yield "| MACs kept | | untuned | beside the old | tuned | beside the old | targets |"
+    yield "| --- " * 7 + "|"
+    table: dict[tuple[float, str], dict[str, Cell]] = {}
+    for c in cells:
+        table.setdefault((c["keep"], c["arm"]), {})[c["target"]] = c
+    for (keep, arm), found in table.items():
+        old = table[keep, "old"]
+        shown = []
+        for state in ("before", "accuracy"):
+            shown.append(f"{np.mean([100 * c[state] for c in found.values()]):.1f}")
+            apart = [100 * (c[state] - old[target][state]) for target, c in found.items() if target in old]
+            shown.append("" if arm == "old" else _mean(apart, signed=True))
+        yield f"| {keep:.0%} | {arm} | {' | '.join(shown)} | {len(found)} |"
+
+
 def front(found: Mapping[str, Any]) -> Iterator[str]:
     """Pruned and unpruned models by accuracy and milliseconds, and the best of each kind at five latencies."""
     yield "\n### Smaller nets and smaller images, in milliseconds\n"
@@ -367,6 +389,8 @@ def main() -> None:
     lines += candidates(read(RESULTS / "default.jsonl"))
     lines += rounds(read(RESULTS / "rounds.jsonl"))
     lines += recovered(read(RESULTS / "recover.jsonl"))
+    if cells := read(TRANSFORMER):
+        lines += transformer(cells)
     lines += toy([*read(TOY), *({**cell, "arm": cell["arm"] + HALF} for cell in read(SHORTER))])
     prose = PAGE.read_text(encoding="utf-8").partition(NUMBERS)[0]
     write_text(PAGE, prose + NUMBERS + "\n".join(lines) + "\n")
