@@ -209,8 +209,8 @@ def transformer(cells: Sequence[Cell]) -> Iterator[str]:
     """The study's ViT: heads, hidden units and the stream."""
     yield "\n### A transformer\n"
     (steps,) = {c["steps"] for c in cells}
-    yield f"The ViT of the voting study, `disjoint`, a bank of ten tasks; tuned for {steps} steps; means over targets, and"
-    yield "points beside the study's default (Student, 95 %).\n"
+    yield f"The ViT of the voting study, `disjoint`, a bank of ten tasks; tuned for {steps} steps; means over targets,"
+    yield "and points beside the study's default (Student, 95 %).\n"
     yield "| MACs kept | | untuned | beside the old | tuned | beside the old | targets |"
     yield "| --- " * 7 + "|"
     table: dict[tuple[float, str], dict[str, Cell]] = {}
