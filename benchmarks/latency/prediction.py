@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -27,10 +26,10 @@ import numpy as np
 import torch
 
 from mvp_deploy import backbones
-from mvp_deploy.base.environment import environment, other_work
+from mvp_deploy.base.environment import environment
 from mvp_deploy.base.files import write_text
-from mvp_deploy.benchmark.measure import Settings, session
-from mvp_deploy.benchmark.runner import open_runner
+from mvp_deploy.benchmark.looks import Round, busiest, looks
+from mvp_deploy.benchmark.measure import Settings, timing
 from mvp_deploy.cli._common import Console
 from mvp_deploy.exporters.onnx import export_onnx
 from mvp_deploy.latency import files, pieces
@@ -45,10 +44,9 @@ from mvp_deploy.pruning.knapsack import cheapest, cost_of
 from mvp_deploy.structure import KeepPlan, Structure, analyze, prune
 
 CLASSES = 100
-ROUNDS = 3
 SHARES = (0.75, 0.5, 0.35)  # of the predicted time, that budgets of milliseconds leave
 NAMES = {"lite0": "tf_efficientnet_lite0", "lite2": "tf_efficientnet_lite2", "vit_tiny": "vit_tiny_patch16_224"}
-WINDOWS = Settings(duration=1.0, processes=2, window=0.1, warm_up=0.1)
+WINDOWS = Settings(duration=1.8, processes=9, window=0.1, warm_up=0.1)
 
 
 def main() -> None:
@@ -167,8 +165,7 @@ class Net:
                 continue
             plans.append(("ms", f"{runtime}-{share:.0%}".rstrip("%"), found.counts))
         onnx = [self.made(name, counts) for _, name, counts in plans]
-        with other_work() as others:
-            times = self.timed(onnx)
+        times, others = self.timed(onnx)
         rows = [
             {
                 "kind": kind,
@@ -192,22 +189,24 @@ class Net:
             "step": cost.model.step,
             "alignment": cost.model.alignment,
             "profile_noise": profile.noise,
-            "others": others[0] if others else None,
+            "others": others,
             "unpruned": unpruned,
             **of_errors([row["error"] for row in rows]),
             "beside": of_errors([row["beside"] for row in rows]),
             "plans": rows,
         }
 
-    def timed(self, onnx: Sequence[Path]) -> list[float]:
-        """Milliseconds of each file, the median of rounds in which they take turns."""
-        batch = np.random.default_rng(0).standard_normal((1, *self.size), np.float32)
-        times: list[list[float]] = [[] for _ in onnx]
-        for turn in range(ROUNDS):
-            for number in range(len(onnx)) if turn % 2 == 0 else reversed(range(len(onnx))):
-                with closing(open_runner(onnx[number], self.conditions.runtime, threads=1)) as runner:
-                    times[number].append(session([runner], batch, WINDOWS)[0].median)
-        return [float(np.median(each)) for each in times]
+    def timed(self, onnx: Sequence[Path]) -> tuple[list[float], float | None]:
+        """Milliseconds of each file as `bench` has them, but over nine fresh processes: they differ by up to a tenth.
+
+        And how many cores other processes kept busy meanwhile.
+        """
+        conditions = self.conditions
+        rounds = [Round([(file, conditions.runtime, conditions.device)], 1, None) for file in onnx]
+        found = looks(rounds, WINDOWS, conditions.threads, Console())
+        every = zip(*(look.sessions for look in found), strict=True)
+        times = [timing([session for (session,) in each], 1, WINDOWS).median.value for each in every]
+        return times, busiest(found)
 
 
 def of_errors(errors: Sequence[float]) -> dict[str, float]:
