@@ -45,6 +45,7 @@ from mvp_deploy.pruning.tuning import MadeOf, tune
 from mvp_deploy.structure import KeepPlan
 from mvp_deploy.tasks import Images, prepare
 
+EXPONENT = 0.87  # time = MACs ^ this, until a model's first cut tells its own: of lite0 and resnet50 in docs/latency.md
 DEEPEST = 0.2  # of an unpruned model: cuts to less than this are not made for a time
 
 
@@ -91,8 +92,8 @@ class Place:
     def aimed(self, found: Frontier, precision: Precision) -> float | None:
         """The share of a cut that takes the time asked for; None where none is needed, or none is worth a try.
 
-        It follows from what was measured, so that a call after a kill finds the same. A cut that missed the time is
-        corrected, at most twice, as `prune` does.
+        It follows from what was measured, so that a call after a kill finds the same: times fall as a power of the
+        share. A cut that missed the time is corrected, at most twice, as `prune` does.
         """
         whole, limit, mine = self._whole(found, precision), self.asked.milliseconds, self._mine(found, precision)
         if limit is None or whole is None or whole.ms <= limit or sum(c.aim == limit for c in mine) > CORRECTIONS:
@@ -100,7 +101,12 @@ class Place:
         near = min(mine, key=lambda c: abs(math.log(c.ms / limit)))
         if (1 - SLACK) * limit <= near.ms <= limit:
             return None
-        share = math.floor(1000 * near.share * (1 - TOLERANCE) * limit / near.ms) / 1000
+        if near.unpruned:
+            exponent = EXPONENT if near.of == "macs" else 1.0
+        else:
+            exponent = min(max(math.log(near.ms / whole.ms) / math.log(near.share), 0.5), 1.5)
+        further = ((1 - TOLERANCE) * limit / near.ms) ** (1 / exponent)
+        share = math.floor(1000 * near.share * further) / 1000
         return share if DEEPEST <= share < 1 and not self.known(found, share, precision) else None
 
     def _whole(self, found: Frontier, precision: Precision) -> Candidate | None:
