@@ -76,26 +76,26 @@ def create(
     require_known(name, pretrained)
     if image_size is not None and not 1 <= image_size <= MAX_EDGE:
         raise _wrong_size(name, image_size, ValueError(f"edges lie within 1 and {MAX_EDGE}"))
-    model = _model(name, image_size, num_classes=0, seed=seed, pretrained=pretrained)
+    model = _whole(name, image_size, seed=seed, pretrained=pretrained)
     _check_size(model, name, image_size, _preprocessing(model, image_size))
     source = "timm's pretrained weights" if pretrained else f"random, from seed {seed}"
     if weights is not None:
         load_weights(model, read_weights(weights), str(weights))
         source = f"the file {Path(weights).name}"
-    state = {key: value.detach().clone() for key, value in model.state_dict().items()}
+    state = _body(model)
     license = timm().models.get_pretrained_cfg(name).license if pretrained else None
     return Backbone(name, image_size, source, digest(state), _preprocessing(model, image_size), license), state
 
 
 def _published(name: str, image_size: int | None) -> tuple[Backbone, dict[str, Tensor]]:
     """A model that somebody made with timm and published, with its weights and preprocessing."""
-    model = _model(name, None, num_classes=0, seed=0, pretrained=True)
+    model = _whole(name, None, pretrained=True)
     config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     architecture, preprocessing = str(config["architecture"]), _preprocessing(model, None)
 
     def plain(size: int) -> nn.Module:
         """The architecture as timm makes it from its name, with the published weights."""
-        made = _model(architecture, size, num_classes=0, seed=0)
+        made = _whole(architecture, size)
         _check_size(made, architecture, size, _preprocessing(model, size))
         load_weights(made, model.state_dict(), name)
         return made
@@ -109,7 +109,7 @@ def _published(name: str, image_size: int | None) -> tuple[Backbone, dict[str, T
                 "has. Publish it without them, or pass its weights with --weights FILE to the architecture they fit"
             )
     size = image_size or own
-    state = {key: value.detach().clone() for key, value in plain(size).state_dict().items()}
+    state = _body(plain(size))
     return Backbone(architecture, size, name, digest(state), _preprocessing(model, size), config.get("license")), state
 
 
@@ -125,13 +125,38 @@ def build(backbone: Backbone, state: Mapping[str, Tensor] | None, num_classes: i
     require_known(backbone.name)
     model = _model(backbone.name, backbone.image_size, num_classes, seed=seed)
     if state is not None:
+        if num_classes == 0:  # timm may leave out more of the head than its classifier
+            state = {key: state[key] for key in state.keys() & model.state_dict().keys()}
         load_weights(model, state, f"the backbone {backbone.name}")
     return model
 
 
-def _model(name: str, image_size: int | None, num_classes: int, *, seed: int, pretrained: bool = False) -> nn.Module:
+def _whole(name: str, image_size: int | None, *, seed: int = 0, pretrained: bool = False) -> nn.Module:
+    """All of the model that comes before its classifier.
+
+    Where timm leaves out more than that with the classes (LeViT's norm, CAFormer's hidden layer), with its classifier.
+    """
+    model = _model(name, image_size, 0, seed=seed, pretrained=pretrained)
+    with torch.device("meta"):
+        whole = _model(name, image_size, 2, seed=seed)
+    more = whole.state_dict().keys() - model.state_dict().keys()
+    if all(key.startswith(head_prefixes(whole)) for key in more):
+        return model
+    return _model(name, image_size, None, seed=seed, pretrained=pretrained)
+
+
+def _body(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the model's entries without its classifier's."""
+    heads = head_prefixes(model)
+    return {key: value.detach().clone() for key, value in model.state_dict().items() if not key.startswith(heads)}
+
+
+def _model(
+    name: str, image_size: int | None, num_classes: int | None, *, seed: int, pretrained: bool = False
+) -> nn.Module:
+    """Timm's model; ``num_classes`` None: as many as it was trained for."""
     models = timm().models
-    options: dict[str, Any] = {"num_classes": num_classes}
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     if image_size is not None and models.get_pretrained_cfg(name).fixed_input_size:
         options["img_size"] = image_size  # other models take images of any size
     with torch.random.fork_rng(devices=[]):

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mvp_deploy import backbones
-from mvp_deploy.backbones import Backbone, build, create
+from mvp_deploy.backbones import Backbone, build, create, timm
 from mvp_deploy.base.errors import ExitCode, MvpError
+from mvp_deploy.pruning.original import Original
 
 SMALL = "test_resnet"
 
@@ -260,3 +261,17 @@ def test_torchvision_without_its_operators_is_cured_and_nothing_else(error: str,
     code = BROKEN.replace("{error!r}", repr(error))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == prints
+
+
+@pytest.mark.parametrize("name", ["repvit_m0_9", "convformer_s18"])
+def test_what_a_head_has_besides_its_classifier_comes_with_the_backbone(name: str, tmp_path: Path) -> None:
+    trained = timm().create_model(name, num_classes=7).state_dict()
+    save_file({key: torch.randn_like(value) if value.is_floating_point() else value for key, value in trained.items()},
+              tmp_path / "trained.safetensors")  # fmt: skip
+    written = load_file(tmp_path / "trained.safetensors")
+    made, state = create(name, weights=tmp_path / "trained.safetensors", image_size=64)
+    original = Original.create(made, state, 3)
+    assert {key.rpartition(".")[0] for key in original.head} == {*original.classifier}
+    assert all(torch.equal(state[key], written[key]) for key in state)
+    assert {*written} - {*state} == original.head
+    assert build(made, state, 0)(torch.zeros(1, 3, 64, 64)).ndim == 2
