@@ -63,7 +63,7 @@ def profile(
             source(folder, conditions.form)
         found = measure(folder, conditions, reporter=reporter)
         write(out, found)
-        pack.remove(folder, len(found.runs))
+        pack.remove(folder)
     for remark in remarks(found):
         reporter.warn(remark)
     return found
@@ -91,7 +91,7 @@ def make_pieces(out: Path, make: Callable[[Path, Form], Subject], conditions: Co
     with locked(folder.with_suffix(".lock"), f"another process is writing {out}: wait for it."):
         subject = make(folder, conditions.form)
         pack.pack(folder, subject, out)
-        pack.remove(folder, len(subject.variants))
+        pack.remove(folder)
     return subject
 
 

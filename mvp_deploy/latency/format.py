@@ -40,6 +40,10 @@ class Subject:
     layers: Annotated[tuple[Name, ...], Within(1, 10_000)]
     variants: Annotated[tuple[Mapping[str, Size], ...], Within(2, 1000)]
 
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.input_size[1:]))
+        return f"{self.backbone} at {size}, {self.precision}, {len(self.variants)} variants for {self.form}"
+
 
 @dataclass(frozen=True)
 class Variant:

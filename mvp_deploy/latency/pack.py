@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.base.files import atomic_write
-from mvp_deploy.base.formats import Malformed, damaged, loads, parse, reading_errors
-from mvp_deploy.latency.format import Subject
+from mvp_deploy.base.files import atomic_write, write_text
+from mvp_deploy.base.formats import Malformed, damaged, loads, parse, read_json, reading_errors
+from mvp_deploy.latency.format import CURE as AGAIN
+from mvp_deploy.latency.format import FORMAT, Subject
 
 SUBJECT = "subject.json"
 FLOAT32 = "fp32.onnx"  # the unpruned model, beside the pieces of another precision
@@ -40,11 +43,25 @@ def pack(folder: Path, subject: Subject, file: Path) -> None:
             archive.write(folder / name, name)
 
 
+def begin(folder: Path, subject: Subject) -> None:
+    """Make ``folder`` the subject's; go on in one that is. Raises MvpError if it is another one's."""
+    file = folder / SUBJECT
+    if not file.exists():
+        remove(folder)  # what is of nobody, since a finished profile was killed while it was cleared away
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(asdict(subject)))
+    elif (there := read_json(file, Subject, cure=AGAIN, versions=(FORMAT,))) != subject:
+        raise InputError(
+            f"{folder} holds the unfinished profile of something else ({there}), and {subject} is asked for: finish "
+            "that, or remove it."
+        )
+
+
 def unpack(file: Path, folder: Path) -> None:
-    """Put a file's pieces into ``folder``; those that are there stay.
+    """Put a file's pieces into ``folder``; those that are there already stay.
 
     Raises:
-        MvpError: it is not such a file, or damaged.
+        MvpError: it is not such a file, or damaged, or the folder holds the pieces of another subject.
     """
     with reading_errors(file):
         try:
@@ -57,8 +74,8 @@ def unpack(file: Path, folder: Path) -> None:
                 for name in wanted:
                     if name not in found or found[name].file_size > (MAX_TEXT if name.endswith("json") else MAX_PIECE):
                         raise Malformed(f"{name} is missing or too large")
-                folder.mkdir(parents=True, exist_ok=True)
-                for name in [*wanted[1:], SUBJECT]:  # the subject last: a folder with it is whole
+                begin(folder, subject)
+                for name in wanted:
                     if not (folder / name).exists():
                         _extract(archive, name, folder / name)
         except (zipfile.BadZipFile, NotImplementedError, EOFError, Malformed) as error:
@@ -70,10 +87,9 @@ def _extract(archive: zipfile.ZipFile, name: str, path: Path) -> None:
         shutil.copyfileobj(source, target)
 
 
-def remove(folder: Path, variants: int) -> None:
+def remove(folder: Path) -> None:
     """Remove the pieces that a finished profile no longer needs, their engines, and the folder if it is empty then."""
-    made = [path for number in range(variants) for path in folder.glob(f"{number:02}.*")]
-    for path in [folder / SUBJECT, folder / "visits.json", *folder.glob("fp32.*"), *made]:
+    for path in [folder / SUBJECT, folder / "visits.json", *folder.glob("fp32.*"), *folder.glob("[0-9][0-9]*.*")]:
         path.unlink(missing_ok=True)
     if folder.exists() and not any(folder.iterdir()):
         folder.rmdir()

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mvp_deploy.base.errors import InputError, StructureError
+from mvp_deploy.base.errors import StructureError
 from mvp_deploy.base.files import write_text
-from mvp_deploy.base.formats import read_json
 from mvp_deploy.base.reporter import Reporter
-from mvp_deploy.latency.format import CURE, FORMAT, Form, Precision, Shape, Subject, Variant
-from mvp_deploy.latency.pack import FLOAT32, SUBJECT, flagged
+from mvp_deploy.latency.format import FORMAT, Form, Precision, Shape, Subject, Variant
+from mvp_deploy.latency.pack import FLOAT32, begin, flagged
 
 if TYPE_CHECKING:
     from torch import nn
@@ -135,17 +134,6 @@ def make(
             _export_float32(build(CLASSES[0]), subject, folder / FLOAT32)
         step(len(subject.variants), len(subject.variants))
     return subject
-
-
-def begin(folder: Path, subject: Subject) -> None:
-    """Make ``folder`` the subject's; go on in one that is."""
-    file = folder / SUBJECT
-    if file.exists():
-        if read_json(file, Subject, cure=CURE, versions=(FORMAT,)) != subject:
-            raise InputError(f"{folder} holds the unfinished profile of something else: finish that, or remove it.")
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(asdict(subject)))
 
 
 def _export(full: nn.Module, subject: Subject, counts: Mapping[str, int], path: Path) -> Variant:

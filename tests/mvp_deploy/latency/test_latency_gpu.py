@@ -65,7 +65,7 @@ def test_each_layer_gets_its_share_of_an_engine(install, made: tuple[Path, Subje
     measure.timed(piece, variant, TENSORRT, made[1])
     assert len(trt.called("Builder.build_serialized_network")) == 1  # the engine is kept
     assert trt.gpu.leaks == 0
-    pack.remove(tmp_path / "parts", 4)
+    pack.remove(tmp_path / "parts")
     assert not (tmp_path / "parts").exists()
 
 

@@ -180,6 +180,28 @@ def test_a_model_that_is_disturbed_each_time_is_left_out_and_told(parts: Path, w
     ]
 
 
+def test_no_piece_of_one_profile_is_timed_for_another(
+    parts: Path, tmp_path: Path, watch: list[Seen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither where a model was left out, nor where the first profile was killed while it was timed or cleared away."""
+    monkeypatch.setattr(measure, "timed", look)
+    for turn in range(8):
+        watch += [HOT if place == (6 if turn % 2 == 0 else 0) else Seen() for place in range(7)]
+    found = files.profile(tmp_path / "p.json", ORT, source=tmp_path / "pieces.zip", reporter=Silent())
+    assert found.left_out == 1
+    assert not parts.exists()
+    other = pieces.make("other", lambda classes: chain(24, 32), SIZE, tmp_path / "o", variants=6, reporter=Silent())
+    pack.pack(tmp_path / "o", other, tmp_path / "other.zip")
+    pack.unpack(tmp_path / "pieces.zip", parts)
+    told = "chain at 8x8, fp32, 6 variants for cpu.*other at 8x8"
+    with pytest.raises(InputError, match=told):
+        files.profile(tmp_path / "p.json", ORT, source=tmp_path / "other.zip", reporter=Silent())
+    (parts / pack.SUBJECT).unlink()
+    found = files.profile(tmp_path / "p.json", ORT, source=tmp_path / "other.zip", reporter=Silent())
+    assert found.backbone == "other"
+    assert [run.shapes[0][0] for run in found.runs] == [counts["0"] for counts in other.variants]
+
+
 @pytest.mark.parametrize(("seen", "told"), [(BUSY, "other processes worked"), (HOT, "the soft temperature limit")])
 def test_no_plan_is_made_by_times_that_were_all_disturbed(
     parts: Path, watch: list[Seen], seen: Seen, told: str
