@@ -173,6 +173,7 @@ def known(path: Path, reporter: Reporter) -> Profile:
 def profile_on(path: Path, make: Callable[[], Profile], reporter: Reporter, where: str = "this machine") -> Profile:
     """The profile at ``path``; if there is none, one is made of ``where``, which takes minutes and is said."""
     if path.exists():
+        reporter.say(f"going by the profile that is there: {path}")
         return known(path, reporter)
     reporter.say(f"there is no profile {path}: {where} is profiled first, which takes some minutes.")
     start = time.monotonic()

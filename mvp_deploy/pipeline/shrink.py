@@ -31,6 +31,7 @@ from mvp_deploy.latency.format import Shipped
 from mvp_deploy.latency.meet import Meet, Target
 from mvp_deploy.pipeline.frontier import Searched
 from mvp_deploy.pruning.budget import Budget
+from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.outputs import other_order
 from mvp_deploy.report.frontier import candidates
 from mvp_deploy.report.outcome import Outcome, outcome
@@ -187,7 +188,11 @@ def shrink(
         budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter, shipped=shipped)
         order = replace(order, threads=meet.profile.conditions.threads)  # in the end as the time was asked for
         check_timed(meet.profile, batches, None, reporter)
-        how = _uncut(how, meet, start, reporter) if meet.unneeded else replace(how, budget=budget, meet=meet)
+        if meet.unneeded:
+            say_uncut(meet, bank, reporter)
+            how = _uncut(how, start.trained)
+        else:
+            how = replace(how, budget=budget, meet=meet)
     elif shipped.precision == "int8" and how.budget.round_to % INT8_BLOCK:
         reporter.say(
             f"int8 may run faster with channels in multiples of {INT8_BLOCK} (`--round-to {INT8_BLOCK}`); a budget of "
@@ -209,15 +214,19 @@ def shipped_of(asked: Exports) -> Shipped:
     return Shipped(smallest, runtimes_of(asked.targets)[0])
 
 
-def _uncut(how: runs.Pruning, meet: Meet, start: Start, reporter: Reporter) -> runs.Pruning:
+def _uncut(how: runs.Pruning, trained: bool) -> runs.Pruning:
     """How a model is made that is fast enough as it is: it is only exported, after its own head was found."""
-    say_uncut(meet, reporter)
-    training = replace(how.training, steps=0) if start.trained else how.training
+    training = replace(how.training, steps=0) if trained else how.training
     return replace(how, budget=Budget(1.0, "macs", how.budget.round_to), training=training)
 
 
-def say_uncut(meet: Meet, reporter: Reporter) -> None:
-    """Say that the unpruned model is fast enough, and why."""
+def say_uncut(meet: Meet, bank: Bank, reporter: Reporter) -> None:
+    """Say that the bank's unpruned model is fast enough, and why.
+
+    Raises:
+        MvpError: the profile is of another backbone, image size or version of this machine's runtime.
+    """
+    meet(Original.create(bank.backbone, bank.state(), 2))  # which looks at the profile
     profile = meet.profile
     gained = "" if meet.target.gained == 1 else f", {meet.target.gained:.2f} times as fast as in float32"
     reporter.say(

@@ -38,6 +38,7 @@ from mvp_deploy.pipeline.times import gpu
 from mvp_deploy.pruning.config import Budget
 
 if TYPE_CHECKING:
+    from mvp_deploy.bank.store import Bank
     from mvp_deploy.latency.meet import Meet
     from mvp_deploy.remote.inventory import Device
 
@@ -195,7 +196,7 @@ def prune(work: Work, reporter: Reporter) -> None:
     from mvp_deploy.tasks import load_task
 
     asked, bank = work.task, Bank.open(work.bank)
-    budget, meet = _budget(work, reporter)
+    budget, meet = _budget(work, bank, reporter)
     prune_task(
         load_task(work.data, skip_bad=asked.skip_bad),
         bank,
@@ -206,7 +207,7 @@ def prune(work: Work, reporter: Reporter) -> None:
     )
 
 
-def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Meet | None]:
+def _budget(work: Work, bank: Bank, reporter: Reporter) -> tuple[Budget, Meet | None]:
     """How much stays; for a time to meet, what allots the units too."""
     from mvp_deploy.latency import files
     from mvp_deploy.latency.floor import others
@@ -231,7 +232,7 @@ def _budget(work: Work, reporter: Reporter) -> tuple[Budget, Meet | None]:
     known = others(work.profile)
     meet = Meet(target, profile, work.task.budget.round_to, partial(clock, profile, reporter), reporter, known)
     if meet.unneeded:
-        say_uncut(meet, reporter)
+        say_uncut(meet, bank, reporter)
         return Budget(1.0, "macs", meet.round_to), None
     return meet.budget, meet
 

@@ -102,6 +102,21 @@ def test_what_int8_alone_gains_counts_for_the_speed_up_if_it_ships(
         assert all(torch.equal(value, pruned[name]) for name, value in unpruned.items())
 
 
+def test_a_profile_of_another_image_size_is_refused_where_nothing_would_be_cut_too(
+    cnn, trained, tmp_path: Path
+) -> None:
+    """As one that an earlier call for other images left beside the run."""
+    file, out = written(tmp_path / "last.pth.tar", trained, [0, 1, 2]), tmp_path / "small"
+    found = replace(profile_by(cnn.original.model, cnn.original.structure, blocks_of(8)), input_size=(3, 64, 64))
+    out.mkdir()
+    (out / "run.profile.json").write_text(json.dumps(asdict(found)), encoding="utf-8")
+    refused = call("digits#0,1,2", "--model", file, "--latency", "100ms", "--out", out, "--train", "none")
+    assert refused.exit_code == ExitCode.INPUT
+    assert f"going by the profile that is there: {out / 'run.profile.json'}" in refused.stderr
+    assert "the profile is of images of 64x64, and this model takes 32x32" in refused.stderr
+    assert not (out / "run").exists()
+
+
 def test_outputs_in_another_order_are_named_and_put_right(cnn, trained, tmp_path: Path) -> None:
     file = written(tmp_path / "last.pth.tar", trained, [2, 0, 1])
     arguments = ("digits#0,1,2", "--checkpoint", file, "--out", tmp_path / "small", "--train", "none", *CUT)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import Result
-from fakes.profiles import blocks_of, profile_by
+from fakes.profiles import blocks_of, chain, profile_by, structure_of
 from torch import nn
 
 from mvp_deploy.bank.store import Bank
@@ -105,12 +105,26 @@ def test_a_speed_up_counts_from_float32_where_the_profile_s_precision_ships(
     inventory = project / "devices.yaml"
     work = settle(Config.model_validate_json(json.dumps(config)), project, inventory, ["ones"], Console())["ones"]
     assert isinstance(work, Work)
-    budget, meet = _budget(work, Console())
+    budget, meet = _budget(work, Bank.open(work.bank), Console())
     assert budget.fraction == pytest.approx(share, rel=1e-3)
     assert (meet is None) == (share == 1.0)
     heard = capsys.readouterr().err
     for sentence in (*said, "the time is met in onnxruntime, of which the profile is, and what ships is for openvino"):
         assert sentence in heard
+
+
+def test_a_profile_of_another_backbone_is_refused_where_nothing_would_be_cut_too(
+    project: Path, run: Run, board: Path
+) -> None:
+    model = chain(16, 32)
+    other = profile_by(model, structure_of(model, 32), blocks_of(8))
+    board.write_text(json.dumps(asdict(other)), encoding="utf-8")
+    config = yaml.safe_load((project / "deploy.yaml").read_text())
+    config["tasks"]["ones"]["time"] = {"latency_ms": 100, "profile": "board.json"}
+    (project / "deploy.yaml").write_text(yaml.safe_dump(config))
+    done = run("--only", "ones")
+    assert done.exit_code == ExitCode.INPUT, done.output
+    assert "the profile is of made, and this is another backbone" in done.output
 
 
 @pytest.fixture
