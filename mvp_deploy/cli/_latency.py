@@ -96,6 +96,7 @@ class Timed:
         shipped = shipped or Shipped()
         source = files.maker(backbone.name, backbone, shipped.precision, reporter)
         mark, conditions = shipped.mark, shipped.conditions(there is not None)
+        beside = beside if beside.name else beside.resolve()  # the folder that one is in
         if there is None:
             path = self.on if isinstance(self.on, Path) else beside.with_name(f"{beside.name}{mark}.profile.json")
             taken = functools.partial(files.profile, path, conditions, source=source, reporter=reporter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mvp_deploy import backbones
@@ -53,6 +54,10 @@ def best_of(
     sources = [Source(name, pretrained=True) for name in names]
     conditions, precisions = shipped.conditions(False), (shipped.precision,)
     wanted = Search(task, sources, sizes, conditions, precisions, milliseconds=target.milliseconds, seed=seed)
-    found = Searched(search(wanted, out, reporter=reporter), target.milliseconds)
+    tried = search(wanted, out, reporter=reporter)
+    mine = [c for c in tried.candidates if c.image_size in sizes and c.precision == shipped.precision]
+    if not mine:
+        raise InputError("no candidate could be made: the warnings say why.")
+    found = Searched(replace(tried, candidates=tuple(mine)), target.milliseconds)  # an earlier call asked for others
     reporter.say(found.verdict + "\n")
     return found

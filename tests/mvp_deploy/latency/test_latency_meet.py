@@ -276,6 +276,16 @@ def test_under_which_conditions_a_time_is_met_is_said(cnn, tmp_path: Path, capsy
     assert "4 threads, batch 8" in capsys.readouterr().err
 
 
+def test_the_profile_lies_beside_a_run_that_is_the_folder_one_is_in(
+    cnn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run.profile.json").write_text(json.dumps(asdict(PROFILE)), encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "run")
+    timed = Timed(Target(speed_up=2), None, tmp_path / "devices.yaml")
+    assert timed.meeting(cnn.backbone, 8, Path("."), Silent())[1].profile == PROFILE
+
+
 def test_without_float32_s_time_a_speed_up_is_of_the_same_precision_and_that_is_said(capsys) -> None:
     asked, unknown = Target(speed_up=2), replace(PROFILE, precision="int8")
     assert asked.than_float32(unknown, ["int8"], Console()) == asked

@@ -14,10 +14,15 @@ from fakes.clock import in_two_processes
 
 from mvp_deploy import backbones, runs
 from mvp_deploy.base.errors import ExitCode
+from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
-from mvp_deploy.latency.format import Profile
+from mvp_deploy.export.config import Exports
+from mvp_deploy.latency.format import Precision, Profile
 from mvp_deploy.latency.front import Candidate
+from mvp_deploy.latency.meet import Target
 from mvp_deploy.pipeline import candidates as making
+from mvp_deploy.pipeline.several import best_of
+from mvp_deploy.tasks import load_task
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +89,25 @@ def test_where_a_cut_is_best_that_model_is_cut_to_the_time_and_a_kill_searches_n
     assert info["backbone"]["name"] == "test_resnet"
     assert info["metrics"]["pruned"]["making"]["latency"]["predicted_ms"] <= 0.6 * full
     assert "Why this model" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_what_an_earlier_call_tried_for_other_images_or_another_precision_does_not_ship(
+    tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(making.Place, "_convert", lambda self, onnx, precision, file: file.write_bytes(onnx))
+    right = {"32-1.fp32": 0.5, "32-1.int8": 0.6, "48-1.fp32": 0.7}
+    monkeypatch.setattr(making, "leave_one_out", lambda file, *_: right[file.stem.removeprefix("test_resnet-")])
+    task = load_task("digits#0,1,2")
+
+    def best(size: int, precision: Precision) -> Candidate:
+        ships = Exports(precisions=(precision,))
+        how = Target(milliseconds=100.0), ships, tmp_path
+        return best_of(["test_resnet"], size, task, *how, seed=0, reporter=Silent()).best
+
+    assert best(48, "fp32").loo == 0.7
+    assert best(32, "int8").loo == 0.6
+    assert best(32, "fp32").loo == 0.5
+    assert len(made_up) == 3
 
 
 def test_where_nothing_meets_the_time_all_that_was_found_is_there(tmp_path: Path, made_up: list[str]) -> None:
