@@ -85,14 +85,14 @@ def command(
         device = "cuda" if runtime == "tensorrt" else "cpu"
     conditions = Conditions(runtime, device, threads, batch)
     there = subject.endswith(pack.SUFFIX)
-    source = Path(subject) if there else _maker(subject, image_size, precision, variants, console)
+    if there and out.suffix == pack.SUFFIX:
+        raise InputError(f"{subject} holds pieces already: time them with --out PROFILE.json.")
+    source = _pieces(Path(subject)) if there else _maker(subject, image_size, precision, variants, console)
     if fleet is not None:
         _on_devices(source, out, conditions, fleet, console)
         return
     start = time.monotonic()
-    if out.suffix == pack.SUFFIX:
-        if isinstance(source, Path):
-            raise InputError(f"{subject} holds pieces already: time them with --out PROFILE.json.")
+    if out.suffix == pack.SUFFIX and not isinstance(source, Path):
         made = files.make_pieces(out, source, conditions)
         seconds = time.monotonic() - start
         told = {"pieces": str(out), "variants": len(made.variants), "layers": len(made.layers)}
@@ -111,6 +111,19 @@ def command(
     )
     _show_unseen(errors, console)
     console.next(_next("BACKBONE" if there else subject, out))
+
+
+def _pieces(file: Path) -> Path:
+    """A file of pieces, if it is of what is asked for: they decide, and not the options."""
+    from mvp_deploy.latency import pack
+
+    found = pack.subject_of(file)
+    made = {"image_size": found.input_size[-1], "precision": found.precision, "variants": len(found.variants)}
+    for name, have in made.items():
+        if given(name) not in (None, str(have)):
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"{file} holds pieces made with {option} {have}: leave it out, or make others.")
+    return file
 
 
 def _merge(subjects: Sequence[str], out: Path, console: Console) -> None:

@@ -115,10 +115,11 @@ class Visit:
 
 @dataclass(frozen=True)
 class Visits:
-    """The turns so far: what a killed command goes on from."""
+    """The turns so far, on a machine with that CPU: what a killed command goes on from."""
 
     conditions: Conditions
     version: Word
+    cpu: Annotated[str, Within(0, 300)]
     visits: tuple[Visit, ...] = ()
 
 

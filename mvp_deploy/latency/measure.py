@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from mvp_deploy.base import board
-from mvp_deploy.base.environment import cores, environment, loudest
+from mvp_deploy.base.environment import cores, cpu_name, environment, loudest
 from mvp_deploy.base.errors import EnvironmentMissing, InputError, LatencyError
 from mvp_deploy.base.files import write_text
 from mvp_deploy.base.formats import read_json
@@ -251,15 +251,15 @@ def _noise(done: Visits, kept: Sequence[int]) -> float:
 
 
 def _resumed(folder: Path, conditions: Conditions) -> Visits:
-    version = runtime_version(conditions)
+    new = Visits(conditions, runtime_version(conditions), cpu_name()[:300])
     file = folder / VISITS
     if not file.exists():
-        return Visits(conditions, version)
+        return new
     found = read_json(file, Visits, cure=f"remove {folder}")
-    if (found.conditions, found.version) != (conditions, version):
+    if replace(found, visits=()) != new:
         raise InputError(
-            f"{folder} is half timed in {found.conditions} ({found.version}), and now {conditions} ({version}) is "
-            "asked for: finish that one, or remove the folder."
+            f"{folder} is half timed in {found.conditions} ({found.version}, {found.cpu}), and now {conditions} "
+            f"({new.version}, {new.cpu}) is asked for: finish that one, or remove the folder."
         )
     return found
 

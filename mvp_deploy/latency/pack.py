@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -63,23 +66,39 @@ def unpack(file: Path, folder: Path) -> None:
     Raises:
         MvpError: it is not such a file, or damaged, or the folder holds the pieces of another subject.
     """
+    with _opened(file) as archive:
+        found, subject = {info.filename: info for info in archive.infolist()}, _subject(archive)
+        wanted = names(subject)
+        for name in wanted:
+            if name not in found or found[name].file_size > (MAX_TEXT if name.endswith("json") else MAX_PIECE):
+                raise Malformed(f"{name} is missing or too large")
+        begin(folder, subject)
+        for name in wanted:
+            if not (folder / name).exists():
+                _extract(archive, name, folder / name)
+
+
+def subject_of(file: Path) -> Subject:
+    """What a file's pieces are of. Raises MvpError if it is not such a file, or damaged."""
+    with _opened(file) as archive:
+        return _subject(archive)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[zipfile.ZipFile]:
     with reading_errors(file):
         try:
             with zipfile.ZipFile(file) as archive:
-                found = {info.filename: info for info in archive.infolist()}
-                if SUBJECT not in found or found[SUBJECT].file_size > MAX_TEXT:
-                    raise Malformed(f"it has no {SUBJECT}")
-                subject = parse(Subject, loads(archive.read(SUBJECT)))
-                wanted = names(subject)
-                for name in wanted:
-                    if name not in found or found[name].file_size > (MAX_TEXT if name.endswith("json") else MAX_PIECE):
-                        raise Malformed(f"{name} is missing or too large")
-                begin(folder, subject)
-                for name in wanted:
-                    if not (folder / name).exists():
-                        _extract(archive, name, folder / name)
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, Malformed) as error:
+                yield archive
+        except (zipfile.BadZipFile, zlib.error, UnicodeDecodeError, RuntimeError, EOFError, Malformed) as error:
             raise damaged(file, error, CURE) from error
+
+
+def _subject(archive: zipfile.ZipFile) -> Subject:
+    found = archive.NameToInfo.get(SUBJECT)
+    if found is None or found.file_size > MAX_TEXT:
+        raise Malformed(f"it has no {SUBJECT}")
+    return parse(Subject, loads(archive.read(SUBJECT)))
 
 
 def _extract(archive: zipfile.ZipFile, name: str, path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mvp_deploy import backbones
 from mvp_deploy.bank.unpruned import digest
-from mvp_deploy.base.environment import versions
+from mvp_deploy.base.environment import cpu_name, versions
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.base.files import sha256
 from mvp_deploy.base.reporter import Reporter
@@ -67,7 +67,7 @@ class Search:
 
     @cached_property
     def key(self) -> str:
-        """A checksum of what candidates are made from: data, weights, versions."""
+        """A checksum of what candidates are made from and timed on: data, weights, versions, this machine's CPU."""
         made_from = {
             "data": self.task.fingerprint,
             "weights": [source.content for source in self.sources],
@@ -77,6 +77,7 @@ class Search:
             "cut": asdict(CUT),
             "seed": self.seed,
             "versions": versions(),
+            "cpu": cpu_name(),
         }
         return digest(made_from)
 

@@ -140,7 +140,7 @@ def _resumed(out: Path, asked: Search) -> Frontier:
     found = read_json(out / FILE, Frontier, cure="search again in another --out")
     if (found.key, found.conditions) != (asked.key, asked.conditions):
         raise InputError(
-            f"{out} holds the search of something else (other data, weights or settings, or another version of "
-            "mvp-deploy): give another --out, or remove it."
+            f"{out} holds the search of something else (other data, weights or settings, another machine, or another "
+            "version of mvp-deploy): give another --out, or remove it."
         )
-    return found
+    return replace(found, candidates=tuple(each for each in found.candidates if (out / each.file).is_file()))

@@ -125,7 +125,7 @@ def test_a_killed_profile_goes_on_with_the_next_turn(parts: Path) -> None:
     assert fit(found).total([(16, 3), (32, 16), (4, 32)]) == pytest.approx(found.full_ms, rel=0.02)
 
 
-def test_half_timed_under_other_conditions_is_not_mixed(parts: Path) -> None:
+def test_half_timed_under_other_conditions_is_not_mixed(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(*arguments: object) -> tuple[float, tuple[float, ...]]:
         if (parts / "visits.json").exists():
             raise KeyboardInterrupt
@@ -135,6 +135,9 @@ def test_half_timed_under_other_conditions_is_not_mixed(parts: Path) -> None:
         measure.measure(parts, ORT, look=dies, reporter=Silent())
     with pytest.raises(InputError, match="half timed in onnxruntime on cpu, 1 thread, batch 1"):
         measure.measure(parts, replace(ORT, threads=2), look=look, reporter=Silent())
+    monkeypatch.setattr(measure, "cpu_name", lambda: "another CPU")
+    with pytest.raises(InputError, match=r"another CPU.* is asked for"):
+        measure.measure(parts, ORT, look=look, reporter=Silent())
 
 
 def test_a_noisy_machine_is_looked_at_longer_and_then_named(parts: Path) -> None:
@@ -252,6 +255,14 @@ def test_damaged_pieces_are_refused(parts: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.zip").write_bytes(whole[: len(whole) // 2])
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme.txt", "nothing")
+    spoilt = bytearray(whole)
+    with zipfile.ZipFile(tmp_path / "pieces.zip") as archive:
+        begin = archive.getinfo("00.onnx").header_offset + 50
+    spoilt[begin : begin + 40] = b"x" * 40
+    (tmp_path / "spoilt.zip").write_bytes(spoilt)
+    with pytest.raises(InputError, match=r"spoilt\.zip is damaged"):
+        pack.unpack(tmp_path / "spoilt.zip", tmp_path / "half")
+    pack.unpack(tmp_path / "pieces.zip", tmp_path / "half")
     for name in ("cut.zip", "other.zip"):
         with pytest.raises(InputError, match="damaged"):
             pack.unpack(tmp_path / name, tmp_path / "out")
@@ -275,6 +286,23 @@ def test_the_command_times_pieces_and_leaves_the_profile_alone(
     assert re.search(r"widths in \d+ s", shown)
     assert f"It predicts models that it has not seen {errors}." in shown
     assert {path.name for path in tmp_path.iterdir()} == {"pieces.zip", "q.json", "p.json.parts"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["--precision", "int8"], "holds pieces made with --precision fp32: leave it out, or make others."),
+        (["--image-size", "16"], "made with --image-size 8"),
+        (["--variants", "8"], "made with --variants 6"),
+    ],
+)
+def test_pieces_of_something_else_than_is_asked_for_are_not_timed(
+    parts: Path, tmp_path: Path, asked: list[str], told: str
+) -> None:
+    pieces = ["profile", str(tmp_path / "pieces.zip"), "--out", str(tmp_path / "q.json")]
+    refused = CliRunner().invoke(main, [*pieces, *asked])
+    assert refused.exit_code == InputError.code
+    assert told in refused.output
 
 
 @pytest.mark.parametrize(

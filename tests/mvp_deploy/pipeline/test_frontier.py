@@ -29,6 +29,7 @@ from mvp_deploy.cli import main
 from mvp_deploy.cli.frontier import _budget
 from mvp_deploy.latency.format import Conditions, Machine, Precision, Profile
 from mvp_deploy.latency.front import Candidate, Failure, Frontier
+from mvp_deploy.pipeline import asked as asking
 from mvp_deploy.pipeline import candidates as making
 from mvp_deploy.pipeline.asked import Source
 from mvp_deploy.pruning.tuning import Choice, Judgement, Tuned
@@ -355,6 +356,22 @@ def test_a_size_that_a_backbone_cannot_take_is_left_out_with_a_warning(tmp_path:
     assert result.exit_code == 0, result.output
     assert "left out (timm" in result.output
     assert made_up == ["models/test_resnet-24-1.fp32.onnx"]
+
+
+def test_a_model_that_was_removed_is_made_again_and_another_machine_begins_anew(
+    tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, asked = "models/test_resnet-24-1.fp32.onnx", ("--image-size", "24", "--keep-time", "")
+    assert call(tmp_path, *asked).exit_code == 0
+    (tmp_path / whole).unlink()
+    assert call(tmp_path, *asked).exit_code == 0
+    assert made_up == [whole, whole]
+    assert (tmp_path / whole).exists()
+    assert [each["file"] for each in read(tmp_path)] == [whole]
+    monkeypatch.setattr(asking, "cpu_name", lambda: "another")
+    refused = call(tmp_path, *asked)
+    assert refused.exit_code == 2
+    assert "another machine" in refused.output
 
 
 def test_a_candidate_that_failed_is_not_tried_again(
