@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -43,8 +44,10 @@ def held_out_images(data: Any, validation: Any, preprocessing: Preprocessing | N
     """The images that judge: ``validation`` where it was given, else the held-out part of a task; else None."""
     from mvp_deploy.tasks import prepare
 
-    task = as_task(data if validation is None else validation)
+    given, task = as_task(data), as_task(data if validation is None else validation)
     if task is not None:
+        if given is not None:
+            require_classes(task, given.classes)
         return prepare(task.test, required(preprocessing), device)
     return None if validation is None else training_images(validation, preprocessing, device)
 
@@ -64,6 +67,15 @@ def set_aside(images: Images, seed: int) -> tuple[Images, Images]:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     judging = max(1, round(SET_ASIDE * len(images)))
     return images.subset(order[judging:].sort().values), images.subset(order[:judging].sort().values)
+
+
+def require_classes(task: Task, classes: Sequence[str]) -> None:
+    """Refuse a task whose labels do not count these classes in this order."""
+    if task.classes != tuple(classes):
+        raise InputError(
+            f"{task.name} has the classes {', '.join(task.classes)}, and the model is for {', '.join(classes)}: name "
+            "the same ones in that order, SOURCE#class,class."
+        )
 
 
 def input_of(images: Images) -> torch.Tensor:

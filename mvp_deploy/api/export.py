@@ -18,6 +18,7 @@ from mvp_deploy.api.data import (
     held_out_files,
     held_out_images,
     input_of,
+    require_classes,
     set_aside,
     training_images,
 )
@@ -112,6 +113,10 @@ def export(
     else:
         models = _models(model, unpruned)
         task = _task(model) if data is None else as_task(data)
+        validation = as_task(validation) or validation
+        if isinstance(model, Result) and model.classes:
+            for each in filter(None, (task, as_task(validation))):
+                require_classes(each, model.classes)
         how = preprocessing or _preprocessing(model)
         train = training_images(task or data, how, where, limit=images)
         test = held_out_images(task or data, validation, how, where)

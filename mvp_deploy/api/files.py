@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from mvp_deploy import runs
 from mvp_deploy.api.result import Result
 from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base import tensorfile
@@ -15,6 +16,7 @@ from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning import pruned
 from mvp_deploy.pruning.biases import fit_biases
 from mvp_deploy.structure import KeepPlan, analyze, prune
+from mvp_deploy.structure.fakes import copy_with
 
 OWN = 1  # format of a file that holds a user's module
 
@@ -71,7 +73,9 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
         >>> type(mvp.load(run_folder)).__name__  # timm's, from its name
         'ResNet'
     """
-    file = Path(path) / "pruned.safetensors" if Path(path).is_dir() else Path(path)
+    file = Path(path)
+    if file.is_dir():
+        return runs.load(file).pruned().model
     header = tensorfile.read_header(file)
     if "own" not in header:
         return pruned.load(file).model
@@ -94,6 +98,6 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
 
 def _outputs(result: Result) -> int:
     with torch.no_grad():
-        first = next(result.model.parameters())
-        out = result.model.eval()(torch.zeros(1, *result.input_size, device=first.device))
+        first, model = next(result.model.parameters()), copy_with(result.model, {})  # it may be in training
+        out = model.eval()(torch.zeros(1, *result.input_size, device=first.device, dtype=first.dtype))
     return int(out.shape[-1])

@@ -14,6 +14,7 @@ from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.pruning import reconstruction
 from mvp_deploy.pruning.reconstruction import Reconstruction
 from mvp_deploy.structure import KeepPlan, Structure
+from mvp_deploy.structure.fakes import copy_with
 
 
 def analyze(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Structure:
@@ -81,7 +82,7 @@ def reconstruct(
     """Re-solve the layers of a cut model that lost inputs, in place, so that they give what the full ones gave.
 
     Args:
-        small: what `cut` made of ``full`` by ``plan``.
+        small: what `cut` made of ``full`` by ``plan``; it ends in eval mode.
         full: the full-size module; it is not changed.
         plan: which units of each group stayed.
         data: images in any of the forms that `prune` takes; labels are not read.
@@ -109,4 +110,4 @@ def reconstruct(
     train = training_images(data, preprocessing_of(full), next(full.parameters()).device, limit=images)
     first = input_of(train) if example is None else example
     parts = first if isinstance(first, Structure) else analyze(full, first)
-    return reconstruction.reconstruct(full, parts, plan, small, train, most=images, seed=seed)
+    return reconstruction.reconstruct(copy_with(full, {}), parts, plan, small, train, most=images, seed=seed)

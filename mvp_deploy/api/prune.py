@@ -31,9 +31,10 @@ from mvp_deploy.pruning.mvp import cut
 from mvp_deploy.pruning.original import Original, check_exact
 from mvp_deploy.pruning.recipes import RECIPES, Recipe, changed, recipe_named
 from mvp_deploy.pruning.rotation import rotated
+from mvp_deploy.pruning.yardstick import Yardstick, measurable
 from mvp_deploy.structure.fakes import copy_with
 from mvp_deploy.tasks import Images
-from mvp_deploy.tasks.own import labelled
+from mvp_deploy.tasks.own import check_classifier, labelled
 from mvp_deploy.tasks.preprocessing import Preprocessing
 from mvp_deploy.training import accuracy
 
@@ -78,7 +79,8 @@ def prune(
     With ``bank=``, tasks that were pruned earlier decide instead, and both models are fine-tuned: see `Bank.prune`.
 
     Args:
-        model: a classifier (timm's or one's own; it is not changed), or the name of a timm model.
+        model: a classifier (timm's or one's own; it is not changed, and pruned in float32 whatever it is in), or the
+            name of a timm model.
         data: what to prune for: a DataLoader, a Dataset, tensors ``(x, y)`` (x float [n, channels, height, width]), a
             folder, a task's name, or a task.
         macs: the fraction of multiply-accumulates that stays, in (0, 1]; this, ``params`` or ``keep``, by default half
@@ -93,7 +95,8 @@ def prune(
         out: with ``bank``, the RUN folder to write, which `mvp_deploy.export` and ``mvp-deploy export`` take.
         recipe: how it is pruned: 'default', or 'compensated' for one way alone; with ``bank``, how its tasks vote.
         steps: with ``bank``, of each model's fine-tuning.
-        validation: images that judge the result, in any of the forms of ``data``; a task has its own.
+        validation: images that judge the result, in any of the forms of ``data``; a task has its own. Without labels
+            the unpruned model's answers are the labels, and accuracy is agreement with it.
         pretrained: of a name, start from timm's pretrained weights.
         weights: of a name, start from those of this file. Without either they are random: for trying only.
         image_size: edge of the input in pixels; the model's own by default.
@@ -121,10 +124,12 @@ def prune(
         (torch.Size([64, 4]), True)
     """
     if bank is not None:
-        if pretrained or any(given is not None for given in (validation, weights, image_size, criterion)):
+        others = (validation, weights, image_size, criterion)
+        if pretrained or not reconstruct or any(given is not None for given in others):
             raise InputError(
                 "A bank has its weights and image size, a task its held-out images, and the recipe says what a unit is "
-                "worth: leave out validation=, pretrained=, weights=, image_size= and criterion= beside bank=."
+                "worth and whether layers are re-solved: leave out validation=, pretrained=, weights=, image_size=, "
+                "criterion= and reconstruct= beside bank=."
             )
         opened = bank if isinstance(bank, Bank) else Bank.open(bank)
         _require_backbone(opened, model)
@@ -163,8 +168,10 @@ def prune(
         original, train = new.original, new.train
         backbone: Backbone | None = original.backbone
         how: Preprocessing | None = original.backbone.preprocessing
+    elif not isinstance(model, nn.Module):
+        raise InputError(f"A {type(model).__name__} cannot be pruned: pass a module, or the name of a timm model.")
     else:
-        own = copy_with(model, {}).eval()
+        own = copy_with(model, {}).float().eval()
         how, backbone = preprocessing_of(own, image_size), recognise(own, image_size)
         train = training_images(task or data, how, place, limit=images)
         original = Original.of(own.to(place), train)
@@ -173,13 +180,16 @@ def prune(
             with suppress(ParityError):
                 own.load_state_dict(rotated(own, original.structure, train, seed=seed))
     test = held_out_images(task or data, validation, how, place)
+    if test is not None:
+        check_classifier(original.model, test)
     made = make(original, train, (), way, budget, allocate=meet(original) if meet else None, seed=seed)
-    for sentence in made.decision.warnings:
+    doubts = Yardstick(original, train).doubts if measurable(original) else ()
+    for sentence in (*made.decision.warnings, *doubts):
         told().warn(sentence)
     full = original.copy() if original.own else original.headed(train).model
     if not original.own:
         check_exact(original, made.decision.plan, cut(original, made.decision), train)
-    report = _report(original, made, full, test)
+    report = _report(original, made, full, None if test is None else labelled(test, full))
     channels, height, width = input_of(train).shape[1:]
     names = task.classes if task else ()
     return Result(made.model, full, made.decision.plan, report, backbone, names, (channels, height, width))

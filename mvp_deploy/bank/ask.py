@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mvp_deploy.bank.nearest import Neighbours, neighbours
 from mvp_deploy.bank.new import NewTask
-from mvp_deploy.bank.rung import Rung, rung_for, worth
+from mvp_deploy.bank.rung import Rung, asked, rung_for, worth
 from mvp_deploy.bank.rung import start as on_rung
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.formats import Amount, Share, Within
@@ -95,7 +95,7 @@ def begin(
         if recipe.ladder and rung is None and found.voters and budget.of == "macs":
             reporter.say(
                 f"the bank has no ladder model of {budget.fraction:.0%} of the MACs, so the task pays for its own: "
-                f"`mvp-deploy bank build {new.bank.folder} --macs {budget.fraction:g}` makes one for all later tasks"
+                f"`mvp-deploy bank build {new.bank.folder} {asked(budget)}` makes one for all later tasks"
             )
         if rung is None:
             made = make(

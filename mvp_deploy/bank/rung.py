@@ -128,5 +128,15 @@ def path_of(bank: Bank, budget: Budget) -> Path:
 
 
 def stem(budget: Budget) -> str:
-    """What names a rung's file."""
-    return f"{budget.of}-{budget.fraction:g}"
+    """What names a rung's file: models of other multiples of units are others."""
+    return f"{budget.of}-{budget.fraction:g}{multiples(budget, '-by-')}"
+
+
+def asked(budget: Budget) -> str:
+    """The options of `bank build` that make such a rung."""
+    return f"--macs {budget.fraction:g}{multiples(budget, ' --round-to ')}"
+
+
+def multiples(budget: Budget, told: str) -> str:
+    """``told`` and what sizes are multiples of, where that is not as usual."""
+    return "" if budget.round_to == Budget().round_to else f"{told}{budget.round_to}"

@@ -61,6 +61,7 @@ def build(
 
     from mvp_deploy.bank import ladder
     from mvp_deploy.bank.pool import pool, tasks_of
+    from mvp_deploy.bank.rung import asked
     from mvp_deploy.bank.store import Bank
     from mvp_deploy.base.devices import resolve
     from mvp_deploy.pruning.imitation import TUNING
@@ -73,17 +74,19 @@ def build(
     config = replace(TUNING, steps=training.steps, batch_size=training.batch_size, flip=not no_flip, seed=seed)
     made = ladder.build(bank, pooled, budgets, config, reporter=console)
     show(made, console)
-    console.next(f"prune TASK --bank {folder} --macs {made[0].budget.fraction:g} --out RUN")
+    console.next(f"prune TASK --bank {folder} {asked(made[0].budget)} --out RUN")
     console.result([rung.to_json() for rung in made])
 
 
 def show(ladder: Sequence[Rung], console: Console) -> None:
     """What each model gives beside what it cost."""
+    from mvp_deploy.bank.rung import multiples
+
     console.table(
         ("budget", "MACs", "parameters", "off when cut", "re-solved", "imitated", "minutes"),
         [
             (
-                f"{rung.budget.fraction:.0%}",
+                f"{rung.budget.fraction:.0%}{multiples(rung.budget, ' by ')}",
                 f"{rung.macs:,}",
                 f"{rung.params:,}",
                 *(f"{rung.errors[step]:.3f}" for step in ("cut", "re-solved", "imitated")),
@@ -93,3 +96,5 @@ def show(ladder: Sequence[Rung], console: Console) -> None:
         ],
     )
     console.show("off: squared difference of the features from the unpruned ones, relative to their variance")
+    if any(multiples(rung.budget, "by") for rung in ladder):
+        console.show("by N: channels and hidden units stay in multiples of N (--round-to)")

@@ -43,9 +43,7 @@ def score(
     """
     if criterion not in CRITERIA:
         raise InputError(f"There is no importance criterion '{criterion}'. Choose from: {', '.join(CRITERIA)}.")
-    for name, value in model.named_parameters():
-        if not bool(value.isfinite().all()):
-            raise InputError(f"The weights {name} hold NaN or infinity: restore them from a good copy.")
+    require_numbers(model)
     sample = images.sample(batch_size, batches, seed)
     was_training = model.training
     model.eval()
@@ -61,6 +59,15 @@ def score(
         ) from error
     finally:
         model.train(was_training)
+
+
+def require_numbers(model: nn.Module) -> None:
+    """Refuse weights that are not finite, and buffers with NaN in them (a mask may be infinite), by name."""
+    weights = {name: value.isfinite() for name, value in model.named_parameters()}
+    buffers = {name: ~value.isnan() for name, value in model.named_buffers()}
+    for name, right in (weights | buffers).items():
+        if not bool(right.all()):
+            raise InputError(f"The weights {name} hold NaN or infinity: restore them from a good copy.")
 
 
 def taylor(structure: Structure, model: nn.Module, plan: KeepPlan, sample: Batches, seed: int) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from torch import nn
 from mvp_deploy.base.errors import InputError, LatencyError
 from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget, Scores
+from mvp_deploy.pruning.importance import require_numbers
 from mvp_deploy.pruning.kept import kept
 from mvp_deploy.pruning.mvp import (
     Allocation,
@@ -93,6 +94,7 @@ def make(
         worth: gives what whole blocks are worth; by default as `mvp.worth_of_blocks` does.
         memory: a folder of this work alone, where what was decided is kept: a killed call does not decide it again.
     """
+    require_numbers(original.model)
     ways = recipe.ways(bool(voters), budget.of)
     if budget.fraction == 1 and recipe.head == "trained" and allocate is None:  # nothing is cut: it stays as it is
         return Made(recipe, decide(original, train, (), ways[-1], budget, seed=seed), original.copy(), {}, None)

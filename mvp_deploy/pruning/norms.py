@@ -23,10 +23,10 @@ def has_batch_norms(model: nn.Module) -> bool:
 def recalibrate_if_better(model: nn.Module, classifier: Sequence[str], images: Images, *, seed: int = 0) -> bool:
     """Recompute the statistics, in place, if that lowers the leave-one-out loss of a head in closed form.
 
-    Where no linear classifier is there to judge by, or a single image to measure on, they stay as they are. Returns
-    whether they changed.
+    Where no linear classifier is there to judge by, or no class has a second image when one is left out, they stay as
+    they are. Returns whether they changed.
     """
-    if not classifier or len(images) < 2:
+    if not classifier or int(images.labels.unique(return_counts=True)[1].max()) < 2:
         return False
     fresh = copy.deepcopy(model)
     if not recalibrate(fresh, images, seed=seed):

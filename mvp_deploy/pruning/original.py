@@ -19,6 +19,7 @@ from mvp_deploy.backbones.conventions import restate_sizes
 from mvp_deploy.base.errors import ParityError
 from mvp_deploy.pruning.biases import fit_biases
 from mvp_deploy.pruning.head import classifier, solve_head
+from mvp_deploy.pruning.importance import require_numbers
 from mvp_deploy.structure import Cost, KeepPlan, Structure, analyze, prune, scatter, silence
 from mvp_deploy.tasks import Images
 from mvp_deploy.tasks.own import check_classifier
@@ -72,6 +73,7 @@ class Original:
     @classmethod
     def of(cls, model: nn.Module, images: Images) -> Original:
         """A module of one's own and its trained head, for ``images`` that are its input; it is not copied."""
+        require_numbers(model)
         x, _ = next(images.batches(2))
         structure = analyze(model, x)
         check_classifier(model, images)

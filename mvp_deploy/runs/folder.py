@@ -149,7 +149,7 @@ def _refuse_strangers(folder: Path) -> None:
         raise InputError(f"{folder} is a file: name a folder for the run.")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     for bank in (folder, folder.parent):
-        if (bank / "bank.json").exists() and (bank == folder or folder.name in ("tasks", WORK)):
+        if (bank / "bank.json").exists() and (bank == folder or folder.name in ("tasks", "ladder", WORK)):
             raise InputError(f"{folder} is of the bank {bank}: name a folder of its own for the run.")
     try:
         ours = INFO in names and {"format", "inputs"} <= read_json(folder / INFO, dict, cure=CURE).keys()

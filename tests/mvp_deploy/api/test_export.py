@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,11 +134,25 @@ def test_a_run_is_pruned_by_a_bank_and_exported_from_its_result(run: mvp.Result,
     assert again["metrics"]["pruned"]["accuracy"] == pytest.approx(bundle.models[-1].accuracy)
 
 
+@pytest.mark.parametrize("arguments", [{"data": "digits#1,0,2"}, {"validation": "digits#2,1,0"}])
+def test_images_of_the_classes_in_another_order_are_refused(
+    arguments: dict[str, str], run: mvp.Result, tmp_path: Path
+) -> None:
+    with pytest.raises(mvp.InputError, match="and the model is for 0, 1, 2"):
+        mvp.export(run, tmp_path / "bundle", **arguments)  # type: ignore[arg-type]
+
+
+def test_a_result_whose_run_was_replaced_by_another_task_s_is_refused(run: mvp.Result, tmp_path: Path) -> None:
+    with pytest.raises(mvp.InputError, match="and the model is for 5, 6, 7"):
+        mvp.export(replace(run, classes=("5", "6", "7")), tmp_path / "bundle")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ({"model": "resnet18"}, "pass 'test_resnet', not 'resnet18'"),
         ({"pretrained": True}, "leave out"),
+        ({"reconstruct": False}, "leave out"),
         ({"data": (torch.zeros(4, 3, 12, 12), torch.zeros(4))}, "on disk"),
         ({"bank": None, "out": "run"}, "pass bank= as well"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,66 @@ def test_saved_after_training_on_it_comes_back_to_the_bit(tmp_path: Path, pairs:
     mvp.save(result, tmp_path / "small.safetensors")
     loaded = mvp.load(tmp_path / "small.safetensors", Net())
     assert torch.equal(loaded(x), result.model.eval()(x))
+
+
+def test_saving_and_re_solving_leave_a_training_as_it_is(tmp_path: Path, pairs: TensorDataset) -> None:
+    result = mvp.prune(Net(), pairs, keep=0.5)
+    result.model.train()
+    mvp.save(result, tmp_path / "small.safetensors")
+    assert result.model.training
+    assert result.model.norm.training
+    full = Net().train()
+    parts = mvp.analyze(full, pairs.tensors[0][:1])
+    plan = mvp.KeepPlan({group.name: np.arange(group.size) % 2 == 0 for group in parts.groups})
+    mvp.reconstruct(mvp.cut(full, plan, parts), full, plan, pairs, parts)
+    assert full.training
+    assert full.norm.training
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_module_in_another_precision_is_pruned_in_float32(
+    kind: torch.dtype, tmp_path: Path, pairs: TensorDataset
+) -> None:
+    net = Net().to(kind)
+    result = mvp.prune(net, pairs, macs=0.5)
+    small = mvp.load(mvp.save(result, tmp_path / "small.safetensors"), Net())
+    assert {value.dtype for value in small.parameters()} == {torch.float32}
+    assert bool(small(pairs.tensors[0]).isfinite().all())
+    assert {value.dtype for value in net.parameters()} == {kind}
+
+
+@pytest.mark.parametrize("name", ["second.weight", "norm.running_mean"])
+def test_a_module_with_nan_in_it_is_refused_by_name(name: str, pairs: TensorDataset) -> None:
+    net = Net()
+    net.state_dict()[name].view(-1)[0] = torch.nan
+    with pytest.raises(mvp.InputError, match=name):
+        mvp.prune(net, pairs)
+
+
+def test_images_that_say_little_are_a_warning() -> None:
+    from mvp_deploy.backbones import timm
+
+    model = timm().create_model("test_resnet", num_classes=3).eval()
+    with pytest.warns(UserWarning, match="are they blank"):
+        mvp.prune(model, (torch.ones(32, 3, 32, 32), torch.arange(32) % 3), recipe="compensated")
+
+
+def test_validation_is_of_the_model_s_outputs(pairs: TensorDataset) -> None:
+    x, y = pairs.tensors
+    with pytest.raises(mvp.InputError, match="labels up to 5"):
+        mvp.prune(Net(), pairs, validation=(x, y + 2))
+    with pytest.raises(mvp.StructureError, match="fails on the data's images"):
+        mvp.prune(Net(), pairs, validation=(x[:, :1], y))
+    assert mvp.prune(Net(), pairs, validation=x).report.full_accuracy == 1  # its own answers are the labels
+    with pytest.raises(mvp.InputError, match="has the classes 1, 0, and the model is for 0, 1"):
+        mvp.prune("test_resnet", "digits#0,1", image_size=32, validation="digits#1,0")
+
+
+def test_a_run_that_was_killed_as_its_files_took_their_places_is_loaded(run: mvp.Result, tmp_path: Path) -> None:
+    assert run.folder is not None
+    shutil.copytree(run.folder, tmp_path / "run" / ".work" / ("0" * 16))
+    state = mvp.load(tmp_path / "run").state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in run.model.state_dict().items())
 
 
 def test_a_module_of_ones_own_needs_its_class_to_be_loaded(tmp_path: Path, pairs: TensorDataset) -> None:
@@ -238,3 +299,8 @@ def test_what_cannot_be_meant_is_a_sentence(arguments: dict[str, float], sentenc
 def test_data_that_cannot_be_used_is_named(data: object, sentence: str) -> None:
     with pytest.raises(mvp.MvpError, match=sentence):
         mvp.prune(Net(), data, macs=0.5)
+
+
+def test_what_is_no_model_is_a_sentence(pairs: TensorDataset) -> None:
+    with pytest.raises(mvp.InputError, match="A int cannot be pruned"):
+        mvp.prune(7, pairs)  # type: ignore[arg-type]

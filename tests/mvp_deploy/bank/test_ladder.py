@@ -18,7 +18,7 @@ from mvp_deploy import runs
 from mvp_deploy.bank import ladder
 from mvp_deploy.bank.add import add_task
 from mvp_deploy.bank.pool import divided, labelled, pool, tasks_of
-from mvp_deploy.bank.rung import Rung, rung_for, start
+from mvp_deploy.bank.rung import Rung, asked, rung_for, start
 from mvp_deploy.bank.store import Bank
 from mvp_deploy.base.errors import MvpError
 from mvp_deploy.base.files import locked
@@ -172,6 +172,19 @@ def test_what_is_there_of_the_same_inputs_is_not_made_again(built: Rung, bank: B
     other = ladder.build(bank, images, [BUDGET], replace(SHORT, steps=2), reporter=Silent())[0]
     assert other.key != built.key
     ladder.build(bank, images, [BUDGET], SHORT, reporter=Silent())
+
+
+def test_a_model_of_other_multiples_takes_no_other_s_place(built: Rung, bank: Bank, images: Images) -> None:
+    budget = replace(BUDGET, round_to=16)
+    other = ladder.build(bank, images, [budget], replace(SHORT, steps=0), reporter=Silent())[0]
+    kept = rung_for(bank, BUDGET)
+    assert kept is not None
+    assert kept.key == built.key
+    assert rung_for(bank, budget) == other
+    assert asked(budget) == "--macs 0.5 --round-to 16"
+    listed = CliRunner().invoke(main, ["bank", "list", str(bank.folder)]).stdout
+    assert "50% by 16" in listed
+    other.path.unlink()
 
 
 def test_a_new_task_solves_only_its_head(built: Rung, bank: Bank, cnn) -> None:

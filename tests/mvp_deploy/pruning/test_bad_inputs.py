@@ -10,6 +10,7 @@ import torch
 from mvp_deploy.base.errors import InputError
 from mvp_deploy.pruning.budget import Budget
 from mvp_deploy.pruning.making import make
+from mvp_deploy.pruning.norms import recalibrate_if_better
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import RECIPES, Recipe
 from mvp_deploy.pruning.tuning import tune_by
@@ -94,6 +95,24 @@ def test_weights_that_are_not_numbers_are_refused_by_name(cnn, criterion: str) -
     with torch.no_grad():
         model.layer2[0].conv1.weight[0, 0, 0, 0] = torch.nan
     with pytest.raises(InputError, match=r"layer2\.0\.conv1"):
+        make(replace(cnn.original, model=model), cnn.train, [], replace(RECIPES["own"], criterion=criterion), HALF)
+
+
+def test_norms_stay_as_they_are_where_no_class_has_two_images(cnn) -> None:
+    """Leave-one-out losses then differ by rounding alone, and statistics of a few images ruin a model."""
+    model = cnn.original.copy()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    one_each = shown(cnn, pixels(cnn, 3), [0, 1, 2])
+    assert not recalibrate_if_better(model, cnn.original.classifier, one_each)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "obs"])
+def test_a_model_that_computes_no_numbers_is_refused_in_a_sentence(cnn, criterion: str) -> None:
+    model = cnn.original.copy()
+    with torch.no_grad():
+        model.bn1.running_var.fill_(-1)
+    with pytest.raises(InputError, match="computes NaN or infinity"):
         make(replace(cnn.original, model=model), cnn.train, [], replace(RECIPES["own"], criterion=criterion), HALF)
 
 

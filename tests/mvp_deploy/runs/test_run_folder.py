@@ -153,10 +153,11 @@ def test_what_is_not_a_run_is_refused_and_untouched(tmp_path: Path, put) -> None
     assert {str(path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_banks_tasks_are_not_a_place_for_a_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["tasks", "ladder"])
+def test_a_banks_folders_are_no_place_for_a_run(name: str, tmp_path: Path) -> None:
     bank(tmp_path / "bank")
     with pytest.raises(MvpError, match="of the bank"):
-        make(tmp_path / "bank/tasks", 1)
+        make(tmp_path / "bank" / name, 1)
 
 
 def test_notes_in_a_run_stay_when_it_is_made_again(tmp_path: Path) -> None:
