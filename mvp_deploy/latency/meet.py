@@ -211,6 +211,14 @@ class Meeting:
             )
         return Allotted(solution.counts, solution.without, met)
 
+    def missed(self) -> float | None:
+        """What the unpruned model takes, in milliseconds, if that is too long; None too where it cannot be timed."""
+        if self.timer is None:
+            return None
+        whole = Solution({group.name: group.size for group in self.structure.groups}, self.full, 0.0, None)
+        ms, full = self.timer(whole)
+        return ms if ms > (1 + TOLERANCE) * self.target.of(full) else None
+
     def _is_whole(self, solution: Solution) -> bool:
         """Whether nothing is cut."""
         return not solution.without and all(

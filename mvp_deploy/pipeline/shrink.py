@@ -188,8 +188,7 @@ def shrink(
         budget, meet = timed.meeting(bank.backbone, how.budget.round_to, out / "run", reporter, shipped=shipped)
         order = replace(order, threads=meet.profile.conditions.threads)  # in the end as the time was asked for
         check_timed(meet.profile, batches, None, reporter)
-        if meet.unneeded:
-            say_uncut(meet, bank, reporter)
+        if fast_enough(meet, bank, reporter):
             how = _uncut(how, start.trained)
         else:
             how = replace(how, budget=budget, meet=meet)
@@ -220,19 +219,25 @@ def _uncut(how: runs.Pruning, trained: bool) -> runs.Pruning:
     return replace(how, budget=Budget(1.0, "macs", how.budget.round_to), training=training)
 
 
-def say_uncut(meet: Meet, bank: Bank, reporter: Reporter) -> None:
-    """Say that the bank's unpruned model is fast enough, and why.
+def fast_enough(meet: Meet, bank: Bank, reporter: Reporter) -> bool:
+    """Whether the bank's unpruned model is, by its profile and, where it can be timed, by the clock; which is said.
 
     Raises:
         MvpError: the profile is of another backbone, image size or version of this machine's runtime.
     """
-    meet(Original.create(bank.backbone, bank.state(), 2))  # which looks at the profile
+    if not meet.unneeded:
+        return False
     profile = meet.profile
+    ms = meet(Original.create(bank.backbone, bank.state(), 2)).missed()
+    if ms is not None:
+        reporter.say(f"the unpruned model takes {ms:.3f} ms, not the {profile.full_ms:.3f} of its profile: it is cut")
+        return False
     gained = "" if meet.target.gained == 1 else f", {meet.target.gained:.2f} times as fast as in float32"
     reporter.say(
         f"nothing is cut: the unpruned model takes {profile.full_ms:.3f} ms in {profile.precision}{gained}, which is "
         "fast enough. Ask for more to have it smaller."
     )
+    return True
 
 
 def deliver(

@@ -213,7 +213,7 @@ def _budget(work: Work, bank: Bank, reporter: Reporter) -> tuple[Budget, Meet | 
     from mvp_deploy.latency.floor import others
     from mvp_deploy.latency.meet import Meet, Target
     from mvp_deploy.latency.timer import here
-    from mvp_deploy.pipeline.shrink import runtimes_of, say_uncut
+    from mvp_deploy.pipeline.shrink import fast_enough, runtimes_of
     from mvp_deploy.remote.clock import clock_there
 
     asked = work.task.time
@@ -231,8 +231,7 @@ def _budget(work: Work, bank: Bank, reporter: Reporter) -> tuple[Budget, Meet | 
     clock = partial(clock_there, *work.there) if work.there else here
     known = others(work.profile)
     meet = Meet(target, profile, work.task.budget.round_to, partial(clock, profile, reporter), reporter, known)
-    if meet.unneeded:
-        say_uncut(meet, bank, reporter)
+    if fast_enough(meet, bank, reporter):
         return Budget(1.0, "macs", meet.round_to), None
     return meet.budget, meet
 

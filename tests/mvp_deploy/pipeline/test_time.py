@@ -21,8 +21,10 @@ from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.cli._common import Console
 from mvp_deploy.latency import files
 from mvp_deploy.latency.format import Profile
+from mvp_deploy.latency.meet import Meet, Target
 from mvp_deploy.pipeline.config import Config
 from mvp_deploy.pipeline.run import settle
+from mvp_deploy.pipeline.shrink import fast_enough
 from mvp_deploy.pipeline.steps import Work, _budget
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.remote import clock
@@ -111,6 +113,21 @@ def test_a_speed_up_counts_from_float32_where_the_profile_s_precision_ships(
     heard = capsys.readouterr().err
     for sentence in (*said, "the time is met in onnxruntime, of which the profile is, and what ships is for openvino"):
         assert sentence in heard
+
+
+@pytest.mark.parametrize(("slower", "cut"), [(1.0, False), (1.3, True)])
+def test_what_the_profile_says_is_fast_enough_is_timed_where_it_can_be(
+    project: Path, board: Path, slower: float, cut: bool, capsys
+) -> None:
+    profile = files.read(board)
+    took = slower * profile.full_ms
+    target = Target(milliseconds=1.1 * profile.full_ms)
+    meet = Meet(target, profile, 8, lambda original: lambda solution: (took, took), Console())
+    assert fast_enough(meet, Bank.open(project / "bank"), Console()) == (not cut)
+    heard = capsys.readouterr().err
+    said = f"the unpruned model takes {took:.3f} ms, not the {profile.full_ms:.3f} of its profile: it is cut"
+    assert (said in heard) == cut
+    assert ("nothing is cut" in heard) == (not cut)
 
 
 def test_a_profile_of_another_backbone_is_refused_where_nothing_would_be_cut_too(
