@@ -143,8 +143,8 @@ _NAMED = (
     replace(_PUBLISHED, name="paper", select="sample"),
     # Zhao and Long 2023 (arXiv 2307.04365): score votes prune the pretrained model once.
     replace(_PUBLISHED, name="one-shot", votes="score", weights="pretrained"),
-    # Asks nobody: one threshold on the rise in loss per cost, then reconstruction. Better than Taylor on
-    # one net with ImageNet weights, untuned; on a small transformer Taylor was (docs/pretrained.md).
+    # Asks nobody: one threshold on the rise in loss per cost, then reconstruction. Better than Taylor with ImageNet
+    # weights; on a small transformer level untuned (docs/pretrained.md).
     replace(_OWN, name="compensated", criterion="obs", scope="global"),
     # The neighbours' importances and the target's own, under one threshold, then reconstruction.
     Recipe(name="lent", votes="lent", weights="pretrained", scope="global", even=0.0),
