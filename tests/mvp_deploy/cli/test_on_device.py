@@ -86,7 +86,7 @@ def test_a_profile_is_timed_there_from_pieces(tmp_path: Path) -> None:
 
 def test_tensorrt_is_profiled_there_with_numpy_and_click_alone(tmp_path: Path) -> None:
     pieces = tiny_pieces(tmp_path / "pieces", "engine")
-    call = ["profile", str(pieces), "--runtime", "tensorrt", "--precision", "fp16", "--out", "orin.json", "--json"]
+    call = ["profile", str(pieces), "--runtime", "tensorrt", "--out", "orin.json", "--json"]
     timed = on_device(*call, home=tmp_path)
     assert timed.returncode == 0, timed.stderr
     found = json.loads((tmp_path / "orin.json").read_text(encoding="utf-8"))
