@@ -80,7 +80,7 @@ def ladder(every: Table) -> Iterator[str]:
 
 
 def budgets(every: Table, rungs: Mapping[str, Any]) -> Iterator[str]:
-    """A ladder of `bank build`'s own budgets: what each model gives beside the unpruned one, and what it took."""
+    """A ladder of `bank build`'s own budgets: what each model gives beside the unpruned one."""
     yield "\n### A ladder of five budgets\n"
     yield "Points below the unpruned net; features off by this much of their variance, on photographs left out.\n"
     yield "| | MMACs | " + " | ".join("all" if each is None else f"k = {each}" for each in EACH) + " | features off |"
@@ -118,12 +118,7 @@ def ablation(cells: Sequence[Cell]) -> Iterator[str]:
     for c in cells:
         by_arm.setdefault((c["net"], c["size"], c["macs"], c["arm"]), {})[c["seed"]] = c
     for (net, size, macs, arm), found in by_arm.items():
-        whole = by_arm[net, size, macs, WHOLE]
-        shown = []
-        for state in ("untuned", "tuned"):
-            shown.append(f"{np.mean([100 * c[state] for c in found.values()]):.1f}")
-            apart = [100 * (c[state] - whole[seed][state]) for seed, c in found.items() if seed in whole]
-            shown.append("" if arm == WHOLE else _mean(apart, signed=True))
+        shown = _beside(found, by_arm[net, size, macs, WHOLE], ("untuned", "tuned"))
         yield f"| {net}, {size} | {macs:.0%} | {arm} | {' | '.join(shown)} | {len(found)} |"
 
 
@@ -217,12 +212,7 @@ def transformer(cells: Sequence[Cell]) -> Iterator[str]:
     for c in cells:
         table.setdefault((c["keep"], c["arm"]), {})[c["target"]] = c
     for (keep, arm), found in table.items():
-        old = table[keep, "old"]
-        shown = []
-        for state in ("before", "accuracy"):
-            shown.append(f"{np.mean([100 * c[state] for c in found.values()]):.1f}")
-            apart = [100 * (c[state] - old[target][state]) for target, c in found.items() if target in old]
-            shown.append("" if arm == "old" else _mean(apart, signed=True))
+        shown = _beside(found, table[keep, "old"], ("before", "accuracy"))
         yield f"| {keep:.0%} | {arm} | {' | '.join(shown)} | {len(found)} |"
 
 
@@ -353,6 +343,14 @@ def plot(table: Table) -> None:
     axes.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(PAGE.with_name("pretrained-ladder.svg"), metadata={"Date": None})
+
+
+def _beside(found: Mapping[Any, Cell], base: Mapping[Any, Cell], states: Sequence[str]) -> Iterator[str]:
+    """Of each state the mean accuracy in per cent, and the points beside the base's cells, which has none itself."""
+    for state in states:
+        yield f"{np.mean([100 * c[state] for c in found.values()]):.1f}"
+        apart = [100 * (c[state] - base[key][state]) for key, c in found.items() if key in base]
+        yield "" if found is base else _mean(apart, signed=True)
 
 
 def _apart(one: Mapping[int, float], other: Mapping[int, float]) -> list[float]:
