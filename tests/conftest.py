@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,15 +54,23 @@ def quiet() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers (``-n 2``) have in common."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def translated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def translated(shared: Path) -> Iterator[None]:
     """See tests/translated.py; ``inspect.unwrap(onnx._translate)`` is the way round it."""
     from translated import once
 
     from mvp_deploy.exporters import onnx
 
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "translated"
+    folder = shared / "translated"
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx, "_translate", once(onnx._translate, folder))

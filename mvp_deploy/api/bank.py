@@ -318,7 +318,7 @@ def _result(run: runs.Run, folder: Path | None) -> Result:
     small, full = run.info["metrics"]["pruned"], run.info["metrics"]["unpruned"]
     size = pruned.backbone.preprocessing.input_size
     met = small["making"].get("latency")
-    frozen = analyze(unpruned.model, torch.zeros(2, *size)).frozen_share
+    frozen = analyze(unpruned.model, torch.zeros(2, *size), allow_inexact=pruned.backbone.allow_inexact).frozen_share
     report = Report(
         params=small["params"],
         macs=small["macs"],

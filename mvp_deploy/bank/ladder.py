@@ -10,8 +10,9 @@ budget and solves its head.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from mvp_deploy.bank.store import Bank
 from mvp_deploy.bank.unpruned import digest
 from mvp_deploy.base import tensorfile
 from mvp_deploy.base.errors import InputError
-from mvp_deploy.base.files import locked
+from mvp_deploy.base.files import locked, write_text
 from mvp_deploy.base.reporter import Reporter
 from mvp_deploy.base.workspaces import remove_workspaces, workspaces
 from mvp_deploy.pruning.budget import Budget, Scores
@@ -169,27 +170,40 @@ class _Building:
 
     def _imitated(self, work: Path, plan: KeepPlan, model: nn.Module, errors: dict[str, float]) -> float:
         """Teach the model the unpruned features, in place, and note its error; gives the seconds that took."""
-        taken, seconds, config = 0, 0.0, self.config
-        for rate in (config.lr, config.lr / 4, config.lr / 16) if config.steps else ():
+        taken, seconds = 0, 0.0
+        for config in self._trainings() if self.config.steps else ():
+            spent = work / f"imitation-{config.lr:g}.json"  # of one that did not help: not to be tried again after a kill
+            if spent.exists():
+                steps, took = json.loads(spent.read_text())
+                taken, seconds = taken + steps, seconds + took
+                continue
             with self.reporter.progress(f"imitation at {self._name}") as step:
                 done = imitate(
                     self.original,
                     plan,
                     model,
                     self.learned,
-                    replace(config, lr=rate),
+                    config,
                     left_out=self.left_out,
-                    checkpoint=work / f"imitation-{rate:g}.checkpoint",
+                    checkpoint=work / f"imitation-{config.lr:g}.checkpoint",
                     progress=step,
                 )
             taken, seconds = taken + done.steps, seconds + done.seconds
             if done.kept:
-                break  # else the state is still the re-solved one: more slowly
+                break  # else the state is still the re-solved one
+            write_text(spent, json.dumps([done.steps, done.seconds]))
         errors["imitated"] = self._error(plan, model)
         self._say(f"features off by {errors['imitated']:.3f} after {taken} steps")
         if config.steps and errors["imitated"] >= errors["re-solved"]:
             self.reporter.warn(f"{self._name}: imitation did not help, so the re-solved weights stay: try more --steps")
         return seconds
+
+    def _trainings(self) -> Iterator[TrainConfig]:
+        """The one that was asked for, then more careful ones: a mild cut leaves little to learn (docs/pretrained.md)."""
+        yield self.config
+        short = max(1, self.config.steps // 4)
+        for part in (4, 16):
+            yield replace(self.config, lr=self.config.lr / part, steps=short)
 
     def _error(self, plan: KeepPlan, model: nn.Module) -> float:
         return feature_error(self.original, plan, model, self.left_out)

@@ -25,13 +25,13 @@ from mvp_deploy.base.files import locked
 from mvp_deploy.base.reporter import Silent
 from mvp_deploy.cli import main
 from mvp_deploy.pruning.budget import Budget
-from mvp_deploy.pruning.imitation import TUNING
+from mvp_deploy.pruning.imitation import TUNING, imitate
 from mvp_deploy.pruning.iterative import LongWay, Schedule
 from mvp_deploy.pruning.original import Original
 from mvp_deploy.pruning.recipes import RECIPES
 from mvp_deploy.tasks import Images, load_task
 from mvp_deploy.tasks.folder import photographs
-from mvp_deploy.training import TrainConfig, accuracy
+from mvp_deploy.training import FitResult, TrainConfig, accuracy
 
 TASKS = ["digits#3,4,5", "digits#5,6,7"]
 BUDGET = Budget(0.5, "macs")
@@ -163,6 +163,27 @@ def test_each_step_brings_the_features_nearer(built: Rung, bank: Bank, cnn) -> N
 def test_imitation_that_does_not_help_is_taken_back(bank: Bank, images: Images) -> None:
     rung = ladder.build(bank, images, [Budget(0.7, "macs")], replace(SHORT, lr=0.01), reporter=Silent())[0]
     assert rung.errors["imitated"] == rung.errors["re-solved"]
+
+
+def test_a_rate_that_did_not_help_is_not_tried_again_after_a_kill(
+    bank: Bank, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+
+    def killed_at_the_second(original, plan, model, images, config, **how) -> FitResult:
+        rates.append(config.lr)
+        if len(rates) == 2:
+            raise KeyboardInterrupt
+        return imitate(original, plan, model, images, config, **how)
+
+    monkeypatch.setattr(ladder, "imitate", killed_at_the_second)
+    config, said = replace(SHORT, lr=0.01), Said()
+    with pytest.raises(KeyboardInterrupt):
+        ladder.build(bank, images, [Budget(0.65, "macs")], config, reporter=said)
+    rung = ladder.build(bank, images, [Budget(0.65, "macs")], config, reporter=said)[0]
+    assert rates == [0.01, 0.0025, 0.0025, 0.000625]
+    assert "after 14 steps" in said.sentences[-1]  # 8 of 12, then all of 3 and of 3
+    rung.path.unlink()
 
 
 def test_what_is_there_of_the_same_inputs_is_not_made_again(built: Rung, bank: Bank, images: Images) -> None:

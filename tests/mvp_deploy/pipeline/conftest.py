@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from filelock import FileLock
 from fakes.clock import in_two_processes
 from fakes.profiles import blocks_of, profile_by, wrong
 
@@ -36,14 +37,17 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with bank, deploy.yaml and what running it gave."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    make = ["bank", "init", str(folder / "bank"), "--backbone", "test_resnet", "--image-size", "32"]
-    assert CliRunner().invoke(main, make).exit_code == 0
-    (folder / "deploy.yaml").write_text(yaml.safe_dump(CONFIG))
-    done = CliRunner().invoke(main, ["run", str(folder / "deploy.yaml"), "-q"])
-    assert done.exit_code == 0, done.output
+def finished(shared: Path) -> Path:
+    """A folder with bank, deploy.yaml and what running it gave; the first worker to ask makes it for all."""
+    folder, part = shared / "pipeline", shared / "pipeline.part"
+    with FileLock(shared / "pipeline.lock"):
+        if not folder.exists():
+            make = ["bank", "init", str(part / "bank"), "--backbone", "test_resnet", "--image-size", "32"]
+            assert CliRunner().invoke(main, make).exit_code == 0
+            (part / "deploy.yaml").write_text(yaml.safe_dump(CONFIG))
+            done = CliRunner().invoke(main, ["run", str(part / "deploy.yaml"), "-q"])
+            assert done.exit_code == 0, done.output
+            part.rename(folder)
     return folder
 
 
