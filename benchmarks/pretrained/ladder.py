@@ -155,6 +155,7 @@ def main(tar: Path, work: Path, steps: int, targets: int, alone: int, seed: int,
         write_text(bank_file, json.dumps(told, indent=1) + "\n")
     if build_only:
         return
+    alone = 0 if every else alone
     whole = Net.of(turned, weights, tar, work)
     smaller = Net.of(*backbone(NET, SMALLER, work), tar, work)
     file = RESULTS / "ladder.jsonl"
@@ -162,7 +163,7 @@ def main(tar: Path, work: Path, steps: int, targets: int, alone: int, seed: int,
     for index, classes in enumerate(tasks):
         for each in EACH:
             wanted = list(arms(whole, smaller, rungs))
-            if each is None:
+            if each is None and not every:
                 wanted += [
                     (f"{name}, tuned", net, partial(net.tuned, model_for))
                     for name, net, model_for in wanted
