@@ -182,7 +182,7 @@ def prune(
     test = held_out_images(task or data, validation, how, place)
     if test is not None:
         check_classifier(original.model, test)
-    made = make(original, train, (), way, budget, allocate=meet(original) if meet else None, seed=seed)
+    made = make(original, train, (), way, budget, allocate=meet(original) if meet else None, seed=seed, reporter=told())
     doubts = Yardstick(original, train).doubts if measurable(original) else ()
     for sentence in (*made.decision.warnings, *doubts):
         told().warn(sentence)

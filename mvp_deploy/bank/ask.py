@@ -108,6 +108,7 @@ def begin(
                 allocate=allocate,
                 memory=work,
                 seed=seed,
+                reporter=reporter,
             )
             decision, model = made.decision, made.model
             whole = cut(new.original, decision)

@@ -172,7 +172,7 @@ class _Building:
         """Teach the model the unpruned features, in place, and note its error; gives the seconds that took."""
         taken, seconds = 0, 0.0
         for config in self._trainings() if self.config.steps else ():
-            spent = work / f"imitation-{config.lr:g}.json"  # of one that did not help: not to be tried again after a kill
+            spent = work / f"imitation-{config.lr:g}.json"  # of one that did not help, which a kill does not undo
             if spent.exists():
                 steps, took = json.loads(spent.read_text())
                 taken, seconds = taken + steps, seconds + took
@@ -199,7 +199,7 @@ class _Building:
         return seconds
 
     def _trainings(self) -> Iterator[TrainConfig]:
-        """The one that was asked for, then more careful ones: a mild cut leaves little to learn (docs/pretrained.md)."""
+        """The one asked for, then more careful ones: a mild cut leaves little to learn (docs/pretrained.md)."""
         yield self.config
         short = max(1, self.config.steps // 4)
         for part in (4, 16):

@@ -81,6 +81,8 @@ def command(
     place = resolve(device)
     refuse_inside(out, place_of(task))
     given = load_task(task, skip_bad=skip_bad).named(title)
+    images = f"{len(given.train):,} training and {len(given.test):,} held-out images"
+    console.say(f"{given.name}: {images} of {len(given.classes)} classes")
     if bank_folder is not None:
         if name is not None or weights != Weights():
             raise InputError(

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from mvp_deploy.base.errors import InputError, LatencyError
+from mvp_deploy.base.reporter import Reporter, Silent
 from mvp_deploy.pruning.blocks import Worth
 from mvp_deploy.pruning.budget import Budget, Scores
 from mvp_deploy.pruning.importance import require_numbers
@@ -78,6 +79,7 @@ def make(
     worth: Callable[[], Worth | None] | None = None,
     memory: Path | None = None,
     seed: int = 0,
+    reporter: Reporter | None = None,
 ) -> Made:
     """Decide which units stay, cut, and mend; of the recipe's ways (`Recipe.ways`) the one with the least loss.
 
@@ -93,6 +95,7 @@ def make(
         importance: gives the target's own by a criterion; by default as `mvp.importances` does.
         worth: gives what whole blocks are worth; by default as `mvp.worth_of_blocks` does.
         memory: a folder of this work alone, where what was decided is kept: a killed call does not decide it again.
+        reporter: shown how many ways are done; under a budget of time ``allocate`` tells more.
     """
     require_numbers(original.model)
     ways = recipe.ways(bool(voters), budget.of)
@@ -126,34 +129,47 @@ def make(
         own = judged(model, train).loss if judges and not found else None
         return Made(way, decision, model, steps, found.loo_loss if found else own)
 
-    if allocate is not None:  # which takes rises in loss, that add up: the last of the ways that ask nobody
-        way = ways[0] if ways[0].asks_neighbours else ways[-1]
-        once = replace(way, rounds=1)
-        made = [one(once, blocks=judges)]
-        rivals = [once] if made[0].decision.plan.without else []
-        if judges and way.rounds > 1 and not way.asks_neighbours and made[0].decision.plan != original.full:
-            rivals.append(way)
-        for rival in rivals:
-            with suppress(InputError, LatencyError):  # all blocks may take too long
-                made.append(one(rival))
-    elif budget.fraction == 1:
-        made = [one(replace(ways[0], rounds=1))]
-    elif not judges:
-        made = [one(ways[0])]
-    elif len(ways) > 1:
-        made = [one(replace(way, rounds=1)) for way in ways]
-        alone = min((each for each in made if not each.recipe.asks_neighbours), key=lambda each: each.loss or 0.0)
-        if recipe.rounds > 1 and budget.of != "units":
-            made.append(one(replace(alone.recipe, rounds=recipe.rounds)))
-    else:
-        made = [one(way) for way in ways]
-    best = min(made, key=lambda each: each.loss or 0.0)
-    if "reconstruction" in best.steps:
-        best = mended(best.recipe, best.decision, last=True)
-    give_head(best.model, original, train, best.recipe)
-    if yardstick:
-        best.steps["unpruned"] = asdict(yardstick.unpruned)
-        best.steps["cut"] = asdict(yardstick.measure(cut(original, best.decision), best.decision.plan))
+    made: list[Made] = []
+
+    def attempt(way: Recipe, *, blocks: bool = False) -> None:
+        step(len(made), most + 1)
+        made.append(one(way, blocks=blocks))
+
+    in_rounds_too = recipe.rounds > 1 and budget.of != "units"
+    most = len(ways) + in_rounds_too if judges and budget.fraction < 1 and len(ways) > 1 else 1
+    shown = reporter if reporter and allocate is None else Silent()
+    with shown.progress("ways to cut") as step:
+        if allocate is not None:  # which takes rises in loss, that add up: the last of the ways that ask nobody
+            way = ways[0] if ways[0].asks_neighbours else ways[-1]
+            once = replace(way, rounds=1)
+            attempt(once, blocks=judges)
+            rivals = [once] if made[0].decision.plan.without else []
+            if judges and way.rounds > 1 and not way.asks_neighbours and made[0].decision.plan != original.full:
+                rivals.append(way)
+            for rival in rivals:
+                with suppress(InputError, LatencyError):  # all blocks may take too long
+                    attempt(rival)
+        elif budget.fraction == 1:
+            attempt(replace(ways[0], rounds=1))
+        elif not judges:
+            attempt(ways[0])
+        elif len(ways) > 1:
+            for way in ways:
+                attempt(replace(way, rounds=1))
+            alone = min((each for each in made if not each.recipe.asks_neighbours), key=lambda each: each.loss or 0.0)
+            if in_rounds_too:
+                attempt(replace(alone.recipe, rounds=recipe.rounds))
+        else:
+            attempt(ways[0])
+        step(most, most + 1)
+        best = min(made, key=lambda each: each.loss or 0.0)
+        if "reconstruction" in best.steps:
+            best = mended(best.recipe, best.decision, last=True)
+        give_head(best.model, original, train, best.recipe)
+        if yardstick:
+            best.steps["unpruned"] = asdict(yardstick.unpruned)
+            best.steps["cut"] = asdict(yardstick.measure(cut(original, best.decision), best.decision.plan))
+        step(most + 1, most + 1)
     if len(made) > 1:
         best.steps["ways"] = {each.way: each.loss for each in made}
     return best

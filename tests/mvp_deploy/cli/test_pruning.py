@@ -248,6 +248,10 @@ def test_without_a_bank_a_backbone_is_pruned_by_the_task_s_own_images(cnn, tmp_p
     start = ("--backbone", "test_resnet", "--weights", cnn.weights, "--image-size", 32)
     done = call("prune", "digits#0,1,2", *start, "--out", tmp_path / "run", "--macs", 0.5, "--steps", 0)
     assert done.exit_code == 0, done.output
+    assert "training and" in done.stderr.splitlines()[0]  # at once, of work that takes minutes
+    assert [line[:16] for line in done.stderr.splitlines() if "ways to cut" in line] == [
+        f"ways to cut: {done}/4" for done in range(5)
+    ]
     info = runs.load(tmp_path / "run").info
     assert info["votes"]["voters"] == []
     assert info["metrics"]["pruned"]["steps"] == info["metrics"]["unpruned"]["steps"] == 0

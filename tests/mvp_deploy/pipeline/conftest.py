@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
-from filelock import FileLock
 from fakes.clock import in_two_processes
 from fakes.profiles import blocks_of, profile_by, wrong
+from filelock import FileLock
 
 from mvp_deploy.cli import main
 from mvp_deploy.latency import files
