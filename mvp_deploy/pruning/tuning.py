@@ -155,6 +155,7 @@ def tune(
         made_of: gives the untuned model as it is when made of fewer images; trials start from that of all but those set
             aside. By default from ``model``, which suits one that no images but the head's had part in.
         checkpoint: see `training.fit`.
+        progress: of all steps, those of the trials included.
     """
     parts = set_aside(images, config.seed) if config.steps else None
     if parts is None:
@@ -164,21 +165,29 @@ def tune(
     part, aside = parts
     untuned = copy.deepcopy(model)
 
-    def trained(model: nn.Module, images: Images, choice: Choice, config: TrainConfig, **how: Any) -> FitResult:
+    choices = _choices(model, config, norms)
+
+    def trained(
+        model: nn.Module, images: Images, choice: Choice, config: TrainConfig, place: int, **how: Any
+    ) -> FitResult:
+        def told(done: int, total: int, loss: float) -> None:
+            if progress:
+                progress(place * total + done, (len(choices) + 1) * total, loss)
+
         statistics = not choice.frozen_norms and norms in ("auto", "recomputed")
         if statistics and recalibrate(model, images, seed=config.seed) and solved_head:
             solve_head(model, classifier, images)  # for features as batches' own statistics give them in training
-        done = fit(model, images, choice.applied(config), **how)
+        done = fit(model, images, choice.applied(config), progress=told, **how)
         if statistics:  # running ones lag behind weights that moved in few steps
             recalibrate(model, images, seed=config.seed)
         if choice.head == "solved":
             solve_head(model, classifier, images)
         return done
 
-    def trial(choice: Choice) -> dict[Choice, Judgement]:
+    def trial(place: int, choice: Choice) -> dict[Choice, Judgement]:
         twin = copy.deepcopy(start)
         try:
-            trained(twin, part, choice, replace(config, distill=0.0))
+            trained(twin, part, choice, replace(config, distill=0.0), place)
         except Diverged:
             return {choice: WORST}
         found = {choice: judged(twin, aside)}
@@ -186,7 +195,6 @@ def tune(
             found[replace(choice, head="solved")] = judged(twin, aside)
         return found
 
-    choices = _choices(model, config, norms)
     memory = checkpoint.with_suffix(".choice.json") if checkpoint else None
     if memory and memory.exists():
         found = read_json(memory, Trials, cure="remove it and run again")
@@ -201,7 +209,7 @@ def tune(
             other = judged(unknowing, aside)
             if before.loss < other.loss:
                 before, knows = other, True
-        outcomes = {way: found for choice in choices for way, found in trial(choice).items()}
+        outcomes = {way: found for place, choice in enumerate(choices) for way, found in trial(place, choice).items()}
         choice = min(outcomes, key=lambda choice: outcomes[choice].loss)
         after = outcomes.get(replace(choice, head="solved") if knows else choice, WORST)
         if memory:
@@ -210,7 +218,7 @@ def tune(
     done = FitResult(0, 0.0, math.nan, 0)
     if after.no_worse_than(before):
         try:
-            done = trained(model, images, choice, config, teacher=teacher, checkpoint=checkpoint, progress=progress)
+            done = trained(model, images, choice, config, len(choices), teacher=teacher, checkpoint=checkpoint)
         except Diverged:
             after = WORST
         else:
