@@ -174,7 +174,7 @@ class _Building:
         for config in self._trainings() if self.config.steps else ():
             spent = work / f"imitation-{config.lr:g}.json"  # of one that did not help, which a kill does not undo
             if spent.exists():
-                steps, took = json.loads(spent.read_text())
+                steps, took = json.loads(spent.read_text(encoding="utf-8"))
                 taken, seconds = taken + steps, seconds + took
                 continue
             with self.reporter.progress(f"imitation at {self._name}") as step:
