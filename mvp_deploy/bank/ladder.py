@@ -194,7 +194,7 @@ class _Building:
             write_text(spent, json.dumps([done.steps, done.seconds]))
         errors["imitated"] = self._error(plan, model)
         self._say(f"features off by {errors['imitated']:.3f} after {taken} steps")
-        if config.steps and errors["imitated"] >= errors["re-solved"]:
+        if self.config.steps and errors["imitated"] >= errors["re-solved"]:
             self.reporter.warn(f"{self._name}: imitation did not help, so the re-solved weights stay: try more --steps")
         return seconds
 
