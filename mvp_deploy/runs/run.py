@@ -153,7 +153,8 @@ def _prune_task(task: Task, bank: Bank, folder: Path, how: Pruning, device: torc
         yardstick = Yardstick(original, train)
         doubts += yardstick.doubts
         tuned |= asdict(yardstick.measure(model, begun.plan))
-        reporter.say(f"tuned: leave-one-out accuracy {tuned['loo_accuracy']:.1%}")
+        state = "tuned" if done.kept else "untuned"
+        reporter.say(f"{state}: leave-one-out accuracy {tuned['loo_accuracy']:.1%}")
     error = begun.info["steps"]["exactness"]
     warnings = [*task.notes, *begun.info["warnings"], *_advice(whole.accuracy, cut, final, 1 / len(task.classes))]
     warnings += doubts
